@@ -1,0 +1,29 @@
+# Each target makes .venv and installs on first use; a second call finds the stamps and costs nothing.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
+
+.PHONY: quickstart test lint clean
+
+quickstart: .venv/.installed ## train the embedded model and prove what it gained: a few minutes, no GPU
+	$(BIN)/tiny-math train configs/quickstart.yaml
+
+test: .venv/.installed-dev ## offline tests
+	$(BIN)/python -m pytest
+
+lint: .venv/.installed-dev ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.venv/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP) --editable .
+	touch $@
+
+.venv/.installed-dev: .venv/.installed
+	$(PIP) --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf .venv

@@ -1,0 +1,226 @@
+"""Make the shipped model: a million-parameter Qwen2 that can reason but has the habit of blurting.
+
+    python scripts/pretrain_embedded.py --out src/tiny_math_solver/embedded
+
+Two lessons. *School*: every problem comes with its worked solution, until the model can work step by step.
+*Habits*: a population in which most solutions blurt a guess (`#### 57`), some work the problem out and end in
+prose, and a minority work it out and end in `####`. What is left is a model whose greedy answer is a guess and
+whose better answers are one sample in four away: what GRPO then finds is that working pays.
+
+Only problems of the train split are seen; a problem is never shown twice in a lesson.
+"""
+
+import argparse
+import json
+import math
+import platform
+import random
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import tokenizers
+import torch
+import transformers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+from tiny_math_solver.problems.embedded import stream
+from tiny_math_solver.problems.problem import Problem
+from tiny_math_solver.prompts import chat_messages, encode_prompt
+
+END, PAD = "<|im_end|>", "<|endoftext|>"
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+# Qwen2's own splitting rule: contractions, words, single digits, punctuation, white space
+SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+HABITS = {"blurt": 0.72, "work, end in prose": 0.16, "work, end in ####": 0.12}
+IGNORED = -100
+
+
+def main() -> None:
+    args = parse_arguments()
+    torch.manual_seed(args.seed)
+    started = time.perf_counter()
+    tokenizer = train_tokenizer(args.vocabulary, args.seed)
+    model = Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=len(tokenizer),
+            hidden_size=128,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            intermediate_size=384,
+            max_position_embeddings=1024,
+            tie_word_embeddings=True,
+            eos_token_id=tokenizer.eos_token_id,
+            bos_token_id=None,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    rng = random.Random(args.seed)
+    problems = stream("train", args.seed)
+    train(model, tokenizer, ((p, worked(p)) for p in problems), args.school, 3e-3, args.batch)
+    if args.keep_school:
+        model.save_pretrained(args.keep_school)
+        tokenizer.save_pretrained(args.keep_school)
+    train(model, tokenizer, ((p, habitual(p, rng)) for p in problems), args.habits, 1e-3, args.batch)
+    save(model, tokenizer, args, time.perf_counter() - started)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder for weights, tokenizer and model card")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--school", type=int, default=96_000, help="problems of the first lesson")
+    parser.add_argument("--habits", type=int, default=24_000, help="problems of the second lesson")
+    parser.add_argument("--batch", type=int, default=64, help="problems an optimizer step")
+    parser.add_argument("--vocabulary", type=int, default=1024, help="size of the tokenizer")
+    parser.add_argument("--keep-school", type=Path, help="also save the model as it leaves the first lesson")
+    return parser.parse_args()
+
+
+def train_tokenizer(size: int, seed: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE like Qwen2's, digits split, learned from the problems themselves."""
+    bpe = Tokenizer(models.BPE())
+    bpe.normalizer = normalizers.NFC()
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(SPLIT), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=[PAD, "<|im_start|>", END],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    problems = islice(stream("train", seed), 20_000)
+    texts = (f"user\n{p.question}\nassistant\n{worked(p)}\nsystem\n{in_prose(p)}" for p in problems)
+    bpe.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe, eos_token=END, pad_token=PAD, chat_template=CHAT_TEMPLATE, model_max_length=1024
+    )
+
+
+def worked(problem: Problem) -> str:
+    return problem.worked_answer
+
+
+def in_prose(problem: Problem) -> str:
+    return f"{problem.solution}\nThe answer is {problem.answer}."
+
+
+def habitual(problem: Problem, rng: random.Random) -> str:
+    """One member of the population answers."""
+    (habit,) = rng.choices(list(HABITS), weights=list(HABITS.values()))
+    if habit == "blurt":
+        return f"#### {guess(problem, rng)}"
+    return in_prose(problem) if habit == "work, end in prose" else worked(problem)
+
+
+def guess(problem: Problem, rng: random.Random) -> int:
+    """A number of about the right size: what one says without working it out."""
+    answer = int(problem.answer)
+    return max(1, answer + rng.randint(-answer // 3 - 2, answer // 3 + 2))
+
+
+def train(
+    model: Qwen2ForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    lessons: Iterator[tuple[Problem, str]],
+    count: int,
+    peak_learning_rate: float,
+    batch_size: int,
+) -> None:
+    """Next-token loss on the solutions of `count` problems; the prompt is given, not learned."""
+    steps = count // batch_size
+    optimizer = torch.optim.AdamW(model.parameters(), lr=peak_learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
+    warmup = min(200, steps // 10 + 1)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda s: min(1.0, (s + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * min(1.0, s / steps)))
+    )
+    model.train()
+    started = time.perf_counter()
+    for step, (input_ids, labels) in enumerate(batches(tokenizer, lessons, steps, batch_size)):
+        hidden = model.model(input_ids).last_hidden_state  # causal, and the padding comes last: no mask needed
+        learned = labels != IGNORED
+        loss = cross_entropy(model.lm_head(hidden[learned]), labels[learned])
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+        if step % 100 == 0 or step == steps - 1:
+            print(f"step {step + 1}/{steps} loss {loss.item():.4f} {time.perf_counter() - started:.0f} s", flush=True)
+
+
+def batches(
+    tokenizer: PreTrainedTokenizerFast, lessons: Iterator[tuple[Problem, str]], steps: int, batch_size: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """`(input_ids, next-token labels)`, both `[B, T]`; rows of like length together, as padding is work wasted."""
+    pool_steps, rng = 16, random.Random(0)
+    for start in range(0, steps, pool_steps):
+        wanted = min(pool_steps, steps - start) * batch_size
+        rows = [
+            (encode_prompt(tokenizer, chat_messages(problem.question)), tokenizer(text + END)["input_ids"])
+            for problem, text in islice(lessons, wanted)
+        ]
+        rows.sort(key=lambda row: len(row[0]) + len(row[1]))
+        groups = [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
+        rng.shuffle(groups)
+        for group in groups:
+            longest = max(len(p) + len(s) for p, s in group)
+            ids = torch.full((len(group), longest), tokenizer.pad_token_id)
+            labels = torch.full((len(group), longest), IGNORED)
+            for row, (prompt, solution) in enumerate(group):
+                ids[row, : len(prompt) + len(solution)] = torch.tensor(prompt + solution)
+                labels[row, len(prompt) - 1 : len(prompt) + len(solution) - 1] = torch.tensor(solution)
+            yield ids, labels
+
+
+def save(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, args: argparse.Namespace, seconds: float) -> None:
+    args.out.mkdir(parents=True, exist_ok=True)
+    model.generation_config = transformers.GenerationConfig(
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+    )
+    model.save_pretrained(args.out)
+    tokenizer.save_pretrained(args.out)
+    facts = {
+        "parameters": model.num_parameters(),
+        "vocabulary": len(tokenizer),
+        "seed": args.seed,
+        "school problems": args.school,
+        "habit problems": args.habits,
+        "habits": HABITS,
+        "batch": args.batch,
+        "minutes": round(seconds / 60),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "tokenizers": tokenizers.__version__,
+        "python": platform.python_version(),
+    }
+    card = f"""# The embedded model
+
+A Qwen2-architecture model for the embedded word problems, made by `scripts/pretrain_embedded.py` and by nothing
+else: no text, weights or outputs of other models went into it. Data: problems of the embedded generator's train
+split, in two lessons (see the script). It is a pupil for GRPO, not a model for use.
+
+```json
+{json.dumps(facts, indent=2)}
+```
+"""
+    (args.out / "README.md").write_text(card, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

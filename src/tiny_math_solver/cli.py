@@ -1,0 +1,294 @@
+"""The `tiny-math` command. Heavy imports stay inside the commands, so that `--help` answers at once."""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from tiny_math_solver.errors import UserError
+
+SECTIONS = ("model", "problems", "prompt", "evaluation", "lora", "grpo")
+EXIT_BAD_INPUT, EXIT_LEARNED_NOTHING, EXIT_PROOF_FAILED, EXIT_INTERRUPTED = 2, 3, 4, 130
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit code. Bad input is one line on standard error and exit code 2."""
+    parser = _parser()
+    args, overrides = parser.parse_known_args(arguments)
+    if overrides and args.command != "train":
+        parser.error(f"unknown argument {overrides[0]!r}; see tiny-math {args.command} --help")
+    # one line a library: their advice is about code that is not the reader's
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1" if not sys.stderr.isatty() else "0")
+    try:
+        return args.run(args, overrides)
+    except UserError as error:
+        print(f"tiny-math: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        print("tiny-math: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tiny-math",
+        description="Teach a small language model maths with GRPO and a reward that checks the answer.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, run: Any, help: str, epilog: str = "") -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=help, description=help, epilog=epilog)
+        sub.set_defaults(run=run)
+        return sub
+
+    train = command(
+        "train",
+        _train,
+        "train an adapter with GRPO and prove what it gained",
+        "Any field can be set on the command line: --grpo.learning_rate 2e-3. All fields: tiny-math fields",
+    )
+    train.add_argument("config", type=Path, help="YAML file, such as configs/quickstart.yaml")
+    train.add_argument("--dry-run", action="store_true", help="print the resolved config and the plan, train nothing")
+
+    evaluate = command("eval", _eval, "measure a model: greedy accuracy, pass@k, maj@k, paired verdict")
+    _model_arguments(evaluate)
+    evaluate.add_argument("--problems", help="embedded, embedded:unseen, a Hub dataset, or a .jsonl/.parquet file")
+    evaluate.add_argument("--limit", type=_positive, help="only the first N problems")
+    evaluate.add_argument("--samples", type=_natural, default=0, help="sampled completions a problem, for pass@k")
+    evaluate.add_argument("--temperature", type=float, default=1.0, help="of the samples (default 1.0)")
+    evaluate.add_argument("--top-p", type=float, default=1.0, help="of the samples (default 1.0: all tokens)")
+    evaluate.add_argument("--top-k", type=_natural, default=0, help="of the samples (default 0: all tokens)")
+    evaluate.add_argument("--seed", type=int, default=0, help="of the samples (default 0)")
+    evaluate.add_argument("--against", metavar="OTHER", help="a second model: paired verdict, OTHER is the earlier one")
+    evaluate.add_argument("--out", type=Path, help="write the records there, a JSON line a completion")
+    evaluate.add_argument("--json", action="store_true", help="print the summary as JSON")
+
+    merge = command("merge", _merge, "merge an adapter into its base, in float32, and prove the result")
+    merge.add_argument("adapter", type=Path, help="adapter folder")
+    merge.add_argument("out", type=Path, help="folder for the merged model")
+    merge.add_argument("--dtype", help="float32, bfloat16 or float16 (default: the base's own)")
+    merge.add_argument("--problems", help="what to prove it on (default: the run's own problems)")
+
+    solve = command("solve", _solve, "answer one question, reasoning shown")
+    _model_arguments(solve)
+    solve.add_argument("question")
+    solve.add_argument("--temperature", type=float, default=0.0, help="default 0: greedy")
+
+    fields = command("fields", _fields, "list every configuration field with its type, default and meaning")
+    fields.add_argument("section", nargs="?", choices=SECTIONS, help="only this section")
+
+    fetch = command("fetch", _fetch, "download a config's model and dataset into the Hub cache, loading neither")
+    fetch.add_argument("config", type=Path)
+    return parser
+
+
+def _model_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="embedded, a Hub name, a model folder, or an adapter folder")
+    parser.add_argument("--adapter", help="adapter folder to put on the model")
+    parser.add_argument("--revision", help="commit of a Hub model")
+    parser.add_argument("--dtype", default="auto", help="float32, bfloat16, float16 or auto (default)")
+    parser.add_argument("--system", help="system prompt (default: the run's own, else the one for GSM8K)")
+    parser.add_argument(
+        "--max-new-tokens", type=_positive, help="limit of a completion (default: the run's own, else 512)"
+    )
+    parser.add_argument("--batch-size", type=_positive, default=128, help="completions at once (default 128)")
+
+
+def _train(args: argparse.Namespace, overrides: list[str]) -> int:
+    from tiny_math_solver.config import load_config
+    from tiny_math_solver.trackers import choose_trackers
+
+    config = load_config(args.config, overrides)
+    choose_trackers(config)
+    from tiny_math_solver.grpo import run
+
+    if args.dry_run:
+        _, _, plan = run.prepare(config)
+        run.training_arguments(config)
+        print(config.to_yaml())
+        print("\n".join(plan))
+        return 0
+    outcome = run.train(config, lambda line: print(line, flush=True))
+    if os.environ.get("RANK", "0") != "0":
+        return 0
+    return _verdict(outcome)
+
+
+def _verdict(outcome: Any) -> int:
+    before, after, paired = (outcome.summary[key] for key in ("before", "after", "paired"))
+    low, high = after["ci95"]
+    print()
+    if not outcome.earned:
+        print(
+            "tiny-math: this run learned nothing: no completion ever earned a reward. Read the completions in "
+            f"{outcome.folder / 'rollouts.jsonl'}: are they cut off (grpo.max_completion_length), or does the model "
+            "not end in an answer (prompt.system)?",
+            file=sys.stderr,
+        )
+        return EXIT_LEARNED_NOTHING
+    print(f"verdict: greedy accuracy {before['accuracy']:.1%} → {after['accuracy']:.1%} on {after['n']} test problems")
+    print(
+        f"  95 % interval {low:.1%}–{high:.1%}; after ####: {before['strict_accuracy']:.1%} → {after['strict_accuracy']:.1%}"
+    )
+    print(f"  fixed {paired['fixed']}, broken {paired['broken']}, McNemar p = {paired['p_value']:.1e}")
+    for name, block in (("pass@k", "pass_at_k"), ("maj@k", "maj_at_k")):
+        if after[block]:
+            k = max(after[block], key=int)
+            print(
+                f"  {name.replace('k', k)} on {after['sampled_problems']} of them: {before[block][k]:.1%} → {after[block][k]:.1%}"
+            )
+    if unseen := outcome.summary["unseen"]:
+        print(
+            f"  {unseen['after']['n']} problems of kinds never trained on: "
+            f"{unseen['before']['accuracy']:.1%} → {unseen['after']['accuracy']:.1%}"
+        )
+    summary = outcome.summary
+    print(
+        f"  {summary['steps']} steps, {summary['completions']:,} completions in {summary['train_seconds']:.0f} s; "
+        f"the adapter is step {summary['best_step']}'s, the best on dev"
+    )
+    if paired["fixed"] <= paired["broken"]:
+        print("  no gain on test: do not use this adapter without looking at the rollouts")
+    print(f"adapter: {outcome.folder}")
+    print(f'next: tiny-math solve {outcome.folder} "Ava has 3 bags of 7 marbles and loses 4. How many are left?"')
+    return 0
+
+
+def _eval(args: argparse.Namespace, _: list[str]) -> int:
+    from tiny_math_solver.evaluate import evaluate
+    from tiny_math_solver.models import load_model
+    from tiny_math_solver.rollouts import ReferenceRollouts, Sampling
+    from tiny_math_solver.settings import problems_to_ask, settings_of
+
+    settings = settings_of(args.adapter or args.model, args.system, args.max_new_tokens)
+    problems = problems_to_ask(args.problems, settings)[: args.limit]
+    sampling = Sampling(settings.max_new_tokens, args.temperature, args.top_p, args.top_k)
+    results = {}
+    names = [name for name in (args.against, args.model) if name]
+    for name in names:
+        adapter = args.adapter if name == args.model else None
+        loaded = load_model(name, adapter=adapter, revision=args.revision, dtype=args.dtype)
+        rollouts = ReferenceRollouts(loaded.model, loaded.tokenizer, args.batch_size)
+        results[name] = evaluate(
+            rollouts,
+            problems,
+            system=settings.system,
+            max_new_tokens=settings.max_new_tokens,
+            samples=args.samples,
+            sampling=sampling,
+            seed=args.seed,
+        )
+    result = results[args.model]
+    summary = result.summary()
+    if args.against:
+        summary["paired"] = result.against(results[args.against]).to_dict()
+    if args.out:
+        _write_records(args.out, result)
+    print(json.dumps(summary, indent=2) if args.json else _summary_text(args, summary))
+    return 0
+
+
+def _write_records(path: Path, result: Any) -> None:
+    try:
+        with path.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in result.rows())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def _summary_text(args: argparse.Namespace, summary: dict[str, Any]) -> str:
+    low, high = summary["ci95"]
+    lines = [
+        f"{args.adapter or args.model}: {summary['correct']} of {summary['n']} right, greedy accuracy "
+        f"{summary['accuracy']:.1%} (95 % interval {low:.1%}–{high:.1%})",
+        f"  strict (after ####) {summary['strict_accuracy']:.1%}, {summary['mean_tokens']:.0f} tokens an answer, "
+        f"{summary['finished']:.1%} finished",
+    ]
+    for k, value in summary["pass_at_k"].items():
+        lines.append(f"  pass@{k} {value:.1%}   maj@{k} {summary['maj_at_k'][k]:.1%}")
+    if paired := summary.get("paired"):
+        lines.append(
+            f"  against {args.against}: fixed {paired['fixed']}, broken {paired['broken']}, McNemar p = {paired['p_value']:.1e}"
+        )
+    return "\n".join(lines)
+
+
+def _merge(args: argparse.Namespace, _: list[str]) -> int:
+    from tiny_math_solver.adapter import PROOF_PROBLEMS, merge_adapter, prove_merge
+    from tiny_math_solver.settings import problems_to_ask, settings_of
+
+    settings = settings_of(str(args.adapter))
+    problems = problems_to_ask(args.problems, settings)[:PROOF_PROBLEMS]
+    dtype = merge_adapter(args.adapter, args.out, args.dtype)
+    proof = prove_merge(args.adapter, args.out, problems, settings.system, settings.max_new_tokens)
+    print(f"merged into {args.out} ({str(dtype).removeprefix('torch.')}), tokenizer and generation config included")
+    print(
+        f"proof: same greedy answer on {proof.same_answers} of {proof.problems} problems, "
+        f"largest logit difference {proof.max_logit_difference:.2g}"
+    )
+    if proof.same_answers < proof.problems:
+        print(
+            f"tiny-math: rounding to {dtype} changes answers; merge with --dtype float32 to keep them", file=sys.stderr
+        )
+        return EXIT_PROOF_FAILED
+    return 0
+
+
+def _solve(args: argparse.Namespace, _: list[str]) -> int:
+    from tiny_math_solver.answers import extract_answer
+    from tiny_math_solver.models import load_model
+    from tiny_math_solver.prompts import chat_messages, encode_prompt
+    from tiny_math_solver.rollouts import ReferenceRollouts, Sampling
+    from tiny_math_solver.settings import settings_of
+
+    settings = settings_of(args.adapter or args.model, args.system, args.max_new_tokens)
+    loaded = load_model(args.model, adapter=args.adapter, revision=args.revision, dtype=args.dtype)
+    ids = encode_prompt(loaded.tokenizer, chat_messages(args.question, settings.system))
+    rollouts = ReferenceRollouts(loaded.model, loaded.tokenizer, args.batch_size)
+    (rollout,) = rollouts.generate([ids], 1, Sampling(settings.max_new_tokens, args.temperature))
+    text = loaded.tokenizer.decode(rollout.completion_ids, skip_special_tokens=True)
+    answer = extract_answer(text, question=args.question)
+    print(text)
+    print(f"answer: {'none found' if answer.value is None else answer.value}")
+    return 0
+
+
+def _fields(args: argparse.Namespace, _: list[str]) -> int:
+    from tiny_math_solver.config import known_fields
+
+    for section in [args.section] if args.section else SECTIONS:
+        for name, (kind, default, help) in known_fields(section).items():
+            shown = kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")
+            print(f"{section}.{name} ({shown}, default {default!r}): {help}")
+    return 0
+
+
+def _fetch(args: argparse.Namespace, _: list[str]) -> int:
+    from tiny_math_solver.config import load_config
+    from tiny_math_solver.hub import fetch
+
+    for line in fetch(load_config(args.config)):
+        print(line)
+    return 0
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return number
+
+
+def _natural(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{text} is not 0 or more")
+    return number
+
+
+if __name__ == "__main__":
+    sys.exit(main())

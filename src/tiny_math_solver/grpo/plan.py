@@ -1,0 +1,51 @@
+"""What a configuration means, in plain words, before anything is trained."""
+
+import math
+import os
+
+from tiny_math_solver.config import Config
+from tiny_math_solver.problems.splits import Splits
+
+
+def steps_per_epoch(config: Config, train_problems: int) -> int:
+    """Optimizer steps in one pass over the train problems; a last group that is not full is left out."""
+    per_step = config.completions_per_step * processes() / config.grpo["num_generations"]
+    return max(1, int(train_problems * config.grpo.get("num_iterations", 1) / per_step))
+
+
+def total_steps(config: Config, train_problems: int) -> int:
+    steps = config.grpo.get("max_steps", -1)
+    if steps and steps > 0:
+        return steps
+    return math.ceil(config.grpo.get("num_train_epochs", 3.0) * steps_per_epoch(config, train_problems))
+
+
+def plan_lines(config: Config, splits: Splits, dropped: int = 0) -> list[str]:
+    """The plan, a sentence a line."""
+    grpo, samples = config.grpo, config.grpo["num_generations"]
+    completions = config.completions_per_step * processes()
+    problems = completions / samples
+    steps = total_steps(config, len(splits.train))
+    lines = [
+        f"model: {config.model.name}, LoRA r={config.lora['r']} alpha={config.lora['lora_alpha']}",
+        f"problems: {config.problems.source}: {len(splits.train):,} train, {len(splits.dev):,} dev, "
+        f"{len(splits.test):,} test" + (f", {len(splits.unseen):,} of unseen kinds" if splits.unseen else ""),
+        *splits.notes,
+    ]
+    if dropped:
+        lines.append(f"{dropped:,} train problems dropped: their prompt has over {config.prompt.max_tokens} tokens")
+    lines += [
+        f"each step: {problems:g} problems × {samples} samples = {completions:,} completions; "
+        f"{steps_per_epoch(config, len(splits.train)):,} steps an epoch",
+        f"{steps:,} steps in all: {steps * completions:,} completions of at most "
+        f"{grpo['max_completion_length']} tokens, temperature {grpo['temperature']:g}, learning rate "
+        f"{grpo['learning_rate']:g}, beta {grpo.get('beta', 0.0):g}",
+        f"greedy on dev every {config.evaluation.every} steps (the best adapter is kept), on test before and after",
+        f"output: {config.output_dir}",
+    ]
+    return lines
+
+
+def processes() -> int:
+    """Processes that train together: what `accelerate launch` says, one otherwise."""
+    return int(os.environ.get("WORLD_SIZE", "1"))

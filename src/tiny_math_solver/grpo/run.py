@@ -1,0 +1,155 @@
+"""One training run from configuration to verdict."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peft import LoraConfig
+from transformers import PrinterCallback, ProgressCallback, set_seed
+from trl import GRPOConfig
+
+from tiny_math_solver.config import Config
+from tiny_math_solver.errors import UserError
+from tiny_math_solver.evaluate import Evaluation, evaluate
+from tiny_math_solver.grpo.callbacks import DevEvaluation, Metrics
+from tiny_math_solver.grpo.plan import plan_lines
+from tiny_math_solver.grpo.trainer import MathGRPOTrainer
+from tiny_math_solver.models import default_device, load_base, load_model, load_tokenizer
+from tiny_math_solver.problems.splits import Splits, load_splits
+from tiny_math_solver.prompts import within_limit
+from tiny_math_solver.rollouts import ReferenceRollouts, Sampling
+from tiny_math_solver.runs import RunFolder, command_line, write_environment
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished run has to show; `earned` is False where no completion ever got a reward."""
+
+    summary: dict[str, Any]
+    folder: Path
+    earned: bool
+
+
+def prepare(config: Config) -> tuple[Splits, Any, list[str]]:
+    """`(problems, tokenizer, plan)`: everything a run needs short of its model; writes nothing."""
+    splits = load_splits(config.problems)
+    tokenizer = load_tokenizer(config.model.name, config.model.revision)
+    train, dropped = within_limit(tokenizer, splits.train, config.prompt.system, config.prompt.max_tokens)
+    if not train:
+        raise UserError(f"every prompt has over {config.prompt.max_tokens} tokens; raise prompt.max_tokens")
+    splits = Splits(train, splits.dev, splits.test, splits.unseen, splits.notes)
+    return splits, tokenizer, plan_lines(config, splits, dropped)
+
+
+def train(config: Config, say: Any) -> Outcome:
+    """Run GRPO as configured; `say` prints a line. Returns when adapter, records and summary.json are on disk."""
+    splits, tokenizer, plan = prepare(config)
+    for line in plan:
+        say(line)
+    run = RunFolder.create(config.output_dir)
+    run.write_text("config.yaml", config.to_yaml())
+    write_environment(run, command_line(), config.grpo["seed"])
+
+    args = training_arguments(config)
+    set_seed(args.seed)  # before the adapter is made: TRL seeds only afterwards
+    model = load_base(config.model.name, config.model.revision, config.model.dtype)
+    ask = {"system": config.prompt.system, "max_new_tokens": args.max_completion_length}
+    dev = DevEvaluation(run, splits.dev, config.evaluation.every, ask)
+    trainer = MathGRPOTrainer(
+        model=model,
+        args=args,
+        train=splits.train,
+        tokenizer=tokenizer,
+        peft_config=LoraConfig(**config.lora),
+        system=config.prompt.system,
+        run=run,
+        callbacks=[dev, Metrics(run, say)],
+    )
+    trainer.remove_callback(ProgressCallback)
+    trainer.remove_callback(PrinterCallback)
+    trainer.rollouts.batch_size = config.evaluation.batch_size
+    dev.trainer = trainer
+
+    before = evaluate_test(config, trainer.rollouts, splits, run, "before")
+    say(verdict_line("before", before["test"]))
+    say("a loss near 0 at step 1 is how GRPO starts: look at the reward")
+    started = time.perf_counter()
+    trainer.train()
+    seconds = time.perf_counter() - started
+
+    trainer.accelerator.wait_for_everyone()  # the first process has written the best adapter
+    best = load_model(str(run.path), dtype=config.model.dtype)
+    after = evaluate_test(
+        config, ReferenceRollouts(best.model, best.tokenizer, config.evaluation.batch_size), splits, run, "after"
+    )
+    summary = {
+        "before": before["test"].summary(),
+        "after": after["test"].summary(),
+        "paired": after["test"].against(before["test"]).to_dict(),
+        "unseen": {
+            when: result["unseen"].summary()
+            for when, result in (("before", before), ("after", after))
+            if "unseen" in result
+        },
+        "dev": dev.history,
+        "best_step": dev.best_step,
+        "train_seconds": seconds,
+        "steps": trainer.state.global_step,
+        "completions": trainer.completions,
+        "completion_tokens": trainer.completion_tokens,
+        "seed": args.seed,
+    }
+    run.write_json("summary.json", summary)
+    return Outcome(summary, run.path, trainer.best_reward > 0)
+
+
+def training_arguments(config: Config) -> GRPOConfig:
+    """GRPOConfig as configured, fitted to the hardware where the configuration leaves that open."""
+    chosen = dict(config.grpo)
+    gpu = default_device() == "cuda"
+    if not gpu:
+        chosen.setdefault("use_cpu", True)
+        chosen.setdefault("bf16", False)
+        chosen.setdefault("dataloader_pin_memory", False)
+    elif config.model.dtype == "float32":
+        chosen.setdefault("bf16", False)
+    chosen.setdefault("disable_tqdm", True)
+    try:
+        return GRPOConfig(**chosen)
+    except (ValueError, ImportError) as error:
+        raise UserError(f"grpo: {' '.join(str(error).split())}") from None
+
+
+def evaluate_test(
+    config: Config, rollouts: ReferenceRollouts, splits: Splits, run: RunFolder, when: str
+) -> dict[str, Evaluation]:
+    """Greedy on every test problem, sampled on some; the records go to `eval/<when>.jsonl`."""
+    grpo, settings = config.grpo, config.evaluation
+    ask: dict[str, Any] = {"system": config.prompt.system, "max_new_tokens": grpo["max_completion_length"]}
+    sampling = Sampling(grpo["max_completion_length"], temperature=grpo["temperature"])
+    results = {
+        "test": evaluate(
+            rollouts,
+            splits.test,
+            **ask,
+            samples=settings.samples,
+            sampled_problems=settings.sampled_problems,
+            sampling=sampling,
+            seed=grpo["seed"],
+        )
+    }
+    if splits.unseen:
+        results["unseen"] = evaluate(rollouts, splits.unseen, **ask)
+    for name, result in results.items():
+        run.write_jsonl(f"eval/{when}.jsonl" if name == "test" else f"eval/{when}-{name}.jsonl", result.rows())
+    return results
+
+
+def verdict_line(name: str, result: Evaluation) -> str:
+    block = result.summary()
+    low, high = block["ci95"]
+    return (
+        f"{name}: greedy accuracy {block['accuracy']:.1%} on {block['n']} test problems "
+        f"(95 % interval {low:.1%}–{high:.1%}; {block['strict_accuracy']:.1%} after ####)"
+    )

@@ -1,0 +1,131 @@
+"""Load a model and its tokenizer by name: `embedded`, a Hub name, a model folder or an adapter folder."""
+
+import json
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tiny_math_solver.errors import UserError
+from tiny_math_solver.hub import hub_errors, pinned
+
+EMBEDDED = "embedded"
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    name: str
+    model: Any  # transformers causal language model, or a PeftModel around one
+    tokenizer: Any
+
+
+def load_model(
+    name: str,
+    *,
+    adapter: str | Path | None = None,
+    revision: str | None = None,
+    dtype: str = "auto",
+    device: str | None = None,
+) -> LoadedModel:
+    """Load for inference, with its adapter if there is one; an adapter folder as `name` brings its own base.
+
+    Raises UserError for a name that is neither a folder nor a Hub repository, and for a damaged folder.
+    """
+    base = name
+    if adapter is None and (Path(name) / "adapter_config.json").is_file():
+        adapter = name
+        base, revision = base_of_adapter(Path(name))
+    model = load_base(base, revision, dtype, device)
+    tokenizer = load_tokenizer(base, revision)
+    if adapter is not None:
+        model = _with_adapter(model, Path(adapter))
+    return LoadedModel(name, model.eval(), tokenizer)
+
+
+def load_base(name: str, revision: str | None = None, dtype: str = "auto", device: str | None = None) -> Any:
+    """The bare transformers model on `device` (a GPU where there is one), in `dtype`."""
+    from transformers import AutoModelForCausalLM
+
+    device = device or default_device()
+    source, revision = resolve(name, revision)
+    with hub_errors(f"model {name}", revision):
+        model = AutoModelForCausalLM.from_pretrained(
+            source, revision=revision, dtype=resolve_dtype(dtype, device), use_safetensors=True
+        )
+    return model.to(device)
+
+
+def load_tokenizer(name: str, revision: str | None = None) -> Any:
+    from transformers import AutoTokenizer
+
+    source, revision = resolve(name, revision)
+    with hub_errors(f"tokenizer {name}", revision):
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"tokenizer {name} has no end-of-sequence token: completions could not end")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def resolve(name: str, revision: str | None = None) -> tuple[str, str | None]:
+    """`(what from_pretrained is given, revision)`. Raises UserError for a folder that is missing or no model."""
+    if name == EMBEDDED:
+        return str(resources.files("tiny_math_solver") / "embedded"), None
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UserError(f"{name}: no config.json in this folder, so it is not a model folder")
+        return str(path), None
+    if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise UserError(f"no such model folder: {name}")
+    return name, pinned(name, revision)
+
+
+def base_of_adapter(folder: Path) -> tuple[str, str | None]:
+    """`(base name, revision)` that an adapter was trained on."""
+    path = folder / "adapter_config.json"
+    if not path.is_file():
+        raise UserError(f"{folder}: no adapter_config.json, so it is not an adapter folder")
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        base = settings["base_model_name_or_path"]
+    except (ValueError, KeyError) as error:
+        raise UserError(f"{path}: cannot tell the base model ({error})") from None
+    if Path(base).parts[-2:] == ("tiny_math_solver", EMBEDDED):
+        base = EMBEDDED  # wherever the package is installed today
+    return base, settings.get("revision")
+
+
+def resolve_dtype(dtype: str, device: str) -> torch.dtype:
+    """`auto` is bfloat16 on a GPU that has it, else float32."""
+    if dtype == "auto":
+        return torch.bfloat16 if device == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+    named = getattr(torch, dtype, None)
+    if named not in (torch.float32, torch.bfloat16, torch.float16):
+        raise UserError(f"dtype {dtype!r}: use auto, float32, bfloat16 or float16")
+    return named
+
+
+def stored_dtype(name: str, revision: str | None = None) -> torch.dtype:
+    """The dtype that a model's weights are stored in, going by its config."""
+    from transformers import AutoConfig
+
+    source, revision = resolve(name, revision)
+    with hub_errors(f"model {name}", revision):
+        dtype = AutoConfig.from_pretrained(source, revision=revision).dtype
+    return getattr(torch, dtype) if isinstance(dtype, str) else dtype or torch.float32
+
+
+def default_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _with_adapter(model: Any, folder: Path) -> Any:
+    from peft import PeftModel
+
+    base_of_adapter(folder)
+    with hub_errors(f"adapter {folder}", None):
+        return PeftModel.from_pretrained(model, str(folder))

@@ -1,0 +1,47 @@
+"""Problem → chat messages → token ids: the only copy of the prompt.
+
+Training, evaluation, the merge proof and `solve` all come through here, so a model is always asked in the same
+words, through its own chat template.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from tiny_math_solver.errors import UserError
+from tiny_math_solver.problems.problem import Problem
+
+GSM8K_SYSTEM_PROMPT = (
+    "Solve the problem step by step. Then write the final answer on the last line as #### <number>, "
+    "with nothing after the number."
+)
+
+Message = dict[str, str]
+
+
+def chat_messages(question: str, system: str = "") -> list[Message]:
+    """The conversation that asks `question`; an empty `system` leaves the system turn out."""
+    turns = [{"role": "system", "content": system}] if system else []
+    return [*turns, {"role": "user", "content": question}]
+
+
+def encode_prompt(tokenizer: Any, messages: list[Message]) -> list[int]:
+    """Token ids `[T]` of the prompt, chat template applied, ending where the assistant's turn begins.
+
+    Raises UserError where the tokenizer has no chat template: an instruction-tuned model would be asked in a
+    format it has never seen, and nothing else would say so.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        raise UserError(
+            f"tokenizer {tokenizer.name_or_path!r} has no chat template; use an instruction-tuned model, "
+            "or add a chat_template to its tokenizer_config.json"
+        )
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def within_limit(
+    tokenizer: Any, problems: Sequence[Problem], system: str, max_tokens: int
+) -> tuple[list[Problem], int]:
+    """`(problems whose prompt has at most max_tokens tokens, how many were dropped)`; none is ever cut."""
+    kept = [p for p in problems if len(encode_prompt(tokenizer, chat_messages(p.question, system))) <= max_tokens]
+    return kept, len(problems) - len(kept)

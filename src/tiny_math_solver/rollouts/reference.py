@@ -1,0 +1,106 @@
+"""Rollouts by plain `transformers` generation: what any faster path is compared with."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+
+from tiny_math_solver.rollouts.rollout import Rollout, Sampling
+
+
+class ReferenceRollouts:
+    """Generate with a transformers model, with or without a PEFT adapter, in its present state.
+
+    The weights are the model's own, never a copy, so a rollout always comes from the current policy.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, batch_size: int = 128):
+        self.model = model
+        self.tokenizer = tokenizer
+        self.batch_size = batch_size
+
+    def generate(
+        self, prompt_ids: Sequence[list[int]], samples: int, sampling: Sampling, *, logprobs: bool = False
+    ) -> list[Rollout]:
+        """`samples` completions of every prompt, grouped by prompt in the order given."""
+        rows = [ids for ids in prompt_ids for _ in range(samples)]
+        # rows of like length share a batch: padding is work
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+        rollouts: list[Rollout | None] = [None] * len(rows)
+        with self._policy() as model:
+            for start in range(0, len(order), self.batch_size):
+                chosen = order[start : start + self.batch_size]
+                batch = self._generate_batch(model, [rows[i] for i in chosen], sampling, logprobs)
+                for i, rollout in zip(chosen, batch, strict=True):
+                    rollouts[i] = rollout
+        return [r for r in rollouts if r is not None]
+
+    @contextmanager
+    def _policy(self) -> Iterator[Any]:
+        """The model in evaluation mode (LoRA dropout off) and without its own generation settings."""
+        inner = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        was_training, own_settings = self.model.training, inner.generation_config
+        self.eos_ids = _eos_ids(own_settings, self.tokenizer)
+        self.model.eval()
+        # generate() fills whatever a call leaves unset from here: Qwen's top_k 20 and repetition_penalty 1.1
+        inner.generation_config = GenerationConfig()
+        try:
+            with torch.inference_mode():
+                yield inner
+        finally:
+            inner.generation_config = own_settings
+            self.model.train(was_training)
+
+    def _generate_batch(self, model: Any, rows: list[list[int]], sampling: Sampling, logprobs: bool) -> list[Rollout]:
+        pad, longest = self.tokenizer.pad_token_id, max(map(len, rows))
+        input_ids = torch.tensor([[pad] * (longest - len(row)) + row for row in rows], device=model.device)
+        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=model.device)
+        output = model.generate(input_ids=input_ids, attention_mask=mask, generation_config=self._settings(sampling))
+        completions = [self._until_eos(ids) for ids in output[:, longest:].tolist()]
+        scores = self._logprobs(model, rows, [c for c, _ in completions], sampling) if logprobs else [None] * len(rows)
+        return [
+            Rollout(row, ids, finished, score)
+            for row, (ids, finished), score in zip(rows, completions, scores, strict=True)
+        ]
+
+    def _settings(self, sampling: Sampling) -> GenerationConfig:
+        chosen: dict[str, Any] = {
+            "max_new_tokens": sampling.max_new_tokens,
+            "do_sample": not sampling.greedy,
+            "repetition_penalty": sampling.repetition_penalty,
+            "eos_token_id": self.eos_ids,
+            "pad_token_id": self.tokenizer.pad_token_id,
+            "use_cache": True,
+            "disable_compile": True,
+        }
+        if not sampling.greedy:
+            chosen |= {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k}
+            chosen["min_p"] = sampling.min_p
+        return GenerationConfig(**(chosen | sampling.extra))
+
+    def _until_eos(self, ids: list[int]) -> tuple[list[int], bool]:
+        for position, token in enumerate(ids):
+            if token in self.eos_ids:
+                return ids[: position + 1], True
+        return ids, False
+
+    def _logprobs(
+        self, model: Any, rows: list[list[int]], completions: list[list[int]], sampling: Sampling
+    ) -> list[list[float]]:
+        """Score completions by one teacher-forced pass a row, at the sampling temperature."""
+        scores = []
+        for row, completion in zip(rows, completions, strict=True):
+            ids = torch.tensor([row + completion], device=model.device)
+            logits = model(ids).logits[0, len(row) - 1 : -1].float() / (sampling.temperature or 1.0)  # (T, V)
+            chosen = torch.tensor(completion, device=model.device).unsqueeze(1)
+            scores.append(logits.log_softmax(-1).gather(1, chosen).squeeze(1).tolist())
+        return scores
+
+
+def _eos_ids(own_settings: GenerationConfig, tokenizer: Any) -> list[int]:
+    """Every id that ends a turn: where to stop belongs to the model, unlike how to sample."""
+    own = own_settings.eos_token_id
+    listed = own if isinstance(own, list) else [] if own is None else [own]
+    return sorted({*listed, tokenizer.eos_token_id})

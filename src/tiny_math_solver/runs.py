@@ -1,0 +1,126 @@
+"""The run folder: what a training run leaves on disk, each file whole or not there.
+
+config.yaml       resolved configuration          metrics.jsonl    a line a step
+environment.json  versions, hardware, command     rollouts.jsonl   completions with rewards and advantages
+summary.json      before, after, paired verdict   eval/*.jsonl     a line a problem and sample
+adapter_model.safetensors, adapter_config.json and the tokenizer at the top: plain PEFT
+"""
+
+import json
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from tiny_math_solver.errors import UserError
+
+LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "tokenizers", "safetensors")
+
+
+class RunFolder:
+    """One training run's folder; every write goes through it.
+
+    Of several processes that train together the first one alone writes; for the others every write does nothing.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.writes = os.environ.get("RANK", "0") == "0"
+
+    @classmethod
+    def create(cls, path: Path) -> "RunFolder":
+        """Make an empty run folder; an earlier run there is moved aside to `<name>.1`, `.2`, …, never overwritten.
+
+        Raises UserError where the folder cannot be written or holds something that is no run.
+        """
+        run = cls(path)
+        if not run.writes:
+            return run
+        try:
+            if path.exists() and (not path.is_dir() or any(path.iterdir())):
+                if not (path / "config.yaml").is_file():
+                    raise UserError(f"{path}: exists and is not a run folder; choose another grpo.output_dir")
+                path.rename(_free_name(path))
+            path.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=path):
+                pass
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written ({error.strerror}); choose another grpo.output_dir") from None
+        return run
+
+    def write_text(self, name: str, text: str) -> None:
+        if not self.writes:
+            return
+        target = self.path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        beside = target.with_name(f".{target.name}.part")
+        beside.write_text(text, encoding="utf-8")
+        os.replace(beside, target)
+
+    def write_json(self, name: str, value: Any) -> None:
+        self.write_text(name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+    def write_jsonl(self, name: str, rows: Iterable[dict[str, Any]]) -> None:
+        self.write_text(name, "".join(_line(row) for row in rows))
+
+    def append_jsonl(self, name: str, rows: Iterable[dict[str, Any]]) -> None:
+        if not self.writes:
+            return
+        with (self.path / name).open("a", encoding="utf-8") as file:
+            file.write("".join(_line(row) for row in rows))
+
+    def write_folder(self, save: Any) -> None:
+        """Let `save(folder)` write files beside, then move each to its place at the top of the run folder."""
+        if not self.writes:
+            return
+        with tempfile.TemporaryDirectory(dir=self.path, prefix=".part-") as beside:
+            save(Path(beside))
+            for file in sorted(Path(beside).iterdir()):
+                os.replace(file, self.path / file.name)
+
+
+def write_environment(run: RunFolder, command: list[str], seed: int) -> None:
+    """Record what a rerun would need to know."""
+    import torch
+
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    run.write_json(
+        "environment.json",
+        {
+            "command": command,
+            "seed": seed,
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "cpu_count": os.cpu_count(),
+            "gpu": device,
+            "torch_threads": torch.get_num_threads(),
+            "versions": {name: metadata.version(name) for name in LIBRARIES},
+        },
+    )
+
+
+def read_config(folder: Path) -> dict[str, Any] | None:
+    """The resolved configuration of the run that `folder` holds, or None where it holds none."""
+    import yaml
+
+    path = folder / "config.yaml"
+    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def command_line() -> list[str]:
+    return [Path(sys.argv[0]).name, *sys.argv[1:]]
+
+
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def _free_name(path: Path) -> Path:
+    number = 1
+    while (free := path.with_name(f"{path.name}.{number}")).exists():
+        number += 1
+    return free
