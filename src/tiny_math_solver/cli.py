@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ def main(arguments: list[str] | None = None) -> int:
     args, overrides = parser.parse_known_args(arguments)
     if overrides and args.command != "train":
         parser.error(f"unknown argument {overrides[0]!r}; see tiny-math {args.command} --help")
-    # one line a library: their advice is about code that is not the reader's
+    # the libraries' advice is about code that is not the reader's
+    warnings.filterwarnings("ignore", category=FutureWarning)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1" if not sys.stderr.isatty() else "0")

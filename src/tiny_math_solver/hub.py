@@ -1,9 +1,15 @@
-"""The Hugging Face Hub: pinned revisions, downloads, and its many exceptions as one clear line."""
+"""The Hugging Face Hub: pinned revisions, the cache, and its many exceptions as one clear line.
 
+Everything is fetched here, by commit, before a library loads it with `local_files_only`. Left to themselves the
+libraries retry an unreachable Hub for minutes, and `datasets` then takes whatever revision lies in the cache.
+"""
+
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from tiny_math_solver.errors import UserError
 
@@ -15,6 +21,9 @@ PINNED_REVISIONS = {
     "Qwen/Qwen2.5-0.5B-Instruct": "7ae557604adf67be50417f59c2c2f167def9a775",
     "openai/gsm8k": "740312add88f781978c0658806c59bc2815b9866",
 }
+PROBE_SECONDS = 10
+WEIGHTS_OF_OTHER_FRAMEWORKS = ["*.bin", "*.pt", "*.pth", "*.h5", "*.msgpack", "*.onnx", "*.gguf", "*.tflite"]
+Kind = Literal["model", "dataset"]
 
 
 def pinned(name: str, revision: str | None = None) -> str | None:
@@ -22,42 +31,127 @@ def pinned(name: str, revision: str | None = None) -> str | None:
     return revision or PINNED_REVISIONS.get(name)
 
 
+def snapshot(kind: Kind, name: str, revision: str | None = None) -> Path:
+    """The folder of a repository in the Hub cache, downloaded first where it is not there yet.
+
+    A commit that is in the cache needs no network; a branch is looked up, and taken from the cache where the Hub
+    cannot be reached. Raises UserError for a missing, gated or unreachable repository.
+    """
+    from huggingface_hub import constants, snapshot_download
+
+    revision = pinned(name, revision)
+    settings: dict[str, Any] = {"repo_type": kind, "ignore_patterns": WEIGHTS_OF_OTHER_FRAMEWORKS}
+    cached = _cached(kind, name, revision)
+    if cached is not None and (constants.HF_HUB_OFFLINE or cached.name == revision):
+        return cached
+    with hub_errors(f"{kind} {name}", revision):
+        try:
+            commit = _commit(kind, name, revision)
+        except Exception as error:
+            if cached is not None and _is_network_trouble(error):
+                return cached
+            raise
+        return Path(snapshot_download(name, revision=commit, **settings))
+
+
+def stay_offline() -> None:
+    """Keep the libraries from asking the Hub again in this process, once all that is needed is in the cache.
+
+    PEFT looks up the base's config at every save, transformers an adapter at every load; without a network each
+    look-up is retried for half a minute.
+    """
+    from huggingface_hub import constants
+
+    constants.HF_HUB_OFFLINE = True
+
+
+def fetch(config: "Config") -> Iterator[str]:
+    """Download a config's model and dataset into the Hub cache, loading neither; yields a line for each."""
+    wanted: list[tuple[Kind, str, str | None]] = [
+        ("model", config.model.name, config.model.revision),
+        ("dataset", config.problems.source, config.problems.revision),
+    ]
+    for kind, name, revision in wanted:
+        if name == "embedded" or Path(name).exists():
+            yield f"{kind} {name}: nothing to download"
+        else:
+            yield f"{kind} {name} at {revision or 'main'}: {snapshot(kind, name, revision)}"
+
+
 @contextmanager
-def hub_errors(what: str, revision: str | None) -> Iterator[None]:
-    """Turn whatever the Hub libraries raise inside into a UserError that says what to do."""
-    from datasets.exceptions import DatasetNotFoundError
+def hub_errors(what: str, revision: str | None = None) -> Iterator[None]:
+    """Turn what the Hub libraries raise for a bad name, folder or network into a UserError that says what to do."""
     from huggingface_hub import errors
 
     at = f" at revision {revision}" if revision else ""
-    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    endpoint = os.environ.get("HF_ENDPOINT", "the Hugging Face Hub")
     try:
         yield
-    except errors.GatedRepoError as error:
-        raise UserError(f"{what}{at} is gated: accept its terms on {endpoint}, then set HF_TOKEN") from error
-    except errors.RevisionNotFoundError as error:
-        raise UserError(f"{what} has no revision {revision} on {endpoint}") from error
-    except (errors.RepositoryNotFoundError, DatasetNotFoundError) as error:
-        raise UserError(f"no {what}{at} on {endpoint}: check the name, or set HF_TOKEN if it is private") from error
-    except (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError, ConnectionError, TimeoutError) as error:
-        raise UserError(_unreachable(what, at, endpoint)) from error
-    except (OSError, ValueError, RuntimeError, errors.HfHubHTTPError) as error:
-        for cause in _causes(error):
-            if isinstance(cause, errors.RevisionNotFoundError):
-                raise UserError(f"{what} has no revision {revision} on {endpoint}") from error
-            if isinstance(cause, errors.RepositoryNotFoundError):
-                raise UserError(f"no {what}{at} on {endpoint}: check the name, or set HF_TOKEN") from error
-            if isinstance(cause, (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled)):
-                raise UserError(_unreachable(what, at, endpoint)) from error
-        raise UserError(
-            f"cannot load {what}{at}: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
-        ) from error
+    except UserError:
+        raise
+    except Exception as error:
+        chain = list(_causes(error))
+
+        def among(*kinds: type[BaseException]) -> bool:
+            return any(isinstance(cause, kinds) for cause in chain)
+
+        if among(errors.GatedRepoError):
+            message = f"{what} is gated: accept its terms on its page, then set HF_TOKEN"
+        elif among(errors.RevisionNotFoundError):
+            message = f"{what} has no revision {revision} on {endpoint}"
+        elif among(errors.RepositoryNotFoundError, errors.HFValidationError):
+            message = f"no {what} on {endpoint}: check the name, or set HF_TOKEN if it is private"
+        elif any(map(_is_network_trouble, chain)):
+            message = (
+                f"cannot reach {endpoint} for {what}{at}, which is not in the cache; connect once "
+                "(tiny-math fetch CONFIG fills the cache), or use a local folder or file"
+            )
+        elif isinstance(error, (OSError, ValueError, RuntimeError, KeyError)) or "safetensors" in type(error).__module__:
+            detail = str(error).splitlines()
+            message = f"cannot load {what}{at}: {detail[0] if detail else type(error).__name__}"
+        else:
+            raise
+        raise UserError(message) from error
 
 
-def _unreachable(what: str, at: str, endpoint: str) -> str:
-    return (
-        f"cannot reach {endpoint} for {what}{at}, and it is not in the cache; "
-        "connect once (tiny-math fetch CONFIG fills the cache), or use a local folder or file"
-    )
+def _cached(kind: Kind, name: str, revision: str | None) -> Path | None:
+    """What the cache holds of a repository, if that is enough to load it."""
+    from huggingface_hub import errors, snapshot_download
+
+    try:
+        folder = Path(snapshot_download(name, repo_type=kind, revision=revision, local_files_only=True))
+    except (errors.LocalEntryNotFoundError, errors.HFValidationError, FileNotFoundError):
+        return None
+    if kind == "dataset":
+        return folder if any(folder.rglob("*.parquet")) or any(folder.rglob("*.jsonl")) else None
+    needed = {"config.json", "tokenizer_config.json"} | _weight_files(folder)
+    return folder if all((folder / file).is_file() for file in needed) else None
+
+
+def _weight_files(folder: Path) -> set[str]:
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return {"model.safetensors"}
+    return set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+
+
+def _commit(kind: Kind, name: str, revision: str | None) -> str:
+    """Ask the Hub once, without the libraries' minutes of retries, which commit `revision` is."""
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    ask: Any = api.model_info if kind == "model" else api.dataset_info
+    return ask(name, revision=revision, timeout=PROBE_SECONDS).sha
+
+
+def _is_network_trouble(error: BaseException) -> bool:
+    from huggingface_hub import errors
+
+    if isinstance(error, (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.EntryNotFoundError)):
+        return isinstance(error, errors.LocalEntryNotFoundError)
+    known = (errors.OfflineModeIsEnabled, errors.HfHubHTTPError, ConnectionError, TimeoutError)
+    # the HTTP client is httpx in one major version of huggingface_hub and httpx2 in the next
+    return isinstance(error, known) or type(error).__module__.split(".")[0] in ("httpx", "httpx2", "httpcore", "httpcore2")
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -65,22 +159,3 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     while seen is not None:
         yield seen
         seen = seen.__cause__ or seen.__context__
-
-
-def fetch(config: "Config") -> Iterator[str]:
-    """Download a config's model and dataset into the Hub cache, loading neither; yields a line for each."""
-    from pathlib import Path
-
-    from huggingface_hub import snapshot_download
-
-    wanted = [("model", config.model.name, config.model.revision)]
-    wanted.append(("dataset", config.problems.source, config.problems.revision))
-    for kind, name, revision in wanted:
-        if name == "embedded" or Path(name).exists():
-            yield f"{kind} {name}: nothing to download"
-            continue
-        with hub_errors(f"{kind} {name}", revision):
-            # one format of the weights is enough: safetensors
-            unwanted = ["*.bin", "*.pt", "*.h5", "*.msgpack", "*.onnx", "*.gguf"]
-            folder = snapshot_download(name, repo_type=kind, revision=revision, ignore_patterns=unwanted)
-        yield f"{kind} {name} at {revision or 'main'}: {folder}"

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from tiny_math_solver.errors import UserError
-from tiny_math_solver.hub import hub_errors, pinned
+from tiny_math_solver.hub import hub_errors, snapshot, stay_offline
 
 EMBEDDED = "embedded"
 
@@ -50,9 +50,10 @@ def load_base(name: str, revision: str | None = None, dtype: str = "auto", devic
 
     device = device or default_device()
     source, revision = resolve(name, revision)
+    stay_offline()
     with hub_errors(f"model {name}", revision):
         model = AutoModelForCausalLM.from_pretrained(
-            source, revision=revision, dtype=resolve_dtype(dtype, device), use_safetensors=True
+            source, revision=revision, dtype=resolve_dtype(dtype, device), use_safetensors=True, local_files_only=True
         )
     return model.to(device)
 
@@ -62,7 +63,7 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
 
     source, revision = resolve(name, revision)
     with hub_errors(f"tokenizer {name}", revision):
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, local_files_only=True)
     if tokenizer.eos_token_id is None:
         raise UserError(f"tokenizer {name} has no end-of-sequence token: completions could not end")
     if tokenizer.pad_token_id is None:
@@ -71,7 +72,10 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
 
 
 def resolve(name: str, revision: str | None = None) -> tuple[str, str | None]:
-    """`(what from_pretrained is given, revision)`. Raises UserError for a folder that is missing or no model."""
+    """`(what from_pretrained is given, commit)`; a Hub model is in the cache afterwards.
+
+    Raises UserError for a folder that is missing or no model, and for a Hub name that cannot be had.
+    """
     if name == EMBEDDED:
         return str(resources.files("tiny_math_solver") / "embedded"), None
     path = Path(name).expanduser()
@@ -81,7 +85,7 @@ def resolve(name: str, revision: str | None = None) -> tuple[str, str | None]:
         return str(path), None
     if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise UserError(f"no such model folder: {name}")
-    return name, pinned(name, revision)
+    return name, snapshot("model", name, revision).name
 
 
 def base_of_adapter(folder: Path) -> tuple[str, str | None]:
@@ -115,7 +119,7 @@ def stored_dtype(name: str, revision: str | None = None) -> torch.dtype:
 
     source, revision = resolve(name, revision)
     with hub_errors(f"model {name}", revision):
-        dtype = AutoConfig.from_pretrained(source, revision=revision).dtype
+        dtype = AutoConfig.from_pretrained(source, revision=revision, local_files_only=True).dtype
     return getattr(torch, dtype) if isinstance(dtype, str) else dtype or torch.float32
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from tiny_math_solver.answers import parse_gold
 from tiny_math_solver.errors import UserError
-from tiny_math_solver.hub import hub_errors
+from tiny_math_solver.hub import hub_errors, snapshot
 from tiny_math_solver.problems.problem import Problem
 
 COLUMNS = ("question", "answer")
@@ -26,13 +26,14 @@ def read_file(path: Path) -> list[Problem]:
 
 
 def read_hub(name: str, subset: str, revision: str | None, split: str) -> list[Problem]:
-    """One split of a Hub dataset at a pinned revision, through `datasets.load_dataset` and its cache."""
+    """One split of a Hub dataset at a pinned revision, from the Hub cache through `datasets.load_dataset`."""
     from datasets import load_dataset
 
-    with hub_errors(f"dataset {name}", revision):
-        rows = load_dataset(name, subset, revision=revision, split=split)
-    places = (f"{name} {split} row {number}" for number in range(1, len(rows) + 1))
-    return [_problem(f"{split}-{i}", where, row) for i, (where, row) in enumerate(zip(places, rows, strict=True), 1)]
+    folder = snapshot("dataset", name, revision)
+    with hub_errors(f"dataset {name} ({subset}, {split})", folder.name):
+        rows = load_dataset(str(folder), subset, split=split)
+    numbered = enumerate(rows, 1)
+    return [_problem(f"{split}-{number}", f"{name} {split} row {number}", row) for number, row in numbered]
 
 
 def _jsonl_rows(path: Path) -> Iterator[Row]:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from tiny_math_solver.config import ProblemsSection
 from tiny_math_solver.errors import UserError
-from tiny_math_solver.hub import pinned
 from tiny_math_solver.problems.embedded import embedded_problems
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.problems.sources import read_file, read_hub
@@ -39,7 +38,7 @@ def load_splits(section: ProblemsSection) -> Splits:
     if _is_file(section.source):
         pool = read_file(Path(section.source))
     else:
-        pool = read_hub(section.source, section.subset, pinned(section.source, section.revision), "train")
+        pool = read_hub(section.source, section.subset, section.revision, "train")
     pool, notes = _without_repeats(pool, test)
     if len(pool) <= section.dev:
         raise UserError(
@@ -56,7 +55,7 @@ def load_test_problems(section: ProblemsSection) -> list[Problem]:
     if section.source == "embedded":
         return embedded_problems("test", section.test or EMBEDDED_TEST, section.seed)
     if not _is_file(section.source):
-        test = read_hub(section.source, section.subset, pinned(section.source, section.revision), "test")
+        test = read_hub(section.source, section.subset, section.revision, "test")
     elif section.test_source is not None:
         test = read_file(Path(section.test_source))
     else:

@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Train with GRPO, from any folder:   bash src/train_math.sh [CONFIG.yaml] [--section.key value ...]
+# Paths are those of the repository: its configs/ go in, its checkpoint/ comes out.
+set -euo pipefail
+cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."
+
+# The environment of the set-up first, then the active one; a half-installed one counts as none.
+for python in .venv/bin/python python python3; do
+    if "$python" -c 'import tiny_math_solver' 2>/dev/null; then
+        exec "$python" src/train_grpo.py "$@"
+    fi
+done
+echo "train_math.sh: tiny_math_solver is not installed; run this first: bash $PWD/setup_lightning.sh" >&2
+exit 2
