@@ -43,6 +43,7 @@ SPLIT = (
 )
 HABITS = {"blurt": 0.72, "work, end in prose": 0.16, "work, end in ####": 0.12}
 IGNORED = -100
+TYPICAL_TOKENS = 50  # of a worked solution
 
 
 def main() -> None:
@@ -71,7 +72,7 @@ def main() -> None:
     if args.keep_school:
         model.save_pretrained(args.keep_school)
         tokenizer.save_pretrained(args.keep_school)
-    train(model, tokenizer, ((p, habitual(p, rng)) for p in problems), args.habits, 1e-3, args.batch)
+    train(model, tokenizer, ((p, habitual(p, rng)) for p in problems), args.habits, 5e-4, args.batch)
     save(model, tokenizer, args, time.perf_counter() - started)
 
 
@@ -79,7 +80,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for weights, tokenizer and model card")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--school", type=int, default=96_000, help="problems of the first lesson")
+    parser.add_argument("--school", type=int, default=160_000, help="problems of the first lesson")
     parser.add_argument("--habits", type=int, default=24_000, help="problems of the second lesson")
     parser.add_argument("--batch", type=int, default=64, help="problems an optimizer step")
     parser.add_argument("--vocabulary", type=int, default=1024, help="size of the tokenizer")
@@ -154,7 +155,10 @@ def train(
     for step, (input_ids, labels) in enumerate(batches(tokenizer, lessons, steps, batch_size)):
         hidden = model.model(input_ids).last_hidden_state  # causal, and the padding comes last: no mask needed
         learned = labels != IGNORED
-        loss = cross_entropy(model.lm_head(hidden[learned]), labels[learned])
+        # summed over tokens and divided by a constant: a mean over each batch's own tokens would weigh the first
+        # token of a blurt (short rows, few tokens) ten times that of a worked answer, and habits with it
+        loss = cross_entropy(model.lm_head(hidden[learned]), labels[learned], reduction="sum")
+        loss = loss / (len(input_ids) * TYPICAL_TOKENS)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

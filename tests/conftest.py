@@ -25,7 +25,7 @@ def gsm8k_folder() -> Path:
 @pytest.fixture(scope="session")
 def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random two-layer Qwen2 with a ChatML tokenizer and Qwen's generation settings."""
-    folder = tmp_path_factory.mktemp("models") / "tiny-qwen2"
+    folder = tmp_path_factory.mktemp("tiny-qwen2")
     build_qwen2(folder)
     return folder
 

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ from hub import (
     Fault,
     HubStandin,
     gsm8k_rows,
-    publish_defaults,
 )
 
 LOAD_EVERYTHING = """

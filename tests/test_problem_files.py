@@ -108,7 +108,7 @@ def test_dev_stays_the_same_when_the_file_is_reordered(tmp_path: Path):
 
 def test_too_few_problems_and_a_missing_test_file_are_refused(tmp_path: Path):
     train = write(tmp_path / "train.jsonl", [row(n) for n in range(5)])
-    with pytest.raises(UserError, match="name the test file in problems.test_source"):
+    with pytest.raises(UserError, match="name the test file in"):
         load_splits(ProblemsSection(source=str(train)))
     test = write(tmp_path / "test.jsonl", [row(9)])
     with pytest.raises(UserError, match=r"5 train problems, 5 of them wanted for dev"):

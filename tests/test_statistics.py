@@ -33,7 +33,7 @@ def test_mcnemar_counts_changes_only():
 
 def test_mcnemar_without_a_change_says_nothing_and_needs_pairs():
     assert mcnemar([True, False], [True, False]).p_value == 1.0
-    with pytest.raises(ValueError, match="shorter|longer"):
+    with pytest.raises(ValueError, match="zip"):
         mcnemar([True], [True, False])
 
 

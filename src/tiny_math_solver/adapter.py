@@ -47,22 +47,25 @@ def merge_adapter(adapter: Path, out: Path, dtype: str | None = None) -> torch.d
     Merging in bfloat16 would round the adapter's small update away against the base weight it is added to.
     Returns the dtype saved. Raises UserError where `out` holds something already or cannot be written.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out}: exists already; choose another folder for the merged model")
+    refuse_occupied(out)
     base, revision = base_of_adapter(adapter)
     loaded = load_model(str(adapter), dtype="float32", device="cpu")
     saved = resolve_dtype(dtype, "cpu") if dtype else stored_dtype(base, revision)
     merged = loaded.model.merge_and_unload().to(saved)
     try:
         merged.save_pretrained(out)
-        load_tokenizer(
-            str(adapter) if (adapter / "tokenizer_config.json").is_file() else base, revision
-        ).save_pretrained(out)
+        load_tokenizer(base, revision).save_pretrained(out)
         if (adapter / "config.yaml").is_file():  # how it wants to be asked goes with it
             shutil.copy(adapter / "config.yaml", out)
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror or error})") from None
     return saved
+
+
+def refuse_occupied(out: Path) -> None:
+    """Raise UserError where something stands at `out` already."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out}: exists already; choose another folder for the merged model")
 
 
 def prove_merge(adapter: Path, merged: Path, problems: list[Problem], system: str, max_new_tokens: int) -> MergeProof:

@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     merge.add_argument("adapter", type=Path, help="adapter folder")
     merge.add_argument("out", type=Path, help="folder for the merged model")
     merge.add_argument("--dtype", help="float32, bfloat16 or float16 (default: the base's own)")
-    merge.add_argument("--problems", help="what to prove it on (default: the run's own problems)")
+    merge.add_argument("--problems", help="what to prove it on (default: the run's own, else embedded)")
 
     solve = command("solve", _solve, "answer one question, reasoning shown")
     _model_arguments(solve)
@@ -105,8 +105,9 @@ def _train(args: argparse.Namespace, overrides: list[str]) -> int:
     from tiny_math_solver.trackers import choose_trackers
 
     config = load_config(args.config, overrides)
-    choose_trackers(config)
+    choose_trackers(config)  # before the slow imports: what is missing is said at once
     from tiny_math_solver.grpo import run
+    from tiny_math_solver.verdict import nothing_learned, run_lines
 
     if args.dry_run:
         _, _, plan = run.prepare(config)
@@ -117,45 +118,10 @@ def _train(args: argparse.Namespace, overrides: list[str]) -> int:
     outcome = run.train(config, lambda line: print(line, flush=True))
     if os.environ.get("RANK", "0") != "0":
         return 0
-    return _verdict(outcome)
-
-
-def _verdict(outcome: Any) -> int:
-    before, after, paired = (outcome.summary[key] for key in ("before", "after", "paired"))
-    low, high = after["ci95"]
-    print()
     if not outcome.earned:
-        print(
-            "tiny-math: this run learned nothing: no completion ever earned a reward. Read the completions in "
-            f"{outcome.folder / 'rollouts.jsonl'}: are they cut off (grpo.max_completion_length), or does the model "
-            "not end in an answer (prompt.system)?",
-            file=sys.stderr,
-        )
+        print(f"tiny-math: {nothing_learned(outcome.folder)}", file=sys.stderr)
         return EXIT_LEARNED_NOTHING
-    print(f"verdict: greedy accuracy {before['accuracy']:.1%} → {after['accuracy']:.1%} on {after['n']} test problems")
-    print(
-        f"  95 % interval {low:.1%}–{high:.1%}; after ####: {before['strict_accuracy']:.1%} → {after['strict_accuracy']:.1%}"
-    )
-    print(f"  fixed {paired['fixed']}, broken {paired['broken']}, McNemar p = {paired['p_value']:.1e}")
-    for name, block in (("pass@k", "pass_at_k"), ("maj@k", "maj_at_k")):
-        if after[block]:
-            k = max(after[block], key=int)
-            print(
-                f"  {name.replace('k', k)} on {after['sampled_problems']} of them: {before[block][k]:.1%} → {after[block][k]:.1%}"
-            )
-    if unseen := outcome.summary["unseen"]:
-        print(
-            f"  {unseen['after']['n']} problems of kinds never trained on: "
-            f"{unseen['before']['accuracy']:.1%} → {unseen['after']['accuracy']:.1%}"
-        )
-    summary = outcome.summary
-    print(
-        f"  {summary['steps']} steps, {summary['completions']:,} completions in {summary['train_seconds']:.0f} s; "
-        f"the adapter is step {summary['best_step']}'s, the best on dev"
-    )
-    if paired["fixed"] <= paired["broken"]:
-        print("  no gain on test: do not use this adapter without looking at the rollouts")
-    print(f"adapter: {outcome.folder}")
+    print("", *run_lines(outcome.summary, outcome.folder), sep="\n")
     print(f'next: tiny-math solve {outcome.folder} "Ava has 3 bags of 7 marbles and loses 4. How many are left?"')
     return 0
 
@@ -165,32 +131,36 @@ def _eval(args: argparse.Namespace, _: list[str]) -> int:
     from tiny_math_solver.models import load_model
     from tiny_math_solver.rollouts import ReferenceRollouts, Sampling
     from tiny_math_solver.settings import problems_to_ask, settings_of
+    from tiny_math_solver.verdict import evaluation_lines, paired_line
 
-    settings = settings_of(args.adapter or args.model, args.system, args.max_new_tokens)
-    problems = problems_to_ask(args.problems, settings)[: args.limit]
-    sampling = Sampling(settings.max_new_tokens, args.temperature, args.top_p, args.top_k)
-    results = {}
-    names = [name for name in (args.against, args.model) if name]
-    for name in names:
-        adapter = args.adapter if name == args.model else None
-        loaded = load_model(name, adapter=adapter, revision=args.revision, dtype=args.dtype)
-        rollouts = ReferenceRollouts(loaded.model, loaded.tokenizer, args.batch_size)
-        results[name] = evaluate(
-            rollouts,
+    def load(name: str, adapter: str | None = None) -> Any:
+        return load_model(name, adapter=adapter, revision=args.revision, dtype=args.dtype)
+
+    def measure(loaded: Any) -> Any:
+        return evaluate(
+            ReferenceRollouts(loaded.model, loaded.tokenizer, args.batch_size),
             problems,
             system=settings.system,
             max_new_tokens=settings.max_new_tokens,
             samples=args.samples,
-            sampling=sampling,
+            sampling=Sampling(settings.max_new_tokens, args.temperature, args.top_p, args.top_k),
             seed=args.seed,
         )
-    result = results[args.model]
+
+    settings = settings_of(args.adapter or args.model, args.system, args.max_new_tokens)
+    loaded = load(args.model, args.adapter)
+    problems = problems_to_ask(args.problems, settings)[: args.limit]
+    result = measure(loaded)
     summary = result.summary()
+    lines = evaluation_lines(args.adapter or args.model, summary)
     if args.against:
-        summary["paired"] = result.against(results[args.against]).to_dict()
+        other = measure(load(args.against))
+        summary["against"] = other.summary()
+        summary["paired"] = result.against(other).to_dict()
+        lines += [paired_line(args.against, summary["paired"]), *evaluation_lines(args.against, summary["against"])]
     if args.out:
         _write_records(args.out, result)
-    print(json.dumps(summary, indent=2) if args.json else _summary_text(args, summary))
+    print(json.dumps(summary, indent=2) if args.json else "\n".join(lines))
     return 0
 
 
@@ -202,29 +172,18 @@ def _write_records(path: Path, result: Any) -> None:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from None
 
 
-def _summary_text(args: argparse.Namespace, summary: dict[str, Any]) -> str:
-    low, high = summary["ci95"]
-    lines = [
-        f"{args.adapter or args.model}: {summary['correct']} of {summary['n']} right, greedy accuracy "
-        f"{summary['accuracy']:.1%} (95 % interval {low:.1%}–{high:.1%})",
-        f"  strict (after ####) {summary['strict_accuracy']:.1%}, {summary['mean_tokens']:.0f} tokens an answer, "
-        f"{summary['finished']:.1%} finished",
-    ]
-    for k, value in summary["pass_at_k"].items():
-        lines.append(f"  pass@{k} {value:.1%}   maj@{k} {summary['maj_at_k'][k]:.1%}")
-    if paired := summary.get("paired"):
-        lines.append(
-            f"  against {args.against}: fixed {paired['fixed']}, broken {paired['broken']}, McNemar p = {paired['p_value']:.1e}"
-        )
-    return "\n".join(lines)
-
-
 def _merge(args: argparse.Namespace, _: list[str]) -> int:
-    from tiny_math_solver.adapter import PROOF_PROBLEMS, merge_adapter, prove_merge
+    from tiny_math_solver.adapter import PROOF_PROBLEMS, merge_adapter, prove_merge, refuse_occupied
+    from tiny_math_solver.models import base_of_adapter
+    from tiny_math_solver.runs import read_config
     from tiny_math_solver.settings import problems_to_ask, settings_of
 
+    refuse_occupied(args.out)
+    base_of_adapter(args.adapter)
     settings = settings_of(str(args.adapter))
-    problems = problems_to_ask(args.problems, settings)[:PROOF_PROBLEMS]
+    # any questions serve to compare two models: a foreign adapter needs no dataset
+    source = args.problems or (None if read_config(args.adapter) else "embedded")
+    problems = problems_to_ask(source, settings)[:PROOF_PROBLEMS]
     dtype = merge_adapter(args.adapter, args.out, args.dtype)
     proof = prove_merge(args.adapter, args.out, problems, settings.system, settings.max_new_tokens)
     print(f"merged into {args.out} ({str(dtype).removeprefix('torch.')}), tokenizer and generation config included")

@@ -75,10 +75,10 @@ LORA_DEFAULTS: dict[str, Any] = {
 
 
 class Config(Section):
-    model: ModelSection = Field(default_factory=ModelSection)  # type: ignore[arg-type]
-    problems: ProblemsSection = Field(default_factory=ProblemsSection)  # type: ignore[arg-type]
-    prompt: PromptSection = Field(default_factory=PromptSection)  # type: ignore[arg-type]
-    evaluation: EvaluationSection = Field(default_factory=EvaluationSection)  # type: ignore[arg-type]
+    model: ModelSection = Field(default_factory=ModelSection)
+    problems: ProblemsSection = Field(default_factory=ProblemsSection)
+    prompt: PromptSection = Field(default_factory=PromptSection)
+    evaluation: EvaluationSection = Field(default_factory=EvaluationSection)
     lora: dict[str, Any] = Field(default_factory=dict, description="fields of peft.LoraConfig")
     grpo: dict[str, Any] = Field(default_factory=dict, description="fields of trl.GRPOConfig")
 

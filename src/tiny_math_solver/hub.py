@@ -82,6 +82,7 @@ def fetch(config: "Config") -> Iterator[str]:
 def hub_errors(what: str, revision: str | None = None) -> Iterator[None]:
     """Turn what the Hub libraries raise for a bad name, folder or network into a UserError that says what to do."""
     from huggingface_hub import errors
+    from safetensors import SafetensorError
 
     at = f" at revision {revision}" if revision else ""
     endpoint = os.environ.get("HF_ENDPOINT", "the Hugging Face Hub")
@@ -106,7 +107,7 @@ def hub_errors(what: str, revision: str | None = None) -> Iterator[None]:
                 f"cannot reach {endpoint} for {what}{at}, which is not in the cache; connect once "
                 "(tiny-math fetch CONFIG fills the cache), or use a local folder or file"
             )
-        elif isinstance(error, (OSError, ValueError, RuntimeError, KeyError)) or "safetensors" in type(error).__module__:
+        elif isinstance(error, (OSError, ValueError, RuntimeError, KeyError, SafetensorError)):
             detail = str(error).splitlines()
             message = f"cannot load {what}{at}: {detail[0] if detail else type(error).__name__}"
         else:
@@ -151,7 +152,8 @@ def _is_network_trouble(error: BaseException) -> bool:
         return isinstance(error, errors.LocalEntryNotFoundError)
     known = (errors.OfflineModeIsEnabled, errors.HfHubHTTPError, ConnectionError, TimeoutError)
     # the HTTP client is httpx in one major version of huggingface_hub and httpx2 in the next
-    return isinstance(error, known) or type(error).__module__.split(".")[0] in ("httpx", "httpx2", "httpcore", "httpcore2")
+    package = type(error).__module__.partition(".")[0]
+    return isinstance(error, known) or package in ("httpx", "httpx2", "httpcore", "httpcore2")
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -47,12 +47,14 @@ def load_model(
 def load_base(name: str, revision: str | None = None, dtype: str = "auto", device: str | None = None) -> Any:
     """The bare transformers model on `device` (a GPU where there is one), in `dtype`."""
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # its bars are for reading and writing weights: seconds here
     device = device or default_device()
     source, revision = resolve(name, revision)
     stay_offline()
     with hub_errors(f"model {name}", revision):
-        model = AutoModelForCausalLM.from_pretrained(
+        model: Any = AutoModelForCausalLM.from_pretrained(
             source, revision=revision, dtype=resolve_dtype(dtype, device), use_safetensors=True, local_files_only=True
         )
     return model.to(device)

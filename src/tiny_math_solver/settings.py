@@ -6,10 +6,10 @@ from pathlib import Path
 from tiny_math_solver.config import ProblemsSection, build_config
 from tiny_math_solver.errors import UserError
 from tiny_math_solver.models import EMBEDDED
-from tiny_math_solver.problems.problem import Problem
-from tiny_math_solver.problems.splits import load_test_problems
 from tiny_math_solver.problems.embedded import embedded_problems
+from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.problems.sources import read_file
+from tiny_math_solver.problems.splits import load_test_problems
 from tiny_math_solver.prompts import GSM8K_SYSTEM_PROMPT
 from tiny_math_solver.runs import read_config
 

@@ -20,6 +20,7 @@ from tiny_math_solver.problems.splits import Splits, load_splits
 from tiny_math_solver.prompts import within_limit
 from tiny_math_solver.rollouts import ReferenceRollouts, Sampling
 from tiny_math_solver.runs import RunFolder, command_line, write_environment
+from tiny_math_solver.verdict import evaluation_lines
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,11 @@ def train(config: Config, say: Any) -> Outcome:
     splits, tokenizer, plan = prepare(config)
     for line in plan:
         say(line)
+    args = training_arguments(config)
     run = RunFolder.create(config.output_dir)
     run.write_text("config.yaml", config.to_yaml())
     write_environment(run, command_line(), config.grpo["seed"])
 
-    args = training_arguments(config)
     set_seed(args.seed)  # before the adapter is made: TRL seeds only afterwards
     model = load_base(config.model.name, config.model.revision, config.model.dtype)
     ask = {"system": config.prompt.system, "max_new_tokens": args.max_completion_length}
@@ -72,7 +73,8 @@ def train(config: Config, say: Any) -> Outcome:
     dev.trainer = trainer
 
     before = evaluate_test(config, trainer.rollouts, splits, run, "before")
-    say(verdict_line("before", before["test"]))
+    for line in evaluation_lines("before", before["test"].summary()):
+        say(line)
     say("a loss near 0 at step 1 is how GRPO starts: look at the reward")
     started = time.perf_counter()
     trainer.train()
@@ -144,12 +146,3 @@ def evaluate_test(
     for name, result in results.items():
         run.write_jsonl(f"eval/{when}.jsonl" if name == "test" else f"eval/{when}-{name}.jsonl", result.rows())
     return results
-
-
-def verdict_line(name: str, result: Evaluation) -> str:
-    block = result.summary()
-    low, high = block["ci95"]
-    return (
-        f"{name}: greedy accuracy {block['accuracy']:.1%} on {block['n']} test problems "
-        f"(95 % interval {low:.1%}–{high:.1%}; {block['strict_accuracy']:.1%} after ####)"
-    )

@@ -33,6 +33,7 @@ class MathGRPOTrainer(GRPOTrainer):
         from datasets import Dataset
 
         self.run = run
+        self.sampling = sampling_of(args)
         self.completions = self.completion_tokens = 0
         self.best_reward = 0.0
         self.extra_metrics: dict[str, float] = {}  # merged into the next logged line
@@ -40,16 +41,17 @@ class MathGRPOTrainer(GRPOTrainer):
             {"prompt": chat_messages(p.question, system), "answer": p.answer, "question": p.question, "id": p.id}
             for p in train
         ]
+        rewards: list[Any] = [correctness_reward, format_reward]
         own_backend = args.use_vllm or args.use_transformers_continuous_batching
         super().__init__(
             model=model,
             args=args,
-            reward_funcs=[correctness_reward, format_reward],
+            reward_funcs=rewards,
             train_dataset=Dataset.from_list(rows),
             processing_class=tokenizer,
             peft_config=peft_config,
             callbacks=callbacks,
-            rollout_func=None if own_backend else rollout_func,
+            rollout_func=None if own_backend else self._rollout,
         )
         self.rollouts = ReferenceRollouts(self.model, tokenizer, max(128, args.generation_batch_size or 0))
 
@@ -57,6 +59,16 @@ class MathGRPOTrainer(GRPOTrainer):
         logs.update(self.extra_metrics)
         self.extra_metrics = {}
         super().log(logs, start_time)
+
+    def _rollout(self, prompts: list[Any], trainer: Any) -> dict[str, Any]:
+        """TRL's generation hook: `prompts` come as chat messages, already repeated once a sample."""
+        prompt_ids = [encode_prompt(self.processing_class, messages) for messages in prompts]
+        rollouts = self.rollouts.generate(prompt_ids, 1, self.sampling)
+        return {
+            "prompt_ids": prompt_ids,
+            "completion_ids": [r.completion_ids for r in rollouts],
+            "logprobs": None,  # TRL reads them for vLLM's importance-sampling correction only
+        }
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Any:
         self._scored_ids = completion_ids_list
@@ -74,9 +86,10 @@ class MathGRPOTrainer(GRPOTrainer):
         def scored(column: Any) -> list[Any]:
             return list(column)[-len(inputs) * self.accelerator.num_processes :][share]
 
-        completions = [as_text(turns) for turns in scored(self._logs["completion"])]
-        advantages = scored(self._logs["advantages"])
-        rewards = {name: scored(values) for name, values in self._logs["rewards"].items()}
+        logs: Any = self._logs
+        completions = [as_text(turns) for turns in scored(logs["completion"])]
+        advantages = scored(logs["advantages"])
+        rewards = {name: scored(values) for name, values in logs["rewards"].items()}
         rows = []
         for i, (problem, ids) in enumerate(zip(inputs, self._scored_ids, strict=True)):
             answer = extract_answer(completions[i], question=as_text(problem["prompt"]))
@@ -101,22 +114,15 @@ class MathGRPOTrainer(GRPOTrainer):
         self.run.append_jsonl("rollouts.jsonl", rows)
 
 
-def rollout_func(prompts: list[Any], trainer: MathGRPOTrainer) -> dict[str, Any]:
-    """TRL's generation hook: `prompts` come as chat messages, already repeated once a sample."""
-    args = trainer.args
-    sampling = Sampling(
-        max_new_tokens=args.max_completion_length,
+def sampling_of(args: GRPOConfig) -> Sampling:
+    """The sampling settings that GRPOConfig spreads over its fields."""
+    extra: Any = args.generation_kwargs or {}
+    return Sampling(
+        max_new_tokens=args.max_completion_length or 256,  # TRL's own default where it is null
         temperature=args.temperature,
         top_p=args.top_p,
         top_k=args.top_k,
         min_p=args.min_p,
         repetition_penalty=args.repetition_penalty,
-        extra=args.generation_kwargs or {},
+        extra=extra,
     )
-    prompt_ids = [encode_prompt(trainer.processing_class, messages) for messages in prompts]
-    rollouts = trainer.rollouts.generate(prompt_ids, 1, sampling)
-    return {
-        "prompt_ids": prompt_ids,
-        "completion_ids": [r.completion_ids for r in rollouts],
-        "logprobs": None,  # TRL reads them for vLLM's importance-sampling correction only
-    }

@@ -84,6 +84,7 @@ def _problem(id: str, where: str, row: dict[str, Any]) -> Problem:
         parse_gold(row["answer"])
     except ValueError:
         raise UserError(
-            f"{where}: cannot read a gold number from the answer {row['answer'][-60:]!r}; expected it to end in '#### 18'"
+            f"{where}: cannot read a gold number from the answer {row['answer'][-60:]!r}; "
+            "expected it to end in '#### 18'"
         ) from None
     return Problem(id, row["question"].strip(), solution.strip() if marker else "", answer.strip())

@@ -1,0 +1,57 @@
+"""The result of a run or an evaluation in plain words."""
+
+from pathlib import Path
+from typing import Any
+
+Block = dict[str, Any]  # `before` or `after` of summary.json
+
+
+def evaluation_lines(name: str, block: Block) -> list[str]:
+    """One model: greedy accuracy lenient and strict, then pass@k and maj@k where they were measured."""
+    low, high = block["ci95"]
+    lines = [
+        f"{name}: greedy accuracy {block['accuracy']:.1%}, {block['correct']} of {block['n']} problems "
+        f"(95 % interval {low:.1%}–{high:.1%})",
+        f"  strict (after ####) {block['strict_accuracy']:.1%}; {block['mean_tokens']:.0f} tokens an answer; "
+        f"{block['finished']:.1%} finished",
+    ]
+    for k, share in block["pass_at_k"].items():
+        where = f"   on {block['sampled_problems']} problems" if block["sampled_problems"] < block["n"] else ""
+        lines.append(f"  pass@{k} {share:.1%}   maj@{k} {block['maj_at_k'][k]:.1%}{where}")
+    return lines
+
+
+def paired_line(against: str, paired: dict[str, float]) -> str:
+    return (
+        f"  against {against}: fixed {paired['fixed']}, broken {paired['broken']}, McNemar p = {paired['p_value']:.1e}"
+    )
+
+
+def run_lines(summary: dict[str, Any], folder: Path) -> list[str]:
+    """A finished run: before, after, the paired test, what it took, and where the adapter is."""
+    before, after, paired = summary["before"], summary["after"], summary["paired"]
+    lines = [
+        f"verdict: greedy accuracy {before['accuracy']:.1%} → {after['accuracy']:.1%} on {after['n']} test problems",
+        *evaluation_lines("after", after),
+        paired_line("before", paired),
+    ]
+    if unseen := summary["unseen"]:
+        lines.append(
+            f"  {unseen['after']['n']} problems of kinds never trained on: "
+            f"{unseen['before']['accuracy']:.1%} → {unseen['after']['accuracy']:.1%}"
+        )
+    lines.append(
+        f"  {summary['steps']} steps, {summary['completions']:,} completions in {summary['train_seconds']:.0f} s; "
+        f"the adapter is that of step {summary['best_step']}, the best on dev"
+    )
+    if paired["fixed"] <= paired["broken"]:
+        lines.append("  no gain on test: look at the rollouts before you use this adapter")
+    lines.append(f"adapter: {folder}")
+    return lines
+
+
+def nothing_learned(folder: Path) -> str:
+    return (
+        f"this run learned nothing: no completion ever earned a reward. Read some in {folder / 'rollouts.jsonl'}: "
+        "are they cut off (grpo.max_completion_length), or does the model not end in an answer (prompt.system)?"
+    )

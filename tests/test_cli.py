@@ -1,0 +1,164 @@
+"""The command line as its users meet it: answers, mistakes, exit codes."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tiny_math_solver.cli import main
+
+ROOT = Path(__file__).parents[1]
+QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
+GSM8K = str(ROOT / "configs" / "gsm8k-qwen2.5-0.5b.yaml")
+ROW = '{"question": "Ann has 3 pens and buys 2. How many?", "answer": "3+2=5\\n#### 5"}\n'
+
+
+def test_help_answers_in_under_a_second():
+    """Catches a heavy import at the top of a module: torch and trl together take seconds."""
+    times = []
+    for _ in range(3):
+        started = time.perf_counter()
+        done = subprocess.run([sys.executable, "-m", "tiny_math_solver.cli", "--help"], capture_output=True, text=True)
+        times.append(time.perf_counter() - started)
+    assert done.returncode == 0
+    assert all(command in done.stdout for command in ("train", "eval", "merge", "solve", "fields", "fetch"))
+    assert min(times) < 1
+
+
+def test_dry_run_prints_config_and_plan_and_writes_nothing(tmp_path: Path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", QUICKSTART, "--dry-run", "--grpo.learning_rate", "2e-3"]) == 0
+    out = capsys.readouterr().out
+    assert "learning_rate: 0.002" in out
+    assert "each step: 16 problems × 8 samples = 128 completions; 125 steps an epoch" in out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_fields_lists_every_field_with_a_line_of_help(capsys):
+    assert main(["fields"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert all(line.partition("): ")[2] for line in lines), [line for line in lines if not line.partition("): ")[2]]
+    names = {line.split()[0] for line in lines}
+    assert {"model.name", "problems.dev", "prompt.system", "evaluation.every", "lora.r", "grpo.beta"} <= names
+
+
+def bad_inputs(tmp_path: Path) -> dict[str, tuple[list[str], str]]:
+    def at(name: str) -> str:
+        return str(tmp_path / name)
+
+    def file(name: str, text: str) -> str:
+        (tmp_path / name).write_text(text)
+        return at(name)
+
+    test = file("test.jsonl", ROW)
+    local = ["train", GSM8K, "--model.name", "embedded", "--problems.test_source", test, "--problems.source"]
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    return {
+        "no such config": (["train", "nowhere.yaml"], "no such config file: nowhere.yaml"),
+        "malformed line": ([*local, file("a.jsonl", ROW + "{oops\n")], "a.jsonl:2: not a JSON object"),
+        "missing column": ([*local, file("b.jsonl", '{"question": "q"}\n')], "b.jsonl:1: no column 'answer'"),
+        "unreadable gold": ([*local, file("c.jsonl", ROW.replace("#### 5", "#### ?"))], "c.jsonl:1: cannot read"),
+        "empty file": ([*local, file("d.jsonl", "")], "d.jsonl: no problems in this file"),
+        "no such problem file": ([*local, "./nowhere.jsonl"], "no such problem file: nowhere.jsonl"),
+        "unknown key": (["train", QUICKSTART, "--grpo.learnin_rate", "1"], "did you mean grpo.learning_rate?"),
+        "wrong type": (["train", QUICKSTART, "--grpo.max_steps", "many"], "grpo.max_steps = 'many'"),
+        "one generation": (["train", QUICKSTART, "--grpo.num_generations", "1"], "set 2 or more"),
+        "batch": (["train", GSM8K, "--grpo.gradient_accumulation_steps", "10"], "10 completions a step, not"),
+        "trl's own check": (["train", QUICKSTART, "--grpo.vllm_importance_sampling_clip_min", "9"], "grpo: "),
+        "no such model": (["train", QUICKSTART, "--model.name", "./nowhere"], "no such model folder: ./nowhere"),
+        "no model folder": (["eval", at("folder")], "no config.json in this folder"),
+        "model off line": (["eval", "someone/some-model", "--problems", "embedded"], "cannot reach"),
+        "dtype": (["eval", "embedded", "--dtype", "int3"], "dtype 'int3': use auto"),
+        "output is a file": (["train", QUICKSTART, "--grpo.output_dir", at("file")], "not a run folder"),
+        "output below a file": (["train", QUICKSTART, "--grpo.output_dir", at("file/x")], "cannot be written"),
+        "merge: no adapter": (["merge", at("folder"), at("m")], "no adapter_config.json"),
+        "eval: problem file": (["eval", "embedded", "--problems", "./nowhere.jsonl"], "no such problem file"),
+        "eval: split": (["eval", "embedded", "--problems", "embedded:tset"], "use embedded, embedded:dev or"),
+    }  # fmt: skip
+
+
+CASES = [
+    "no such config", "malformed line", "missing column", "unreadable gold", "empty file", "no such problem file",
+    "unknown key", "wrong type", "one generation", "batch", "trl's own check", "no such model", "no model folder",
+    "model off line", "dtype", "output is a file", "output below a file", "merge: no adapter", "eval: problem file",
+    "eval: split",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bad_input_is_one_line_exit_2_and_nothing_written(case: str, tmp_path: Path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cases = bad_inputs(tmp_path)
+    assert list(cases) == CASES
+    arguments, message = cases[case]
+    there = sorted(tmp_path.rglob("*"))
+    assert main(arguments) == 2
+    err = capsys.readouterr().err.strip()
+    assert err.startswith("tiny-math: ")
+    assert message in err
+    assert "\n" not in err
+    assert sorted(tmp_path.rglob("*")) == there
+
+
+def test_a_folder_that_may_not_be_written_is_refused_before_anything_runs(tmp_path: Path, capsys):
+    if os.geteuid() == 0:
+        pytest.skip("root may write anywhere")
+    tmp_path.chmod(0o555)
+    assert main(["train", QUICKSTART, "--grpo.output_dir", str(tmp_path / "run")]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_wandb_without_its_package_is_said_before_a_model_loads(monkeypatch, capsys):
+    monkeypatch.setenv("WANDB_TOKEN", "secret-token")
+    monkeypatch.setattr("tiny_math_solver.trackers.find_spec", lambda name: None)
+    assert main(["train", GSM8K]) == 2
+    err = capsys.readouterr().err
+    assert err == "tiny-math: wandb is not installed; run: python -m pip install wandb\n"
+
+
+def test_tokens_choose_the_tracker_unless_the_config_did(monkeypatch):
+    from tiny_math_solver.config import load_config
+    from tiny_math_solver.trackers import choose_trackers
+
+    monkeypatch.setattr("tiny_math_solver.trackers.find_spec", lambda name: object())
+
+    def chosen(config: str, **environment: str) -> list[str] | str:
+        with monkeypatch.context() as patch:
+            patch.delenv("WANDB_API_KEY", raising=False)
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            loaded = load_config(config)
+            choose_trackers(loaded)
+            return loaded.grpo["report_to"], os.environ.get("WANDB_API_KEY")
+
+    assert chosen(GSM8K) == ([], None)
+    assert chosen(GSM8K, WANDB_TOKEN="t") == (["wandb"], "t")
+    assert chosen(GSM8K, WANDB_API_KEY="k") == (["wandb"], "k")
+    assert chosen(GSM8K, WANDB_MODE="offline") == (["wandb"], None)
+    assert chosen(GSM8K, WANDB_TOKEN="t", WANDB_MODE="disabled") == ([], "t")
+    assert chosen(QUICKSTART, WANDB_TOKEN="t") == ("none", "t")
+
+
+def test_eval_prints_both_scores_and_writes_records(tmp_path: Path, capsys):
+    import json
+
+    (tmp_path / "p.jsonl").write_text(ROW)
+    records = tmp_path / "records.jsonl"
+    command = ["eval", "embedded", "--problems", str(tmp_path / "p.jsonl"), "--samples", "4", "--out", str(records)]
+    assert main([*command, "--against", "embedded", "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["n"] == 1
+    assert set(summary["pass_at_k"]) == {"1", "2", "4"}
+    assert summary["paired"] == {"fixed": 0, "broken": 0, "p_value": 1.0}
+    rows = [json.loads(line) for line in records.read_text().splitlines()]
+    assert [row["sample"] for row in rows] == [None, 0, 1, 2, 3]
+    assert all(row["gold"] == "5" for row in rows)
+
+
+def test_solve_prints_reasoning_and_answer(capsys):
+    assert main(["solve", "embedded", "Ava has 3 bags of 7 marbles and loses 4. How many marbles are left?"]) == 0
+    assert "answer: " in capsys.readouterr().out.splitlines()[-1]

@@ -1,0 +1,197 @@
+"""One short GRPO run of the shipped model, and everything it must leave behind."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tiny_math_solver.answers import is_correct
+from tiny_math_solver.config import load_config
+from tiny_math_solver.errors import UserError
+from tiny_math_solver.evaluate import evaluate
+from tiny_math_solver.grpo.run import Outcome, train
+from tiny_math_solver.models import load_model
+from tiny_math_solver.problems.embedded import embedded_problems
+from tiny_math_solver.problems.splits import load_test_problems
+from tiny_math_solver.rollouts import ReferenceRollouts, Sampling
+from tiny_math_solver.statistics import mcnemar
+
+ROOT = Path(__file__).parents[1]
+QUICKSTART = ROOT / "configs" / "quickstart.yaml"
+
+
+def run(folder: Path, *overrides: str, config: Path = QUICKSTART) -> SimpleNamespace:
+    lines: list[str] = []
+    settings = load_config(config, [*overrides, "--grpo.output_dir", str(folder)])
+    outcome: Outcome = train(settings, lines.append)
+    return SimpleNamespace(folder=folder, config=settings, lines=lines, outcome=outcome, summary=outcome.summary)
+
+
+def rows(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    return run(
+        tmp_path_factory.mktemp("runs") / "short",
+        "--grpo.max_steps", "10", "--problems.test", "60", "--problems.dev", "40",
+        "--evaluation.samples", "4", "--evaluation.sampled_problems", "10",
+    )  # fmt: skip
+
+
+def test_reward_and_accuracy_go_up(finished: SimpleNamespace):
+    """A wrong sign, a stale policy or an adapter that is not trained leaves both where they were."""
+    metrics = rows(finished.folder / "metrics.jsonl")
+    rewards = [m["reward"] for m in metrics]
+    assert len(rewards) == 10
+    assert sum(rewards[-3:]) / 3 > sum(rewards[:3]) / 3 + 0.15
+    summary = finished.summary
+    assert summary["before"]["accuracy"] < 0.15
+    assert summary["after"]["accuracy"] > summary["before"]["accuracy"] + 0.25
+    assert summary["paired"]["p_value"] < 1e-3
+
+
+def test_the_summary_holds_what_other_programs_read(finished: SimpleNamespace):
+    summary = json.loads((finished.folder / "summary.json").read_text())
+    assert summary == json.loads(json.dumps(finished.summary))
+    for block in (summary["before"], summary["after"]):
+        assert block["n"] == 60
+        assert block["correct"] == round(block["accuracy"] * 60)
+        assert block["ci95"][0] <= block["accuracy"] <= block["ci95"][1]
+        assert block["strict_accuracy"] <= block["accuracy"]
+        assert set(block["pass_at_k"]) == set(block["maj_at_k"]) == {"1", "2", "4"}
+        assert block["pass_at_k"]["1"] <= block["pass_at_k"]["4"]
+    assert summary["steps"] == 10
+    assert summary["completions"] == 1280
+    assert summary["seed"] == 42
+    assert summary["train_seconds"] > 0
+    before, after = (rows(finished.folder / "eval" / f"{when}.jsonl") for when in ("before", "after"))
+    greedy = [[r["correct"] for r in part if r["sample"] is None] for part in (before, after)]
+    assert summary["paired"] == mcnemar(*greedy).to_dict()
+
+
+def test_every_completion_is_recorded_with_its_reward(finished: SimpleNamespace):
+    records = rows(finished.folder / "rollouts.jsonl")
+    assert len(records) == 1280
+    assert sum(r["tokens"] for r in records) == finished.summary["completion_tokens"]
+    assert [r["step"] for r in records] == [step for step in range(1, 11) for _ in range(128)]
+    for record in records:
+        right = is_correct(record["completion"], record["gold"])
+        assert record["rewards"]["correctness_reward"] == (1.0 if right else 0.0)
+        assert record["rewards"]["format_reward"] == (0.5 if record["how"] == "hashes" else 0.0)
+    for start in range(0, len(records), 8):  # a group: one problem, advantages around its mean
+        group = records[start : start + 8]
+        assert len({r["id"] for r in group}) == 1
+        assert sum(r["advantage"] for r in group) == pytest.approx(0, abs=1e-3)
+        total = [sum(r["rewards"].values()) for r in group]
+        assert (max(total) == min(total)) == all(r["advantage"] == 0 for r in group)
+
+
+def test_training_problems_are_train_problems(finished: SimpleNamespace):
+    held_out = {p.question for split in ("dev", "test", "unseen") for p in embedded_problems(split, 500)}
+    assert not held_out & {r["question"] for r in rows(finished.folder / "rollouts.jsonl")}
+
+
+def test_the_saved_adapter_is_the_best_on_dev_and_loads_with_plain_peft(finished: SimpleNamespace):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    dev = finished.summary["dev"]
+    assert [d["step"] for d in dev] == [0, 5, 10]
+    best = max(dev, key=lambda d: (d["accuracy"], d["strict_accuracy"], -d["step"]))
+    assert finished.summary["best_step"] == best["step"]
+
+    base = json.loads((finished.folder / "adapter_config.json").read_text())["base_model_name_or_path"]
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), finished.folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(finished.folder)
+    result = evaluate(
+        ReferenceRollouts(model, tokenizer),
+        load_test_problems(finished.config.problems),
+        system="",
+        max_new_tokens=finished.config.grpo["max_completion_length"],
+    )
+    assert result.accuracy == finished.summary["after"]["accuracy"]
+
+
+def test_the_merge_snippet_of_the_readme_works(finished: SimpleNamespace, tmp_path: Path):
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (snippet,) = [part.split("```")[0] for part in text.split("```python\n")[1:] if "merge_and_unload" in part]
+    base = json.loads((finished.folder / "adapter_config.json").read_text())["base_model_name_or_path"]
+    snippet = snippet.replace("./checkpoint/qwen-0.5b-gsm8k-grpo", str(finished.folder))
+    snippet = snippet.replace("./checkpoint/qwen-0.5b-gsm8k-merged", str(tmp_path / "merged"))
+    snippet = snippet.replace("Qwen/Qwen2.5-0.5B-Instruct", base)
+    exec(snippet, {})
+    merged = load_model(str(tmp_path / "merged"), dtype="float32")
+    ours = load_model(str(finished.folder), dtype="float32")
+    assert len(merged.tokenizer) == len(ours.tokenizer) > 1000  # not the 1-token tokenizer of a bare folder
+    ids = torch.tensor([[5, 9, 300, 41]])
+    assert torch.allclose(merged.model(ids).logits, ours.model(ids).logits, atol=1e-4)
+
+
+def test_a_run_moves_an_earlier_one_aside_and_leaves_foreign_folders_alone(tmp_path: Path, finished: SimpleNamespace):
+    from tiny_math_solver.runs import RunFolder
+
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("old: run")
+    RunFolder.create(tmp_path / "run")
+    assert (tmp_path / "run.1" / "config.yaml").read_text() == "old: run"
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").touch()
+    with pytest.raises(UserError, match="not a run folder"):
+        RunFolder.create(tmp_path / "photos")
+
+
+def test_the_same_seed_gives_the_same_adapter_and_another_does_not(tmp_path: Path):
+    """LoRA weights drawn before the seed is set would differ from run to run."""
+    short = ["--grpo.max_steps", "2", "--problems.test", "4", "--problems.dev", "4", "--evaluation.samples", "0",
+             "--grpo.gradient_accumulation_steps", "1", "--grpo.per_device_train_batch_size", "16"]  # fmt: skip
+    weights = []
+    for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
+        run(tmp_path / name, *short, "--grpo.seed", seed)
+        weights.append(load_file(tmp_path / name / "adapter_model.safetensors"))
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+    assert any(not torch.equal(weights[0][key], weights[2][key]) for key in weights[0])
+
+
+def test_beta_and_loss_type_reach_trl(tmp_path: Path):
+    short = ["--grpo.max_steps", "1", "--problems.test", "4", "--problems.dev", "4", "--evaluation.samples", "0",
+             "--grpo.gradient_accumulation_steps", "1", "--grpo.per_device_train_batch_size", "16"]  # fmt: skip
+    result = run(tmp_path / "kl", *short, "--grpo.beta", "0.1", "--grpo.loss_type", "dr_grpo")
+    assert "kl" in rows(result.folder / "metrics.jsonl")[0]
+
+
+@pytest.mark.slow
+def test_the_shipped_model_can_reason_but_does_not():
+    """What GRPO needs: a greedy answer that is wrong, and right ones among the samples."""
+    base = load_model("embedded")
+    result = evaluate(
+        ReferenceRollouts(base.model, base.tokenizer, batch_size=512),
+        embedded_problems("test", 100),
+        system="",
+        max_new_tokens=112,
+        samples=16,
+        sampled_problems=50,
+        sampling=Sampling(112),
+    )
+    assert result.accuracy < 0.15
+    assert result.summary()["pass_at_k"]["16"] > 0.85
+
+
+def test_real_gsm8k_rows_train_a_step(gsm8k_folder: Path, tiny_model_folder: Path, tmp_path: Path):
+    result = run(
+        tmp_path / "real",
+        "--model.name", str(tiny_model_folder), "--model.dtype", "float32",
+        "--problems.source", str(gsm8k_folder / "train.jsonl"),
+        "--problems.test_source", str(gsm8k_folder / "test.jsonl"),
+        "--problems.test", "4", "--problems.dev", "4", "--evaluation.samples", "0",
+        "--grpo.max_steps", "1", "--grpo.max_completion_length", "8",
+        config=ROOT / "configs" / "gsm8k-qwen2.5-0.5b.yaml",
+    )  # fmt: skip
+    assert "each step: 4 problems × 4 samples = 16 completions; 1,867 steps an epoch" in result.lines
+    assert not result.outcome.earned  # a random model: the run has to say that it learned nothing
+    assert (result.folder / "adapter_model.safetensors").is_file()
+    load_model(str(result.folder))
