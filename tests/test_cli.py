@@ -69,6 +69,7 @@ def bad_inputs(tmp_path: Path) -> dict[str, tuple[list[str], str]]:
         "one generation": (["train", QUICKSTART, "--grpo.num_generations", "1"], "set 2 or more"),
         "batch": (["train", GSM8K, "--grpo.gradient_accumulation_steps", "10"], "10 completions a step, not"),
         "trl's own check": (["train", QUICKSTART, "--grpo.vllm_importance_sampling_clip_min", "9"], "grpo: "),
+        "target modules": (["train", QUICKSTART, "--lora.target_modules", "[nope]"], "Target modules"),
         "no such model": (["train", QUICKSTART, "--model.name", "./nowhere"], "no such model folder: ./nowhere"),
         "no model folder": (["eval", at("folder")], "no config.json in this folder"),
         "model off line": (["eval", "someone/some-model", "--problems", "embedded"], "cannot reach"),
@@ -83,9 +84,9 @@ def bad_inputs(tmp_path: Path) -> dict[str, tuple[list[str], str]]:
 
 CASES = [
     "no such config", "malformed line", "missing column", "unreadable gold", "empty file", "no such problem file",
-    "unknown key", "wrong type", "one generation", "batch", "trl's own check", "no such model", "no model folder",
-    "model off line", "dtype", "output is a file", "output below a file", "merge: no adapter", "eval: problem file",
-    "eval: split",
+    "unknown key", "wrong type", "one generation", "batch", "trl's own check", "target modules", "no such model",
+    "no model folder", "model off line", "dtype", "output is a file", "output below a file", "merge: no adapter",
+    "eval: problem file", "eval: split",
 ]  # fmt: skip
 
 

@@ -137,12 +137,12 @@ def test_a_run_moves_an_earlier_one_aside_and_leaves_foreign_folders_alone(tmp_p
 
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text("old: run")
-    RunFolder.create(tmp_path / "run")
+    RunFolder(tmp_path / "run").create()
     assert (tmp_path / "run.1" / "config.yaml").read_text() == "old: run"
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").touch()
     with pytest.raises(UserError, match="not a run folder"):
-        RunFolder.create(tmp_path / "photos")
+        RunFolder(tmp_path / "photos").create()
 
 
 def test_the_same_seed_gives_the_same_adapter_and_another_does_not(tmp_path: Path):

@@ -31,26 +31,27 @@ class RunFolder:
         self.path = path
         self.writes = os.environ.get("RANK", "0") == "0"
 
-    @classmethod
-    def create(cls, path: Path) -> "RunFolder":
-        """Make an empty run folder; an earlier run there is moved aside to `<name>.1`, `.2`, …, never overwritten.
+    def check(self) -> None:
+        """Raise UserError where a run cannot go here: a folder of something else, or one that cannot be written."""
+        path = self.path
+        occupied = path.exists() and (not path.is_dir() or any(path.iterdir()))
+        if occupied and not (path / "config.yaml").is_file():
+            raise UserError(f"{path}: exists and is not a run folder; choose another grpo.output_dir")
+        there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK):
+            raise UserError(f"{path}: {there} cannot be written; choose another grpo.output_dir")
 
-        Raises UserError where the folder cannot be written or holds something that is no run.
-        """
-        run = cls(path)
-        if not run.writes:
-            return run
+    def create(self) -> None:
+        """Make the folder; an earlier run there is moved aside to `<name>.1`, `.2`, …, never overwritten."""
+        self.check()
+        if not self.writes:
+            return
         try:
-            if path.exists() and (not path.is_dir() or any(path.iterdir())):
-                if not (path / "config.yaml").is_file():
-                    raise UserError(f"{path}: exists and is not a run folder; choose another grpo.output_dir")
-                path.rename(_free_name(path))
-            path.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=path):
-                pass
+            if (self.path / "config.yaml").is_file():
+                self.path.rename(_free_name(self.path))
+            self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"{path}: cannot be written ({error.strerror}); choose another grpo.output_dir") from None
-        return run
+            raise UserError(f"{self.path}: cannot be written ({error.strerror})") from None
 
     def write_text(self, name: str, text: str) -> None:
         if not self.writes:

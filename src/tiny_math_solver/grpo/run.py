@@ -48,25 +48,29 @@ def train(config: Config, say: Any) -> Outcome:
     splits, tokenizer, plan = prepare(config)
     for line in plan:
         say(line)
+    run = RunFolder(config.output_dir)
+    run.check()
     args = training_arguments(config)
-    run = RunFolder.create(config.output_dir)
-    run.write_text("config.yaml", config.to_yaml())
-    write_environment(run, command_line(), config.grpo["seed"])
-
     set_seed(args.seed)  # before the adapter is made: TRL seeds only afterwards
     model = load_base(config.model.name, config.model.revision, config.model.dtype)
     ask = {"system": config.prompt.system, "max_new_tokens": args.max_completion_length}
     dev = DevEvaluation(run, splits.dev, config.evaluation.every, ask)
-    trainer = MathGRPOTrainer(
-        model=model,
-        args=args,
-        train=splits.train,
-        tokenizer=tokenizer,
-        peft_config=LoraConfig(**config.lora),
-        system=config.prompt.system,
-        run=run,
-        callbacks=[dev, Metrics(run, say)],
-    )
+    try:
+        trainer = MathGRPOTrainer(
+            model=model,
+            args=args,
+            train=splits.train,
+            tokenizer=tokenizer,
+            peft_config=LoraConfig(**config.lora),
+            system=config.prompt.system,
+            run=run,
+            callbacks=[dev, Metrics(run, say)],
+        )
+    except ValueError as error:  # what PEFT and TRL refuse: target modules that are not there, options that clash
+        raise UserError(" ".join(str(error).split())) from error
+    run.create()
+    run.write_text("config.yaml", config.to_yaml())
+    write_environment(run, command_line(), config.grpo["seed"])
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
     trainer.rollouts.batch_size = config.evaluation.batch_size
