@@ -195,3 +195,46 @@ def test_real_gsm8k_rows_train_a_step(gsm8k_folder: Path, tiny_model_folder: Pat
     assert not result.outcome.earned  # a random model: the run has to say that it learned nothing
     assert (result.folder / "adapter_model.safetensors").is_file()
     load_model(str(result.folder))
+
+
+@pytest.mark.slow
+def test_a_model_of_qwens_shape_trains_two_steps_on_real_gsm8k(
+    gsm8k_folder: Path, tiny_model_folder: Path, tmp_path: Path
+):
+    """Catches what only real sizes show: tied embeddings of 151,936 rows, logits that do not fit, bfloat16."""
+    from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
+
+    shape = Qwen2Config(
+        vocab_size=151_936,
+        hidden_size=896,
+        num_hidden_layers=24,
+        num_attention_heads=14,
+        num_key_value_heads=2,
+        intermediate_size=4864,
+        tie_word_embeddings=True,
+        dtype=torch.bfloat16,
+    )
+    torch.manual_seed(0)
+    model = Qwen2ForCausalLM(shape).to(torch.bfloat16)
+    assert 490e6 < model.num_parameters() < 500e6
+    model.save_pretrained(tmp_path / "base")
+    AutoTokenizer.from_pretrained(tiny_model_folder).save_pretrained(tmp_path / "base")
+    del model
+    result = run(
+        tmp_path / "run",
+        "--model.name", str(tmp_path / "base"), "--model.dtype", "bfloat16",
+        "--problems.source", str(gsm8k_folder / "train.jsonl"),
+        "--problems.test_source", str(gsm8k_folder / "test.jsonl"),
+        "--problems.test", "2", "--problems.dev", "2", "--evaluation.samples", "0",
+        "--grpo.max_steps", "2", "--grpo.max_completion_length", "8",
+        "--grpo.per_device_train_batch_size", "4", "--grpo.gradient_accumulation_steps", "2",
+        config=ROOT / "configs" / "gsm8k-qwen2.5-0.5b.yaml",
+    )  # fmt: skip
+    assert result.summary["steps"] == 2
+    weights = load_file(result.folder / "adapter_model.safetensors")
+    assert len(weights) == 24 * 7 * 2  # A and B of every linear layer
+    loaded = load_model(str(result.folder), dtype="bfloat16")
+    trained = dict(loaded.model.named_parameters())
+    for name, weight in weights.items():
+        key = name.replace(".weight", ".default.weight")
+        assert torch.equal(trained[key].float(), weight.float()), name

@@ -11,6 +11,9 @@ from typing import Any
 from tiny_math_solver.errors import UserError
 
 SECTIONS = ("model", "problems", "prompt", "evaluation", "lora", "grpo")
+EXAMPLE_QUESTION = (
+    "Ava is 8 years old and has 3 bags of 7 marbles. She loses 4 marbles. How many marbles does Ava have?"
+)
 EXIT_BAD_INPUT, EXIT_LEARNED_NOTHING, EXIT_PROOF_FAILED, EXIT_INTERRUPTED = 2, 3, 4, 130
 
 
@@ -122,7 +125,7 @@ def _train(args: argparse.Namespace, overrides: list[str]) -> int:
         print(f"tiny-math: {nothing_learned(outcome.folder)}", file=sys.stderr)
         return EXIT_LEARNED_NOTHING
     print("", *run_lines(outcome.summary, outcome.folder), sep="\n")
-    print(f'next: tiny-math solve {outcome.folder} "Ava has 3 bags of 7 marbles and loses 4. How many are left?"')
+    print(f'next: tiny-math solve {outcome.folder} "{EXAMPLE_QUESTION}"')
     return 0
 
 
@@ -230,10 +233,18 @@ def _fields(args: argparse.Namespace, _: list[str]) -> int:
 
 def _fetch(args: argparse.Namespace, _: list[str]) -> int:
     from tiny_math_solver.config import load_config
-    from tiny_math_solver.hub import fetch
+    from tiny_math_solver.hub import Kind, snapshot
 
-    for line in fetch(load_config(args.config)):
-        print(line)
+    config = load_config(args.config)
+
+    def fetch(kind: Kind, name: str, revision: str | None) -> None:
+        if name == "embedded" or Path(name).exists():
+            print(f"{kind} {name}: nothing to download")
+        else:
+            print(f"{kind} {name} at {revision or 'main'}: {snapshot(kind, name, revision)}")
+
+    fetch("model", config.model.name, config.model.revision)
+    fetch("dataset", config.problems.source, config.problems.revision)
     return 0
 
 

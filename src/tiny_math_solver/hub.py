@@ -9,12 +9,9 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from tiny_math_solver.errors import UserError
-
-if TYPE_CHECKING:
-    from tiny_math_solver.config import Config
 
 # What a bare name stands for: the commits this package was written against.
 PINNED_REVISIONS = {
@@ -63,19 +60,6 @@ def stay_offline() -> None:
     from huggingface_hub import constants
 
     constants.HF_HUB_OFFLINE = True
-
-
-def fetch(config: "Config") -> Iterator[str]:
-    """Download a config's model and dataset into the Hub cache, loading neither; yields a line for each."""
-    wanted: list[tuple[Kind, str, str | None]] = [
-        ("model", config.model.name, config.model.revision),
-        ("dataset", config.problems.source, config.problems.revision),
-    ]
-    for kind, name, revision in wanted:
-        if name == "embedded" or Path(name).exists():
-            yield f"{kind} {name}: nothing to download"
-        else:
-            yield f"{kind} {name} at {revision or 'main'}: {snapshot(kind, name, revision)}"
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import NamedTuple
 
-from tiny_math_solver.markup import plain
+from tiny_math_solver.answers.markup import plain
 
 Number = Decimal | Fraction
 

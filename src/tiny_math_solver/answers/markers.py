@@ -5,10 +5,10 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import NamedTuple
 
-from tiny_math_solver.closing import HEADING, refuses
-from tiny_math_solver.markup import Cue, plain, sentences
-from tiny_math_solver.numerals import DIGITS, Number, negate, numbers, scan
-from tiny_math_solver.statements import direct, link, statement
+from tiny_math_solver.answers.closing import HEADING, refuses
+from tiny_math_solver.answers.markup import Cue, plain, sentences
+from tiny_math_solver.answers.numerals import DIGITS, Number, negate, numbers, scan
+from tiny_math_solver.answers.statements import direct, link, statement
 
 SLICE = 400  # characters read after a marker
 TRIES = 16  # markers without a number that are passed over
@@ -76,11 +76,13 @@ _INSTRUCTION = Cue(
 
 
 def _bare(text: str, at: int, start: int, how: How) -> Marked | None:
+    """The reading of the marker at `at` if from `start` to the end of the line is a number and its unit."""
     match = _BARE.match(text, start)
     return Marked(Decimal(match[1].replace(",", "")), how, match[1], at, match.end(1)) if match else None
 
 
 def read_hashes(text: str, at: int) -> Marked | None:
+    """What the `####` at `at` holds; None where it is the heading of a section and not a marker."""
     start = at + 4
     while text[start : start + 1] == "#":
         start += 1

@@ -19,13 +19,11 @@ which stretch holds the answer.
 import re
 from typing import NamedTuple
 
-from tiny_math_solver.closing import closing, concludes
-from tiny_math_solver.markers import SLICE, How, Marked, last_marker, read_hashes
-from tiny_math_solver.markup import Cue, plain, sentences
-from tiny_math_solver.numerals import Number, parse_gold, parse_number, scan
-from tiny_math_solver.statements import CORRECTED, HEDGE, HEDGE_STEMS
-
-__all__ = ["Answer", "How", "Number", "extract_answer", "is_correct", "parse_gold", "parse_number"]
+from tiny_math_solver.answers.closing import REACH, closing, concludes
+from tiny_math_solver.answers.markers import SLICE, How, Marked, last_marker, read_hashes
+from tiny_math_solver.answers.markup import Cue, plain, sentences
+from tiny_math_solver.answers.numerals import Number, parse_gold, scan
+from tiny_math_solver.answers.statements import HEDGE, HEDGE_STEMS, RETRACTED
 
 
 class Answer(NamedTuple):
@@ -75,6 +73,10 @@ def is_correct(
 
 _END_OF_TURN = re.compile(r"<\|[a-z_]{2,20}\|>|</s>|<end_of_turn>|<eos>")
 _NEXT_QUESTION = re.compile(r"\n[ #*]{0,6}(?:Question|Q|Problem|Human|User|Instruction)\b[ \d]{0,4}\*{0,2}:")
+# A new word problem under the marked answer: a paragraph that asks "how many", with its own answer further down.
+_NEXT_PROBLEM = re.compile(
+    r"\n#### ?\$?\d[^\n]{0,60}(?=\n\s{0,4}[^\n#]{20,400}\b[Hh]ow (?:many|much)\b[^\n?]{0,200}\?\s*\n)"
+)
 
 
 def own_words(text: str, question: str | None) -> str:
@@ -92,6 +94,10 @@ def own_words(text: str, question: str | None) -> str:
             if len(line) >= 24 and line in text:
                 text = text.replace(line, " ")
     turn = _NEXT_QUESTION.search(text, 0, 32768) if ":" in text else None
+    if turn is None and text.find("####") != text.rfind("####"):
+        problem = _NEXT_PROBLEM.search(text, 0, 32768)
+        if problem and not RETRACTED.search(text[problem.end() : problem.end() + SLICE]):
+            return text[: problem.end()]
     if turn:
         head = text[: turn.start()]
         if head.strip() and (last_marker(head) or closing(head, question).value is not None):
@@ -99,10 +105,9 @@ def own_words(text: str, question: str | None) -> str:
     return text
 
 
-_DIGIT = re.compile(r"\d")
-
 # -- What comes after a marker, or right before it -----------------------------------------------------------
 
+_DIGIT = re.compile(r"\d")
 _CONFIRMED = re.compile(
     r"(?:\b(?:is|are|was|looks|seems|all|yes,?|so)|'s) (?:indeed |also |all )?(?:correct|right)\b|confirm"
     r"|checks out|matches|verified",
@@ -121,10 +126,10 @@ _OTHERWISE = Cue(
 def _revised(text: str, marked: Marked, question: str | None) -> tuple[Number | None, How, str]:
     """Let a correction or an alternative after the marker change the answer."""
     unchanged = marked.value, marked.how, marked.span
-    tail = text[marked.end : marked.end + 4000]
+    tail = text[marked.end : marked.end + REACH]
     if not tail or not (_DIGIT.search(tail) or _WITHDRAWN.search(tail)):
         return unchanged
-    if cue := CORRECTED.search(tail):
+    if cue := RETRACTED.search(tail):
         rest = tail[cue.start() :]
         later = closing(rest, question)
         if later.value not in (None, marked.value) and not _CONFIRMED.search(rest):
@@ -135,8 +140,9 @@ def _revised(text: str, marked: Marked, question: str | None) -> tuple[Number | 
         others = scan(plain(tail[doubt.start() : doubt.start() + 80]))
         if others and others[0].value != marked.value:
             return None, How.NONE, marked.span
-    if marked.how is How.PHRASE and concludes(sentences(tail.strip()[-SLICE:])[-1]):
-        later = closing(tail, question)
+    line = tail[:SLICE].partition("\n")[0].rstrip()
+    if marked.how is How.PHRASE and concludes(sentences(line)[-1]):  # Answer: 5 a day. So in a week he eats 35.
+        later = closing(line, question)
         if later.value not in (None, marked.value):
             return later.value, How.CLOSING, later.span
     return unchanged

@@ -2,9 +2,9 @@
 
 import re
 
-from tiny_math_solver.markup import Cue, plain, sentences, tail
-from tiny_math_solver.numerals import parse_number, scan, spelled
-from tiny_math_solver.statements import Reading, direct, statement
+from tiny_math_solver.answers.markup import Cue, plain, sentences, tail
+from tiny_math_solver.answers.numerals import parse_number, scan, spelled
+from tiny_math_solver.answers.statements import Reading, direct, statement
 
 LINE = 800  # characters read of one line
 REACH = 4000  # and of the end of the text

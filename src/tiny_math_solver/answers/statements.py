@@ -9,8 +9,8 @@ import re
 from fractions import Fraction
 from typing import NamedTuple
 
-from tiny_math_solver.markup import Cue, plain
-from tiny_math_solver.numerals import Number, Token, numbers, scan
+from tiny_math_solver.answers.markup import Cue, plain
+from tiny_math_solver.answers.numerals import Number, Token, numbers, scan
 
 WIDE = 60  # characters between two numbers that may still be linked
 
@@ -42,7 +42,7 @@ _FILLER = re.compile(
 # -- Links between two numbers ----------------------------------------------------------------------------------
 
 HEDGE = r"(?:or|alternatively|maybe|perhaps|possibly|versus|vs)"
-_LINKS = {
+LINKS = {
     "equals": Cue("=|equal|->", r"[\s%)]*(?:[a-z]+\s*){0,3}(?:=|equals|is equal to|->)[\s(=>-]*(?:[a-z]\s?=\s*)?"),
     "operator": Cue(
         "-|+|*|^|/|x|times|plus|minus|divided|multiplied",
@@ -53,7 +53,7 @@ _LINKS = {
         r"\s*(?:hours?|hrs?|h|feet|foot|ft|years?|weeks?|days?|months?|minutes?|mins?|pounds?|lbs?|yards?|gallons?"
         r"|quarts?|remainder|r)\b\s*,?\s*(?:and\s*)?",
     ),
-    "range": Cue("", r"[\s%)]*(?:[|&/~:]|-+|to|through|\.\.+|\u2026|\+-|!=|[<>]=?)[\s(]*"),
+    "range": Cue("", r"[\s%)]*(?:[|&/~:]|-+|(?:up )?to|through|\.\.+|\u2026|\+-|!=|[<>]=?)[\s(]*"),
     "list": Cue("", r"[\s%)]*[,;]\s*(?:and )?(?:\w+\s*[:=]\s*)?[(\s]*|\s+|\s*\(?[A-E][).:]\s*"),
     "both": Cue(
         "and|but",
@@ -63,22 +63,26 @@ _LINKS = {
 }
 HEDGE_STEMS = "or|altern|maybe|perhaps|possib|vs|versus"
 _HEDGED = Cue(HEDGE_STEMS, rf"\b{HEDGE}\b")
-CORRECTED = Cue(
-    "wait|actual|correct|no,|no.|no:|no;|no-|sorry|mistake|wrong|not right|should|mean|rather|oops|scratch|instead"
-    "|round|back",
-    r"\b(?:wait|actually|correction|corrected|no(?=[,.:;-])|no wait|sorry|mistake|wrong|incorrect|not (?:right|correct)"
-    r"|should be|should have been|i mean|i meant|rather(?! than)|oops|scratch|take (?:that|it) back|instead(?! of)"
+_RETRACTED = (
+    r"wait|actually|correction|corrected|no(?=[,.:;-])|no wait|sorry|mistake|wrong|incorrect|not (?:right|correct)"
+    r"|i mean|i meant|oops|scratch|take (?:that|it) back|never ?mind"
+)
+_STEMS = "wait|actual|correct|no,|no.|no:|no;|no-|sorry|mistake|wrong|not right|mean|oops|scratch|back|never"
+RETRACTED = Cue(_STEMS, rf"\b(?:{_RETRACTED})\b")
+CORRECTED = Cue(  # within a sentence, milder words will do
+    f"{_STEMS}|should|rather|instead|round",
+    rf"\b(?:{_RETRACTED}|should be|should have been|rather(?! than)|instead(?! of)"
     r"|round(?:s|ed|ing)? (?:up |down |off )?(?:to|it))\b",
 )
 
 
 def link(gap: str) -> str | None:
-    """How two numbers with `gap` between them belong together, by the names in _LINKS; None if they do not."""
+    """How two numbers with `gap` between them belong together, by the names in LINKS; None if they do not."""
     if len(gap) > 2 * WIDE:
         return None
     if len(gap) <= WIDE:
         if gap.count(" ") < 8:
-            for kind, cue in _LINKS.items():
+            for kind, cue in LINKS.items():
                 if cue.fullmatch(gap):
                     return kind
         if _HEDGED.search(gap):
@@ -126,7 +130,7 @@ def _words(text: str) -> frozenset[str]:
 
 
 _NEGATIONS = _words("not never cannot")
-_FUNCTIONS = _words("not never sqrt log ln sin cos tan twice double triple thrice")
+_FUNCTIONS = _words("sqrt log ln sin cos tan twice double triple thrice")
 _COMPARISONS = _words("more less fewer greater")
 _PARTS = _words("half third quarter root square cube")
 
@@ -139,7 +143,7 @@ def _unevaluated(text: str, token: Token) -> bool:
     if lead[-1:] in "<>=":
         return lead.endswith(("!=", "<=", ">=", "<", ">")) and not lead.endswith(("->", "=>"))
     words = lead.split()[-2:] or [""]
-    negated = words[0] in _NEGATIONS or words[0].endswith("n't") or words[-1].endswith("n't")
+    negated = any(word in _NEGATIONS or word.endswith("n't") for word in words)
     compared = words[-1] == "than" and words[0] in _COMPARISONS
     part = words[-1] == "of" and words[0] in _PARTS
     return negated or compared or part or words[-1] in _FUNCTIONS or words == ["anything", "but"]
@@ -153,7 +157,7 @@ def _rounds(value: Number | None, other: Number | None) -> bool:
     return exact.denominator != 1 and whole.denominator == 1 and abs(exact - whole) < 1
 
 
-_UNIT = re.compile(r"\s*([A-Za-z]{1,12})")
+_UNIT = re.compile(r"\s*((?:per |a )?[A-Za-z]{1,12})")
 _SAME = {7, 12, 24, 60, 100, 365, 1000, 3600}
 
 
@@ -215,14 +219,14 @@ def _prose_link(text: str, tokens: list[Token], index: int) -> str | None:
         return None
     final = index == len(tokens) - 1
     lead = text[max(0, left.start - 20) : left.start]
-    if bare in ("and", "to", "-") and _PAIR.search(lead):
+    if bare in ("and", "to", "up to", "-") and _PAIR.search(lead):
         return "pair"
-    if bare in ("-", "to", "/") or _HEDGED.search(gap):
+    if bare in ("-", "to", "up to", "/") or _HEDGED.search(gap):
         rival = True
     else:
         kind = link(gap) if final else None
         listed = kind == "list" and not lead.endswith((" in ", " on ", " by "))
-        rival = listed or kind in ("operator", "compound")
+        rival = (listed or kind in ("operator", "compound")) and not _COMPARED.match(text, right.end)
     return "rival" if rival and not _same_quantity(text, left, right) else None
 
 
@@ -237,8 +241,8 @@ _CONTEXT_WORDS = _words(
     " first next last plus minus day week step age her his their another and"
 )
 _SUBORDINATE = Cue(
-    "because|since|after|if|when|given|while|before|assuming|where|wh|out of|(|i.e",
-    r"\b(?:because|since|after|if|when|given|while|before|assuming|where|who|from which|out of"
+    "because|since|after|if|when|given|while|before|assuming|wh|out of|that|(|i.e",
+    r"\b(?:because|since|after|if|when|given|while|before|assuming|where|who|from which|out of|that costs?"
     r"|which (?:is|are|was) (?:the|a|an|how|[\d.,]+ (?:more|less|fewer|times)))\b[^,;]*|\([^()]*\)|\bi\.e\..*",
 )
 _CLAUSE = Cue(
@@ -246,7 +250,7 @@ _CLAUSE = Cue(
     r"\b(?:so|therefore|thus|hence|then|meaning|making|leaving)\b|,",
 )
 _PURPOSE = re.compile(r"\bto [a-z]+(?: the| a| her| his| their| all)?\s*$")
-_PART_OF = re.compile(r" of (?:which|whom|them|these|those)\b")
+_COMPARED = re.compile(r" (?:of (?:which|whom|them|these|those)|times|as (?:much|many)|(?:more|less|fewer) than)\b")
 
 
 def _result(text: str, tokens: list[Token], before: str) -> Token:
@@ -259,7 +263,7 @@ def _result(text: str, tokens: list[Token], before: str) -> Token:
     def signs(token: Token) -> int:
         lead = text[max(0, token.start - 30) : token.start]
         words = lead.lower().rstrip(" -").split()[-2:] or [""]
-        if _PART_OF.match(text, token.end) or (token is not tokens[0] and _PURPOSE.search(lead)):
+        if _COMPARED.match(text, token.end) or (token is not tokens[0] and _PURPOSE.search(lead)):
             points = 0
         elif words[-1] in _RESULT_WORDS or " ".join(words) in _RESULT_PAIRS:
             points = 4
