@@ -57,6 +57,9 @@ class Metrics(TrainerCallback):
         self.run, self.say = run, say
         self.started = time.perf_counter()
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.started = time.perf_counter()
+
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
         if logs is None or "reward" not in logs:
             return
