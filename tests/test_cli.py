@@ -105,12 +105,12 @@ def test_bad_input_is_one_line_exit_2_and_nothing_written(case: str, tmp_path: P
     assert sorted(tmp_path.rglob("*")) == there
 
 
-def test_a_folder_that_may_not_be_written_is_refused_before_anything_runs(tmp_path: Path, capsys):
-    if os.geteuid() == 0:
-        pytest.skip("root may write anywhere")
-    tmp_path.chmod(0o555)
-    assert main(["train", QUICKSTART, "--grpo.output_dir", str(tmp_path / "run")]) == 2
-    assert "cannot be written" in capsys.readouterr().err
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_runs(capsys):
+    """/proc refuses root too, so that this test cannot pass by running as root."""
+    assert main(["train", QUICKSTART, "--grpo.output_dir", "/proc/1/run"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("tiny-math: /proc/1/run: cannot be written")
+    assert err.count("\n") == 1
 
 
 def test_wandb_without_its_package_is_said_before_a_model_loads(monkeypatch, capsys):

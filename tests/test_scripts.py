@@ -246,8 +246,9 @@ def test_setup_can_skip_the_download_and_names_the_next_command(studio: Box) -> 
     """Catches a download despite SKIP_DOWNLOAD, and an end that leaves the reader without a next step."""
     done = studio.run("setup_lightning.sh", SKIP_DOWNLOAD="1")
     assert done.returncode == 0, done.stderr
-    assert studio.calls()[-1] == f"tiny-math train {CONFIG} --dry-run"
-    assert not any("fetch" in call for call in studio.calls())
+    # the check reads the problems, so without the download there is nothing to check
+    assert not any("tiny-math" in call for call in studio.calls())
+    assert "download and check: skipped" in done.stdout
     assert done.stdout.splitlines()[-2].startswith("no GPU found: ")
     assert done.stdout.splitlines()[-1] == "ready; next: bash src/train_math.sh"
 

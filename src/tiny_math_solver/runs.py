@@ -38,8 +38,11 @@ class RunFolder:
         if occupied and not (path / "config.yaml").is_file():
             raise UserError(f"{path}: exists and is not a run folder; choose another grpo.output_dir")
         there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-        if not there.is_dir() or not os.access(there, os.W_OK):
-            raise UserError(f"{path}: {there} cannot be written; choose another grpo.output_dir")
+        try:
+            with tempfile.TemporaryDirectory(dir=there):  # permissions alone do not tell: root, read-only mounts
+                pass
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written ({error.strerror}); choose another grpo.output_dir") from None
 
     def create(self) -> None:
         """Make the folder; an earlier run there is moved aside to `<name>.1`, `.2`, …, never overwritten."""
