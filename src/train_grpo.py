@@ -15,7 +15,8 @@ DEFAULT_CONFIG = Path(__file__).resolve().parents[1] / "configs" / "gsm8k-qwen2.
 def arguments(argv: list[str]) -> list[str]:
     """The command line of `tiny-math`: a YAML file among `argv` that is no option's value is the config."""
     for i, argument in enumerate(argv):
-        follows_option = i > 0 and argv[i - 1].startswith("-") and "=" not in argv[i - 1]
+        before = argv[i - 1] if i else ""
+        follows_option = before.startswith("-") and "=" not in before and before != "--dry-run"
         if argument.endswith((".yaml", ".yml")) and not argument.startswith("-") and not follows_option:
             return ["train", argument, *argv[:i], *argv[i + 1 :]]
     return ["train", str(DEFAULT_CONFIG), *argv]
@@ -23,6 +24,8 @@ def arguments(argv: list[str]) -> list[str]:
 
 def main() -> int:
     try:
+        import pydantic  # noqa: F401  the package lies beside this file: only a dependency tells if it is installed
+
         from tiny_math_solver.cli import main as tiny_math
     except ModuleNotFoundError as missing:
         root = DEFAULT_CONFIG.parents[1]

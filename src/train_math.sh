@@ -4,6 +4,9 @@
 set -euo pipefail
 cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."
 
+# One process trains on one GPU; TRL refuses to spread it over several by itself.
+export CUDA_VISIBLE_DEVICES="${CUDA_VISIBLE_DEVICES-0}"
+
 # The environment of the set-up first, then the active one; a half-installed one counts as none.
 for python in .venv/bin/python python python3; do
     if "$python" -c 'import tiny_math_solver' 2>/dev/null; then

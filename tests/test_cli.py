@@ -69,6 +69,9 @@ def bad_inputs(tmp_path: Path) -> dict[str, tuple[list[str], str]]:
         "one generation": (["train", QUICKSTART, "--grpo.num_generations", "1"], "set 2 or more"),
         "batch": (["train", GSM8K, "--grpo.gradient_accumulation_steps", "10"], "10 completions a step, not"),
         "trl's own check": (["train", QUICKSTART, "--grpo.vllm_importance_sampling_clip_min", "9"], "grpo: "),
+        "no temperature": (["train", QUICKSTART, "--grpo.temperature", "0"], "grpo.temperature must be above 0"),
+        "no limit": (["train", QUICKSTART, "--grpo.max_completion_length", "null"], "must be set"),
+        "resume": (["train", QUICKSTART, "--grpo.resume_from_checkpoint", "x"], "resuming a run is not supported"),
         "target modules": (["train", QUICKSTART, "--lora.target_modules", "[nope]"], "Target modules"),
         "no such model": (["train", QUICKSTART, "--model.name", "./nowhere"], "no such model folder: ./nowhere"),
         "no model folder": (["eval", at("folder")], "no config.json in this folder"),
@@ -84,7 +87,8 @@ def bad_inputs(tmp_path: Path) -> dict[str, tuple[list[str], str]]:
 
 CASES = [
     "no such config", "malformed line", "missing column", "unreadable gold", "empty file", "no such problem file",
-    "unknown key", "wrong type", "one generation", "batch", "trl's own check", "target modules", "no such model",
+    "unknown key", "wrong type", "one generation", "batch", "trl's own check",
+    "no temperature", "no limit", "resume", "target modules", "no such model",
     "no model folder", "model off line", "dtype", "output is a file", "output below a file", "merge: no adapter",
     "eval: problem file", "eval: split",
 ]  # fmt: skip
@@ -118,7 +122,7 @@ def test_wandb_without_its_package_is_said_before_a_model_loads(monkeypatch, cap
     monkeypatch.setattr("tiny_math_solver.trackers.find_spec", lambda name: None)
     assert main(["train", GSM8K]) == 2
     err = capsys.readouterr().err
-    assert err == "tiny-math: wandb is not installed; run: python -m pip install wandb\n"
+    assert err == f"tiny-math: wandb is not installed; run: {sys.executable} -m pip install wandb\n"
 
 
 def test_tokens_choose_the_tracker_unless_the_config_did(monkeypatch):

@@ -328,7 +328,7 @@ def test_train_grpo_without_the_package_says_what_to_run(box: Box) -> None:
     done = subprocess.run([sys.executable, "-I", "-S", script], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert done.stderr == (
-        f"train_grpo.py: No module named 'tiny_math_solver'; run this first: bash {box.repo}/setup_lightning.sh\n"
+        f"train_grpo.py: No module named 'pydantic'; run this first: bash {box.repo}/setup_lightning.sh\n"
     )
 
 

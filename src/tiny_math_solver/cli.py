@@ -64,8 +64,8 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--problems", help="embedded, embedded:unseen, a Hub dataset, or a .jsonl/.parquet file")
     evaluate.add_argument("--limit", type=_positive, help="only the first N problems")
     evaluate.add_argument("--samples", type=_natural, default=0, help="sampled completions a problem, for pass@k")
-    evaluate.add_argument("--temperature", type=float, default=1.0, help="of the samples (default 1.0)")
-    evaluate.add_argument("--top-p", type=float, default=1.0, help="of the samples (default 1.0: all tokens)")
+    evaluate.add_argument("--temperature", type=_temperature, default=1.0, help="of the samples (default 1.0)")
+    evaluate.add_argument("--top-p", type=_share, default=1.0, help="of the samples (default 1.0: all tokens)")
     evaluate.add_argument("--top-k", type=_natural, default=0, help="of the samples (default 0: all tokens)")
     evaluate.add_argument("--seed", type=int, default=0, help="of the samples (default 0)")
     evaluate.add_argument("--against", metavar="OTHER", help="a second model: paired verdict, OTHER is the earlier one")
@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     solve = command("solve", _solve, "answer one question, reasoning shown")
     _model_arguments(solve)
     solve.add_argument("question")
-    solve.add_argument("--temperature", type=float, default=0.0, help="default 0: greedy")
+    solve.add_argument("--temperature", type=_temperature, default=0.0, help="default 0: greedy")
 
     fields = command("fields", _fields, "list every configuration field with its type, default and meaning")
     fields.add_argument("section", nargs="?", choices=SECTIONS, help="only this section")
@@ -118,8 +118,9 @@ def _train(args: argparse.Namespace, overrides: list[str]) -> int:
         print(config.to_yaml())
         print("\n".join(plan))
         return 0
-    outcome = run.train(config, lambda line: print(line, flush=True))
-    if os.environ.get("RANK", "0") != "0":
+    first = os.environ.get("RANK", "0") == "0"
+    outcome = run.train(config, lambda line: print(line, flush=True) if first else None)
+    if not first:
         return 0
     if not outcome.earned:
         print(f"tiny-math: {nothing_learned(outcome.folder)}", file=sys.stderr)
@@ -131,7 +132,7 @@ def _train(args: argparse.Namespace, overrides: list[str]) -> int:
 
 def _eval(args: argparse.Namespace, _: list[str]) -> int:
     from tiny_math_solver.evaluate import evaluate
-    from tiny_math_solver.models import load_model
+    from tiny_math_solver.models import load_model, locate
     from tiny_math_solver.rollouts import ReferenceRollouts, Sampling
     from tiny_math_solver.settings import problems_to_ask, settings_of
     from tiny_math_solver.verdict import evaluation_lines, paired_line
@@ -150,10 +151,11 @@ def _eval(args: argparse.Namespace, _: list[str]) -> int:
             seed=args.seed,
         )
 
+    for name in filter(None, (args.model, args.against)):
+        locate(name, args.revision)  # whatever has to come from the Hub comes first
     settings = settings_of(args.adapter or args.model, args.system, args.max_new_tokens)
-    loaded = load(args.model, args.adapter)
     problems = problems_to_ask(args.problems, settings)[: args.limit]
-    result = measure(loaded)
+    result = measure(load(args.model, args.adapter))
     summary = result.summary()
     lines = evaluation_lines(args.adapter or args.model, summary)
     if args.against:
@@ -161,9 +163,9 @@ def _eval(args: argparse.Namespace, _: list[str]) -> int:
         summary["against"] = other.summary()
         summary["paired"] = result.against(other).to_dict()
         lines += [paired_line(args.against, summary["paired"]), *evaluation_lines(args.against, summary["against"])]
+    print(json.dumps(summary, indent=2) if args.json else "\n".join(lines))
     if args.out:
         _write_records(args.out, result)
-    print(json.dumps(summary, indent=2) if args.json else "\n".join(lines))
     return 0
 
 
@@ -176,7 +178,15 @@ def _write_records(path: Path, result: Any) -> None:
 
 
 def _merge(args: argparse.Namespace, _: list[str]) -> int:
-    from tiny_math_solver.adapter import PROOF_PROBLEMS, merge_adapter, prove_merge, refuse_occupied
+    import torch
+
+    from tiny_math_solver.adapter import (
+        FLOAT32_TOLERANCE,
+        PROOF_PROBLEMS,
+        merge_adapter,
+        prove_merge,
+        refuse_occupied,
+    )
     from tiny_math_solver.models import base_of_adapter
     from tiny_math_solver.runs import read_config
     from tiny_math_solver.settings import problems_to_ask, settings_of
@@ -194,6 +204,9 @@ def _merge(args: argparse.Namespace, _: list[str]) -> int:
         f"proof: same greedy answer on {proof.same_answers} of {proof.problems} problems, "
         f"largest logit difference {proof.max_logit_difference:.2g}"
     )
+    if dtype is torch.float32 and proof.max_logit_difference > FLOAT32_TOLERANCE:
+        print("tiny-math: the merged model is not base + adapter: do not use it", file=sys.stderr)
+        return EXIT_PROOF_FAILED
     if proof.same_answers < proof.problems:
         print(
             f"tiny-math: rounding to {dtype} changes answers; merge with --dtype float32 to keep them", file=sys.stderr
@@ -206,16 +219,18 @@ def _solve(args: argparse.Namespace, _: list[str]) -> int:
     from tiny_math_solver.answers import extract_answer
     from tiny_math_solver.models import load_model
     from tiny_math_solver.prompts import chat_messages, encode_prompt
+    from tiny_math_solver.rewards import as_text
     from tiny_math_solver.rollouts import ReferenceRollouts, Sampling
     from tiny_math_solver.settings import settings_of
 
     settings = settings_of(args.adapter or args.model, args.system, args.max_new_tokens)
     loaded = load_model(args.model, adapter=args.adapter, revision=args.revision, dtype=args.dtype)
-    ids = encode_prompt(loaded.tokenizer, chat_messages(args.question, settings.system))
+    messages = chat_messages(args.question, settings.system)
+    ids = encode_prompt(loaded.tokenizer, messages)
     rollouts = ReferenceRollouts(loaded.model, loaded.tokenizer, args.batch_size)
     (rollout,) = rollouts.generate([ids], 1, Sampling(settings.max_new_tokens, args.temperature))
     text = loaded.tokenizer.decode(rollout.completion_ids, skip_special_tokens=True)
-    answer = extract_answer(text, question=args.question)
+    answer = extract_answer(text, question=as_text(messages))
     print(text)
     print(f"answer: {'none found' if answer.value is None else answer.value}")
     return 0
@@ -246,6 +261,20 @@ def _fetch(args: argparse.Namespace, _: list[str]) -> int:
     fetch("model", config.model.name, config.model.revision)
     fetch("dataset", config.problems.source, config.problems.revision)
     return 0
+
+
+def _temperature(text: str) -> float:
+    number = float(text)
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not 0 or more")
+    return number
+
+
+def _share(text: str) -> float:
+    number = float(text)
+    if not 0 < number <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most 1")
+    return number
 
 
 def _positive(text: str) -> int:

@@ -41,12 +41,12 @@ class ProblemsSection(Section):
 
 class PromptSection(Section):
     system: str = Field(GSM8K_SYSTEM_PROMPT, description="system prompt; empty leaves the system turn out")
-    max_tokens: int = Field(512, ge=1, description="longer prompts are dropped and counted, never cut")
+    max_tokens: int = Field(512, ge=1, description="longer train prompts are dropped and counted, never cut")
 
 
 class EvaluationSection(Section):
     every: int = Field(50, ge=1, description="steps between greedy evaluations on dev")
-    batch_size: int = Field(128, ge=1, description="completions generated at once")
+    batch_size: int = Field(128, ge=1, description="completions generated at once, in training too")
     samples: int = Field(8, ge=0, description="sampled completions a problem for pass@k and maj@k; 0: none")
     sampled_problems: int = Field(64, ge=1, description="problems that pass@k and maj@k are measured on")
 
@@ -217,6 +217,15 @@ def _first_problem(error: ValidationError, sources: dict[str, str], origin: str)
 
 def _check_batch(config: Config, sources: dict[str, str], origin: str) -> None:
     """What TRL would refuse later and in other words: groups must be whole and have something to compare."""
+    for key in ("output_dir", "max_completion_length"):
+        if not config.grpo[key]:
+            raise UserError(f"{sources.get(f'grpo.{key}', origin)}: grpo.{key} must be set")
+    if config.grpo["temperature"] <= 0:
+        raise UserError(
+            f"{sources.get('grpo.temperature', origin)}: grpo.temperature must be above 0 to get samples that differ"
+        )
+    if config.grpo.get("resume_from_checkpoint"):
+        raise UserError(f"{sources.get('grpo.resume_from_checkpoint', origin)}: resuming a run is not supported")
     samples, total = config.grpo["num_generations"], config.completions_per_step
     where = sources.get("grpo.num_generations", origin)
     if samples is None or samples < 2:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from tiny_math_solver.answers import How, extract_answer, parse_gold
+from tiny_math_solver.answers import How, extract_answer, parse_gold, write_number
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.prompts import Message, chat_messages, encode_prompt
 from tiny_math_solver.rewards import as_text
@@ -77,8 +77,7 @@ class Evaluation:
         if not groups:
             return {}, {}
         pass_at = {k: [pass_at_k(len(g), sum(r.correct for r in g), k) for g in groups] for k in ks}
-        # two answers that are equal as numbers vote together: "18" and "18.00"
-        golds = [str(parse_gold(g[0].gold)) for g in groups]
+        golds = [write_number(parse_gold(g[0].gold)) for g in groups]  # as the answers are written
         maj_at = {
             k: [maj_at_k([r.answer for r in g], gold, k) for g, gold in zip(groups, golds, strict=True)] for k in ks
         }
@@ -102,25 +101,32 @@ def evaluate(
     Random states are put back afterwards, so evaluating never changes a training run.
     """
     greedy = Sampling(max_new_tokens=max_new_tokens, temperature=0)
-    records = list(_answer(rollouts, problems, system, 1, greedy))
+    records = list(_answer(rollouts, problems, system, 1, greedy, sampled=False))
     if not samples:
         return Evaluation(records)
     devices = [rollouts.model.device] if rollouts.model.device.type == "cuda" else []
     with torch.random.fork_rng(devices):
         torch.manual_seed(seed)
         chosen = problems[:sampled_problems]
-        sampled = list(_answer(rollouts, chosen, system, samples, sampling or Sampling(max_new_tokens)))
+        sampling = sampling or Sampling(max_new_tokens)
+        sampled = list(_answer(rollouts, chosen, system, samples, sampling, sampled=True))
     return Evaluation(records, sampled, samples)
 
 
 def _answer(
-    rollouts: ReferenceRollouts, problems: Sequence[Problem], system: str, samples: int, sampling: Sampling
+    rollouts: ReferenceRollouts,
+    problems: Sequence[Problem],
+    system: str,
+    samples: int,
+    sampling: Sampling,
+    *,
+    sampled: bool,
 ) -> Iterator[Record]:
     asked = [chat_messages(p.question, system) for p in problems]
     made = rollouts.generate([encode_prompt(rollouts.tokenizer, messages) for messages in asked], samples, sampling)
     for index, rollout in enumerate(made):
         i, sample = divmod(index, samples)
-        yield _grade(problems[i], asked[i], rollout, rollouts.tokenizer, None if sampling.greedy else sample)
+        yield _grade(problems[i], asked[i], rollout, rollouts.tokenizer, sample if sampled else None)
 
 
 def _grade(problem: Problem, asked: list[Message], rollout: Rollout, tokenizer: Any, sample: int | None) -> Record:
@@ -133,7 +139,7 @@ def _grade(problem: Problem, asked: list[Message], rollout: Rollout, tokenizer: 
         question=problem.question,
         gold=problem.answer,
         completion=completion,
-        answer=None if answer.value is None else str(answer.value),
+        answer=None if answer.value is None else write_number(answer.value),
         how=answer.how.value,
         correct=correct,
         strict=correct and answer.how is How.HASHES,

@@ -104,7 +104,9 @@ def _cached(kind: Kind, name: str, revision: str | None) -> Path | None:
     from huggingface_hub import errors, snapshot_download
 
     try:
-        folder = Path(snapshot_download(name, repo_type=kind, revision=revision, local_files_only=True))
+        # complete means what a download here would fetch, so with the same patterns
+        settings: dict[str, Any] = {"repo_type": kind, "ignore_patterns": WEIGHTS_OF_OTHER_FRAMEWORKS}
+        folder = Path(snapshot_download(name, revision=revision, local_files_only=True, **settings))
     except (errors.LocalEntryNotFoundError, errors.HFValidationError, FileNotFoundError):
         return None
     if kind == "dataset":

@@ -33,15 +33,23 @@ def load_model(
 
     Raises UserError for a name that is neither a folder nor a Hub repository, and for a damaged folder.
     """
-    base = name
-    if adapter is None and (Path(name) / "adapter_config.json").is_file():
-        adapter = name
-        base, revision = base_of_adapter(Path(name))
+    base, revision, adapter = locate(name, revision, adapter)
     model = load_base(base, revision, dtype, device)
     tokenizer = load_tokenizer(base, revision)
     if adapter is not None:
         model = _with_adapter(model, Path(adapter))
     return LoadedModel(name, model.eval(), tokenizer)
+
+
+def locate(
+    name: str, revision: str | None = None, adapter: str | Path | None = None
+) -> tuple[str, str | None, str | Path | None]:
+    """`(base, revision, adapter)` behind a name; a Hub base is in the cache afterwards."""
+    if adapter is None and (Path(name) / "adapter_config.json").is_file():
+        adapter = name
+        name, revision = base_of_adapter(Path(adapter))
+    resolve(name, revision)
+    return name, revision, adapter
 
 
 def load_base(name: str, revision: str | None = None, dtype: str = "auto", device: str | None = None) -> Any:

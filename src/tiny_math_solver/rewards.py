@@ -5,6 +5,8 @@ from typing import Any
 
 from tiny_math_solver.answers import How, extract_answer, parse_gold
 
+FORMAT_REWARD = 0.5
+
 
 def correctness_reward(completions: Sequence[Any], answer: Sequence[Any], **kwargs: Any) -> list[float]:
     """Pay 1.0 where the completion's final answer equals the gold number, else 0.0.
@@ -28,7 +30,7 @@ def format_reward(completions: Sequence[Any], **kwargs: Any) -> list[float]:
     """Pay 0.5 where the final answer, right or wrong, stands after `####`, else 0.0."""
     prompts = kwargs.get("prompts") or [None] * len(completions)
     return [
-        0.5 if extract_answer(as_text(completion), question=as_text(prompt)).how is How.HASHES else 0.0
+        FORMAT_REWARD if extract_answer(as_text(completion), question=as_text(prompt)).how is How.HASHES else 0.0
         for completion, prompt in zip(completions, prompts, strict=True)
     ]
 

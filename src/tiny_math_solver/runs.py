@@ -34,11 +34,11 @@ class RunFolder:
     def check(self) -> None:
         """Raise UserError where a run cannot go here: a folder of something else, or one that cannot be written."""
         path = self.path
-        occupied = path.exists() and (not path.is_dir() or any(path.iterdir()))
-        if occupied and not (path / "config.yaml").is_file():
-            raise UserError(f"{path}: exists and is not a run folder; choose another grpo.output_dir")
-        there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
         try:
+            occupied = path.exists() and (not path.is_dir() or any(path.iterdir()))
+            if occupied and not (path / "config.yaml").is_file():
+                raise UserError(f"{path}: exists and is not a run folder; choose another grpo.output_dir")
+            there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
             with tempfile.TemporaryDirectory(dir=there):  # permissions alone do not tell: root, read-only mounts
                 pass
         except OSError as error:

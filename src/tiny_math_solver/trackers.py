@@ -1,6 +1,7 @@
 """Weights & Biases from the environment: a token is all it takes."""
 
 import os
+import sys
 from importlib.util import find_spec
 
 from tiny_math_solver.config import Config
@@ -20,10 +21,10 @@ def choose_trackers(config: Config) -> None:
     mode = os.environ.get("WANDB_MODE", "")
     asked_for = mode != "disabled" and bool(mode == "offline" or os.environ.get("WANDB_API_KEY"))
     reports = config.grpo.setdefault("report_to", ["wandb"] if asked_for else [])
-    chosen = [reports] if isinstance(reports, str) else reports
+    chosen = [reports] if isinstance(reports, str) else reports or []
     for tracker in chosen:
         if tracker in PACKAGES and find_spec(tracker) is None:
-            raise UserError(f"{tracker} is not installed; run: python -m pip install {tracker}")
+            raise UserError(f"{tracker} is not installed; run: {sys.executable} -m pip install {tracker}")
     if "wandb" in chosen:
         os.environ.setdefault("WANDB_PROJECT", "tiny-math-solver")
         config.grpo.setdefault("run_name", config.output_dir.name)

@@ -68,6 +68,14 @@ def parse_number(text: str) -> Number | None:
     return None if lead.strip(" (+-") or lead.count("-") > 1 else tokens[0].value
 
 
+def write_number(value: Number) -> str:
+    """The one way to write a number, so that equal numbers have equal texts: 18.00 and 18 are "18"."""
+    if isinstance(value, Fraction):
+        return str(value)
+    text = f"{value:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
 def parse_gold(answer: "str | int | float | Number") -> Number:
     """Read a gold answer: a number, or a whole GSM8K solution that ends in `#### 18`.
 

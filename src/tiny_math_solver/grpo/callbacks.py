@@ -9,6 +9,7 @@ from tiny_math_solver.adapter import save_adapter
 from tiny_math_solver.evaluate import evaluate
 from tiny_math_solver.grpo.trainer import MathGRPOTrainer
 from tiny_math_solver.problems.problem import Problem
+from tiny_math_solver.rewards import FORMAT_REWARD
 from tiny_math_solver.runs import RunFolder
 
 
@@ -34,13 +35,14 @@ class DevEvaluation(TrainerCallback):
         block = result.summary()
         low, high = block["ci95"]
         self.history.append({"step": state.global_step, **{k: block[k] for k in ("accuracy", "strict_accuracy")}})
-        self.trainer.extra_metrics |= {
-            "dev/accuracy": block["accuracy"],
-            "dev/strict_accuracy": block["strict_accuracy"],
-            "dev/ci95_low": low,
-            "dev/ci95_high": high,
-            "dev/mean_tokens": block["mean_tokens"],
-        }
+        if state.global_step > 0:  # the next line logged is step 1's, which is not this policy
+            self.trainer.extra_metrics |= {
+                "dev/accuracy": block["accuracy"],
+                "dev/strict_accuracy": block["strict_accuracy"],
+                "dev/ci95_low": low,
+                "dev/ci95_high": high,
+                "dev/mean_tokens": block["mean_tokens"],
+            }
         self.run.write_jsonl(f"eval/dev-{state.global_step:06d}.jsonl", result.rows())
         # of two steps with the same accuracy the one that keeps to the format is better, then the earlier
         score = (block["accuracy"], block["strict_accuracy"])
@@ -74,7 +76,7 @@ def _line(step: int, steps: int, seconds: float, logs: dict[str, float]) -> str:
         f"step {step}/{steps}",
         f"reward {logs['reward']:.2f}",
         f"correct {logs['rewards/correctness_reward/mean']:.1%}",
-        f"format {logs['rewards/format_reward/mean'] / 0.5:.1%}",
+        f"format {logs['rewards/format_reward/mean'] / FORMAT_REWARD:.1%}",
         f"tokens {logs['completions/mean_length']:.0f}",
         f"no-gradient groups {logs['frac_reward_zero_std']:.0%}",
         f"{seconds:.0f} s",

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import LoraConfig
 from transformers import PrinterCallback, ProgressCallback, set_seed
 from trl import GRPOConfig
@@ -15,7 +16,7 @@ from tiny_math_solver.evaluate import Evaluation, evaluate
 from tiny_math_solver.grpo.callbacks import DevEvaluation, Metrics
 from tiny_math_solver.grpo.plan import plan_lines
 from tiny_math_solver.grpo.trainer import MathGRPOTrainer
-from tiny_math_solver.models import default_device, load_base, load_model, load_tokenizer
+from tiny_math_solver.models import default_device, load_base, load_model, load_tokenizer, resolve_dtype
 from tiny_math_solver.problems.splits import Splits, load_splits
 from tiny_math_solver.prompts import within_limit
 from tiny_math_solver.rollouts import ReferenceRollouts, Sampling
@@ -52,7 +53,7 @@ def train(config: Config, say: Any) -> Outcome:
     run.check()
     args = training_arguments(config)
     set_seed(args.seed)  # before the adapter is made: TRL seeds only afterwards
-    model = load_base(config.model.name, config.model.revision, config.model.dtype)
+    model = load_base(config.model.name, config.model.revision, config.model.dtype, args.device.type)
     ask = {"system": config.prompt.system, "max_new_tokens": args.max_completion_length}
     dev = DevEvaluation(run, splits.dev, config.evaluation.every, ask)
     try:
@@ -61,9 +62,10 @@ def train(config: Config, say: Any) -> Outcome:
             args=args,
             train=splits.train,
             tokenizer=tokenizer,
-            peft_config=LoraConfig(**config.lora),
+            peft_config=LoraConfig(**{"revision": config.model.revision, **config.lora}),
             system=config.prompt.system,
             run=run,
+            batch_size=config.evaluation.batch_size,
             callbacks=[dev, Metrics(run, say)],
         )
     except ValueError as error:  # what PEFT and TRL refuse: target modules that are not there, options that clash
@@ -73,7 +75,6 @@ def train(config: Config, say: Any) -> Outcome:
     write_environment(run, command_line(), config.grpo["seed"])
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
-    trainer.rollouts.batch_size = config.evaluation.batch_size
     dev.trainer = trainer
 
     before = evaluate_test(config, trainer.rollouts, splits, run, "before")
@@ -85,7 +86,7 @@ def train(config: Config, say: Any) -> Outcome:
     seconds = time.perf_counter() - started
 
     trainer.accelerator.wait_for_everyone()  # the first process has written the best adapter
-    best = load_model(str(run.path), dtype=config.model.dtype)
+    best = load_model(str(run.path), dtype=config.model.dtype, device=args.device.type)
     after = evaluate_test(
         config, ReferenceRollouts(best.model, best.tokenizer, config.evaluation.batch_size), splits, run, "after"
     )
@@ -113,12 +114,10 @@ def train(config: Config, say: Any) -> Outcome:
 def training_arguments(config: Config) -> GRPOConfig:
     """GRPOConfig as configured, fitted to the hardware where the configuration leaves that open."""
     chosen = dict(config.grpo)
-    gpu = default_device() == "cuda"
-    if not gpu:
-        chosen.setdefault("use_cpu", True)
-        chosen.setdefault("bf16", False)
+    device = "cpu" if chosen.setdefault("use_cpu", default_device() == "cpu") else "cuda"
+    if device == "cpu":
         chosen.setdefault("dataloader_pin_memory", False)
-    elif config.model.dtype == "float32":
+    if device == "cpu" or resolve_dtype(config.model.dtype, device) is not torch.bfloat16:
         chosen.setdefault("bf16", False)
     chosen.setdefault("disable_tqdm", True)
     try:

@@ -6,9 +6,10 @@ generation, and the scored generation batch, which is read (not changed) for the
 
 from typing import Any
 
+from accelerate.utils import gather_object
 from trl import GRPOConfig, GRPOTrainer
 
-from tiny_math_solver.answers import extract_answer
+from tiny_math_solver.answers import extract_answer, write_number
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.prompts import chat_messages, encode_prompt
 from tiny_math_solver.rewards import as_text, correctness_reward, format_reward
@@ -28,6 +29,7 @@ class MathGRPOTrainer(GRPOTrainer):
         peft_config: Any,
         system: str,
         run: RunFolder,
+        batch_size: int,
         callbacks: list[Any],
     ):
         from datasets import Dataset
@@ -53,7 +55,7 @@ class MathGRPOTrainer(GRPOTrainer):
             callbacks=callbacks,
             rollout_func=None if own_backend else self._rollout,
         )
-        self.rollouts = ReferenceRollouts(self.model, tokenizer, max(128, args.generation_batch_size or 0))
+        self.rollouts = ReferenceRollouts(self.model, tokenizer, batch_size)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         logs.update(self.extra_metrics)
@@ -80,7 +82,7 @@ class MathGRPOTrainer(GRPOTrainer):
         return output
 
     def _record(self, inputs: list[dict[str, Any]]) -> None:
-        """Append this process's share of the generation batch to rollouts.jsonl."""
+        """Append the generation batch to rollouts.jsonl, each process giving its share."""
         share = slice(self.accelerator.process_index * len(inputs), (self.accelerator.process_index + 1) * len(inputs))
 
         def scored(column: Any) -> list[Any]:
@@ -100,7 +102,7 @@ class MathGRPOTrainer(GRPOTrainer):
                     "question": problem["question"],
                     "gold": problem["answer"],
                     "completion": completions[i],
-                    "answer": None if answer.value is None else str(answer.value),
+                    "answer": None if answer.value is None else write_number(answer.value),
                     "how": answer.how.value,
                     "rewards": {name: values[i] for name, values in rewards.items()},
                     "advantage": advantages[i],
@@ -108,6 +110,7 @@ class MathGRPOTrainer(GRPOTrainer):
                     "finished": ids[-1] in self.eos_token_ids,
                 }
             )
+        rows = gather_object(rows)  # of all processes
         self.completions += len(rows)
         self.completion_tokens += sum(r["tokens"] for r in rows)
         self.best_reward = max([self.best_reward, *(sum(r["rewards"].values()) for r in rows)])
@@ -118,7 +121,7 @@ def sampling_of(args: GRPOConfig) -> Sampling:
     """The sampling settings that GRPOConfig spreads over its fields."""
     extra: Any = args.generation_kwargs or {}
     return Sampling(
-        max_new_tokens=args.max_completion_length or 256,  # TRL's own default where it is null
+        max_new_tokens=int(args.max_completion_length or 0),  # the configuration refuses null
         temperature=args.temperature,
         top_p=args.top_p,
         top_k=args.top_k,
