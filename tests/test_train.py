@@ -38,7 +38,7 @@ def rows(path: Path) -> list[dict]:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     return run(
         tmp_path_factory.mktemp("runs") / "short",
-        "--grpo.max_steps", "10", "--problems.test", "60", "--problems.dev", "40",
+        "--grpo.max_steps", "8", "--problems.test", "60", "--problems.dev", "40",
         "--evaluation.samples", "4", "--evaluation.sampled_problems", "10",
     )  # fmt: skip
 
@@ -47,7 +47,7 @@ def test_reward_and_accuracy_go_up(finished: SimpleNamespace):
     """A wrong sign, a stale policy or an adapter that is not trained leaves both where they were."""
     metrics = rows(finished.folder / "metrics.jsonl")
     rewards = [m["reward"] for m in metrics]
-    assert len(rewards) == 10
+    assert len(rewards) == 8
     assert sum(rewards[-3:]) / 3 > sum(rewards[:3]) / 3 + 0.15
     summary = finished.summary
     assert summary["before"]["accuracy"] < 0.15
@@ -65,8 +65,8 @@ def test_the_summary_holds_what_other_programs_read(finished: SimpleNamespace):
         assert block["strict_accuracy"] <= block["accuracy"]
         assert set(block["pass_at_k"]) == set(block["maj_at_k"]) == {"1", "2", "4"}
         assert block["pass_at_k"]["1"] <= block["pass_at_k"]["4"]
-    assert summary["steps"] == 10
-    assert summary["completions"] == 1280
+    assert summary["steps"] == 8
+    assert summary["completions"] == 1024
     assert summary["seed"] == 42
     assert summary["train_seconds"] > 0
     before, after = (rows(finished.folder / "eval" / f"{when}.jsonl") for when in ("before", "after"))
@@ -76,9 +76,9 @@ def test_the_summary_holds_what_other_programs_read(finished: SimpleNamespace):
 
 def test_every_completion_is_recorded_with_its_reward(finished: SimpleNamespace):
     records = rows(finished.folder / "rollouts.jsonl")
-    assert len(records) == 1280
+    assert len(records) == 1024
     assert sum(r["tokens"] for r in records) == finished.summary["completion_tokens"]
-    assert [r["step"] for r in records] == [step for step in range(1, 11) for _ in range(128)]
+    assert [r["step"] for r in records] == [step for step in range(1, 9) for _ in range(128)]
     for record in records:
         right = is_correct(record["completion"], record["gold"])
         assert record["rewards"]["correctness_reward"] == (1.0 if right else 0.0)
@@ -101,7 +101,7 @@ def test_the_saved_adapter_is_the_best_on_dev_and_loads_with_plain_peft(finished
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     dev = finished.summary["dev"]
-    assert [d["step"] for d in dev] == [0, 4, 8, 10]
+    assert [d["step"] for d in dev] == [0, 4, 8]
     best = max(dev, key=lambda d: (d["accuracy"], d["strict_accuracy"], -d["step"]))
     assert finished.summary["best_step"] == best["step"]
 

@@ -32,7 +32,7 @@ def load_splits(section: ProblemsSection) -> Splits:
             train=embedded_problems("train", section.train or EMBEDDED_TRAIN, section.seed),
             dev=embedded_problems("dev", section.dev, section.seed),
             test=embedded_problems("test", section.test or EMBEDDED_TEST, section.seed),
-            unseen=embedded_problems("unseen", EMBEDDED_UNSEEN, section.seed),
+            unseen=embedded_problems("unseen", min(EMBEDDED_UNSEEN, section.test or EMBEDDED_TEST), section.seed),
         )
     test = load_test_problems(section)
     if _is_file(section.source):
