@@ -20,6 +20,7 @@ from tiny_math_solver.models import (
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.prompts import chat_messages, encode_prompt
 from tiny_math_solver.rollouts import ReferenceRollouts
+from tiny_math_solver.runs import occupied
 
 PROOF_PROBLEMS = 32
 FLOAT32_TOLERANCE = 1e-3  # logits of two float32 models that differ in rounding alone stay far below this
@@ -64,7 +65,7 @@ def merge_adapter(adapter: Path, out: Path, dtype: str | None = None) -> torch.d
 
 def refuse_occupied(out: Path) -> None:
     """Raise UserError where something stands at `out` already."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if occupied(out):
         raise UserError(f"{out}: exists already; choose another folder for the merged model")
 
 

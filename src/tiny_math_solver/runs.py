@@ -35,8 +35,7 @@ class RunFolder:
         """Raise UserError where a run cannot go here: a folder of something else, or one that cannot be written."""
         path = self.path
         try:
-            occupied = path.exists() and (not path.is_dir() or any(path.iterdir()))
-            if occupied and not (path / "config.yaml").is_file():
+            if occupied(path) and not (path / "config.yaml").is_file():
                 raise UserError(f"{path}: exists and is not a run folder; choose another grpo.output_dir")
             there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
             with tempfile.TemporaryDirectory(dir=there):  # permissions alone do not tell: root, read-only mounts
@@ -85,6 +84,11 @@ class RunFolder:
             save(Path(beside))
             for file in sorted(Path(beside).iterdir()):
                 os.replace(file, self.path / file.name)
+
+
+def occupied(path: Path) -> bool:
+    """Whether something stands at `path` already: a file, or a folder that is not empty."""
+    return path.exists() and (not path.is_dir() or any(path.iterdir()))
 
 
 def write_environment(run: RunFolder, command: list[str], seed: int) -> None:
