@@ -1,7 +1,9 @@
 # Each target makes .venv and installs on first use; a second call finds the stamps and costs nothing.
 PYTHON ?= python3
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
+# setup_lightning.sh leaves the versions that go with the torch it kept in .venv
+VERSIONS = $(firstword $(wildcard .venv/constraints.txt) constraints.txt)
+PIP = $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint $(VERSIONS)
 
 .PHONY: quickstart test lint clean
 

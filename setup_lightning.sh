@@ -86,8 +86,7 @@ require_python_311 .venv/bin/python
 if [[ $STAMP -nt pyproject.toml && $STAMP -nt constraints.txt && $(<"$STAMP") == "$EXTRAS" ]]; then
     say "package: installed already"
 else
-    constraints=$(mktemp)
-    trap 'rm -f "$constraints"' EXIT
+    constraints=.venv/constraints.txt # the Makefile reads it too
     torch=$(usable_torch .venv/bin/python)
     if [[ -n $torch ]]; then constraints_around_torch "$torch" >"$constraints"; else cp constraints.txt "$constraints"; fi
     say "installing the package${EXTRAS:+ with $EXTRAS} (minutes, if torch has to come too)"

@@ -489,6 +489,7 @@ def build_qwen2(folder: Path, seed: int = 0) -> None:
         bos_token_id=endoftext, eos_token_id=[im_end, endoftext], pad_token_id=endoftext, **GENERATION_TRAPS
     )
     model.save_pretrained(folder)
+    (folder / "pytorch_model.bin").write_bytes(b"the same weights again, as many repositories have them")
 
 
 def _build_tokenizer(folder: Path) -> int:

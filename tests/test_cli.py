@@ -67,7 +67,7 @@ def bad_inputs(tmp_path: Path) -> dict[str, tuple[list[str], str]]:
         "unknown key": (["train", QUICKSTART, "--grpo.learnin_rate", "1"], "did you mean grpo.learning_rate?"),
         "wrong type": (["train", QUICKSTART, "--grpo.max_steps", "many"], "grpo.max_steps = 'many'"),
         "one generation": (["train", QUICKSTART, "--grpo.num_generations", "1"], "set 2 or more"),
-        "batch": (["train", GSM8K, "--grpo.gradient_accumulation_steps", "10"], "10 completions a step, not"),
+        "batch": (["train", GSM8K, "--grpo.gradient_accumulation_steps", "10"], "= 10 completions, not a multiple"),
         "trl's own check": (["train", QUICKSTART, "--grpo.vllm_importance_sampling_clip_min", "9"], "grpo: "),
         "no temperature": (["train", QUICKSTART, "--grpo.temperature", "0"], "grpo.temperature must be above 0"),
         "no limit": (["train", QUICKSTART, "--grpo.max_completion_length", "null"], "must be set"),

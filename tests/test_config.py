@@ -72,7 +72,7 @@ REFUSED = [
     (["--evaluation.every", "0"], "--evaluation.every: evaluation.every = 0: Input should be greater"),
     (["--lora.r", "1.5"], "lora.r = 1.5: Input should be a valid integer"),
     (["--grpo.num_generations", "1"], "GRPO compares samples of a problem; set 2 or more"),
-    (["--grpo.per_device_train_batch_size", "3"], "= 6 completions a step, not a multiple of num_generations 8"),
+    (["--grpo.per_device_train_batch_size", "3"], "= 6 completions, not a multiple of num_generations 8; make it 8"),
     (["--grpo.learning_rate"], "has no value"),
     (["--verbose"], "unknown argument '--verbose'"),
 ]  # fmt: skip
@@ -133,3 +133,15 @@ def test_steps_follow_processes_epochs_and_max_steps(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert total_steps(config, 160) == 40
     assert total_steps(load_config(QWEN, ["--grpo.max_steps", "5"]), 160) == 5
+
+
+def test_whole_groups_are_counted_over_processes_and_generation_batches(monkeypatch: pytest.MonkeyPatch):
+    """TRL fills a generation batch from all processes: 1 × 3 makes no groups of 4, but on 4 processes it does."""
+    three = ["--grpo.gradient_accumulation_steps", "3"]
+    with pytest.raises(UserError, match=r"1 per_device_train_batch_size × 3 gradient_accumulation_steps = 3 compl"):
+        load_config(QWEN, three)
+    assert load_config(QWEN, [*three, "--grpo.steps_per_generation", "4"]).generation_batch == 4
+    with pytest.raises(UserError, match="generation_batch_size = 6 completions, not a multiple of num_generations 4"):
+        load_config(QWEN, ["--grpo.generation_batch_size", "6"])
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert load_config(QWEN, three).completions_per_step == 12

@@ -50,6 +50,7 @@ def test_fetch_then_train_and_evaluate_without_network(pinned_hub: HubStandin, t
     assert pinned_hub.revisions(DATASET) == {PINNED_REVISIONS[DATASET]}
     assert pinned_hub.revisions(MODEL) == {PINNED_REVISIONS[MODEL]}
     assert not pinned_hub.foreign
+    assert not [request for request in pinned_hub.requests if request.path.endswith(".bin")]
 
     asked = len(pinned_hub.requests)
     out = tmp_path / "adapter"
@@ -62,7 +63,7 @@ def test_fetch_then_train_and_evaluate_without_network(pinned_hub: HubStandin, t
     assert len(rollouts) == 16
     assert {r["question"] for r in rollouts} <= questions
     settings = json.loads((out / "adapter_config.json").read_text())
-    assert settings["base_model_name_or_path"] == MODEL
+    assert (settings["base_model_name_or_path"], settings["revision"]) == (MODEL, PINNED_REVISIONS[MODEL])
 
     measured = tiny_math(env | {"HF_HUB_OFFLINE": "1"}, "eval", str(out), "--max-new-tokens", "4", "--json")
     assert measured.returncode == 0, measured.stderr

@@ -93,6 +93,15 @@ def test_repeats_and_overlap_are_dropped_and_said(tmp_path: Path):
     assert not (questions[0] | questions[1]) & questions[2]
 
 
+def test_overlap_is_with_all_of_test_however_little_is_used(tmp_path: Path):
+    """A later, longer evaluation must not meet a problem that was trained on."""
+    train = write(tmp_path / "train.jsonl", [row(n) for n in range(30)])
+    test = write(tmp_path / "test.jsonl", [row(n) for n in range(10)] + [row(100)])
+    splits = load_splits(ProblemsSection(source=str(train), test_source=str(test), dev=5, test=2))
+    assert len(splits.test) == 2
+    assert splits.notes == ["10 train problems dropped because they are in test"]
+
+
 def test_dev_stays_the_same_when_the_file_is_reordered(tmp_path: Path):
     """A dev split by position would swap train and dev problems between two runs on the same data."""
     rows = [row(n) for n in range(40)]

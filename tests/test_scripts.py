@@ -58,7 +58,7 @@ class Box:
         self.log, self.constraints = folder / "log", folder / "seen-constraints.txt"
         for path in (self.repo / "src", self.bin, self.site):
             path.mkdir(parents=True)
-        for script in SCRIPTS:
+        for script in (*SCRIPTS, "Makefile"):
             shutil.copy(REPO / script, self.repo / script)
         for tool in ("bash", "cat", "chmod", "cp", "dirname", "mkdir", "mktemp", "readlink", "rm", "touch"):
             found = shutil.which(tool)
@@ -191,6 +191,8 @@ def test_setup_keeps_a_torch_that_is_new_enough(studio: Box) -> None:
         f"tiny-math train {CONFIG} --dry-run",
     ]
     assert studio.constraints.read_text().split("\n") == ["torch==2.6.0+cu124", "# tested", "trl==1.16.0", ""]
+    make = subprocess.run(["make", "-n", "test"], cwd=studio.repo, capture_output=True, text=True, check=True)
+    assert "--constraint .venv/constraints.txt" in make.stdout  # `make test` would bring its own torch otherwise
 
 
 @pytest.mark.parametrize("version", [None, "2.5.1+cu121", "1.13.1"])

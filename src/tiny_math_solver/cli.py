@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import shutil
 import sys
 import warnings
 from pathlib import Path
@@ -105,6 +106,7 @@ def _model_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _train(args: argparse.Namespace, overrides: list[str]) -> int:
     from tiny_math_solver.config import load_config
+    from tiny_math_solver.processes import is_first
     from tiny_math_solver.trackers import choose_trackers
 
     config = load_config(args.config, overrides)
@@ -118,22 +120,31 @@ def _train(args: argparse.Namespace, overrides: list[str]) -> int:
         print(config.to_yaml())
         print("\n".join(plan))
         return 0
-    first = os.environ.get("RANK", "0") == "0"
-    outcome = run.train(config, lambda line: print(line, flush=True) if first else None)
-    if not first:
+    outcome = run.train(config, lambda line: print(line, flush=True) if is_first() else None)
+    if not is_first():
         return 0
     if not outcome.earned:
         print(f"tiny-math: {nothing_learned(outcome.folder)}", file=sys.stderr)
         return EXIT_LEARNED_NOTHING
     print("", *run_lines(outcome.summary, outcome.folder), sep="\n")
-    print(f'next: tiny-math solve {outcome.folder} "{EXAMPLE_QUESTION}"')
+    print(f'next: {_own_name()} solve {outcome.folder} "{EXAMPLE_QUESTION}"')
     return 0
+
+
+def _own_name() -> str:
+    """What to type for `tiny-math`: its path where the shell would not find this installation's."""
+    ours = Path(sys.executable).with_name("tiny-math")
+    found = shutil.which("tiny-math")
+    if not ours.exists() or (found and Path(found).samefile(ours)):
+        return "tiny-math"
+    return str(ours.relative_to(Path.cwd()) if ours.is_relative_to(Path.cwd()) else ours)
 
 
 def _eval(args: argparse.Namespace, _: list[str]) -> int:
     from tiny_math_solver.evaluate import evaluate
     from tiny_math_solver.models import load_model, locate
     from tiny_math_solver.rollouts import ReferenceRollouts, Sampling
+    from tiny_math_solver.runs import check_writable, json_lines, write_whole
     from tiny_math_solver.settings import problems_to_ask, settings_of
     from tiny_math_solver.verdict import evaluation_lines, paired_line
 
@@ -151,6 +162,10 @@ def _eval(args: argparse.Namespace, _: list[str]) -> int:
             seed=args.seed,
         )
 
+    if args.out:
+        if args.out.is_dir():
+            raise UserError(f"{args.out} is a folder; --out takes the name of a file")
+        check_writable(args.out.parent, "choose another --out")
     for name in filter(None, (args.model, args.against)):
         locate(name, args.revision)  # whatever has to come from the Hub comes first
     settings = settings_of(args.adapter or args.model, args.system, args.max_new_tokens)
@@ -165,16 +180,8 @@ def _eval(args: argparse.Namespace, _: list[str]) -> int:
         lines += [paired_line(args.against, summary["paired"]), *evaluation_lines(args.against, summary["against"])]
     print(json.dumps(summary, indent=2) if args.json else "\n".join(lines))
     if args.out:
-        _write_records(args.out, result)
+        write_whole(args.out, json_lines(result.rows()))
     return 0
-
-
-def _write_records(path: Path, result: Any) -> None:
-    try:
-        with path.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in result.rows())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
 
 
 def _merge(args: argparse.Namespace, _: list[str]) -> int:
@@ -187,6 +194,7 @@ def _merge(args: argparse.Namespace, _: list[str]) -> int:
         prove_merge,
         refuse_occupied,
     )
+    from tiny_math_solver.config import EMBEDDED
     from tiny_math_solver.models import base_of_adapter
     from tiny_math_solver.runs import read_config
     from tiny_math_solver.settings import problems_to_ask, settings_of
@@ -195,7 +203,7 @@ def _merge(args: argparse.Namespace, _: list[str]) -> int:
     base_of_adapter(args.adapter)
     settings = settings_of(str(args.adapter))
     # any questions serve to compare two models: a foreign adapter needs no dataset
-    source = args.problems or (None if read_config(args.adapter) else "embedded")
+    source = args.problems or (None if read_config(args.adapter) else EMBEDDED)
     problems = problems_to_ask(source, settings)[:PROOF_PROBLEMS]
     dtype = merge_adapter(args.adapter, args.out, args.dtype)
     proof = prove_merge(args.adapter, args.out, problems, settings.system, settings.max_new_tokens)
@@ -247,19 +255,19 @@ def _fields(args: argparse.Namespace, _: list[str]) -> int:
 
 
 def _fetch(args: argparse.Namespace, _: list[str]) -> int:
-    from tiny_math_solver.config import load_config
-    from tiny_math_solver.hub import Kind, snapshot
+    from tiny_math_solver.config import EMBEDDED, load_config
+    from tiny_math_solver.hub import snapshot
+    from tiny_math_solver.models import resolve
+    from tiny_math_solver.problems.sources import is_file
 
-    config = load_config(args.config)
-
-    def fetch(kind: Kind, name: str, revision: str | None) -> None:
-        if name == "embedded" or Path(name).exists():
-            print(f"{kind} {name}: nothing to download")
-        else:
-            print(f"{kind} {name} at {revision or 'main'}: {snapshot(kind, name, revision)}")
-
-    fetch("model", config.model.name, config.model.revision)
-    fetch("dataset", config.problems.source, config.problems.revision)
+    model, problems = (config := load_config(args.config)).model, config.problems
+    folder, commit = resolve(model.name, model.revision)
+    print(f"model {model.name}: {f'commit {commit} is in the cache' if commit else f'nothing to download ({folder})'}")
+    if problems.source == EMBEDDED or is_file(problems.source):
+        print(f"dataset {problems.source}: nothing to download")
+    else:
+        commit = snapshot("dataset", problems.source, problems.revision).name
+        print(f"dataset {problems.source}: commit {commit} is in the cache")
     return 0
 
 

@@ -15,7 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from tiny_math_solver.errors import UserError
 from tiny_math_solver.hub import pinned
+from tiny_math_solver.processes import world_size
 from tiny_math_solver.prompts import GSM8K_SYSTEM_PROMPT
+
+EMBEDDED = "embedded"  # names the model that is shipped, and the problems that are generated
 
 
 class Section(BaseModel):
@@ -40,7 +43,7 @@ class ProblemsSection(Section):
 
 
 class PromptSection(Section):
-    system: str = Field(GSM8K_SYSTEM_PROMPT, description="system prompt; empty leaves the system turn out")
+    system: str = Field(GSM8K_SYSTEM_PROMPT, description="system prompt; empty: what the chat template does without")
     max_tokens: int = Field(512, ge=1, description="longer train prompts are dropped and counted, never cut")
 
 
@@ -88,7 +91,18 @@ class Config(Section):
 
     @property
     def completions_per_step(self) -> int:
-        return self.grpo["per_device_train_batch_size"] * self.grpo["gradient_accumulation_steps"]
+        """Completions an optimizer step learns from, over all processes."""
+        return self._per_micro_batch * self.grpo["gradient_accumulation_steps"]
+
+    @property
+    def generation_batch(self) -> int:
+        """Completions sampled at once, over all processes; TRL may spread several optimizer steps over them."""
+        micro_batches = self.grpo.get("steps_per_generation") or self.grpo["gradient_accumulation_steps"]
+        return self.grpo.get("generation_batch_size") or self._per_micro_batch * micro_batches
+
+    @property
+    def _per_micro_batch(self) -> int:
+        return self.grpo["per_device_train_batch_size"] * world_size()
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True)
@@ -226,17 +240,23 @@ def _check_batch(config: Config, sources: dict[str, str], origin: str) -> None:
         )
     if config.grpo.get("resume_from_checkpoint"):
         raise UserError(f"{sources.get('grpo.resume_from_checkpoint', origin)}: resuming a run is not supported")
-    samples, total = config.grpo["num_generations"], config.completions_per_step
+    samples, total = config.grpo["num_generations"], config.generation_batch
     where = sources.get("grpo.num_generations", origin)
     if samples is None or samples < 2:
         raise UserError(f"{where}: grpo.num_generations = {samples}: GRPO compares samples of a problem; set 2 or more")
-    if total < 1 or (total % samples and not config.grpo.get("generation_batch_size")):
+    if total < 1 or total % samples:
         fits = max(samples, round(total / samples) * samples)
-        raise UserError(
-            f"{where}: {config.grpo['per_device_train_batch_size']} per_device_train_batch_size × "
-            f"{config.grpo['gradient_accumulation_steps']} gradient_accumulation_steps = {total} completions a step, "
-            f"not a multiple of num_generations {samples}; make the product {fits}, for example"
-        )
+        raise UserError(f"{where}: {_written_out(config)}, not a multiple of num_generations {samples}; make it {fits}")
+
+
+def _written_out(config: Config) -> str:
+    """How the completions of a generation batch come about, in the names of the fields."""
+    if config.grpo.get("generation_batch_size"):
+        return f"generation_batch_size = {config.generation_batch} completions"
+    repeats = "steps_per_generation" if config.grpo.get("steps_per_generation") else "gradient_accumulation_steps"
+    factors = [f"{config.grpo[key]} {key}" for key in ("per_device_train_batch_size", repeats)]
+    factors += [f"{world_size()} processes"] * (world_size() > 1)
+    return f"{' × '.join(factors)} = {config.generation_batch} completions"
 
 
 class _Loader(yaml.SafeLoader):

@@ -34,10 +34,9 @@ def snapshot(kind: Kind, name: str, revision: str | None = None) -> Path:
     A commit that is in the cache needs no network; a branch is looked up, and taken from the cache where the Hub
     cannot be reached. Raises UserError for a missing, gated or unreachable repository.
     """
-    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub import constants
 
     revision = pinned(name, revision)
-    settings: dict[str, Any] = {"repo_type": kind, "ignore_patterns": WEIGHTS_OF_OTHER_FRAMEWORKS}
     cached = _cached(kind, name, revision)
     if cached is not None and (constants.HF_HUB_OFFLINE or cached.name == revision):
         return cached
@@ -48,7 +47,22 @@ def snapshot(kind: Kind, name: str, revision: str | None = None) -> Path:
             if cached is not None and _is_network_trouble(error):
                 return cached
             raise
-        return Path(snapshot_download(name, revision=commit, **settings))
+        return _download(kind, name, commit)
+
+
+def _download(kind: Kind, name: str, revision: str | None, *, from_cache: bool = False) -> Path:
+    """One set of patterns for both ways: the cache is complete if it holds what a download would fetch."""
+    from huggingface_hub import snapshot_download
+
+    return Path(
+        snapshot_download(
+            name,
+            repo_type=kind,
+            revision=revision,
+            ignore_patterns=WEIGHTS_OF_OTHER_FRAMEWORKS,
+            local_files_only=from_cache,
+        )
+    )
 
 
 def stay_offline() -> None:
@@ -101,12 +115,10 @@ def hub_errors(what: str, revision: str | None = None) -> Iterator[None]:
 
 def _cached(kind: Kind, name: str, revision: str | None) -> Path | None:
     """What the cache holds of a repository, if that is enough to load it."""
-    from huggingface_hub import errors, snapshot_download
+    from huggingface_hub import errors
 
     try:
-        # complete means what a download here would fetch, so with the same patterns
-        settings: dict[str, Any] = {"repo_type": kind, "ignore_patterns": WEIGHTS_OF_OTHER_FRAMEWORKS}
-        folder = Path(snapshot_download(name, revision=revision, local_files_only=True, **settings))
+        folder = _download(kind, name, revision, from_cache=True)
     except (errors.LocalEntryNotFoundError, errors.HFValidationError, FileNotFoundError):
         return None
     if kind == "dataset":

@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 
+from tiny_math_solver.config import EMBEDDED
 from tiny_math_solver.errors import UserError
 from tiny_math_solver.hub import hub_errors, snapshot, stay_offline
-
-EMBEDDED = "embedded"
 
 
 @dataclass(frozen=True)

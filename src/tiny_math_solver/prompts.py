@@ -19,7 +19,7 @@ Message = dict[str, str]
 
 
 def chat_messages(question: str, system: str = "") -> list[Message]:
-    """The conversation that asks `question`; an empty `system` leaves the system turn out."""
+    """The conversation that asks `question`; without `system` the chat template decides (Qwen's puts its own)."""
     turns = [{"role": "system", "content": system}] if system else []
     return [*turns, {"role": "user", "content": question}]
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tiny_math_solver.errors import UserError
+from tiny_math_solver.processes import is_first
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "tokenizers", "safetensors")
 
@@ -29,19 +30,13 @@ class RunFolder:
 
     def __init__(self, path: Path):
         self.path = path
-        self.writes = os.environ.get("RANK", "0") == "0"
+        self.writes = is_first()
 
     def check(self) -> None:
         """Raise UserError where a run cannot go here: a folder of something else, or one that cannot be written."""
-        path = self.path
-        try:
-            if occupied(path) and not (path / "config.yaml").is_file():
-                raise UserError(f"{path}: exists and is not a run folder; choose another grpo.output_dir")
-            there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-            with tempfile.TemporaryDirectory(dir=there):  # permissions alone do not tell: root, read-only mounts
-                pass
-        except OSError as error:
-            raise UserError(f"{path}: cannot be written ({error.strerror}); choose another grpo.output_dir") from None
+        if occupied(self.path) and not (self.path / "config.yaml").is_file():
+            raise UserError(f"{self.path}: exists and is not a run folder; choose another grpo.output_dir")
+        check_writable(self.path, "choose another grpo.output_dir")
 
     def create(self) -> None:
         """Make the folder; an earlier run there is moved aside to `<name>.1`, `.2`, …, never overwritten."""
@@ -56,25 +51,20 @@ class RunFolder:
             raise UserError(f"{self.path}: cannot be written ({error.strerror})") from None
 
     def write_text(self, name: str, text: str) -> None:
-        if not self.writes:
-            return
-        target = self.path / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        beside = target.with_name(f".{target.name}.part")
-        beside.write_text(text, encoding="utf-8")
-        os.replace(beside, target)
+        if self.writes:
+            write_whole(self.path / name, text)
 
     def write_json(self, name: str, value: Any) -> None:
         self.write_text(name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
     def write_jsonl(self, name: str, rows: Iterable[dict[str, Any]]) -> None:
-        self.write_text(name, "".join(_line(row) for row in rows))
+        self.write_text(name, json_lines(rows))
 
     def append_jsonl(self, name: str, rows: Iterable[dict[str, Any]]) -> None:
         if not self.writes:
             return
         with (self.path / name).open("a", encoding="utf-8") as file:
-            file.write("".join(_line(row) for row in rows))
+            file.write(json_lines(rows))
 
     def write_folder(self, save: Any) -> None:
         """Let `save(folder)` write files beside, then move each to its place at the top of the run folder."""
@@ -89,6 +79,24 @@ class RunFolder:
 def occupied(path: Path) -> bool:
     """Whether something stands at `path` already: a file, or a folder that is not empty."""
     return path.exists() and (not path.is_dir() or any(path.iterdir()))
+
+
+def check_writable(folder: Path, advice: str) -> None:
+    """Raise UserError where nothing could be written into `folder`, which need not be there yet."""
+    try:
+        there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+        with tempfile.TemporaryDirectory(dir=there):
+            pass  # permissions alone do not tell: root, read-only mounts
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror}); {advice}") from None
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.part")
+    beside.write_text(text, encoding="utf-8")
+    os.replace(beside, path)
 
 
 def write_environment(run: RunFolder, command: list[str], seed: int) -> None:
@@ -123,8 +131,8 @@ def command_line() -> list[str]:
     return [Path(sys.argv[0]).name, *sys.argv[1:]]
 
 
-def _line(row: dict[str, Any]) -> str:
-    return json.dumps(row, ensure_ascii=False) + "\n"
+def json_lines(rows: Iterable[dict[str, Any]]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def _free_name(path: Path) -> Path:

@@ -3,12 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from tiny_math_solver.config import ProblemsSection, build_config
+from tiny_math_solver.config import EMBEDDED, ProblemsSection, build_config
 from tiny_math_solver.errors import UserError
-from tiny_math_solver.models import EMBEDDED
 from tiny_math_solver.problems.embedded import embedded_problems
 from tiny_math_solver.problems.problem import Problem
-from tiny_math_solver.problems.sources import read_file
+from tiny_math_solver.problems.sources import is_file, read_file
 from tiny_math_solver.problems.splits import load_test_problems
 from tiny_math_solver.prompts import GSM8K_SYSTEM_PROMPT
 from tiny_math_solver.runs import read_config
@@ -49,6 +48,6 @@ def problems_to_ask(source: str | None, settings: Settings) -> list[Problem]:
         if split not in ("", "test", "dev", "unseen"):
             raise UserError(f"problems {source!r}: use embedded, embedded:dev or embedded:unseen")
         return embedded_problems(split or "test", 500)  # type: ignore[arg-type]
-    if source.endswith((".jsonl", ".json", ".parquet")) or Path(source).exists():
-        return read_file(Path(source))
+    if is_file(source):
+        return read_file(source)
     return load_test_problems(ProblemsSection(source=source))

@@ -1,7 +1,6 @@
 """What a configuration means, in plain words, before anything is trained."""
 
 import math
-import os
 
 from tiny_math_solver.config import Config
 from tiny_math_solver.problems.splits import Splits
@@ -9,7 +8,7 @@ from tiny_math_solver.problems.splits import Splits
 
 def steps_per_epoch(config: Config, train_problems: int) -> int:
     """Optimizer steps in one pass over the train problems; a last group that is not full is left out."""
-    per_step = config.completions_per_step * processes() / config.grpo["num_generations"]
+    per_step = config.completions_per_step / config.grpo["num_generations"]
     return max(1, int(train_problems * config.grpo.get("num_iterations", 1) / per_step))
 
 
@@ -23,7 +22,7 @@ def total_steps(config: Config, train_problems: int) -> int:
 def plan_lines(config: Config, splits: Splits, dropped: int = 0) -> list[str]:
     """The plan, a sentence a line."""
     grpo, samples = config.grpo, config.grpo["num_generations"]
-    completions = config.completions_per_step * processes()
+    completions = config.completions_per_step
     problems = completions / samples
     steps = total_steps(config, len(splits.train))
     lines = [
@@ -44,8 +43,3 @@ def plan_lines(config: Config, splits: Splits, dropped: int = 0) -> list[str]:
         f"output: {config.output_dir}",
     ]
     return lines
-
-
-def processes() -> int:
-    """Processes that train together: what `accelerate launch` says, one otherwise."""
-    return int(os.environ.get("WORLD_SIZE", "1"))

@@ -11,11 +11,18 @@ from tiny_math_solver.hub import hub_errors, snapshot
 from tiny_math_solver.problems.problem import Problem
 
 COLUMNS = ("question", "answer")
+FILE_SUFFIXES = (".jsonl", ".parquet", ".json")
 Row = tuple[str, dict[str, Any]]  # where it was read (file:line), and its columns
 
 
-def read_file(path: Path) -> list[Problem]:
+def is_file(source: str) -> bool:
+    """Whether a source is a path, going by its look: a mistyped file must not be looked for on the Hub."""
+    return source.endswith(FILE_SUFFIXES) or source.startswith((".", "/", "~")) or Path(source).exists()
+
+
+def read_file(source: str | Path) -> list[Problem]:
     """Problems of one `.jsonl` or `.parquet` file. Raises UserError naming file and line of the first bad row."""
+    path = Path(source).expanduser()
     if not path.is_file():
         raise UserError(f"no such problem file: {path}")
     rows = _parquet_rows(path) if path.suffix == ".parquet" else _jsonl_rows(path)

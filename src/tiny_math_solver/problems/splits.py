@@ -2,15 +2,13 @@
 
 import hashlib
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from tiny_math_solver.config import ProblemsSection
+from tiny_math_solver.config import EMBEDDED, ProblemsSection
 from tiny_math_solver.errors import UserError
 from tiny_math_solver.problems.embedded import embedded_problems
 from tiny_math_solver.problems.problem import Problem
-from tiny_math_solver.problems.sources import read_file, read_hub
+from tiny_math_solver.problems.sources import is_file, read_file, read_hub
 
-FILE_SUFFIXES = (".jsonl", ".parquet", ".json")
 EMBEDDED_TRAIN, EMBEDDED_TEST, EMBEDDED_UNSEEN = 2000, 500, 200
 
 
@@ -27,19 +25,19 @@ class Splits:
 
 def load_splits(section: ProblemsSection) -> Splits:
     """Load and split the problems of a config. Raises UserError for unreadable or too few problems."""
-    if section.source == "embedded":
+    if section.source == EMBEDDED:
         return Splits(
             train=embedded_problems("train", section.train or EMBEDDED_TRAIN, section.seed),
             dev=embedded_problems("dev", section.dev, section.seed),
             test=embedded_problems("test", section.test or EMBEDDED_TEST, section.seed),
             unseen=embedded_problems("unseen", min(EMBEDDED_UNSEEN, section.test or EMBEDDED_TEST), section.seed),
         )
-    test = load_test_problems(section)
-    if _is_file(section.source):
-        pool = read_file(Path(section.source))
+    test = _whole_test(section)
+    if is_file(section.source):
+        pool = read_file(section.source)
     else:
         pool = read_hub(section.source, section.subset, section.revision, "train")
-    pool, notes = _without_repeats(pool, test)
+    pool, notes = _without_repeats(pool, test)  # all of test, however few of it this run uses
     if len(pool) <= section.dev:
         raise UserError(
             f"{section.source}: {len(pool)} train problems, {section.dev} of them wanted for dev; lower problems.dev"
@@ -47,25 +45,26 @@ def load_splits(section: ProblemsSection) -> Splits:
     dev, train = _first_by_hash(pool, section.dev, "dev")
     if section.train is not None:
         train, _ = _first_by_hash(train, section.train, f"train/{section.seed}")
-    return Splits(train, dev, test, notes=notes)
+    return Splits(train, dev, _chosen_test(section, test), notes=notes)
 
 
 def load_test_problems(section: ProblemsSection) -> list[Problem]:
     """The test split alone, whole or the `test` problems of it that `seed` picks."""
-    if section.source == "embedded":
+    if section.source == EMBEDDED:
         return embedded_problems("test", section.test or EMBEDDED_TEST, section.seed)
-    if not _is_file(section.source):
-        test = read_hub(section.source, section.subset, section.revision, "test")
-    elif section.test_source is not None:
-        test = read_file(Path(section.test_source))
-    else:
+    return _chosen_test(section, _whole_test(section))
+
+
+def _whole_test(section: ProblemsSection) -> list[Problem]:
+    if not is_file(section.source):
+        return read_hub(section.source, section.subset, section.revision, "test")
+    if section.test_source is None:
         raise UserError(f"problems.source is the file {section.source}: name the test file in problems.test_source")
+    return read_file(section.test_source)
+
+
+def _chosen_test(section: ProblemsSection, test: list[Problem]) -> list[Problem]:
     return test if section.test is None else _first_by_hash(test, section.test, f"test/{section.seed}")[0]
-
-
-def _is_file(source: str) -> bool:
-    """A path, going by its look: a mistyped file must not be looked for on the Hub."""
-    return source.endswith(FILE_SUFFIXES) or source.startswith((".", "/", "~")) or Path(source).is_file()
 
 
 def _without_repeats(pool: list[Problem], test: list[Problem]) -> tuple[list[Problem], list[str]]:
