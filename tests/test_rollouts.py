@@ -1,4 +1,4 @@
-"""Rollouts against a loop written out by hand: padding, end tokens, sampling settings, the adapter."""
+"""Both kinds of rollouts against a loop written out by hand: padding, end tokens, sampling settings, the adapter."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from tiny_math_solver.errors import UserError
 from tiny_math_solver.models import load_model, load_tokenizer
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.prompts import chat_messages, encode_prompt, within_limit
-from tiny_math_solver.rollouts import ReferenceRollouts, Sampling
+from tiny_math_solver.rollouts import EngineRollouts, ReferenceRollouts, Sampling
 
 QUESTIONS = ["2+2?", "Ada has 3 kites and finds 14 more. How many kites does she have in all?", "And then?"]
 GREEDY = Sampling(max_new_tokens=12, temperature=0)
@@ -27,6 +27,11 @@ def prompts(loaded) -> list[list[int]]:
     return [encode_prompt(loaded.tokenizer, chat_messages(q)) for q in QUESTIONS]
 
 
+@pytest.fixture(params=[EngineRollouts, ReferenceRollouts], ids=["engine", "reference"])
+def kind(request: pytest.FixtureRequest):
+    return request.param
+
+
 def by_hand(model, ids: list[int], steps: int, eos: set[int]) -> list[int]:
     """Greedy decoding without cache, padding or batch."""
     made: list[int] = []
@@ -36,10 +41,10 @@ def by_hand(model, ids: list[int], steps: int, eos: set[int]) -> list[int]:
     return made
 
 
-def test_greedy_is_argmax_whatever_the_padding_and_the_models_own_settings(loaded, prompts):
+def test_greedy_is_argmax_whatever_the_padding_and_the_models_own_settings(kind, loaded, prompts):
     """Catches wrong left padding and a repetition_penalty or top_k leaking in from generation_config.json."""
     assert loaded.model.generation_config.repetition_penalty != 1.0  # the trap is set
-    made = ReferenceRollouts(loaded.model, loaded.tokenizer).generate(prompts, 1, GREEDY)
+    made = kind(loaded.model, loaded.tokenizer).generate(prompts, 1, GREEDY)
     eos = {loaded.tokenizer.eos_token_id, loaded.tokenizer.pad_token_id}
     for rollout, ids in zip(made, prompts, strict=True):
         assert rollout.prompt_ids == ids
@@ -47,28 +52,29 @@ def test_greedy_is_argmax_whatever_the_padding_and_the_models_own_settings(loade
     assert loaded.model.generation_config.repetition_penalty != 1.0  # and stays the model's own afterwards
 
 
-def test_order_and_groups_survive_batching_by_length(loaded, prompts):
-    one = ReferenceRollouts(loaded.model, loaded.tokenizer, batch_size=1).generate(prompts, 2, GREEDY)
-    many = ReferenceRollouts(loaded.model, loaded.tokenizer, batch_size=64).generate(prompts, 2, GREEDY)
-    assert one == many
+def test_order_and_groups_survive_batching_by_length(kind, loaded, prompts):
+    one = kind(loaded.model, loaded.tokenizer, batch_size=1).generate(prompts, 2, GREEDY)
+    many = kind(loaded.model, loaded.tokenizer, batch_size=64).generate(prompts, 2, GREEDY)
+    assert [r.completion_ids for r in one] == [r.completion_ids for r in many]
     assert [r.prompt_ids for r in many] == [ids for ids in prompts for _ in range(2)]
 
 
-def test_an_end_token_is_kept_and_ends_the_completion(loaded, prompts):
+def test_every_end_token_of_the_model_is_kept_and_ends_the_completion(kind, loaded, prompts):
     """Without its end token a completion counts as truncated, and everything after it is noise."""
-    first = ReferenceRollouts(loaded.model, loaded.tokenizer).generate(prompts[:1], 1, GREEDY)[0].completion_ids
-    rollouts = ReferenceRollouts(loaded.model, loaded.tokenizer)
-    with rollouts._policy():
-        rollouts.eos_ids = [first[3]]
-        cut, finished = rollouts._until_eos(first)
-    assert finished
-    assert cut == first[: first.index(first[3]) + 1]
+    rollouts = kind(loaded.model, loaded.tokenizer)
+    assert rollouts.eos_ids == sorted({loaded.tokenizer.eos_token_id, loaded.tokenizer.pad_token_id})
+    whole = [r.completion_ids for r in rollouts.generate(prompts, 1, GREEDY)]
+    ends = [whole[0][3], whole[1][5]]
+    rollouts.eos_ids = sorted(ends)
+    for rollout, ids in zip(rollouts.generate(prompts, 1, GREEDY), whole, strict=True):
+        end = next((i for i, token in enumerate(ids) if token in ends), None)
+        assert rollout.completion_ids == (ids if end is None else ids[: end + 1])
+        assert rollout.finished == (end is not None)
 
 
-def test_logprobs_are_those_of_the_sampled_tokens_at_the_temperature(loaded, prompts):
-    torch.manual_seed(0)
+def test_logprobs_are_those_of_the_sampled_tokens_at_the_temperature(kind, loaded, prompts):
     sampling = Sampling(max_new_tokens=8, temperature=0.7)
-    for rollout in ReferenceRollouts(loaded.model, loaded.tokenizer).generate(prompts, 2, sampling, logprobs=True):
+    for rollout in kind(loaded.model, loaded.tokenizer).generate(prompts, 2, sampling, logprobs=True):
         ids = rollout.prompt_ids
         for token, logprob in zip(rollout.completion_ids, rollout.logprobs, strict=True):
             logits = loaded.model(torch.tensor([ids])).logits[0, -1] / 0.7
@@ -76,14 +82,13 @@ def test_logprobs_are_those_of_the_sampled_tokens_at_the_temperature(loaded, pro
             ids = [*ids, token]
 
 
-def test_samples_follow_the_policy(loaded, prompts):
+def test_samples_follow_the_policy(kind, loaded, prompts):
     """Chi-square on the first token of 4,000 samples, by the policy's own probabilities."""
     from scipy.stats import chisquare
 
-    torch.manual_seed(1)
     model = loaded.model
-    sharpened = Sampling(max_new_tokens=1, temperature=0.05, top_k=0)
-    made = ReferenceRollouts(model, loaded.tokenizer, 1000).generate(prompts[:1], 4000, sharpened)
+    sharpened = Sampling(max_new_tokens=1, temperature=0.05, top_k=0, seed=1)
+    made = kind(model, loaded.tokenizer, 1000).generate(prompts[:1], 4000, sharpened)
     expected = (model(torch.tensor([prompts[0]])).logits[0, -1] / 0.05).softmax(-1).detach()
     counts = torch.bincount(torch.tensor([r.completion_ids[0] for r in made]), minlength=len(expected))
     likely = expected * 4000 >= 5
@@ -93,15 +98,15 @@ def test_samples_follow_the_policy(loaded, prompts):
     assert chisquare(seen, [w * scale for w in wanted]).pvalue > 1e-4
 
 
-def test_an_adapter_changes_the_rollouts_and_its_dropout_does_not(tiny_model_folder: Path, loaded, prompts):
+def test_an_adapter_changes_the_rollouts_and_its_dropout_does_not(kind, tiny_model_folder: Path, loaded, prompts):
     """The classic silent failure: rollouts that come from the base model while the adapter trains."""
     torch.manual_seed(0)
     base = AutoModelForCausalLM.from_pretrained(tiny_model_folder, dtype=torch.float32)
     model = get_peft_model(base, LoraConfig(r=4, lora_dropout=0.5, target_modules="all-linear"))
     model.train()
-    rollouts = ReferenceRollouts(model, loaded.tokenizer)
+    rollouts = kind(model, loaded.tokenizer)
     before = rollouts.generate(prompts, 1, GREEDY)
-    assert before == ReferenceRollouts(loaded.model, loaded.tokenizer).generate(prompts, 1, GREEDY)
+    assert before == kind(loaded.model, loaded.tokenizer).generate(prompts, 1, GREEDY)
     for name, weight in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.5)

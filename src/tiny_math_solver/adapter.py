@@ -19,7 +19,7 @@ from tiny_math_solver.models import (
 )
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.prompts import chat_messages, encode_prompt
-from tiny_math_solver.rollouts import ReferenceRollouts
+from tiny_math_solver.rollouts import make_rollouts
 from tiny_math_solver.runs import occupied
 
 PROOF_PROBLEMS = 32
@@ -75,7 +75,7 @@ def prove_merge(adapter: Path, merged: Path, problems: list[Problem], system: st
     plain = load_model(str(merged), dtype="float32")
     answers = []
     for loaded in (ours, plain):
-        rollouts = ReferenceRollouts(loaded.model, loaded.tokenizer, batch_size=len(problems))
+        rollouts = make_rollouts(loaded.model, loaded.tokenizer)
         result = evaluate(rollouts, problems, system=system, max_new_tokens=max_new_tokens)
         # where there is no answer to compare, the texts must agree
         answers.append([record.answer or record.completion for record in result.greedy])

@@ -11,7 +11,7 @@ from typing import Any
 
 from tiny_math_solver.errors import UserError
 
-SECTIONS = ("model", "problems", "prompt", "evaluation", "lora", "grpo")
+SECTIONS = ("model", "problems", "prompt", "evaluation", "rollouts", "update", "lora", "grpo")
 EXAMPLE_QUESTION = (
     "Ava is 8 years old and has 3 bags of 7 marbles. She loses 4 marbles. How many marbles does Ava have?"
 )
@@ -143,7 +143,7 @@ def _own_name() -> str:
 def _eval(args: argparse.Namespace, _: list[str]) -> int:
     from tiny_math_solver.evaluate import evaluate
     from tiny_math_solver.models import load_model, locate
-    from tiny_math_solver.rollouts import ReferenceRollouts, Sampling
+    from tiny_math_solver.rollouts import Sampling, make_rollouts
     from tiny_math_solver.runs import check_writable, json_lines, write_whole
     from tiny_math_solver.settings import problems_to_ask, settings_of
     from tiny_math_solver.verdict import evaluation_lines, paired_line
@@ -153,7 +153,7 @@ def _eval(args: argparse.Namespace, _: list[str]) -> int:
 
     def measure(loaded: Any) -> Any:
         return evaluate(
-            ReferenceRollouts(loaded.model, loaded.tokenizer, args.batch_size),
+            make_rollouts(loaded.model, loaded.tokenizer, args.batch_size, say=_warn),
             problems,
             system=settings.system,
             max_new_tokens=settings.max_new_tokens,
@@ -228,14 +228,14 @@ def _solve(args: argparse.Namespace, _: list[str]) -> int:
     from tiny_math_solver.models import load_model
     from tiny_math_solver.prompts import chat_messages, encode_prompt
     from tiny_math_solver.rewards import as_text
-    from tiny_math_solver.rollouts import ReferenceRollouts, Sampling
+    from tiny_math_solver.rollouts import Sampling, make_rollouts
     from tiny_math_solver.settings import settings_of
 
     settings = settings_of(args.adapter or args.model, args.system, args.max_new_tokens)
     loaded = load_model(args.model, adapter=args.adapter, revision=args.revision, dtype=args.dtype)
     messages = chat_messages(args.question, settings.system)
     ids = encode_prompt(loaded.tokenizer, messages)
-    rollouts = ReferenceRollouts(loaded.model, loaded.tokenizer, args.batch_size)
+    rollouts = make_rollouts(loaded.model, loaded.tokenizer, args.batch_size, say=_warn)
     (rollout,) = rollouts.generate([ids], 1, Sampling(settings.max_new_tokens, args.temperature))
     text = loaded.tokenizer.decode(rollout.completion_ids, skip_special_tokens=True)
     answer = extract_answer(text, question=as_text(messages))
@@ -269,6 +269,10 @@ def _fetch(args: argparse.Namespace, _: list[str]) -> int:
         commit = snapshot("dataset", problems.source, problems.revision).name
         print(f"dataset {problems.source}: commit {commit} is in the cache")
     return 0
+
+
+def _warn(line: str) -> None:
+    print(f"tiny-math: {line}", file=sys.stderr)
 
 
 def _temperature(text: str) -> float:

@@ -49,9 +49,19 @@ class PromptSection(Section):
 
 class EvaluationSection(Section):
     every: int = Field(50, ge=1, description="steps between greedy evaluations on dev")
-    batch_size: int = Field(128, ge=1, description="completions generated at once, in training too")
     samples: int = Field(8, ge=0, description="sampled completions a problem for pass@k and maj@k; 0: none")
     sampled_problems: int = Field(64, ge=1, description="problems that pass@k and maj@k are measured on")
+
+
+class RolloutsSection(Section):
+    batch_size: int = Field(128, ge=1, description="completions decoded at once, fewer where memory is short")
+    engine: bool = Field(True, description="decode with the engine; false: transformers' generate, many times slower")
+    fall_back: bool = Field(False, description="true: go on with generate where the engine fails its check, else stop")
+
+
+class UpdateSection(Section):
+    own_passes: bool = Field(True, description="rows by length, none without a gradient; false: TRL's micro-batches")
+    tokens_per_pass: int = Field(4096, ge=1, description="tokens of one forward and backward pass, padding included")
 
 
 # The table people know; TRL's own default stands for every field not named here.
@@ -82,6 +92,8 @@ class Config(Section):
     problems: ProblemsSection = Field(default_factory=ProblemsSection)
     prompt: PromptSection = Field(default_factory=PromptSection)
     evaluation: EvaluationSection = Field(default_factory=EvaluationSection)
+    rollouts: RolloutsSection = Field(default_factory=RolloutsSection)
+    update: UpdateSection = Field(default_factory=UpdateSection)
     lora: dict[str, Any] = Field(default_factory=dict, description="fields of peft.LoraConfig")
     grpo: dict[str, Any] = Field(default_factory=dict, description="fields of trl.GRPOConfig")
 

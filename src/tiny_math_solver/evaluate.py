@@ -1,16 +1,14 @@
 """Fixed problems → records: greedy answers, and several sampled ones for pass@k and maj@k."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
-
-import torch
 
 from tiny_math_solver.answers import How, extract_answer, parse_gold, write_number
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.prompts import Message, chat_messages, encode_prompt
 from tiny_math_solver.rewards import as_text
-from tiny_math_solver.rollouts import ReferenceRollouts, Rollout, Sampling
+from tiny_math_solver.rollouts import Rollout, Rollouts, Sampling
 from tiny_math_solver.statistics import Paired, maj_at_k, mcnemar, pass_at_k, wilson_interval
 
 
@@ -86,7 +84,7 @@ class Evaluation:
 
 
 def evaluate(
-    rollouts: ReferenceRollouts,
+    rollouts: Rollouts,
     problems: Sequence[Problem],
     *,
     system: str,
@@ -96,25 +94,18 @@ def evaluate(
     sampling: Sampling | None = None,
     seed: int = 0,
 ) -> Evaluation:
-    """Answer `problems` greedily, and the first `sampled_problems` of them `samples` times with `sampling`.
-
-    Random states are put back afterwards, so evaluating never changes a training run.
-    """
+    """Answer `problems` greedily, and the first `sampled_problems` of them `samples` times with `sampling`."""
     greedy = Sampling(max_new_tokens=max_new_tokens, temperature=0)
     records = list(_answer(rollouts, problems, system, 1, greedy, sampled=False))
     if not samples:
         return Evaluation(records)
-    devices = [rollouts.model.device] if rollouts.model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(seed)
-        chosen = problems[:sampled_problems]
-        sampling = sampling or Sampling(max_new_tokens)
-        sampled = list(_answer(rollouts, chosen, system, samples, sampling, sampled=True))
+    sampling = replace(sampling or Sampling(max_new_tokens), seed=seed)
+    sampled = list(_answer(rollouts, problems[:sampled_problems], system, samples, sampling, sampled=True))
     return Evaluation(records, sampled, samples)
 
 
 def _answer(
-    rollouts: ReferenceRollouts,
+    rollouts: Rollouts,
     problems: Sequence[Problem],
     system: str,
     samples: int,

@@ -19,7 +19,7 @@ from tiny_math_solver.grpo.trainer import MathGRPOTrainer
 from tiny_math_solver.models import default_device, load_base, load_model, load_tokenizer, resolve_dtype
 from tiny_math_solver.problems.splits import Splits, load_splits
 from tiny_math_solver.prompts import within_limit
-from tiny_math_solver.rollouts import ReferenceRollouts, Sampling
+from tiny_math_solver.rollouts import Rollouts, Sampling, make_rollouts
 from tiny_math_solver.runs import RunFolder, command_line, write_environment
 from tiny_math_solver.verdict import evaluation_lines
 
@@ -63,10 +63,10 @@ def train(config: Config, say: Any) -> Outcome:
             train=splits.train,
             tokenizer=tokenizer,
             peft_config=LoraConfig(**{"revision": config.model.revision, **config.lora}),
-            system=config.prompt.system,
+            config=config,
             run=run,
-            batch_size=config.evaluation.batch_size,
             callbacks=[dev, Metrics(run, say)],
+            say=say,
         )
     except ValueError as error:  # what PEFT and TRL refuse: target modules that are not there, options that clash
         raise UserError(" ".join(str(error).split())) from error
@@ -87,9 +87,10 @@ def train(config: Config, say: Any) -> Outcome:
 
     trainer.accelerator.wait_for_everyone()  # the first process has written the best adapter
     best = load_model(str(run.path), dtype=config.model.dtype, device=args.device.type)
-    after = evaluate_test(
-        config, ReferenceRollouts(best.model, best.tokenizer, config.evaluation.batch_size), splits, run, "after"
+    rollouts = make_rollouts(
+        best.model, best.tokenizer, config.rollouts.batch_size, config.rollouts.engine, trainer.sampling, say
     )
+    after = evaluate_test(config, rollouts, splits, run, "after")
     summary = {
         "before": before["test"].summary(),
         "after": after["test"].summary(),
@@ -127,7 +128,7 @@ def training_arguments(config: Config) -> GRPOConfig:
 
 
 def evaluate_test(
-    config: Config, rollouts: ReferenceRollouts, splits: Splits, run: RunFolder, when: str
+    config: Config, rollouts: Rollouts, splits: Splits, run: RunFolder, when: str
 ) -> dict[str, Evaluation]:
     """Greedy on every test problem, sampled on some; the records go to `eval/<when>.jsonl`."""
     grpo, settings = config.grpo, config.evaluation

@@ -1,19 +1,29 @@
-"""TRL's GRPOTrainer with rollouts through our interface and every completion recorded.
+"""TRL's GRPOTrainer with our rollouts and our passes over a step's rows, and every completion recorded.
 
-Loss, advantages, optimizer and schedule are TRL's own. The two seams: `rollout_func`, which TRL offers for
-generation, and the scored generation batch, which is read (not changed) for the records.
+Loss functions, advantages, optimizer and schedule are TRL's own. The seams: `rollout_func`, which TRL offers for
+generation; the scored generation batch, which is read (not changed) for the records; `training_step`, which hands
+TRL's loss other micro-batches that give the same gradient; and the log-probabilities that the loss asks for.
 """
 
+from __future__ import annotations
+
+import time
+from dataclasses import replace
 from typing import Any
 
+import torch
 from accelerate.utils import gather_object
+from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer
 
 from tiny_math_solver.answers import extract_answer, write_number
+from tiny_math_solver.config import Config
+from tiny_math_solver.grpo.update import Batch, completion_logprobs, passes, rows_by_length
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.prompts import chat_messages, encode_prompt
 from tiny_math_solver.rewards import as_text, correctness_reward, format_reward
-from tiny_math_solver.rollouts import ReferenceRollouts, Sampling
+from tiny_math_solver.rollouts import Rollouts, Sampling, make_rollouts
+from tiny_math_solver.rollouts.weights import UnsupportedModelError, refuse_unsupported
 from tiny_math_solver.runs import RunFolder
 
 
@@ -27,10 +37,10 @@ class MathGRPOTrainer(GRPOTrainer):
         train: list[Problem],
         tokenizer: Any,
         peft_config: Any,
-        system: str,
+        config: Config,
         run: RunFolder,
-        batch_size: int,
         callbacks: list[Any],
+        say: Any = print,
     ):
         from datasets import Dataset
 
@@ -39,6 +49,7 @@ class MathGRPOTrainer(GRPOTrainer):
         self.completions = self.completion_tokens = 0
         self.best_reward = 0.0
         self.extra_metrics: dict[str, float] = {}  # merged into the next logged line
+        system = config.prompt.system
         rows = [
             {"prompt": chat_messages(p.question, system), "answer": p.answer, "question": p.question, "id": p.id}
             for p in train
@@ -55,7 +66,16 @@ class MathGRPOTrainer(GRPOTrainer):
             callbacks=callbacks,
             rollout_func=None if own_backend else self._rollout,
         )
-        self.rollouts = ReferenceRollouts(self.model, tokenizer, batch_size)
+        self.rollouts: Rollouts = make_rollouts(
+            self.model, tokenizer, config.rollouts.batch_size, config.rollouts.engine, self.sampling, say
+        )
+        self.tokens_per_pass = config.update.tokens_per_pass
+        self._window: list[Batch] = []  # micro-batches of the optimizer step under way
+        self._update_logprobs = torch.empty(0)  # of the pass under way
+        reason = self._no_own_passes() if config.update.own_passes else "update.own_passes is false"
+        if reason:
+            say(f"update in TRL's own micro-batches: {reason}")
+        self.own_passes = not reason
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         logs.update(self.extra_metrics)
@@ -64,13 +84,111 @@ class MathGRPOTrainer(GRPOTrainer):
 
     def _rollout(self, prompts: list[Any], trainer: Any) -> dict[str, Any]:
         """TRL's generation hook: `prompts` come as chat messages, already repeated once a sample."""
-        prompt_ids = [encode_prompt(self.processing_class, messages) for messages in prompts]
-        rollouts = self.rollouts.generate(prompt_ids, 1, self.sampling)
+        encoded: dict[str, list[int]] = {}
+        for messages in prompts:
+            if (key := as_text(messages)) not in encoded:
+                encoded[key] = encode_prompt(self.processing_class, messages)
+        prompt_ids = [encoded[as_text(messages)] for messages in prompts]
+        # processes may share a group, so each needs draws of its own, and so does every batch
+        batch = self._step * self.accelerator.num_processes + self.accelerator.process_index
+        sampling = replace(self.sampling, seed=(self.args.seed << 32) + batch)
+        rollouts = self.rollouts.generate(prompt_ids, 1, sampling)
         return {
             "prompt_ids": prompt_ids,
             "completion_ids": [r.completion_ids for r in rollouts],
-            "logprobs": None,  # TRL reads them for vLLM's importance-sampling correction only
+            # TRL carries them along and reads them for vLLM's importance-sampling correction only
+            "logprobs": None if rollouts[0].logprobs is None else [r.logprobs for r in rollouts],
         }
+
+    # -- The update -----------------------------------------------------------------------------------------------
+
+    def _no_own_passes(self) -> str:
+        """Why the step's rows cannot be passed through the model in another order than TRL's; empty if they can."""
+        if self.accelerator.num_processes > 1:
+            return "several processes train together"
+        if self.top_entropy_quantile < 1 or self._entropy_bonus_enabled or self.aux_loss_enabled:
+            return "entropy and auxiliary terms are means over TRL's micro-batches"
+        args: Any = self.args
+        if args.cast_lm_head_to_fp32 or args.use_liger_kernel:
+            return "cast_lm_head_to_fp32 and use_liger_kernel change the forward pass"
+        inner = self._causal_lm()
+        try:
+            refuse_unsupported(inner.config)
+        except UnsupportedModelError as error:
+            return str(error)
+        head = inner.get_output_embeddings()
+        return "the output layer is trained" if any(p.requires_grad for p in head.parameters()) else ""
+
+    def _causal_lm(self) -> Any:
+        model = self.accelerator.unwrap_model(self.model)
+        return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        """Gather the micro-batches of an optimizer step; at the last one pass all their rows through the model."""
+        if not self.own_passes:
+            return super().training_step(model, inputs, num_items_in_batch)
+        started = time.perf_counter()
+        model.train()
+        self._window.append(self._prepare_inputs(inputs))
+        self._step += 1
+        loss = torch.zeros((), device=self.args.device)
+        if self.accelerator.sync_gradients:
+            loss = self._update(model)
+            self._window = []
+        self._current_train_step_time += time.perf_counter() - started
+        if self.accelerator.sync_gradients:
+            self._metrics["train"]["step_time"].append(self._current_train_step_time)
+            self._current_train_step_time = 0.0
+        return loss
+
+    def _update(self, model: Any) -> Tensor:
+        """The step's loss, its gradient accumulated in the parameters."""
+        loss = torch.zeros((), device=self.args.device)
+        metrics, gaps = self._metrics["train"], []
+        # without a KL term, rows of zero advantage have exactly no gradient
+        for part in passes(self._window, self.loss_type, self.tokens_per_pass, skip=self.beta == 0):
+            part_loss = self._compute_loss(model, part.batch) * part.weight
+            self.accelerator.backward(part_loss)
+            loss += part_loss.detach()
+            if (sampled := part.batch.get("sampling_per_token_logps")) is not None:
+                gaps.append((self._update_logprobs - sampled).abs()[part.batch["completion_mask"].bool()])
+        for parameter in model.parameters():  # the optimizer takes a step with a zero gradient, none without one
+            if parameter.requires_grad and parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        if gaps:
+            gap = torch.cat(gaps)
+            metrics["sampling/sampling_logp_difference/mean"].append(gap.mean().item())
+            metrics["sampling/sampling_logp_difference/max"].append(gap.max().item())
+        return loss
+
+    def _get_per_token_logps_and_entropies(
+        self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """TRL's scoring of completions `[B, logits_to_keep]`, without padding and without keeping the logits.
+
+        With a gradient it is one pass, as cut by `passes`; without one the rows are passed by length.
+        Where TRL asks for entropies it gets the surprisal of the sampled tokens, whose mean is an estimate of it.
+        """
+        if not self.own_passes:
+            return super()._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
+            )
+        inner = self.ref_model if model is self.ref_model and model is not None else self._causal_lm()
+
+        def score(rows: Any) -> Tensor:
+            with self.accelerator.autocast():
+                return completion_logprobs(
+                    inner, input_ids[rows], attention_mask[rows], logits_to_keep, self.temperature
+                )
+
+        if torch.is_grad_enabled():
+            logprobs = score(slice(None))
+            self._update_logprobs = logprobs.detach()
+        else:
+            logprobs = torch.empty(len(input_ids), logits_to_keep, device=input_ids.device)
+            for rows in rows_by_length(attention_mask.sum(1), self.tokens_per_pass):
+                logprobs[rows] = score(rows)
+        return logprobs, -logprobs.detach() if kwargs.get("compute_entropy") else None, None
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Any:
         self._scored_ids = completion_ids_list

@@ -2,10 +2,37 @@
 
     generate(prompt_ids, samples, sampling) -> [Rollout]      P prompts × G samples, grouped by prompt
 
-`reference.py` is plain transformers generation.
+`engine.py` decodes with its own merged copy of the policy (`weights.py`); `reference.py` is plain transformers
+generation, for models the engine cannot run and as what it is checked against (`certificate.py`).
 """
 
-from tiny_math_solver.rollouts.reference import ReferenceRollouts
-from tiny_math_solver.rollouts.rollout import Rollout, Sampling
+from collections.abc import Callable
+from typing import Any
 
-__all__ = ["ReferenceRollouts", "Rollout", "Sampling"]
+from tiny_math_solver.rollouts.engine import EngineRollouts
+from tiny_math_solver.rollouts.reference import ReferenceRollouts
+from tiny_math_solver.rollouts.rollout import Rollout, Rollouts
+from tiny_math_solver.rollouts.sampling import Sampling
+from tiny_math_solver.rollouts.weights import UnsupportedModelError
+
+__all__ = ["EngineRollouts", "ReferenceRollouts", "Rollout", "Rollouts", "Sampling", "make_rollouts"]
+
+
+def make_rollouts(
+    model: Any,
+    tokenizer: Any,
+    batch_size: int = 128,
+    engine: bool = True,
+    sampling: Sampling | None = None,
+    say: Callable[[str], Any] = print,
+) -> Rollouts:
+    """The engine where it can run this model and these settings, else transformers' generate; says so if not asked."""
+    if not engine:
+        return ReferenceRollouts(model, tokenizer, batch_size)
+    try:
+        if sampling and (sampling.repetition_penalty != 1 or sampling.extra):
+            raise UnsupportedModelError("repetition_penalty and generation_kwargs")
+        return EngineRollouts(model, tokenizer, batch_size)
+    except UnsupportedModelError as reason:
+        say(f"rollouts by transformers' generate, many times slower: the engine does not support {reason}")
+        return ReferenceRollouts(model, tokenizer, batch_size)

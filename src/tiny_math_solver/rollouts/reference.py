@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from tiny_math_solver.rollouts.rollout import Rollout, Sampling
+from tiny_math_solver.rollouts.rollout import Rollout, eos_ids
+from tiny_math_solver.rollouts.sampling import Sampling
 
 
 class ReferenceRollouts:
@@ -20,6 +21,7 @@ class ReferenceRollouts:
         self.model = model
         self.tokenizer = tokenizer
         self.batch_size = batch_size
+        self.eos_ids = eos_ids(model, tokenizer)
 
     def generate(
         self, prompt_ids: Sequence[list[int]], samples: int, sampling: Sampling, *, logprobs: bool = False
@@ -29,7 +31,9 @@ class ReferenceRollouts:
         # rows of like length share a batch: padding is work
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         rollouts: list[Rollout | None] = [None] * len(rows)
-        with self._policy() as model:
+        devices = [self.model.device] if self.model.device.type == "cuda" else []
+        with self._policy() as model, torch.random.fork_rng(devices):
+            torch.manual_seed(sampling.seed)
             for start in range(0, len(order), self.batch_size):
                 chosen = order[start : start + self.batch_size]
                 batch = self._generate_batch(model, [rows[i] for i in chosen], sampling, logprobs)
@@ -42,7 +46,6 @@ class ReferenceRollouts:
         """The model in evaluation mode (LoRA dropout off) and without its own generation settings."""
         inner = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         was_training, own_settings = self.model.training, inner.generation_config
-        self.eos_ids = _eos_ids(own_settings, self.tokenizer)
         self.model.eval()
         # generate() fills whatever a call leaves unset from here: Qwen's top_k 20 and repetition_penalty 1.1
         inner.generation_config = GenerationConfig()
@@ -97,10 +100,3 @@ class ReferenceRollouts:
             chosen = torch.tensor(completion, device=model.device).unsqueeze(1)
             scores.append(logits.log_softmax(-1).gather(1, chosen).squeeze(1).tolist())
         return scores
-
-
-def _eos_ids(own_settings: GenerationConfig, tokenizer: Any) -> list[int]:
-    """Every id that ends a turn: where to stop belongs to the model, unlike how to sample."""
-    own = own_settings.eos_token_id
-    listed = own if isinstance(own, list) else [] if own is None else [own]
-    return sorted({*listed, tokenizer.eos_token_id})

@@ -1,27 +1,10 @@
-"""What a rollout is and how it is sampled."""
+"""What a rollout is, what makes one, and where one ends."""
 
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """Every setting that shapes a completion; nothing is taken from a model's `generation_config.json`.
-
-    `temperature` 0 is greedy. `extra` holds further transformers generation settings by their own names.
-    """
-
-    max_new_tokens: int
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0  # 0: all tokens
-    min_p: float | None = None
-    repetition_penalty: float = 1.0
-    extra: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def greedy(self) -> bool:
-        return self.temperature == 0
+from tiny_math_solver.rollouts.sampling import Sampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,3 +19,24 @@ class Rollout:
     completion_ids: list[int]
     finished: bool
     logprobs: list[float] | None = None
+
+
+class Rollouts(Protocol):
+    """Anything that turns prompts into completions of the policy as it is now."""
+
+    model: Any
+    tokenizer: Any
+
+    def generate(
+        self, prompt_ids: Sequence[list[int]], samples: int, sampling: Sampling, *, logprobs: bool = False
+    ) -> list[Rollout]:
+        """`samples` completions of every prompt, grouped by prompt in the order given."""
+        ...
+
+
+def eos_ids(model: Any, tokenizer: Any) -> list[int]:
+    """Every id that ends a turn: where to stop belongs to the model, unlike how to sample."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    own = inner.generation_config.eos_token_id
+    listed = own if isinstance(own, list) else [] if own is None else [own]
+    return sorted({*listed, tokenizer.eos_token_id})

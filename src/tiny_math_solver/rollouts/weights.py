@@ -1,0 +1,157 @@
+"""The engine's copy of a policy: base plus adapter, merged afresh before every use.
+
+The copy is always made from the model's own base weights, which are only read. Merging into the base and taking
+the adapter out again, as is often done, rounds the base a little at every step.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # those whose angles depend on the position alone
+
+
+class UnsupportedModelError(Exception):
+    """The engine cannot run this model; the message says why."""
+
+
+@dataclass
+class Linear:
+    """`weight` [out, in] and `bias` [out] of one or several projections of the same input, stacked."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight, self.bias)
+
+
+@dataclass
+class Layer:
+    attention_norm: Tensor
+    query_key_value: Linear
+    query_norm: Tensor | None  # Qwen3
+    key_norm: Tensor | None
+    attention_out: Linear
+    mlp_norm: Tensor
+    gate_up: Linear
+    down: Linear
+
+
+class PolicyWeights:
+    """What a decoder of the Qwen2, Qwen3 or Llama family computes with; `version` counts how often it was made.
+
+    Rotary pairs lie next to each other in the rows of query and key, so that a rotation is one complex product.
+    Raises UnsupportedModelError for another architecture, and for adapters that are no plain update of a weight.
+    """
+
+    def __init__(self, model: Any):
+        self.model = model
+        inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+        refuse_unsupported(inner.config)
+        self.config = config = inner.config
+        self.body, self.head = inner.model, inner.get_output_embeddings()
+        self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
+        self.head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        self.eps = config.rms_norm_eps
+        self.embedding = self.body.embed_tokens.weight
+        self.dtype, self.device = self.embedding.dtype, self.embedding.device
+        self.version = 0
+        self.layers = [self._layer(layer) for layer in self.body.layers]
+        self.final_norm = self.body.norm.weight
+        self.logits = Linear(*self._buffers([self.head]))
+        self.sync()
+
+    def sync(self) -> None:
+        """Make the copy anew from the policy as it is now; a second's work at most, and never out of date."""
+        with torch.no_grad():
+            for layer, source in zip(self.layers, self.body.layers, strict=True):
+                attention, mlp = source.self_attn, source.mlp
+                self._fill(layer.query_key_value, [attention.q_proj, attention.k_proj, attention.v_proj], rotary=2)
+                self._fill(layer.attention_out, [attention.o_proj])
+                self._fill(layer.gate_up, [mlp.gate_proj, mlp.up_proj])
+                self._fill(layer.down, [mlp.down_proj])
+                if layer.query_norm is not None and layer.key_norm is not None:
+                    layer.query_norm.copy_(self._paired(attention.q_norm.weight))
+                    layer.key_norm.copy_(self._paired(attention.k_norm.weight))
+            self._fill(self.logits, [self.head])
+        self.version += 1
+
+    def rotations(self, length: int) -> Tensor:
+        """Rotary factors as complex numbers `[length, 1, head_dim / 2]`."""
+        positions = torch.arange(length, device=self.device)[None]
+        with torch.no_grad():
+            cos, sin = self.body.rotary_emb(torch.empty(0, device=self.device), positions)
+        half = self.head_dim // 2
+        return torch.complex(cos[0, :, :half].float(), sin[0, :, :half].float())[:, None]
+
+    def _layer(self, source: Any) -> Layer:
+        attention, mlp = source.self_attn, source.mlp
+        has_norms = hasattr(attention, "q_norm")
+        return Layer(
+            attention_norm=source.input_layernorm.weight,
+            query_key_value=Linear(*self._buffers([attention.q_proj, attention.k_proj, attention.v_proj])),
+            query_norm=torch.empty_like(attention.q_norm.weight) if has_norms else None,
+            key_norm=torch.empty_like(attention.k_norm.weight) if has_norms else None,
+            attention_out=Linear(*self._buffers([attention.o_proj])),
+            mlp_norm=source.post_attention_layernorm.weight,
+            gate_up=Linear(*self._buffers([mlp.gate_proj, mlp.up_proj])),
+            down=Linear(*self._buffers([mlp.down_proj])),
+        )
+
+    def _buffers(self, modules: list[Any]) -> tuple[Tensor, Tensor | None]:
+        bases = [_base_linear(module) for module in modules]
+        rows, columns = sum(base.out_features for base in bases), bases[0].in_features
+        weight = torch.empty(rows, columns, dtype=self.dtype, device=self.device)
+        with_bias = any(base.bias is not None for base in bases)
+        return weight, torch.zeros(rows, dtype=self.dtype, device=self.device) if with_bias else None
+
+    def _fill(self, target: Linear, modules: list[Any], rotary: int = 0) -> None:
+        """Write the present weights of `modules` below one another; the first `rotary` in the order of pairs."""
+        row = 0
+        for index, module in enumerate(modules):
+            weight, bias = _merged(module), _base_linear(module).bias
+            size = weight.shape[0]
+            target.weight[row : row + size].copy_(self._paired(weight) if index < rotary else weight)
+            if bias is not None and target.bias is not None:
+                target.bias[row : row + size].copy_(self._paired(bias) if index < rotary else bias)
+            row += size
+
+    def _paired(self, rows: Tensor) -> Tensor:
+        """Of each head's rows `0 … D-1`, row `i` and row `i + D/2` side by side."""
+        return rows.unflatten(0, (-1, 2, self.head_dim // 2)).transpose(1, 2).reshape(rows.shape)
+
+
+def refuse_unsupported(config: Any) -> None:
+    if config.model_type not in ("qwen2", "qwen3", "llama"):
+        raise UnsupportedModelError(f"architecture {config.model_type}")
+    if config.hidden_act != "silu":
+        raise UnsupportedModelError(f"activation {config.hidden_act}")
+    if "sliding_attention" in (getattr(config, "layer_types", None) or ()):
+        raise UnsupportedModelError("sliding-window attention")
+    rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+    if rope not in ROPE_TYPES:
+        raise UnsupportedModelError(f"rope type {rope}")
+
+
+def _base_linear(module: Any) -> nn.Linear:
+    base = getattr(module, "base_layer", module)
+    if type(base) is not nn.Linear:
+        raise UnsupportedModelError(f"a projection that is {type(base).__name__}")
+    if base is not module and not hasattr(module, "get_delta_weight"):
+        raise UnsupportedModelError(f"an adapter that is {type(module).__name__}")
+    return base
+
+
+def _merged(module: Any) -> Tensor:
+    """Base weight plus the update of every active adapter, summed in float32."""
+    base = _base_linear(module).weight
+    if hasattr(module, "get_delta_weight") and not module.disable_adapters and not module.merged:
+        active = [name for name in module.active_adapters if name in module.lora_A]
+        if any(module.lora_variant.get(name) or module.lora_bias.get(name) for name in active):
+            raise UnsupportedModelError("an adapter that is not a plain update of a weight")
+        if active:
+            return torch.stack([module.get_delta_weight(name).float() for name in active]).sum(0).add_(base)
+    return base

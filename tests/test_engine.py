@@ -1,0 +1,249 @@
+"""The engine: token for token what transformers makes, whatever the batch, on every family it supports."""
+
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from scipy.stats import chisquare
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    LlamaConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from tiny_math_solver.models import load_model
+from tiny_math_solver.problems.embedded import embedded_problems
+from tiny_math_solver.prompts import chat_messages, encode_prompt
+from tiny_math_solver.rollouts import EngineRollouts, ReferenceRollouts, Sampling, make_rollouts
+from tiny_math_solver.rollouts.sampling import draw, uniforms
+
+GREEDY = Sampling(max_new_tokens=96, temperature=0)
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return load_model("embedded", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def prompts(loaded) -> list[list[int]]:
+    """Of very different lengths: some problems are asked two or three at once."""
+    problems = [p.question for p in embedded_problems("test", 200)]
+    texts = [" ".join(problems[i : i + 1 + (i % 7 == 0) + (i % 13 == 0)]) for i in range(200)]
+    return [encode_prompt(loaded.tokenizer, chat_messages(text)) for text in texts]
+
+
+def ids(rollouts: list[Any]) -> list[list[int]]:
+    return [r.completion_ids for r in rollouts]
+
+
+def test_greedy_is_transformers_token_for_token(loaded, prompts):
+    """200 prompts of mixed length, all at once and through few slots, so that rows leave, move and are replaced."""
+    assert max(map(len, prompts)) > 2 * min(map(len, prompts))
+    expected = ids(ReferenceRollouts(loaded.model, loaded.tokenizer, 200).generate(prompts, 1, GREEDY))
+    for slots in (200, 24, 3):
+        assert ids(EngineRollouts(loaded.model, loaded.tokenizer, slots).generate(prompts, 1, GREEDY)) == expected
+
+
+def test_a_seed_means_the_same_completions_whatever_the_batch(loaded, prompts):
+    sampling = Sampling(max_new_tokens=96, seed=5)
+    whole = EngineRollouts(loaded.model, loaded.tokenizer, 256).generate(prompts[:40], 4, sampling)
+    few = EngineRollouts(loaded.model, loaded.tokenizer, 11).generate(prompts[:40], 4, sampling)
+    assert ids(few) == ids(whole)
+    alone = EngineRollouts(loaded.model, loaded.tokenizer).generate(prompts[7:8], 4, sampling)
+    assert ids(alone) == ids(whole)[28:32]
+    repeated = [p for p in prompts[:40] for _ in range(4)]  # as TRL asks for them
+    assert ids(EngineRollouts(loaded.model, loaded.tokenizer).generate(repeated, 1, sampling)) == ids(whole)
+    assert len({tuple(r) for r in ids(whole)[28:32]}) > 1
+    other = Sampling(max_new_tokens=96, seed=6)
+    assert ids(EngineRollouts(loaded.model, loaded.tokenizer).generate(prompts[:40], 4, other)) != ids(whole)
+
+
+def test_the_cache_is_moved_along_when_it_is_full(loaded, prompts):
+    """Many waiting rows of very different lengths through few slots: the columns run out again and again."""
+    short = Sampling(max_new_tokens=24, seed=1)
+    slow = ids(EngineRollouts(loaded.model, loaded.tokenizer, 160).generate(prompts[:160], 1, short))
+    assert ids(EngineRollouts(loaded.model, loaded.tokenizer, 5).generate(prompts[:160], 1, short)) == slow
+
+
+def test_logprobs_are_those_of_a_plain_forward_pass(loaded, prompts):
+    sampling = Sampling(max_new_tokens=48, temperature=0.8, seed=2)
+    rollouts = EngineRollouts(loaded.model, loaded.tokenizer, 32).generate(prompts[:60], 1, sampling)
+    reference = ReferenceRollouts(loaded.model, loaded.tokenizer)
+    scores = reference._logprobs(loaded.model, prompts[:60], ids(rollouts), sampling)
+    gaps = [abs(a - b) for r, s in zip(rollouts, scores, strict=True) for a, b in zip(r.logprobs, s, strict=True)]
+    assert max(gaps) < 1e-4
+
+
+FAMILIES = {
+    "qwen2": Qwen2Config(tie_word_embeddings=False),
+    "qwen3": Qwen3Config(head_dim=24),
+    "llama": LlamaConfig(attention_bias=True, mlp_bias=True),
+    "llama3-rope": LlamaConfig(
+        rope_parameters={
+            "rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0, "original_max_position_embeddings": 32,
+        },
+    ),
+}  # fmt: skip
+
+
+def small(config: Any, seed: int = 0) -> Any:
+    config.update(
+        {
+            "vocab_size": 1030, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "eos_token_id": 2,
+            "num_attention_heads": 6 if config.model_type == "qwen3" else 4, "num_key_value_heads": 2,
+        }
+    )  # fmt: skip
+    if config.model_type != "qwen3":
+        config.head_dim = 16
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    for weight in model.parameters():  # norms and biases as well: at their first values they would hide mistakes
+        torch.nn.init.normal_(weight, mean=1.0 if weight.ndim == 1 else 0.0, std=0.15)
+    return model.eval()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_decodes_as_transformers_does(family: str, loaded, prompts):
+    model = small(FAMILIES[family])
+    settings = Sampling(max_new_tokens=40, temperature=0)
+    got = EngineRollouts(model, loaded.tokenizer, 7).generate(prompts[:24], 1, settings)
+    assert ids(got) == ids(ReferenceRollouts(model, loaded.tokenizer).generate(prompts[:24], 1, settings))
+    assert len({tuple(r) for r in ids(got)}) > 12  # and not all the same
+
+
+def test_another_architecture_falls_back_and_says_so(loaded):
+    model = AutoModelForCausalLM.from_config(GPT2Config(n_layer=1, n_head=2, n_embd=16, vocab_size=1000))
+    said: list[str] = []
+    assert isinstance(make_rollouts(model, loaded.tokenizer, say=said.append), ReferenceRollouts)
+    assert said == [
+        "rollouts by transformers' generate, many times slower: the engine does not support architecture gpt2"
+    ]
+    penalised = Sampling(8, repetition_penalty=1.1)
+    assert isinstance(
+        make_rollouts(loaded.model, loaded.tokenizer, sampling=penalised, say=said.append), ReferenceRollouts
+    )
+    assert isinstance(make_rollouts(loaded.model, loaded.tokenizer, say=said.append), EngineRollouts)
+
+
+# -- Weights ----------------------------------------------------------------------------------------------------
+
+
+def adapted(model: Any, **settings: Any) -> Any:
+    torch.manual_seed(3)
+    model = get_peft_model(model, LoraConfig(target_modules="all-linear", **settings))
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.05)
+    return model.eval()
+
+
+@pytest.mark.parametrize("settings", [{"r": 8}, {"r": 8, "use_rslora": True}], ids=["plain", "rslora"])
+def test_an_adapter_is_merged_as_peft_applies_it(settings: dict[str, Any], loaded, prompts):
+    model = adapted(load_model("embedded", dtype="float32").model, **settings)
+    got = EngineRollouts(model, loaded.tokenizer).generate(prompts[:50], 1, GREEDY)
+    assert ids(got) == ids(ReferenceRollouts(model, loaded.tokenizer).generate(prompts[:50], 1, GREEDY))
+    with model.disable_adapter():
+        base = EngineRollouts(model, loaded.tokenizer).generate(prompts[:50], 1, GREEDY)
+    assert (
+        ids(base) == ids(EngineRollouts(loaded.model, loaded.tokenizer).generate(prompts[:50], 1, GREEDY)) != ids(got)
+    )
+
+
+def test_rollouts_are_never_those_of_an_earlier_policy(loaded, prompts):
+    """By whatever way the adapter changes: the optimizer, a loaded state, a write past autograd's book-keeping."""
+    model = adapted(load_model("embedded", dtype="float32").model, r=8)
+    rollouts = EngineRollouts(model, loaded.tokenizer)
+    weights = [p for name, p in model.named_parameters() if "lora_B" in name]
+
+    def optimizer_step() -> None:
+        for weight in weights:
+            weight.grad = torch.randn_like(weight)
+        torch.optim.AdamW(weights, lr=0.05).step()
+
+    def write_data() -> None:
+        for weight in weights:
+            weight.data.mul_(-1)
+
+    def load_state() -> None:
+        model.load_state_dict({k: v * 0.1 for k, v in model.state_dict().items() if "lora_B" in k}, strict=False)
+
+    for change in (optimizer_step, write_data, load_state):
+        before = ids(rollouts.generate(prompts[:30], 1, GREEDY))
+        change()
+        after = ids(rollouts.generate(prompts[:30], 1, GREEDY))
+        assert after == ids(ReferenceRollouts(model, loaded.tokenizer).generate(prompts[:30], 1, GREEDY)) != before
+
+
+def test_a_thousand_updates_leave_the_base_as_it_was():
+    """Merging into the base and out again drifts; in bfloat16 by a quarter of a weight after a hundred times."""
+    model = adapted(small(FAMILIES["qwen2"]).to(torch.bfloat16), r=4)
+    base = {name: p.clone() for name, p in model.named_parameters() if "lora" not in name}
+    weights = EngineRollouts(model, load_model("embedded").tokenizer).weights
+    first = weights.layers[0].gate_up.weight.clone()
+    for step in range(1000):
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.constant_(weight, 0.01 * (step % 7))
+        weights.sync()
+    assert all(torch.equal(p, base[name]) for name, p in model.named_parameters() if name in base)
+    assert weights.version == 1001
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.zero_()
+    weights.sync()
+    plain = EngineRollouts(model.unload(), load_model("embedded").tokenizer).weights
+    assert torch.equal(weights.layers[0].gate_up.weight, plain.layers[0].gate_up.weight)
+    assert not torch.equal(first, plain.layers[0].gate_up.weight)
+
+
+# -- Draws ------------------------------------------------------------------------------------------------------
+
+
+def frequencies(logits: torch.Tensor, sampling: Sampling, count: int = 20000) -> torch.Tensor:
+    uniform = torch.from_numpy(uniforms([1, 2], 0, 9, count))
+    tokens, _ = draw(logits.expand(count, -1).clone(), uniform, sampling)
+    return torch.bincount(tokens, minlength=len(logits))
+
+
+@pytest.mark.parametrize("size", [1000, 1024, 33])
+def test_draws_follow_the_probabilities(size: int):
+    logits = torch.randn(size, generator=torch.Generator().manual_seed(size)) * 2
+    expected = (logits / 0.7).softmax(-1).double() * 20000
+    counts = frequencies(logits, Sampling(1, temperature=0.7))
+    likely = expected >= 5
+    seen = [*counts[likely].tolist(), counts[~likely].sum().item()]
+    wanted = [*expected[likely].tolist(), max(expected[~likely].sum().item(), 1e-9)]
+    assert chisquare(seen, [w * sum(seen) / sum(wanted) for w in wanted]).pvalue > 1e-3
+
+
+def test_top_k_top_p_and_min_p_cut_where_they_should():
+    logits = torch.tensor([0.5, 0.2, 0.15, 0.1, 0.05]).log()[torch.tensor([3, 0, 4, 1, 2])]
+    likely = [1, 3, 4, 0, 2]  # tokens in the order of their probability
+
+    def kept(**settings: Any) -> set[int]:
+        return set(frequencies(logits, Sampling(1, **settings)).nonzero()[:, 0].tolist())
+
+    assert kept() == set(likely)
+    assert kept(top_k=2) == set(likely[:2])
+    assert kept(top_p=0.69) == set(likely[:2])
+    assert kept(top_p=0.71) == set(likely[:3])
+    assert kept(top_p=0.01) == set(likely[:1])
+    assert kept(top_k=3, top_p=0.83) == set(likely[:3])  # top-p of what top-k has left: 0.5, 0.7 of 0.85
+    assert kept(top_k=3, top_p=0.82) == set(likely[:2])
+    assert kept(min_p=0.25) == set(likely[:3])
+
+
+def test_the_ends_of_the_unit_interval_draw_possible_tokens():
+    """A uniform of 0 must not draw an impossible token, nor one just below 1 run past the end."""
+    logits = torch.full((4, 70), -torch.inf)
+    logits[:, 40:45] = 0.0
+    uniform = torch.tensor([0.0, 1 - 2**-24, 0.5, 0.2])
+    tokens, logprobs = draw(logits, uniform, Sampling(1))
+    assert tokens.tolist() == [40, 44, 42, 41]
+    assert logprobs.exp().tolist() == pytest.approx([0.2] * 4)
