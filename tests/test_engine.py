@@ -18,6 +18,7 @@ from tiny_math_solver.models import load_model
 from tiny_math_solver.problems.embedded import embedded_problems
 from tiny_math_solver.prompts import chat_messages, encode_prompt
 from tiny_math_solver.rollouts import EngineRollouts, ReferenceRollouts, Sampling, make_rollouts
+from tiny_math_solver.rollouts.certificate import certify
 from tiny_math_solver.rollouts.sampling import draw, uniforms
 
 GREEDY = Sampling(max_new_tokens=96, temperature=0)
@@ -128,6 +129,35 @@ def test_another_architecture_falls_back_and_says_so(loaded):
         make_rollouts(loaded.model, loaded.tokenizer, sampling=penalised, say=said.append), ReferenceRollouts
     )
     assert isinstance(make_rollouts(loaded.model, loaded.tokenizer, say=said.append), EngineRollouts)
+
+
+def test_the_certificate_passes_here_and_fails_where_something_is_wrong(loaded, prompts):
+    """Each of these mistakes was made by some engine somewhere: it must be seen before a step is taken."""
+    rollouts = EngineRollouts(loaded.model, loaded.tokenizer)
+    certificate = certify(rollouts, prompts)
+    assert certificate.passed
+    assert certificate.tokens >= 32
+    assert certificate.gap < 1e-5
+
+    def broken(harm: Any) -> bool:
+        rollouts = EngineRollouts(loaded.model, loaded.tokenizer)
+        harm(rollouts.weights)
+        return not certify(rollouts, prompts).passed
+
+    def later(name: str, change: Any) -> Any:
+        """Apply `change` to what method `name` returns or leaves behind."""
+
+        def harm(weights: Any) -> None:
+            method = getattr(weights, name)
+            setattr(weights, name, lambda *args: change(weights, method(*args)))
+
+        return harm
+
+    assert broken(later("rotations", lambda _, made: made.conj()))
+    assert broken(later("rotations", lambda _, made: made.roll(1, 0)))
+    assert broken(later("sync", lambda w, _: w.layers[0].query_key_value.bias.zero_()))
+    assert broken(later("sync", lambda w, _: w.layers[3].down.weight.mul_(1.001)))
+    assert broken(lambda w: setattr(w, "final_norm", torch.ones_like(w.final_norm)))
 
 
 # -- Weights ----------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """One training run from configuration to verdict."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,11 @@ from tiny_math_solver.grpo.callbacks import DevEvaluation, Metrics
 from tiny_math_solver.grpo.plan import plan_lines
 from tiny_math_solver.grpo.trainer import MathGRPOTrainer
 from tiny_math_solver.models import default_device, load_base, load_model, load_tokenizer, resolve_dtype
+from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.problems.splits import Splits, load_splits
-from tiny_math_solver.prompts import within_limit
-from tiny_math_solver.rollouts import Rollouts, Sampling, make_rollouts
+from tiny_math_solver.prompts import chat_messages, encode_prompt, within_limit
+from tiny_math_solver.rollouts import EngineRollouts, ReferenceRollouts, Rollouts, Sampling, make_rollouts
+from tiny_math_solver.rollouts.certificate import PROMPTS, Certificate, certify
 from tiny_math_solver.runs import RunFolder, command_line, write_environment
 from tiny_math_solver.verdict import evaluation_lines
 
@@ -77,6 +79,7 @@ def train(config: Config, say: Any) -> Outcome:
     trainer.remove_callback(PrinterCallback)
     dev.trainer = trainer
 
+    certificate = check_engine(config, trainer, splits.train, say)
     before = evaluate_test(config, trainer.rollouts, splits, run, "before")
     for line in evaluation_lines("before", before["test"].summary()):
         say(line)
@@ -87,9 +90,8 @@ def train(config: Config, say: Any) -> Outcome:
 
     trainer.accelerator.wait_for_everyone()  # the first process has written the best adapter
     best = load_model(str(run.path), dtype=config.model.dtype, device=args.device.type)
-    rollouts = make_rollouts(
-        best.model, best.tokenizer, config.rollouts.batch_size, config.rollouts.engine, trainer.sampling, say
-    )
+    engine = isinstance(trainer.rollouts, EngineRollouts)
+    rollouts = make_rollouts(best.model, best.tokenizer, config.rollouts.batch_size, engine, trainer.sampling, say)
     after = evaluate_test(config, rollouts, splits, run, "after")
     summary = {
         "before": before["test"].summary(),
@@ -100,6 +102,7 @@ def train(config: Config, say: Any) -> Outcome:
             for when, result in (("before", before), ("after", after))
             if "unseen" in result
         },
+        "engine_check": None if certificate is None else asdict(certificate),
         "dev": dev.history,
         "best_step": dev.best_step,
         "train_seconds": seconds,
@@ -110,6 +113,24 @@ def train(config: Config, say: Any) -> Outcome:
     }
     run.write_json("summary.json", summary)
     return Outcome(summary, run.path, trainer.best_reward > 0)
+
+
+def check_engine(config: Config, trainer: MathGRPOTrainer, train: list[Problem], say: Any) -> Certificate | None:
+    """Compare the engine with transformers on real prompts; where they differ stop, or fall back if so configured."""
+    rollouts = trainer.rollouts
+    if not isinstance(rollouts, EngineRollouts):
+        return None
+    asked = [chat_messages(p.question, config.prompt.system) for p in train[:PROMPTS]]
+    certificate = certify(rollouts, [encode_prompt(rollouts.tokenizer, messages) for messages in asked])
+    say(f"engine: {certificate}")
+    if not certificate.passed:
+        if not config.rollouts.fall_back:
+            raise UserError(
+                "the engine does not reproduce this model; --rollouts.engine false trains with transformers' generate"
+            )
+        say("rollouts by transformers' generate from here on, many times slower")
+        trainer.rollouts = ReferenceRollouts(rollouts.model, rollouts.tokenizer, rollouts.batch_size)
+    return certificate
 
 
 def training_arguments(config: Config) -> GRPOConfig:

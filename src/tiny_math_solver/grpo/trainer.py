@@ -26,6 +26,8 @@ from tiny_math_solver.rollouts import Rollouts, Sampling, make_rollouts
 from tiny_math_solver.rollouts.weights import UnsupportedModelError, refuse_unsupported
 from tiny_math_solver.runs import RunFolder
 
+SAMPLED = "sampling_per_token_logps"  # what TRL calls the rollouts' own log-probabilities
+
 
 class MathGRPOTrainer(GRPOTrainer):
     """GRPO on word problems with the two rule-based rewards."""
@@ -145,16 +147,19 @@ class MathGRPOTrainer(GRPOTrainer):
         """The step's loss, its gradient accumulated in the parameters."""
         loss = torch.zeros((), device=self.args.device)
         metrics, gaps = self._metrics["train"], []
+        logged = len(metrics["entropy"])
         # without a KL term, rows of zero advantage have exactly no gradient
         for part in passes(self._window, self.loss_type, self.tokens_per_pass, skip=self.beta == 0):
             part_loss = self._compute_loss(model, part.batch) * part.weight
             self.accelerator.backward(part_loss)
             loss += part_loss.detach()
-            if (sampled := part.batch.get("sampling_per_token_logps")) is not None:
+            if (sampled := part.batch.get(SAMPLED)) is not None:
                 gaps.append((self._update_logprobs - sampled).abs()[part.batch["completion_mask"].bool()])
         for parameter in model.parameters():  # the optimizer takes a step with a zero gradient, none without one
             if parameter.requires_grad and parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
+        if sampled := [b[SAMPLED][b["completion_mask"].bool()] for b in self._window if SAMPLED in b]:
+            metrics["entropy"][logged:] = [-torch.cat(sampled).mean().item()]  # of every row, not the passed ones alone
         if gaps:
             gap = torch.cat(gaps)
             metrics["sampling/sampling_logp_difference/mean"].append(gap.mean().item())

@@ -1,0 +1,62 @@
+"""Proof before the first step that the engine and transformers are the same policy."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from tiny_math_solver.rollouts.engine import EngineRollouts
+from tiny_math_solver.rollouts.sampling import Sampling
+
+PROMPTS, NEW_TOKENS = 16, 32
+# The largest gap between two log-probabilities of one token that rounding explains. In bfloat16 a logit between 16
+# and 32 is kept in steps of 1/8, in float16 of 1/64; the chosen logit and the largest of the others may each be off
+# by a step or two between two orders of summation. A wrong rotation, bias or mask moves log-probabilities by whole
+# units. In float32 the steps are a thousandth of the limit.
+LIMITS = {torch.float32: 1e-4, torch.bfloat16: 0.5, torch.float16: 0.0625}
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """`gap` is the largest difference of a log-probability, in nats; `other_tokens` counts greedy choices that differ.
+
+    A choice differs where transformers prefers another token by more than `limit`.
+    """
+
+    tokens: int
+    gap: float
+    other_tokens: int
+    limit: float
+
+    @property
+    def passed(self) -> bool:
+        return self.gap <= self.limit and not self.other_tokens
+
+    def __str__(self) -> str:
+        return (
+            f"{self.tokens} greedy tokens compared with transformers: largest log-probability gap {self.gap:.1e} "
+            f"(limit {self.limit:g}), {self.other_tokens or 'no'} other choice{'s' * (self.other_tokens != 1)}"
+        )
+
+
+def certify(rollouts: EngineRollouts, prompt_ids: Sequence[list[int]]) -> Certificate:
+    """Decode a few prompts greedily with the engine and score the result by one transformers pass a prompt."""
+    model: Any = rollouts.model
+    limit = LIMITS[rollouts.weights.dtype]
+    gap, other, tokens = 0.0, 0, 0
+    was_training = model.training
+    model.eval()
+    try:
+        for rollout in rollouts.generate(prompt_ids[:PROMPTS], 1, Sampling(NEW_TOKENS, temperature=0)):
+            ids, count = rollout.prompt_ids + rollout.completion_ids, len(rollout.completion_ids)
+            with torch.inference_mode():
+                logits = model(torch.tensor([ids], device=rollouts.weights.device)).logits[0, -count - 1 : -1].float()
+            chosen = logits.gather(1, torch.tensor(rollout.completion_ids, device=logits.device)[:, None])[:, 0]
+            scored = torch.tensor(rollout.logprobs, device=logits.device)
+            gap = max(gap, (chosen - logits.logsumexp(-1) - scored).abs().nan_to_num(torch.inf).max().item())
+            other += int((logits.amax(-1) - chosen > limit).sum())
+            tokens += count
+    finally:
+        model.train(was_training)
+    return Certificate(tokens, gap, other, limit)
