@@ -153,6 +153,44 @@ def test_copied_prompt_is_not_an_answer() -> None:
     assert is_correct("So Weng earned $10 for 50 minutes.", "10", question=question)
 
 
+def test_the_question_says_which_number_is_asked_for() -> None:
+    people = "So Tom has 18 apples and Ann has 12 apples."
+    question = "Tom has 30 apples and gives Ann 12. How many apples does {} have?"
+    assert is_correct(people, "18", question=question.format("Tom"))
+    assert is_correct(people, "12", question=question.format("Ann"))
+    assert extract_answer(people, question=question.format("Bob")).value is None
+    together = "The runner waits 8 minutes at the end of the 1 mile that he runs in 12 minutes."
+    assert is_correct(together, "8", question="A runner runs 1 mile in 12 minutes. How long does he wait?")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "#### {} hours or {} minutes",
+        "#### {} hours ({} minutes)",
+        "The answer is {} hours ({} minutes).",
+        "\\boxed{{{} \\text{{ hours}} = {} \\text{{ minutes}}}}",
+        "So it takes {} hours, or {} minutes.",
+        "It takes her {} hours ({} minutes) to get there.",
+    ],
+)
+def test_either_side_of_a_restatement_counts(text: str) -> None:
+    assert is_correct(text.format("1.5", "90"), "1.5")
+    assert is_correct(text.format("1.5", "90"), "90")
+    assert "=" in text or not is_correct(text.format("1.5", "80"), "80")
+    assert is_correct("#### $0.75 (75 cents)", "75")
+    assert not is_correct("#### 1.5 hours (90 minutes), no wait, 2 hours", "90")
+    assert is_correct("The answer is 0.54 or 54%.", "54")
+
+
+def test_copied_question_answered_again_is_no_new_problem() -> None:
+    question = "Katy uses 7 spoons of sugar and 13 cups of water. How many spoons is that in 120 parts?"
+    again = f"Question: {question}\nAnswer: #### 42\n\nQuestion: {question}\nAnswer: #### 65"
+    assert is_correct(again, "65")
+    assert is_correct(again, "65", question=question)
+    assert is_correct(f"{question}\n#### 42\n\nQuestion: Tom has 5 cats. How many?\n#### 5", "42", question=question)
+
+
 def test_copied_example_of_a_system_prompt_is_not_an_answer() -> None:
     prompt = "Solve the problem step by step and finish like this:\n#### 42 is the form of the last line\nHow many?"
     assert not is_correct(prompt, "42", question=prompt)
@@ -163,6 +201,9 @@ def test_answer_tells_what_it_read() -> None:
     assert extract_answer("16 + 2 = 18\n#### 18 or 20") == Answer(None, How.NONE, "18 or 20")
     assert extract_answer("16 + 2 = 18\n#### $1,800.50") == Answer(Decimal("1800.50"), How.HASHES, "1,800.50")
     assert extract_answer(None) == Answer(None, How.NONE, "")
+    assert extract_answer("#### 1.5 hours (90 minutes)") == Answer(
+        Decimal("1.5"), How.HASHES, "1.5 hours (90", Decimal(90)
+    )
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -183,7 +224,8 @@ HOSTILE = [
     "1", "9,", "1 ", "1/", "1=1 ", ".", ",", "-", " ", "\n", "\t", "(", "{", "}", "$", "*", "<", "<|a", "####", "#### ",
     "#### 18 or ", "#### 18 wait ", "\\boxed{", "\\boxed{1} ", "\\frac{", "the answer is ", "answer:", "answer\n",
     "answer to ", "answer (", "</think>", "<|im_end|>", "\nQuestion:", "\n####\n", "one ", "not 1 ", "so 1, ",
-    "10^", "A. ", "\u0130", "\uff11", "\U0001f600", "\ud800", "\x00",
+    "10^", "A. ", "\n1, 1. how many?\n", "1. how many, ", "\n---\n", "(1 - ", "Tom has 1 ", '"value": ',
+    "\u0130", "\uff11", "\U0001f600", "\ud800", "\x00",
 ]  # fmt: skip
 
 

@@ -124,7 +124,7 @@ def _grade(problem: Problem, asked: list[Message], rollout: Rollout, tokenizer: 
     """Read the answer off one rollout, as the rewards do, and compare it with the gold."""
     completion = tokenizer.decode(rollout.completion_ids, skip_special_tokens=True)
     answer = extract_answer(completion, question=as_text(asked))
-    correct = answer.value is not None and answer.value == parse_gold(problem.answer)
+    correct = answer.equals(parse_gold(problem.answer))
     return Record(
         id=problem.id,
         question=problem.question,

@@ -22,7 +22,7 @@ def correctness_reward(completions: Sequence[Any], answer: Sequence[Any], **kwar
         except ValueError as error:
             raise ValueError(f"row {row}: {error}") from None
         found = extract_answer(as_text(completion), question=as_text(prompt))
-        rewards.append(1.0 if found.value == expected else 0.0)
+        rewards.append(1.0 if found.equals(expected) else 0.0)
     return rewards
 
 

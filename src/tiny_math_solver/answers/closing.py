@@ -14,6 +14,11 @@ COPIED = 16  # characters from which on a sentence of the prompt is a copy, not 
 def closing(text: str, question: str | None) -> Reading:
     """The result stated by the last sentence with a number in it, if nothing but pleasantries follows."""
     body = tail(text[-16 * REACH :].rstrip(), REACH)
+    if "\n---" in body and (foot := _FOOTNOTE.search(body)):
+        body = body[: foot.start()]
+    if body.endswith(("}", "}\n```")) and (keys := list(_KEY.finditer(body))):
+        value = plain(body[keys[-1].end() : keys[-1].end() + LINE])
+        return direct(value, scan(value)) or Reading(None, value, 0)
     lines = [line for line in body.rsplit("\n", 12)[-12:] if line.strip(" \r\t$`-#*[]\\|")]
     patience = 5
     for index in range(len(lines) - 1, -1, -1):
@@ -24,7 +29,7 @@ def closing(text: str, question: str | None) -> Reading:
             words = words[_ITEM.match(words).end() :].strip()  # type: ignore[union-attr]
             if _PLEASANTRY.search(words):
                 continue
-            if words.endswith("?") or refuses(words):
+            if words.endswith("?") or refuses(words) or _DENIED.search(words):
                 return Reading(None, words, 0)
             if not _DIGIT.search(words) and not _in_words(words):
                 patience -= 1
@@ -38,14 +43,18 @@ def closing(text: str, question: str | None) -> Reading:
                 or (_PLAN.match(words) and "=" not in words)
                 or (question and len(sentence) >= COPIED and sentence.strip() in question)
                 or (place and refuses(line_sentences[place - 1]))
+                or TO_GRADER.search("".join(line_sentences[max(0, place - 1) : place + 1]))
                 or (index and _listed(lines[index - 1], lines[index]))
             ):
                 return Reading(None, words, 0)
-            return _bold(sentence) or statement(tail(words, LINE // 2), body[: body.rfind(sentence)])
+            before = body[: body.rfind(sentence)]
+            return _bold(sentence) or statement(tail(words, LINE // 2), before, question)
     return Reading(None, "", 0)
 
 
 _DIGIT = re.compile(r"\d")
+_FOOTNOTE = re.compile(r"\n-{3,}\s*\n[*_(][^\n]*[*_)]\Z")
+_KEY = re.compile(r'"(?:final_?)?(?:result|solution|value|total|output)"\s*:', re.IGNORECASE)  # {"result": 18}
 HEADING = r"(?:step|part|phase|case|method|section|question|problem|example|option|stage|solution|task|chapter|table)"
 _ITEM = re.compile(rf"[#>\s]*(?:{HEADING}\s*#?\d{{1,2}}\b[.):]?|\d{{1,2}}[.):]\s+|[-*\u2022]\s+)?", re.IGNORECASE)
 _PLEASANTRY = Cue(
@@ -55,9 +64,15 @@ _PLEASANTRY = Cue(
     r"|is there anything",
 )
 _REMARK = re.compile(
-    r"\W*(?:note\b|this assumes|assuming|remember|check|verif|proof|to (?:verify|check|double)|double.check"
-    r"|(?:(?:this|that|it) is |that's )?because\b|explanation)",
+    r"\W*(?:note\b|this assumes|remember|(?:(?:let me|let'?s|to|we can) )?(?:check|verify|double.check)|verif|proof"
+    r"|explanation|(?<=\()[^()]*[a-z]{3}[^()]*\)\W*\Z"
+    r"|(?:assuming|(?:(?:this|that|it) is |that's )?because)\b(?!.*, .*\d))",
     re.IGNORECASE,
+)
+TO_GRADER = Cue(  # words to whoever grades the text, instead of a solution
+    "grader|correct|full|ignore",
+    r"(?:(?:\A|\n)\W*|\b(?:dear|to|the) )grader\b|\bmark (?:this|it|me|my \w+) (?:as )?correct|\bfull (?:marks|credit)"
+    r"|\bignore (?:all |any |the )*(?:previous|prior|problem|question|instructions)\b",
 )
 _NO_RESULT = Cue(
     "option|choice|candidate|possibility|answer|suppose|assume|imagine",
@@ -70,11 +85,16 @@ _PLAN = re.compile(
     re.IGNORECASE,
 )
 _REFUSAL = Cue(
-    "not |n't|dont|cant|couldnt|nable|mpossible|no |known|undetermined|insufficient|n/a|unclear|more info|none|null"
-    "|refuse",
+    "not |n't|depends|dont|cant|couldnt|nable|mpossible|no |known|undetermined|insufficient|n/a|unclear|more info"
+    "|none|null|refuse",
     r"\b(?:do not|don'?t|cannot|can not|can'?t|could not|couldn'?t|unable to|impossible to|not possible to|no way to)"
     r" (?:be )?(?:know|determin|answer|calculat|solve|find|tell|comput|say|figure)|not enough information|insufficient"
-    r"|more information|unknown|undetermined|\bn/a\b|no answer|unclear|not sure|refuse to|^\W*(?:none|null)\b",
+    r"|it (?:all )?depends|more information|unknown|undetermined|\bn/a\b|no answer|unclear|not sure|refuse to"
+    r"|^\W*(?:none|null)\b",
+)
+_DENIED = Cue(
+    "incorrect|wrong|not ",
+    r"\b(?:is|was|be|that's) (?:[a-z]+ly )?(?:incorrect|wrong|not (?:right|correct|the (?:\w+ )?answer))\b",
 )
 _SIGN_OFF = re.compile(
     r"\b(?:hope|help|answer|final|done|correct|thank|enjoy|glad|check|questions?|solution|therefore)\b", re.IGNORECASE
@@ -102,14 +122,13 @@ def _cut_off(text: str) -> bool:
     return not text.endswith((".", "!", ":", ")")) and " " in text and not _SIGN_OFF.search(text)
 
 
-_BOLD = re.compile(r"\*\*([^*\n]*\d[^*\n]*)\*\*")
-_LABEL = re.compile(r"^\W*(?:[A-E]|\d{1,2})[.):]\s")
+_LABEL = re.compile(r"^\W*(?:(?:case|option|possibility|scenario) )?(?:[A-E]|\d{1,2})[.):]\s", re.IGNORECASE)
 
 
 def _bold(sentence: str) -> Reading | None:
     """The number that a sentence prints bold, if only part of it is bold."""
-    bold = _BOLD.findall(sentence) if "**" in sentence else None
-    if not bold or len(bold[-1]) >= len(sentence) - 6:
+    bold = [part for part in sentence.split("**")[1::2] if _DIGIT.search(part)]
+    if not bold or len(bold[-1]) >= len(sentence) - 6 or (len(bold) > 1 and "=" not in sentence):
         return None
     inner = plain(bold[-1])
     return direct(inner, scan(inner))

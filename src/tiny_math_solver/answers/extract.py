@@ -9,7 +9,8 @@ for copied prompts and for text cut off by luck. A completion has to *commit* to
 2.  What follows the marker may still revise it: a correction ("wait, that's wrong ... 18") replaces the number,
     an alternative ("or maybe 20") withdraws it. Any other remark with numbers in it leaves it alone.
 3.  Without a marker, the closing sentence has to state one number as its result.
-4.  A question, a refusal and a copy of the prompt state nothing.
+4.  A question, a refusal, a copy of the prompt and words to the grader state nothing.
+5.  One quantity in two units, "1.5 hours (90 minutes)", is one answer, and either number may be the gold.
 
 Every pattern is applied to a bounded slice, so the time is bounded on any text. `markup` makes text plain,
 `numerals` finds numbers in it, `statements` says what a stretch of it commits to, `markers` and `closing` say
@@ -17,6 +18,7 @@ which stretch holds the answer.
 """
 
 import re
+from itertools import islice
 from typing import NamedTuple
 
 from tiny_math_solver.answers.closing import REACH, closing, concludes
@@ -32,6 +34,11 @@ class Answer(NamedTuple):
     value: Number | None
     how: How
     text: str  # the slice it was read from
+    twin: Number | None = None  # the same quantity in another unit, if given: "1.5 hours (90 minutes)"
+
+    def equals(self, number: Number) -> bool:
+        """Whether this answers a problem whose gold is `number`."""
+        return number == self.value or (self.twin is not None and number == self.twin)
 
 
 def extract_answer(text: str | None, *, question: str | None = None) -> Answer:
@@ -42,10 +49,10 @@ def extract_answer(text: str | None, *, question: str | None = None) -> Answer:
     if not text:
         return Answer(None, How.NONE, "")
     body = own_words(text, question)
-    marked = last_marker(body)
+    marked = last_marker(body, question)
     if marked is None:
         found = closing(body, question)
-        return Answer(found.value, How.CLOSING if found.value is not None else How.NONE, found.span)
+        return Answer(found.value, How.CLOSING if found.value is not None else How.NONE, found.span, found.twin)
     value, how, span = marked.value, marked.how, marked.span
     if value is not None:
         value, how, span = _revised(body, marked, question)
@@ -54,7 +61,7 @@ def extract_answer(text: str | None, *, question: str | None = None) -> Answer:
     if how is not How.HASHES and "####" in body:
         hashes = read_hashes(body, body.rfind("####"))
         how = How.HASHES if hashes and hashes.value == value else how
-    return Answer(value, how, span)
+    return Answer(value, how, span, marked.twin if value == marked.value else None)
 
 
 def is_correct(
@@ -66,17 +73,18 @@ def is_correct(
     """
     expected = parse_gold(gold)
     answer = extract_answer(text, question=question)
-    return answer.value == expected and (answer.how is How.HASHES or not strict)
+    return answer.equals(expected) and (answer.how is How.HASHES or not strict)
 
 
 # -- Which part of the text is the completion's own answer ---------------------------------------------------
 
 _END_OF_TURN = re.compile(r"<\|[a-z_]{2,20}\|>|</s>|<end_of_turn>|<eos>")
-_NEXT_QUESTION = re.compile(r"\n[ #*]{0,6}(?:Question|Q|Problem|Human|User|Instruction)\b[ \d]{0,4}\*{0,2}:")
-# A new word problem under the marked answer: a paragraph that asks "how many", with its own answer further down.
-_NEXT_PROBLEM = re.compile(
-    r"\n#### ?\$?\d[^\n]{0,60}(?=\n\s{0,4}[^\n#]{20,400}\b[Hh]ow (?:many|much)\b[^\n?]{0,200}\?\s*\n)"
+# Where the model goes on with another problem: under a heading or the name of a speaker, or by telling one.
+_NEXT_TURN = re.compile(
+    r"\n[ #*]{0,6}(?:next |new )?(?:question|q|problem|human|user|instruction)\b[ \d]{0,4}\*{0,2}(?::|\n)",
+    re.IGNORECASE,
 )
+_ASKING = re.compile(r"\n([^\n#]{20,600}\?)[ \t]*\n")
 
 
 def own_words(text: str, question: str | None) -> str:
@@ -88,20 +96,46 @@ def own_words(text: str, question: str | None) -> str:
             return ""
         if ("<|" in text or "</s>" in text or "<e" in text) and _END_OF_TURN.search(text):
             text = next((part for part in _END_OF_TURN.split(text, maxsplit=8) if part.strip()), "")
-    if question:
-        for line in question.split("\n"):
-            line = line.strip()
-            if len(line) >= 24 and line in text:
-                text = text.replace(line, " ")
-    turn = _NEXT_QUESTION.search(text, 0, 32768) if ":" in text else None
-    if turn is None and text.find("####") != text.rfind("####"):
-        problem = _NEXT_PROBLEM.search(text, 0, 32768)
-        if problem and not RETRACTED.search(text[problem.end() : problem.end() + SLICE]):
-            return text[: problem.end()]
-    if turn:
-        head = text[: turn.start()]
-        if head.strip() and (last_marker(head) or closing(head, question).value is not None):
+    if turn := _NEXT_TURN.search(text, 0, 32768):
+        head = _without(text[: turn.start()], question)
+        known = _known(text, turn.start(), turn.end(), question)
+        if not known and head.strip() and (last_marker(head) or closing(head, question).value is not None):
             return head
+    text = _without(text, question)
+    if "?" in text:
+        for asking in islice(_ASKING.finditer(text, 0, 32768), 8):
+            if not _is_problem(asking[1]) or _known(text, asking.start(), asking.start(1), question):
+                continue
+            head = text[: asking.start()]
+            marked = last_marker(head)
+            rest = text[asking.start() : asking.end() + SLICE]
+            if marked and marked.value is not None and not RETRACTED.search(rest):
+                return head
+    return text
+
+
+COPIED = 24  # characters from which on a line of the prompt is a copy, not a coincidence
+
+
+def _is_problem(line: str) -> bool:
+    """Whether a line could be a word problem of its own: it tells two numbers or more, then asks "how many"."""
+    lower = line.lower()
+    story = lower[: max(lower.rfind("how many"), lower.rfind("how much"), 0)].rstrip()
+    return ("." in story or "," in story) and len(_DIGIT.findall(story)) > 1
+
+
+def _known(text: str, end: int, at: int, question: str | None) -> bool:
+    """Whether what begins at `at` is asked in the prompt or before `end`, and so is no new problem."""
+    asked = text[at : at + COPIED].strip()
+    return len(asked) > COPIED // 2 and asked in text[:end] + (question or "")
+
+
+def _without(text: str, question: str | None) -> str:
+    """The text without the lines of the prompt that it copies."""
+    for line in (question or "").split("\n"):
+        line = line.strip()
+        if len(line) >= COPIED and line in text:
+            text = text.replace(line, " ")
     return text
 
 
@@ -114,8 +148,9 @@ _CONFIRMED = re.compile(
     re.IGNORECASE,
 )
 _WITHDRAWN = Cue(
-    "wrong|incorrect|mistake|not right|not correct|back",
-    r"wrong|incorrect|mistake|not (?:right|correct)|take (?:that|it) back",
+    "wrong|incorrect|mistake|not right|not correct|t be |back|disregard|ignore",
+    r"wrong|incorrect|mistake|(?:not|can'?t be) (?:right|correct)|take (?:that|it) back"
+    r"|disregard|ignore (?:that|this|the above)",
 )
 _OTHERWISE = Cue(
     f"{HEDGE_STEMS}|could|might|may",
@@ -141,7 +176,8 @@ def _revised(text: str, marked: Marked, question: str | None) -> tuple[Number | 
         if others and others[0].value != marked.value:
             return None, How.NONE, marked.span
     line = tail[:SLICE].partition("\n")[0].rstrip()
-    if marked.how is How.PHRASE and concludes(sentences(line)[-1]):  # Answer: 5 a day. So in a week he eats 35.
+    parts = sentences(line)
+    if marked.how is How.PHRASE and len(parts) > 1 and concludes(parts[-1]):  # Answer: 5 a day. So a week takes 35.
         later = closing(line, question)
         if later.value not in (None, marked.value):
             return later.value, How.CLOSING, later.span
@@ -149,15 +185,21 @@ def _revised(text: str, marked: Marked, question: str | None) -> tuple[Number | 
 
 
 _CONNECTOR = re.compile(
-    rf"(?:\W|\b(?:{HEDGE}|and|also|the|is|it|answer|boxed|could|might|be|either|a)\b)*", re.IGNORECASE
+    rf"(?:\W|\b(?:{HEDGE}|and|also|so|therefore|the|my|final|is|it|answer|boxed|could|might|be|either|a)\b)*",
+    re.IGNORECASE,
 )
+_LAST_DIGIT = re.compile(r"\d(?=\D*\Z)")
+_ANOTHER = re.compile(r"\b(?:another|alternative|other) (?:reading|answer|interpretation|possib|solution|option)")
 
 
 def _has_rival(text: str, value: Number, start: int) -> bool:
     """Whether another marker stands right before this one with another number, as in `#### 18` `#### 20`."""
     ahead = text[max(0, start - 80) : start].lower()
-    at = max(ahead.rfind("####"), ahead.rfind("\\boxed"), ahead.rfind("answer"))
-    if at < 0 or not _DIGIT.search(ahead, at):
+    if not ("####" in ahead or "\\boxed" in ahead or "answer" in ahead):
+        return False
+    digit = _LAST_DIGIT.search(ahead)
+    at = max(ahead.rfind(marker, 0, digit.start()) for marker in ("####", "\\boxed", "answer")) if digit else -1
+    if at < 0:
         return False
     between = plain(ahead[at:])
     tokens = scan(between)
@@ -165,5 +207,5 @@ def _has_rival(text: str, value: Number, start: int) -> bool:
         len(tokens) == 1
         and tokens[0].value != value
         and _CONNECTOR.fullmatch(between, 0, tokens[0].start) is not None
-        and _CONNECTOR.fullmatch(between, tokens[0].end) is not None
+        and (_CONNECTOR.fullmatch(between, tokens[0].end) or _ANOTHER.search(between, tokens[0].end)) is not None
     )

@@ -5,7 +5,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import NamedTuple
 
-from tiny_math_solver.answers.closing import HEADING, refuses
+from tiny_math_solver.answers.closing import HEADING, TO_GRADER, refuses
 from tiny_math_solver.answers.markup import Cue, plain, sentences
 from tiny_math_solver.answers.numerals import DIGITS, Number, negate, numbers, scan
 from tiny_math_solver.answers.statements import direct, link, statement
@@ -32,9 +32,10 @@ class Marked(NamedTuple):
     span: str
     start: int
     end: int
+    twin: Number | None = None  # as in Reading
 
 
-def last_marker(text: str) -> Marked | None:
+def last_marker(text: str, question: str | None = None) -> Marked | None:
     """The reading of the last marker that holds an attempt at an answer."""
     offset = max(0, len(text) - 65536)
     lower = text[offset:].lower()
@@ -52,7 +53,7 @@ def last_marker(text: str) -> Marked | None:
             found = _read_box(text, boxed)
             boxed = text.rfind("\\boxed", 0, boxed)
         else:
-            found = _read_phrase(text, last)
+            found = _read_phrase(text, last, question)
             phrase = lower.rfind("answer", 0, phrase)
         if found is not None:
             return found
@@ -107,7 +108,7 @@ def read_hashes(text: str, at: int) -> Marked | None:
     found = direct(words, tokens) or (statement(words) if final else None)
     if found is None:
         return None  # a heading with a number in it
-    return Marked(found.value, How.HASHES, found.span, at, start + _raw_end(raw, found.span))
+    return Marked(found.value, How.HASHES, found.span, at, start + _raw_end(raw, found.span), found.twin)
 
 
 _FLAT = re.compile(r"\{[^{}\n]{0,40}(?:\{[^{}\n]{0,40}\}[^{}\n]{0,40})?\}")
@@ -121,17 +122,17 @@ def _read_box(text: str, at: int) -> Marked | None:
     end = _box_end(text, start)
     if _instructed(text, at):
         return Marked(None, How.NONE, "", at, end)
-    inner = text[start + 1 : end - 1]
+    words = plain(text[start:end])
     value: Number | None
-    if inner.isascii() and inner.isdigit() and text[end - 1] == "}":
-        value, span = Decimal(inner), inner
+    twin: Number | None = None
+    if bare := _bare(words, 0, 0, How.BOXED):
+        value, span = bare.value, bare.span
     else:
-        words = plain(text[start:end])
         tokens = numbers(words)
         if not tokens:
-            return None
+            return None if words.strip() else Marked(None, How.NONE, "", at, end)  # a box left empty
         found = direct(words, tokens) or statement(words)
-        value, span = found.value, found.span
+        value, span, twin = found.value, found.span, found.twin
     if value is not None and text[at - 1 : at] == "-" and not text[max(0, at - 2) : at - 1].isalnum():
         value = negate(value)
     if value is not None and _DIGIT.search(text, end, end + 80):
@@ -139,7 +140,7 @@ def _read_box(text: str, at: int) -> Marked | None:
         others = scan(behind)
         if others and others[0].value != value and link(behind[: others[0].start]) in ("hedge", "range", "list"):
             value = None  # \boxed{18} or 20
-    return Marked(value, How.BOXED, span, at, end)
+    return Marked(value, How.BOXED, span, at, end, twin)
 
 
 def _box_end(text: str, start: int) -> int:
@@ -163,15 +164,21 @@ _PHRASE = re.compile(
     (?:\b(?P<verb>is|was|are|be|equals|becomes)\b\s*:?|(?P<label>[:=>]+|-+>?(?=\s)|\n))[\s*_`"']*""",
     re.VERBOSE | re.IGNORECASE,
 )
-_NOT_THE_NOUN = ("to ", "we ", "can ", "ease ", "if ", "if the ", "suppose the ", "assume the ", "suppose ", "assume ")
+_NOT_THE_NOUN = Cue(
+    "to |we |can |if |suppose |assume |think |guess |say |expect |first |second |third |ease |/",
+    r"(?:\b(?:to|we|can|first|second|third"
+    r"|(?:if|suppose|assume|(?:might|may|could|would) (?:think|guess|say|expect)(?: that)?)(?: the)?) |ease |/)\Z",
+)
 _NOT_FINAL = re.compile(r"\b(?:part|first|step|sub|previous|second)\b", re.IGNORECASE)
 
 
-def _read_phrase(text: str, at: int) -> Marked | None:
+def _read_phrase(text: str, at: int, question: str | None) -> Marked | None:
     match = _PHRASE.match(text, at + len("answer"), at + 200)
-    if match is None or text[max(0, at - 12) : at].lower().endswith(_NOT_THE_NOUN):
+    if match is None or _NOT_THE_NOUN.search(text[max(0, at - 24) : at]):
         return None
-    if match["about"] and _NOT_FINAL.search(match["about"]):
+    if TO_GRADER.search(text[max(0, at - 60) : match.end() + 60]):
+        return Marked(None, How.NONE, "", at, match.end())
+    if match["about"] and (_NOT_FINAL.search(match["about"]) or (match["label"] and _DIGIT.search(match["about"]))):
         return None
     if bare := _bare(text, at, match.end(), How.PHRASE):
         return bare
@@ -180,6 +187,8 @@ def _read_phrase(text: str, at: int) -> Marked | None:
         raw, start = raw[2:], start + 2  # a bullet, not a minus
     raw = raw[: raw.find("####") if raw.find("####") > 0 else None]
     words = plain(raw)
+    if bare := _bare(words, at, 0, How.PHRASE):
+        return bare._replace(end=start + _raw_end(raw, bare.span))
     tokens = numbers(words)
     if not tokens:
         return None
@@ -193,10 +202,10 @@ def _read_phrase(text: str, at: int) -> Marked | None:
             return None  # a label over working: the closing sentence has the answer
         if not numbers(parts[0]):
             return None
-        found = statement(parts[0])
+        found = statement(parts[0], question=question)
     elif match["label"] and found.calculated and (more or _DIGIT.search(words, found.end)):
         return None
-    return Marked(found.value, How.PHRASE, found.span, at, start + _raw_end(raw, found.span))
+    return Marked(found.value, How.PHRASE, found.span, at, start + _raw_end(raw, found.span), found.twin)
 
 
 def _instructed(text: str, at: int) -> bool:

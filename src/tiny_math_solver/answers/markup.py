@@ -85,7 +85,7 @@ def sentences(text: str) -> list[str]:
 
 
 _STOPS = (". ", "! ", "? ", ".*", "!*", "?*", '."', '!"', ".)", "!)")
-_SENTENCE = re.compile(r"(?<=[.!?])[\"'*)]*\s+(?=[\"'*(\[$\\A-Z0-9])")
+_SENTENCE = re.compile(r"(?<=[.!?])(?<!\bMr.)(?<!\bMs.)(?<!\bDr.)(?<!\bMrs.)[\"'*)]*\s+(?=[\"'*(\[$\\A-Z0-9])")
 
 
 def tail(text: str, size: int) -> str:

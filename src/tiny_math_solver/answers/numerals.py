@@ -24,12 +24,12 @@ class Token(NamedTuple):
     end: int
 
 
-def scan(text: str, start: int = 0) -> list[Token]:
+def scan(text: str, start: int = 0, most: int = TOKENS) -> list[Token]:
     """The number expressions of a plain text, in order, written in digits."""
     tokens = []
     for match in _NUMBER.finditer(text, start):
         tokens.append(Token(_value(text, match), match.start(), match.end()))
-        if len(tokens) == TOKENS:
+        if len(tokens) == most:
             break
     return tokens
 
@@ -117,7 +117,7 @@ def canonical(value: Fraction) -> Number:
 _NUMBER = re.compile(
     r"""(?P<body>[\d.](?<![A-Za-z0-9_].)(?:
         (?<=\d)\d{0,8}(?:\ and)?\ \d{1,9}/\d{1,9}(?![\d/])           # 2 1/2
-      | (?<=\d)\d{0,2}(?:\ \d{3})+(?![\d,])(?:\.\d+)?                # 18 000
+      | (?<=\d)\d{0,2}(?:\ \d{3})+(?![\d,]|-[A-Za-z])(?:\.\d+)?      # 18 000
       | (?:(?<=\d)|(?<!\.\.)(?=\d))(?:\d|[.,'_:/](?=\d))*            # 1,200.50  3/4  2:30
         (?:[eE][+-]?\d+(?!\w))?                                      # 1e3
         (?P<ten>\s?[*x]\s?10\^\(?[+-]?\d{1,3}\)?|(?<=10)\^\(?[+-]?\d{1,3}\)?)?  # 1.8 * 10^3, 10^3

@@ -7,6 +7,7 @@ numbers and no such link, the one with the most signs of being the result is tak
 
 import re
 from fractions import Fraction
+from itertools import pairwise
 from typing import NamedTuple
 
 from tiny_math_solver.answers.markup import Cue, plain
@@ -22,6 +23,7 @@ class Reading(NamedTuple):
     span: str
     end: int
     calculated: bool = False  # the number is the result of a calculation written out
+    twin: Number | None = None  # the same quantity in another unit, as in "1.5 hours (90 minutes)"
 
 
 def direct(text: str, tokens: list[Token]) -> Reading | None:
@@ -43,10 +45,10 @@ _FILLER = re.compile(
 
 HEDGE = r"(?:or|alternatively|maybe|perhaps|possibly|versus|vs)"
 LINKS = {
-    "equals": Cue("=|equal|->", r"[\s%)]*(?:[a-z]+\s*){0,3}(?:=|equals|is equal to|->)[\s(=>-]*(?:[a-z]\s?=\s*)?"),
+    "equals": Cue("=|equal|->", r"[\s%)]*(?:[a-z/]+\s*){0,3}(?:=|equals|is equal to|->)[\s(=>-]*(?:[a-z]\s?=\s*)?"),
     "operator": Cue(
         "-|+|*|^|/|x|times|plus|minus|divided|multiplied",
-        r"[\s%)]*(?:[a-z]+\s+){0,2}(?:[-+*^/x]|times|plus|minus|divided by|multiplied by)[\s(]*",
+        r"[\s%)]*(?:[a-z/]+\s+){0,2}(?:[-+*^/x]|times|plus|minus|divided by|multiplied by)[\s(]*",
     ),
     "compound": Cue(  # 5 feet 3 inches
         "h|f|year|week|day|month|min|pound|lb|yard|gallon|quart|r",
@@ -65,9 +67,13 @@ HEDGE_STEMS = "or|altern|maybe|perhaps|possib|vs|versus"
 _HEDGED = Cue(HEDGE_STEMS, rf"\b{HEDGE}\b")
 _RETRACTED = (
     r"wait|actually|correction|corrected|no(?=[,.:;-])|no wait|sorry|mistake|wrong|incorrect|not (?:right|correct)"
-    r"|i mean|i meant|oops|scratch|take (?:that|it) back|never ?mind"
+    r"|i mean|i meant|oops|kidding|edit(?=:)|can'?t be (?:right|correct)|scratch|take (?:that|it) back|never ?mind"
+    r"|disregard|ignore (?:that|this|the above)"
 )
-_STEMS = "wait|actual|correct|no,|no.|no:|no;|no-|sorry|mistake|wrong|not right|mean|oops|scratch|back|never"
+_STEMS = (
+    "wait|actual|correct|no,|no.|no:|no;|no-|sorry|mistake|wrong|not right|mean|oops|kidding|edit:|t be |scratch"
+    "|back|never|disregard|ignore"
+)
 RETRACTED = Cue(_STEMS, rf"\b(?:{_RETRACTED})\b")
 CORRECTED = Cue(  # within a sentence, milder words will do
     f"{_STEMS}|should|rather|instead|round",
@@ -80,14 +86,15 @@ def link(gap: str) -> str | None:
     """How two numbers with `gap` between them belong together, by the names in LINKS; None if they do not."""
     if len(gap) > 2 * WIDE:
         return None
+    lower = gap.lower()
     if len(gap) <= WIDE:
         if gap.count(" ") < 8:
             for kind, cue in LINKS.items():
-                if cue.fullmatch(gap):
+                if cue.fullmatch(lower):
                     return kind
-        if _HEDGED.search(gap):
+        if _HEDGED.search(lower):
             return "hedge"
-    return "corrected" if CORRECTED.search(gap) else None
+    return "corrected" if CORRECTED.search(lower) else None
 
 
 def chain(text: str, tokens: list[Token]) -> Reading:
@@ -95,42 +102,55 @@ def chain(text: str, tokens: list[Token]) -> Reading:
     first = last = tokens[0]
     best = first.value
     left: Number | None = None  # the left side of an equation, if it is a plain number
+    twin: Number | None = None
     unfinished = _unevaluated(text, first)
-    calculated = False
+    calculated = compound = false = False
     for token in tokens[1:]:
-        kind = link(text[last.end : token.start])
-        if kind is None:
-            if not _rounds(best, token.value):
+        gap = text[last.end : token.start]
+        kind = link(gap)
+        if not unfinished and _same_quantity(text, last, token):
+            best, twin = (token.value, best) if kind == "equals" else (best, token.value)
+        elif kind is None:
+            if not (_rounds(best, token.value) or (compound and _RESTATES.fullmatch(gap))):
                 break
-            best = token.value
+            best, unfinished = token.value, False
         elif kind in ("operator", "compound"):
             unfinished = calculated = True
+            compound = kind == "compound"
+            false = False
         elif kind == "equals":
+            false = not unfinished and not gap.strip(" ()=") and not _close(best, token.value)  # 18 = 81
             left = left if unfinished else best
-            best, unfinished, calculated = token.value, False, True
+            best, twin, unfinished, calculated = token.value, None, False, True
         elif kind == "corrected":
-            best, unfinished = token.value, False
-        elif token.value != best and not _same_quantity(text, last, token):
+            best, twin, unfinished = token.value, None, False
+        elif token.value != best:
+            if kind == "list" and _counts(text, gap, token):
+                break
             return Reading(None, text[first.start : token.end], token.end)
         last = token
     if unfinished:  # `18 = 9 * 2` keeps 18, `9 * 2` alone is not an answer
         best = left
-    if _UNDONE.match(text, last.end):
+    if (false and not unfinished) or _UNDONE.match(text, last.end):
         best = None
-    span = text[last.start : last.end] if best is not None else text[first.start : last.end]
-    return Reading(best, span, last.end, calculated)
+    whole = best is None or twin is not None
+    return Reading(best, text[(first if whole else last).start : last.end], last.end, calculated, twin)
 
 
-# What undoes the number in front of it: `18 squared`, `18 < x`, `18 is not the answer`, `18 eggs?`
-_UNDONE = re.compile(r"\s*(?:[<>]|(?:squared|cubed|factorial|mod|choose|is not|isn't)\b)|[^.!?\n]{0,30}\?")
+MONTH = r"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]{0,6}\.?"
+# What undoes the number in front of it: `18 squared`, `18 < x`, `18 is not the answer`, `18 eggs?`, `18% of 50`
+_UNDONE = re.compile(
+    r"\s*(?:[<>]|(?:squared|cubed|factorial|mod|choose|is not|isn't)\b)|[^.!?\n]{0,30}\?| over [\d.,]+\W*\Z"
+    rf"| {MONTH} \d{{4}}|(?<=%) of \d| (?:more|less|fewer) than \d",
+)
 
 
 def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-_NEGATIONS = _words("not never cannot")
-_FUNCTIONS = _words("sqrt log ln sin cos tan twice double triple thrice")
+_NEGATIONS = _words("not never cannot except")
+_NOT_A_VALUE = _NEGATIONS | _words("sqrt log ln sin cos tan twice double triple thrice")
 _COMPARISONS = _words("more less fewer greater")
 _PARTS = _words("half third quarter root square cube")
 
@@ -138,15 +158,29 @@ _PARTS = _words("half third quarter root square cube")
 def _unevaluated(text: str, token: Token) -> bool:
     """Whether what stands before a number denies it or makes another of it: `not 18`, `> 18`, `sqrt(18)`, `x + 18`."""
     lead = text[max(0, token.start - 20) : token.start].rstrip(" (").lower()
+    if lead.endswith("--") and token.value is not None and not lead[:-2].rstrip()[-1:].isalnum():
+        return True
     if lead[-1:] in "+*^/":
         return lead[:-1].rstrip()[-1:].isalpha()
     if lead[-1:] in "<>=":
         return lead.endswith(("!=", "<=", ">=", "<", ">")) and not lead.endswith(("->", "=>"))
-    words = lead.split()[-2:] or [""]
-    negated = any(word in _NEGATIONS or word.endswith("n't") for word in words)
-    compared = words[-1] == "than" and words[0] in _COMPARISONS
-    part = words[-1] == "of" and words[0] in _PARTS
-    return negated or compared or part or words[-1] in _FUNCTIONS or words == ["anything", "but"]
+    rest, _, last = lead.rpartition(" ")
+    word = rest.rpartition(" ")[2]
+    return (
+        last in _NOT_A_VALUE
+        or word in _NEGATIONS
+        or word.endswith("n't")
+        or last.endswith("n't")
+        or (last == "than" and word in _COMPARISONS)
+        or (last == "of" and word in _PARTS)
+        or (last == "but" and word == "anything")
+        or (last == "as" and word == "such")
+    )
+
+
+def _counts(text: str, gap: str, token: Token) -> bool:
+    """Whether a number counts things that have one in their name: `2 $10 bills`, `12 200-kilobyte videos`."""
+    return gap == " " and _UNIT.match(text, token.end + (text[token.end : token.end + 1] == "-")) is not None
 
 
 def _rounds(value: Number | None, other: Number | None) -> bool:
@@ -157,29 +191,74 @@ def _rounds(value: Number | None, other: Number | None) -> bool:
     return exact.denominator != 1 and whole.denominator == 1 and abs(exact - whole) < 1
 
 
-_UNIT = re.compile(r"\s*((?:per |a )?[A-Za-z]{1,12})")
+def _close(value: Number | None, other: Number | None) -> bool:
+    """Whether two sides of an equation agree, up to a rounding to or from a fraction."""
+    if value is None or other is None or value == other:
+        return True
+    exact = Fraction(value)
+    return exact.denominator != 1 and abs(exact - Fraction(other)) < 1
+
+
+_UNIT = re.compile(r"\s*((?:per |a )?(?!or\b|and\b|is\b)[A-Za-z]{1,12})")
+_RESTATES = Cue(
+    "(|/|=| or|,or| is|equals|i.e",
+    r"[\sa-z.%]{0,20}(?:[(/=]|[ ,]+(?:or|is|equals|i\.e\.))[\s(,=~]*(?:about |exactly |equivalently )?",
+)
 _SAME = {7, 12, 24, 60, 100, 365, 1000, 3600}
+_HUNDREDTHS = ("%", "percent", "cent")
+_MEASURES = (
+    *_HUNDREDTHS, "dollar", "dozen", "sec", "min", "hour", "hr", "day", "week", "month", "year", "inch", "foot", "feet",
+    "ft", "yard", "met", "cm", "kilo", "km", "kg", "gram", "lit", "per ", "a ",
+)  # fmt: skip
 
 
 def _same_quantity(text: str, left: Token, right: Token) -> bool:
-    """Whether the two are one quantity in two units, as in `90 minutes or 1.5 hours`."""
-    units = _UNIT.match(text, left.end), _UNIT.match(text, right.end)
-    if not (units[0] and units[1] and left.value and right.value) or units[0][1] == units[1][1]:
+    """Whether the two are one quantity in two units, as in `90 minutes or 1.5 hours`, `0.54 or 54%`."""
+    if not (left.value and right.value) or not _RESTATES.fullmatch(text[left.end : right.start]):
+        return False
+    one, other = sorted((_unit(text, left), _unit(text, right)))
+    if one == other or not other.startswith(_MEASURES if one else _HUNDREDTHS):
+        return False
+    if one and not one.startswith(_MEASURES):
         return False
     ratio = abs(Fraction(left.value) / Fraction(right.value))
     return ratio in _SAME or 1 / ratio in _SAME
 
 
+def _unit(text: str, token: Token) -> str:
+    """The word or the percent sign behind a number; empty if there is none."""
+    if text[token.end - 1] == "%":
+        return "%"
+    unit = _UNIT.match(text, token.end)
+    return unit[1].lower() if unit else ""
+
+
 # -- A sentence in prose ----------------------------------------------------------------------------------------
 
+_DIGIT = re.compile(r"\d")
+_WORKING = re.compile(r"(?<!=)\s\([^()]*\d\s*[-+*/=][^()]*\)\W*\Z")  # She makes 18 a day (9 * 2)
+_UNSOLVED = re.compile(r"(?:\d[xyz]|\b[xyz] ?[-+*/] ?[\d.]+|[\d.] ?[-+*/] ?[xyz])\s*\Z")  # 2x = 36, x + 2 = 20
 _WORDED = re.compile(r"[A-Za-z=\u0080-\uffff]")
+_NO_NUMBER = re.compile(  # a bound or a date and nothing else
+    rf"\W*(?:(?:it )?is )?(?:(?:up to|at least|at most|(?:no|not) (?:more|less|fewer) than)\W*[\d.,]+(?: [a-z]+){{0,2}}"
+    rf"|(?:on )?{MONTH} \d{{1,2}}(?:st|nd|rd|th)?(?:,? \d{{4}})?)\W*",
+    re.I,
+)
 
 
-def statement(text: str, before: str = "") -> Reading:
+def statement(text: str, before: str = "", question: str | None = None) -> Reading:
     """The number that a sentence states as its result; `before` is the working that leads up to it."""
     nothing = Reading(None, text[-80:], len(text))
-    equals = max(text.rfind("="), text.rfind(" equals "), text.rfind(" equal to "))
+    if len(text) < WIDE and _NO_NUMBER.fullmatch(text):
+        return nothing
+    if ")" in text and (aside := _WORKING.search(text)) and _DIGIT.search(text, 0, aside.start()):
+        text = text[: aside.start()]
+    equals = max(text.rfind("="), text.rfind("->"))
+    if " equal" in text:
+        equals = max(equals, text.rfind(" equals "), text.rfind(" equal to "))
     if equals >= 0:
+        if _UNSOLVED.search(text, 0, equals):
+            return nothing
         if after := scan(text, equals):
             return chain(text, after)
         tokens = scan(text)
@@ -196,10 +275,21 @@ def statement(text: str, before: str = "") -> Reading:
             break
         if kind:
             return Reading(None, text[tokens[index - 1].start : tokens[index].end], len(text))
-    if not tokens or (len({token.value for token in tokens}) > 1 and not _WORDED.search(text)):
+    if len({token.value for token in tokens}) <= 1:
+        return Reading(tokens[-1].value, text[tokens[-1].start : tokens[-1].end], len(text)) if tokens else nothing
+    if not _WORDED.search(text):
         return nothing
-    chosen = tokens[-1] if len({token.value for token in tokens}) == 1 else _result(text, tokens, before)
-    return Reading(chosen.value, text[chosen.start : chosen.end], len(text))
+    if owners := _owners(text, tokens):
+        asked = [token for token, name in owners if name in (question or "").rpartition(". ")[2]]
+        chosen = asked[0] if len(asked) == 1 else None
+    else:
+        chosen = _result(text, tokens, before, question or "")
+    if chosen is None:
+        return nothing
+    twins = (
+        pair[pair[0] is chosen].value for pair in pairwise(tokens) if chosen in pair and _same_quantity(text, *pair)
+    )
+    return Reading(chosen.value, text[chosen.start : chosen.end], len(text), twin=next(twins, None))
 
 
 _PAIR = re.compile(r"\b(?:between|from|either|sum of|product of|difference of)\s*$", re.IGNORECASE)
@@ -219,60 +309,89 @@ def _prose_link(text: str, tokens: list[Token], index: int) -> str | None:
         return None
     final = index == len(tokens) - 1
     lead = text[max(0, left.start - 20) : left.start]
-    if bare in ("and", "to", "up to", "-") and _PAIR.search(lead):
+    if LINKS["compound"].fullmatch(gap) or (bare in ("and", "to", "up to", "-") and _PAIR.search(lead)):
         return "pair"
-    if bare in ("-", "to", "up to", "/") or _HEDGED.search(gap):
+    if bare in ("-", "+-", "to", "up to", "/") or _HEDGED.search(gap):
         rival = True
+    elif not final or _COMPARED.match(text, right.end):
+        rival = False
+    elif LINKS["list"].fullmatch(gap):
+        rival = not lead.endswith((" in ", " on ", " by ")) and not _counts(text, gap, right)
     else:
-        kind = link(gap) if final else None
-        listed = kind == "list" and not lead.endswith((" in ", " on ", " by "))
-        rival = (listed or kind in ("operator", "compound")) and not _COMPARED.match(text, right.end)
+        rival = LINKS["operator"].fullmatch(gap) is not None
     return "rival" if rival and not _same_quantity(text, left, right) else None
 
 
-_RESULT_WORDS = _words(
-    "is are was were be been total totals equal equals make makes made earn earns earned has have had cost costs"
-    " pay pays paid need needs take takes spent spend spends get gets save saves receive receives leaving worth"
-    " becomes only exactly approximately about sold sell sells use used uses ate eat eats"
+_OWNER = re.compile(r"\b([A-Z][a-z]+)\b(?: (?:will|would|can|should)\b)?(?: ([a-z]+)(?: [a-z]+){0,2})? \Z")
+
+
+def _owners(text: str, tokens: list[Token]) -> list[tuple[Token, str]] | None:
+    """Whose each number is, where the sentence gives one to each of several: "Tom has 18 eggs and Ann has 12"."""
+    owners: list[tuple[Token, str]] = []
+    verb, end = None, 0
+    for token in tokens:
+        match = _OWNER.search(text, end, token.start)
+        if match is None or (match[2] not in (verb, None) if owners else match[2] is None):
+            return None
+        verb, end = verb or match[2], token.end
+        owners.append((token, match[1]))
+    return owners if len({name for _, name in owners}) == len(owners) else None
+
+
+_RESULT_WORDS = _words(  # also with an s
+    "is are was were be been total equal make made earn earned have has had cost pay paid need take spent spend get"
+    " save receive give leaving worth become only exactly approximately about sold sell use used ate eat"
 )
+_OBJECTS = _words("her him them us")
 _RESULT_PAIRS = {"total of", "sum of", "average of", "profit of", "maximum of", "minimum of", "left with"}
 _CONTEXT_WORDS = _words(
     "for in after of per every from with at by within during over than each the if these those all both other"
     " first next last plus minus day week step age her his their another and"
 )
 _SUBORDINATE = Cue(
-    "because|since|after|if|when|given|while|before|assuming|wh|out of|that|(|i.e",
-    r"\b(?:because|since|after|if|when|given|while|before|assuming|where|who|from which|out of|that costs?"
+    "by|knowing|because|since|after|if|when|given|while|before|assuming|provid|wh|out of|that|(|i.e",
+    r"(?<=\d)(?: [\w'-]+){1,12} (?:if|because|since|assuming|provided|so that)\b(?:(?!,? (?:so|then)\b).)*"
+    r"|\b(?:by [a-z]+ing|knowing|because|since|after|if|when|given|while|before|assuming|provided|where|who"
+    r"|from which|out of|so that|that costs?"
     r"|which (?:is|are|was) (?:the|a|an|how|[\d.,]+ (?:more|less|fewer|times)))\b[^,;]*|\([^()]*\)|\bi\.e\..*",
 )
 _CLAUSE = Cue(
-    ",|so|therefore|thus|hence|then|meaning|making|leaving",
-    r"\b(?:so|therefore|thus|hence|then|meaning|making|leaving)\b|,",
+    ",|so|therefore|thus|hence|then",
+    r"\b(?:so(?! that)|therefore|thus|hence|then)\b|,",
 )
-_PURPOSE = re.compile(r"\bto [a-z]+(?: the| a| her| his| their| all)?\s*$")
-_COMPARED = re.compile(r" (?:of (?:which|whom|them|these|those)|times|as (?:much|many)|(?:more|less|fewer) than)\b")
+_PURPOSE = re.compile(
+    r"(?<! by \d )(?<! by \d\d )(?<!need )(?<!needs )(?<!has )(?<!have )(?<!had )\bto [a-z]+(?: [a-z]+){0,4}\s*$"
+)
+_COMPARED = re.compile(
+    r" (?:of (?:which|whom|them|these|those)|times (?:as|more|the|that|what|his|her)|as (?:much|many)"
+    r"|(?:more|less|fewer) than)\b"
+)
+_ADJECTIVE = re.compile(rf"{_COMPARED.pattern}|-[a-z]")
 
 
-def _result(text: str, tokens: list[Token], before: str) -> Token:
+def _result(text: str, tokens: list[Token], before: str, question: str) -> Token:
     """The number of the sentence with the most signs of being its result; of equals, the last one."""
     computed = _last_result(before)
     asides = _SUBORDINATE.spans(text)
     clauses = _CLAUSE.spans(text[tokens[0].end : tokens[-1].start])
     main = tokens[0].end + clauses[-1][1] if clauses else 0
+    concluded = text[main - 1 : main].isalpha()  # the last clause begins with "so"
 
     def signs(token: Token) -> int:
         lead = text[max(0, token.start - 30) : token.start]
-        words = lead.lower().rstrip(" -").split()[-2:] or [""]
-        if _COMPARED.match(text, token.end) or (token is not tokens[0] and _PURPOSE.search(lead)):
+        words = [word for word in lead.lower().rstrip(" -").split() if word not in _OBJECTS][-2:] or [""]
+        if _ADJECTIVE.match(text, token.end) or (token is not tokens[0] and " to " in lead and _PURPOSE.search(lead)):
             points = 0
-        elif words[-1] in _RESULT_WORDS or " ".join(words) in _RESULT_PAIRS:
+        elif not _RESULT_WORDS.isdisjoint((words[-1], words[-1].removesuffix("s"))) or " ".join(words) in _RESULT_PAIRS:
             points = 4
         else:
             points = 0 if words[-1] in _CONTEXT_WORDS else 2
-        points -= 4 * any(start <= token.start < end for start, end in asides)
-        points += 3 * (token.value == computed)  # the working came to it
-        points += 3 * (token.start >= main)  # in the last clause
-        return points + 2 * (not _occurs(text[token.start : token.end], before))  # appears for the first time
+        aside = any(start <= token.start < end for start, end in asides)
+        points += -4 if aside else (3 + 3 * concluded) * (token.start >= main)  # in the last clause
+        points += 3 * (token.value == computed) - 6 * (token.value is None)  # the working came to it
+        number = text[token.start : token.end]
+        points += 2 * (not _occurs(number, before))  # appears for the first time
+        return points + 3 * (bool(question) and not _occurs(number, question))  # and not in the question
 
     return max(reversed(tokens), key=signs)
 
@@ -280,8 +399,8 @@ def _result(text: str, tokens: list[Token], before: str) -> Token:
 def _last_result(text: str) -> Number | None:
     """What the last `=` in the text comes to."""
     at = text.rfind("=")
-    tail = plain(text[at + 1 : at + 60]) if at >= 0 else ""
-    tokens = scan(tail)
+    tail = plain(text[at + 1 : at + 32]) if at >= 0 else ""
+    tokens = scan(tail, most=1)
     return tokens[0].value if tokens and not tail[: tokens[0].start].strip(" (-") else None
 
 
