@@ -12,6 +12,7 @@ from typing import Any
 from tiny_math_solver.errors import UserError
 
 SECTIONS = ("model", "problems", "prompt", "evaluation", "rollouts", "update", "lora", "grpo")
+BENCH_PARTS = ("machine", "rollouts", "steps", "race")
 EXAMPLE_QUESTION = (
     "Ava is 8 years old and has 3 bags of 7 marbles. She loses 4 marbles. How many marbles does Ava have?"
 )
@@ -83,6 +84,12 @@ def _parser() -> argparse.ArgumentParser:
     _model_arguments(solve)
     solve.add_argument("question")
     solve.add_argument("--temperature", type=_temperature, default=0.0, help="default 0: greedy")
+
+    bench = command("bench", _bench, "measure against stock TRL, transformers' generate and vLLM, side by side")
+    bench.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(BENCH_PARTS)} (default: all)")
+    bench.add_argument("--vllm-python", metavar="PATH", help="Python of an environment with vLLM, to measure it too")
+    bench.add_argument("--json", action="store_true", help="print the results as JSON")
+    bench.add_argument("--out", type=Path, help="write the results there, as JSON")
 
     fields = command("fields", _fields, "list every configuration field with its type, default and meaning")
     fields.add_argument("section", nargs="?", choices=SECTIONS, help="only this section")
@@ -241,6 +248,26 @@ def _solve(args: argparse.Namespace, _: list[str]) -> int:
     answer = extract_answer(text, question=as_text(messages))
     print(text)
     print(f"answer: {'none found' if answer.value is None else answer.value}")
+    return 0
+
+
+def _bench(args: argparse.Namespace, _: list[str]) -> int:
+    from tiny_math_solver.bench.report import run
+    from tiny_math_solver.runs import check_writable, write_whole
+
+    for part in args.parts:
+        if part not in BENCH_PARTS:
+            raise UserError(f"no part {part!r} to measure; choose of {', '.join(BENCH_PARTS)}")
+    if args.vllm_python and not shutil.which(args.vllm_python):
+        raise UserError(f"no such Python: {args.vllm_python}")
+    if args.out:
+        check_writable(args.out.parent, "choose another --out")
+    result = run(args.parts or list(BENCH_PARTS), args.vllm_python, _warn if args.json else print)
+    text = json.dumps(result, indent=2)
+    if args.json:
+        print(text)
+    if args.out:
+        write_whole(args.out, text + "\n")
     return 0
 
 

@@ -1,0 +1,68 @@
+"""The ceilings of the machine: matrix products in each dtype, and reading from memory."""
+
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from tiny_math_solver.models import default_device
+
+REPEATS = 7
+SIZE = {"cpu": 2048, "cuda": 8192}  # rows and columns of the products
+READ_BYTES = {"cpu": 1 << 30, "cuda": 8 << 30}  # far more than any cache
+
+
+def seconds(work: Callable[[], Any], device: str, repeats: int = REPEATS) -> float:
+    """Median wall-clock seconds of `work`, after one run that does not count."""
+    work()
+    times = []
+    for _ in range(repeats):
+        synchronize(device)
+        started = time.perf_counter()
+        work()
+        synchronize(device)
+        times.append(time.perf_counter() - started)
+    return median(times)
+
+
+def synchronize(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def ceilings() -> dict[str, float]:
+    """`{"float32_flops", "bfloat16_flops", "read_bytes"}`, each a second."""
+    device = default_device()
+    size, found = SIZE[device], {}
+    for dtype in (torch.float32, torch.bfloat16):
+        a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+        taken = seconds(lambda a=a, b=b: a @ b, device)  # type: ignore[misc]
+        found[f"{str(dtype).removeprefix('torch.')}_flops"] = 2 * size**3 / taken
+    data = torch.ones(READ_BYTES[device] // 4, device=device)
+    found["read_bytes"] = READ_BYTES[device] / seconds(data.sum, device)
+    return found
+
+
+def describe() -> dict[str, Any]:
+    """What was measured on: processor, threads, versions."""
+    from importlib.metadata import version
+
+    from tiny_math_solver.runs import LIBRARIES
+
+    return {
+        "processor": _processor(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in LIBRARIES},
+    }
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{len(named)} × {named[0]}" if named else platform.processor()

@@ -1,0 +1,70 @@
+"""Everything measured, as a table for people and as JSON for the record."""
+
+import shlex
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tiny_math_solver.bench import rollouts, steps
+from tiny_math_solver.bench.machine import ceilings, describe
+from tiny_math_solver.models import default_device
+
+CONFIG = Path("configs/quickstart.yaml")
+RACE_STEPS = 24
+
+
+def run(parts: list[str], vllm_python: str | None, say: Callable[[str], Any]) -> dict[str, Any]:
+    """Measure the chosen parts (machine, rollouts, steps, race), printing a line as each is done."""
+    torch.manual_seed(0)
+    result: dict[str, Any] = {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "machine": describe(),
+    }
+    if "machine" in parts or "rollouts" in parts:
+        result["ceilings"] = found = ceilings()
+        say(
+            f"machine: {found['float32_flops'] / 1e9:,.0f} GFLOP/s in float32, {found['bfloat16_flops'] / 1e9:,.0f} in "
+            f"bfloat16, reads {found['read_bytes'] / 1e9:,.0f} GB/s"
+        )
+    if "rollouts" in parts:
+        result["rollouts"] = []
+        for case in rollouts.GPU_CASES if default_device() == "cuda" else rollouts.CPU_CASES:
+            measured = rollouts.measure(case, vllm_python)
+            measured["share_of_floor"] = rollouts.share_of_floor(measured, result["ceilings"])
+            result["rollouts"].append(measured)
+            say(rollout_line(measured))
+    if "steps" in parts:
+        result["steps"] = steps.step_times(CONFIG, [], steps=6, rounds=3)
+        say(steps_line(result["steps"]))
+    if "race" in parts:
+        result["race"] = steps.race(CONFIG, [], RACE_STEPS)
+        say(race_line(result["race"]))
+    return result
+
+
+def rollout_line(measured: dict[str, Any]) -> str:
+    milliseconds = ", ".join(f"{name} {ms:.2f}" for name, ms in measured["ms_per_step"].items())
+    faster = ", ".join(f"{ratio:.1f}× {name}" for name, ratio in measured["times_faster_than"].items())
+    return (
+        f"{measured['case']}: ms a decode step: {milliseconds}; engine is {faster}; "
+        f"{measured['share_of_floor']:.0%} of the machine's ceiling"
+    )
+
+
+def steps_line(measured: dict[str, Any]) -> str:
+    seconds = ", ".join(f"{name} {s:.2f}" for name, s in measured["seconds_per_step"].items())
+    faster = ", ".join(f"{ratio:.1f}× {name}" for name, ratio in measured["times_faster_than"].items())
+    return f"GRPO step of {measured['completions_per_step']} completions: seconds: {seconds}; ours is {faster}"
+
+
+def race_line(measured: dict[str, Any]) -> str:
+    ours, trl = measured["ours"], measured["trl_best"]
+    return (
+        f"to {measured['target']:.0%} on dev: ours {ours['seconds']:.1f} s ({ours['steps']} steps), TRL "
+        f"{trl['seconds']:.1f} s ({trl['steps']} steps): {measured['times_faster_than']['trl_best']:.1f}×"
+    )

@@ -1,0 +1,168 @@
+"""GRPO steps side by side: ours and TRL's own `GRPOTrainer`, on the same problems, steps and completion counts."""
+
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback, set_seed
+from trl import GRPOTrainer
+
+from tiny_math_solver.config import Config, load_config
+from tiny_math_solver.evaluate import evaluate
+from tiny_math_solver.grpo.run import training_arguments
+from tiny_math_solver.grpo.trainer import MathGRPOTrainer
+from tiny_math_solver.models import load_base, load_tokenizer
+from tiny_math_solver.problems.splits import Splits, load_splits
+from tiny_math_solver.prompts import chat_messages
+from tiny_math_solver.rewards import correctness_reward, format_reward
+from tiny_math_solver.rollouts import EngineRollouts
+from tiny_math_solver.runs import RunFolder
+
+TARGET = 0.8  # dev accuracy that the race is to
+EVERY = 2  # steps between its evaluations, which are on nobody's clock
+
+
+@dataclass(frozen=True)
+class Side:
+    """One way to train; `overrides` say how it cuts the same completions into micro-batches."""
+
+    name: str
+    stock: bool
+    overrides: tuple[str, ...] = ()
+
+
+def sides(completions: int) -> dict[str, Side]:
+    """Ours, and TRL's trainer in the settings of the seed and in its best ones."""
+    whole = ("--grpo.per_device_train_batch_size", f"{completions}", "--grpo.gradient_accumulation_steps", "1")
+    one = (
+        "--grpo.per_device_train_batch_size", "1", "--grpo.gradient_accumulation_steps", f"{completions}",
+        "--grpo.gradient_checkpointing", "true",
+    )  # fmt: skip
+    return {
+        "ours": Side("ours", stock=False),
+        "trl_best": Side("TRL, whole batch at once", stock=True, overrides=whole),
+        "trl_seed": Side("TRL, batch 1 with accumulation and gradient checkpointing", stock=True, overrides=one),
+    }
+
+
+def step_times(config_path: Path, overrides: list[str], steps: int, rounds: int) -> dict[str, Any]:
+    """Median seconds a step of every side over `rounds` alternating runs of `steps` steps from the same start."""
+    config = load_config(config_path, overrides)
+    taken: dict[str, list[float]] = {}
+    for _ in range(rounds):
+        for name, side in sides(config.completions_per_step).items():
+            times = _train(side, config_path, overrides, steps)
+            taken.setdefault(name, []).extend(times[1:])  # the first one warms up
+    seconds = {name: median(times) for name, times in taken.items()}
+    return {
+        "steps": steps,
+        "rounds": rounds,
+        "completions_per_step": config.completions_per_step,
+        "seconds_per_step": seconds,
+        "times_faster_than": {name: s / seconds["ours"] for name, s in seconds.items() if name != "ours"},
+    }
+
+
+def race(config_path: Path, overrides: list[str], limit: int) -> dict[str, Any]:
+    """Training seconds until the greedy accuracy on dev passes TARGET: ours against TRL's best settings."""
+    config = load_config(config_path, overrides)
+    both = sides(config.completions_per_step)
+    result: dict[str, Any] = {"target": TARGET, "evaluated_every": EVERY}
+    for name in ("ours", "trl_best"):
+        times: list[float] = []
+        reached = _Reached(config, times)
+        _train(both[name], config_path, overrides, limit, times, reached)
+        result[name] = {"seconds": sum(times), "steps": len(times), "accuracy": reached.accuracy}
+    result["times_faster_than"] = {"trl_best": result["trl_best"]["seconds"] / result["ours"]["seconds"]}
+    return result
+
+
+def _train(
+    side: Side, path: Path, overrides: list[str], steps: int, times: list[float] | None = None, *extra: TrainerCallback
+) -> list[float]:
+    """Train `steps` steps from the start and return the seconds each took."""
+    with tempfile.TemporaryDirectory() as folder:
+        settings = [*overrides, *side.overrides, "--grpo.max_steps", str(steps), "--grpo.output_dir", f"{folder}/run"]
+        config = load_config(path, settings)
+        splits, tokenizer = load_splits(config.problems), load_tokenizer(config.model.name, config.model.revision)
+        times = [] if times is None else times
+        set_seed(config.grpo["seed"])
+        make = _stock_trainer if side.stock else _own_trainer
+        trainer = make(config, splits, tokenizer, [_Clock(times), *extra])
+        trainer.remove_callback(ProgressCallback)
+        trainer.remove_callback(PrinterCallback)
+        for callback in extra:
+            callback.trainer = trainer  # type: ignore[attr-defined]
+        trainer.train()
+    return times
+
+
+def _own_trainer(config: Config, splits: Splits, tokenizer: Any, callbacks: list[Any]) -> Any:
+    run = RunFolder(config.output_dir)
+    run.create()
+    return MathGRPOTrainer(
+        model=load_base(config.model.name, config.model.revision, config.model.dtype),
+        args=training_arguments(config),
+        train=splits.train,
+        tokenizer=tokenizer,
+        peft_config=LoraConfig(**config.lora),
+        config=config,
+        run=run,
+        callbacks=callbacks,
+    )
+
+
+def _stock_trainer(config: Config, splits: Splits, tokenizer: Any, callbacks: list[Any]) -> Any:
+    """TRL as its documentation shows it, with our two rewards, which are cheap."""
+    system = config.prompt.system
+    rewards: list[Any] = [correctness_reward, format_reward]
+    return GRPOTrainer(
+        model=load_base(config.model.name, config.model.revision, config.model.dtype),
+        args=training_arguments(config),
+        reward_funcs=rewards,
+        train_dataset=Dataset.from_list(
+            [{"prompt": chat_messages(p.question, system), "answer": p.answer} for p in splits.train]
+        ),
+        processing_class=tokenizer,
+        peft_config=LoraConfig(**config.lora),
+        callbacks=callbacks,
+    )
+
+
+class _Clock(TrainerCallback):
+    """Seconds of every optimizer step: rollouts, rewards and update."""
+
+    def __init__(self, times: list[float]):
+        self.times = times
+        self.started = 0.0
+
+    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+        self.started = time.perf_counter()
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        self.times.append(time.perf_counter() - self.started)
+
+
+class _Reached(TrainerCallback):
+    """Stop once dev accuracy passes the target; the same evaluation, by the engine, whoever trains."""
+
+    def __init__(self, config: Config, times: list[float]):
+        self.dev = load_splits(config.problems).dev
+        self.ask: dict[str, Any] = {
+            "system": config.prompt.system, "max_new_tokens": config.grpo["max_completion_length"]
+        }  # fmt: skip
+        self.batch_size = config.rollouts.batch_size
+        self.trainer: Any = None
+        self.accuracy = 0.0
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step % EVERY:
+            return
+        rollouts = EngineRollouts(self.trainer.model, self.trainer.processing_class, self.batch_size)
+        self.accuracy = evaluate(rollouts, self.dev, **self.ask).accuracy
+        control.should_training_stop = self.accuracy > TARGET
