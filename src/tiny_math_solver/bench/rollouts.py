@@ -135,12 +135,11 @@ def _vllm(model: Any, tokenizer: Any, prompts: list[list[int]], case: Case, pyth
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         job = {
-            "model": folder, "dtype": str(model.dtype).removeprefix("torch."), "prompts": prompts,
-            "samples": case.samples, "tokens": case.tokens, "rounds": case.rounds, "rows": case.rows,
+            "dtype": str(model.dtype).removeprefix("torch."), "prompts": prompts, "samples": case.samples,
+            "tokens": case.tokens, "rounds": case.rounds, "rows": case.rows,
         }  # fmt: skip
-        done = subprocess.run(
-            [python, str(VLLM_SIDE)], input=json.dumps(job), capture_output=True, text=True, timeout=1800
-        )
-    if done.returncode:
-        raise UserError(f"vLLM did not run under {python}: {done.stderr.strip().splitlines()[-1]}")
-    return json.loads(done.stdout.splitlines()[-1])
+        Path(folder, "job.json").write_text(json.dumps(job))
+        done = subprocess.run([python, str(VLLM_SIDE), folder], capture_output=True, text=True, timeout=1800)
+        if done.returncode:
+            raise UserError(f"vLLM did not run under {python}: {done.stderr.strip().splitlines()[-1]}")
+        return json.loads(Path(folder, "times.json").read_text())
