@@ -1,9 +1,10 @@
-"""Rollouts by our own decode loop: each prompt prefilled once, finished rows replaced, no work on padding tokens.
+"""Rollouts by our own decode loop: each prompt prefilled and read once a group, finished rows replaced.
 
-All rows of the batch write their next key and value into the same column of the cache, so a step is a few dense
-products whatever the rows' lengths; `start` says where each row's prompt begins, and what lies before is masked.
-A finished row's slot is taken by a waiting row, whose prompt is written so that it ends at the present column,
-or by the last running row, so that the running rows are always the first ones.
+Reading keys and values from memory is most of a decode step on a CPU and grows with the batch, so those of a
+prompt are kept once and all samples of the group look at them in one product. Each row's own completion has a
+cache of its own, in which all rows write their next key and value into the same column: `begin` says where a row
+starts, and what lies before is masked. A finished row's slot is taken by a waiting row, or by the last running
+one, so that the running rows are always the first ones; groups are closed up in the same way.
 """
 
 from collections.abc import Sequence
@@ -91,10 +92,9 @@ def _requests(prompt_ids: Sequence[list[int]], samples: int) -> list[_Request]:
 
 
 class _Batch:
-    """The rows being decoded: slots `0 … running-1`, and of the cache the columns `0 … column-1`.
+    """The rows being decoded: slots `0 … running-1`, of the groups `0 … groups-1`, up to the present `column`.
 
-    Tokens and what belongs to them are kept by column as well: a row's prompt stands in the columns from `start`,
-    its completion in those from `begin`; the token in `column` is drawn but not in the cache yet.
+    Tokens and what belongs to them are kept by column too; the token in `column` is drawn but not in the cache yet.
     """
 
     def __init__(self, engine: EngineRollouts, requests: list[_Request], sampling: Sampling):
@@ -103,27 +103,29 @@ class _Batch:
         self.eos = torch.tensor(engine.eos_ids, device=device)
         self.waiting = requests[::-1]  # taken from the end
         self.held: list[_Request] = []  # of each running slot
-        self.running = self.column = self.steps = 0
+        self.running = self.groups = self.steps = 0
+        self.column = self.low = 1  # `low`: the first column of a running row; there is always one before it
         # on a GPU a look at `done` waits for all work queued so far
         self.look_every = 8 if device.type == "cuda" else 1
         longest, new = len(requests[0].prompt), sampling.max_new_tokens
-        columns = longest + new + self.look_every
-        room = engine.memory_limit() // (2 * layers * heads * dim * (columns + new))
+        columns = 1 + new + self.look_every
+        room = engine.memory_limit() // (2 * layers * heads * dim * (longest + columns + new))
         self.slots = slots = max(1, min(engine.batch_size, len(requests), room))
         self.columns = columns = columns + (new if len(requests) > slots else 0)
-        half = layers * slots * heads * dim * columns
-        memory = engine.memory(2 * half)
-        self.keys = memory[:half].view(layers, slots, heads, dim, columns)
-        self.values = memory[half:].view(layers, slots, heads, columns, dim)
+        shared, own = layers * slots * heads * dim * longest, layers * slots * heads * dim * columns
+        memory = engine.memory(2 * (shared + own)).split([shared, shared, own, own])
+        self.prompt_keys = memory[0].view(layers, slots, heads, dim, longest)
+        self.prompt_values = memory[1].view(layers, slots, heads, longest, dim)
+        self.keys = memory[2].view(layers, slots, heads, dim, columns)
+        self.values = memory[3].view(layers, slots, heads, columns, dim)
         self.rotations = weights.rotations(longest + new + self.look_every)
-        self.start = torch.zeros(slots, dtype=torch.long, device=device)
-        self.begin = torch.zeros(slots, dtype=torch.long, device=device)
+        self.prompt_length = torch.zeros(slots, dtype=torch.long, device=device)  # of each group
+        self.group = torch.zeros(slots, dtype=torch.long, device=device)  # of each row
+        self.begin = torch.zeros(slots, dtype=torch.long, device=device)  # column of the first completion token
         self.done = torch.zeros(slots, dtype=torch.bool, device=device)
-        self.tokens = torch.zeros(slots, self.columns, dtype=torch.long, device=device)
-        self.logprobs = torch.zeros(slots, self.columns, device=device)
-        self.uniform = torch.zeros(slots, self.columns, device=device)
-        self.low = 0  # the first column that belongs to a running row
-        self.bias: Tensor | None = None  # -inf before `start`, from `low` on; None where no row starts later
+        self.tokens = torch.zeros(slots, columns, dtype=torch.long, device=device)
+        self.logprobs = torch.zeros(slots, columns, device=device)
+        self.uniform = torch.zeros(slots, columns, device=device)
 
     def step(self) -> bool:
         """Advance every running row by one token; False once nothing runs or waits."""
@@ -146,24 +148,24 @@ class _Batch:
         chosen = [self.waiting.pop() for _ in range(min(free, len(self.waiting)))]
         longest, new = len(chosen[0].prompt), self.sampling.max_new_tokens
         if not self.running:
-            self.column = longest
+            self.column = 1
         elif self.column + new + self.look_every > self.columns:
             self._shift()
-        for groups in _by_prompt(chosen, max(1, PREFILL_TOKENS // longest)):
-            rows = [request for group in groups for request in group]
+        for part in _by_prompt(chosen, max(1, PREFILL_TOKENS // longest)):
+            rows = [request for group in part for request in group]
             first, last = self.running, self.running + len(rows)
             self.held += rows
             self.running = last
-            self.start[first:last] = self.column - torch.tensor([len(r.prompt) for r in rows])
+            index = torch.tensor([i for i, group in enumerate(part) for _ in group], device=self.begin.device)
+            self.group[first:last] = self.groups + index
             self.begin[first:last] = self.column
             self.done[first:last] = False
             if not self.sampling.greedy:
                 drawn = [torch.from_numpy(uniforms(r.prompt, r.sample, self.sampling.seed, new)) for r in rows]
                 self.uniform[first:last, self.column : self.column + new] = torch.stack(drawn)
-            group_of = torch.tensor([i for i, group in enumerate(groups) for _ in group], device=self.start.device)
-            hidden = self._prefill([group[0].prompt for group in groups], group_of, first)
-            self._choose(self.weights.logits(hidden)[group_of], first, last)
-        self._mask()
+            hidden = self._prefill([group[0].prompt for group in part])
+            self._choose(self.weights.logits(hidden)[index], first, last)
+        self._arrange()
 
     def _choose(self, logits: Tensor, first: int, last: int) -> None:
         """Draw the token in the present column of slots `first … last-1`."""
@@ -175,7 +177,7 @@ class _Batch:
         self.done[first:last] |= ended
 
     def _retire(self) -> None:
-        """Take finished rows out and move the last running rows into their slots."""
+        """Take finished rows out and close up the rest."""
         done = self.done[: self.running].nonzero()[:, 0].tolist()
         if not done or (len(done) < self.running and len(done) * SHRINK_SHARE < self.running):
             return
@@ -187,88 +189,129 @@ class _Batch:
             last = next((i for i in range(first, limit) if ids[i] in eos), limit - 1)
             request, finished = self.held[slot], ids[last] in eos
             request.rollout = Rollout(request.prompt, ids[first : last + 1], finished, scores[first : last + 1])
-        left = self.running - len(done)
-        holes = [slot for slot in done if slot < left]
-        movers = sorted(set(range(left, self.running)) - set(done))
-        for hole, mover in zip(holes, movers, strict=True):
+        self.running, moves = _close_up(self.running, done)
+        used = slice(self.low, self.column)
+        for hole, mover in moves:
             self.held[hole] = self.held[mover]
-            self.keys[:, hole, :, :, self.low : self.column] = self.keys[:, mover, :, :, self.low : self.column]
-            self.values[:, hole, :, self.low : self.column] = self.values[:, mover, :, self.low : self.column]
-        for state in (self.start, self.begin, self.done, self.tokens, self.logprobs, self.uniform):
-            state[holes] = state[movers]
-        del self.held[left:]
-        self.running = left
-        self._mask()
+            self.keys[:, hole, :, :, used] = self.keys[:, mover, :, :, used]
+            self.values[:, hole, :, used] = self.values[:, mover, :, used]
+            for state in (self.group, self.begin, self.done, self.tokens, self.logprobs, self.uniform):
+                state[hole] = state[mover]
+        del self.held[self.running :]
+        alive = set(self.group[: self.running].tolist())
+        self.groups, moves = _close_up(self.groups, sorted(set(range(self.groups)) - alive))
+        for hole, mover in moves:
+            self.prompt_keys[:, hole], self.prompt_values[:, hole] = (
+                self.prompt_keys[:, mover],
+                self.prompt_values[:, mover],
+            )
+            self.prompt_length[hole] = self.prompt_length[mover]
+            self.group[: self.running][self.group[: self.running] == mover] = hole
+        self._arrange()
 
-    def _mask(self) -> None:
-        """Work out anew which columns the running rows may look at."""
+    def _arrange(self) -> None:
+        """Work out anew, after rows came or went, where each looks: at its group's prompt, and from `begin` on."""
         if not self.running:
             return
-        start = self.start[: self.running]
-        self.low, high = int(start.min()), int(start.max())
-        self.bias = None
+        begin, group, lengths = (
+            self.begin[: self.running],
+            self.group[: self.running],
+            self.prompt_length[: self.groups],
+        )
+        heads, device = self.weights.kv_heads, begin.device
+        self.low, high = int(begin.min()), int(begin.max())
+        self.own_bias = None
         if high > self.low:
-            before = torch.arange(self.low, self.columns, device=start.device) < start[:, None]
-            bias = torch.zeros(before.shape, dtype=self.weights.dtype, device=start.device)
-            bias.masked_fill_(before, -torch.inf)
-            self.bias = bias.repeat_interleave(self.weights.kv_heads, 0).unsqueeze(1)  # [B·KV, 1, columns]
+            columns = torch.arange(self.low - 1, self.columns, device=device)
+            hidden = (columns < begin[:, None]) & (columns >= self.low)
+            self.own_bias = self._bias(hidden)
+        self.prompt_columns = int(lengths.max())
+        self.prompt_bias = None
+        if int(lengths.min()) < self.prompt_columns:
+            self.prompt_bias = self._bias(torch.arange(self.prompt_columns, device=device) >= lengths[:, None])
+        # a grid of groups × lanes holds the rows' queries while they look at the prompts
+        order = group.argsort(stable=True)
+        counts = torch.bincount(group, minlength=self.groups)
+        lane = torch.empty_like(group)
+        lane[order] = torch.arange(self.running, device=device) - (counts.cumsum(0) - counts)[group[order]]
+        self.lanes = int(counts.max())
+        head = torch.arange(heads, device=device)
+        self.place = ((group[:, None] * heads + head) * self.lanes + lane[:, None]).flatten()  # [B·KV]
+        self.position = self.prompt_length[group] - begin  # plus the column: each row's position
+
+    def _bias(self, hidden: Tensor) -> Tensor:
+        """`-inf` where `hidden` `[N, T]`, for every head: `[N·KV, 1, T]`."""
+        bias = torch.zeros(hidden.shape, dtype=self.weights.dtype, device=hidden.device).masked_fill_(
+            hidden, -torch.inf
+        )
+        return bias.repeat_interleave(self.weights.kv_heads, 0).unsqueeze(1)
 
     def _shift(self) -> None:
         """Move everything to the left, over columns that belonged to finished rows only."""
-        low, column = self.low, self.column
-        used = column - low
-        self.keys[..., :used] = self.keys[..., low:column].clone()
-        self.values[..., :used, :] = self.values[..., low:column, :].clone()
+        away = self.low - 1
+        used = self.column - away
+        self.keys[..., :used] = self.keys[..., away : self.column].clone()
+        self.values[..., :used, :] = self.values[..., away : self.column, :].clone()
         for state in (self.tokens, self.logprobs, self.uniform):
-            state[:, : self.columns - low] = state[:, low:].clone()
-        self.start -= low
-        self.begin -= low
+            state[:, : self.columns - away] = state[:, away:].clone()
+        self.begin -= away
         self.column = used
 
     # -- Forward passes -------------------------------------------------------------------------------------------
 
-    def _prefill(self, prompts: list[list[int]], group_of: Tensor, first: int) -> Tensor:
-        """Run the prompts, fill the cache of slots `first …` and return the last hidden states `[P, C]`."""
-        weights, longest = self.weights, max(map(len, prompts))
-        padded = [[0] * (longest - len(p)) + p for p in prompts]
-        start = torch.tensor([longest - len(p) for p in prompts], device=self.start.device)
-        columns = torch.arange(longest, device=start.device)
-        # padding looks at itself: a row that may look at nothing would come out as nan
-        mask = (columns <= columns[:, None]) & ((columns >= start[:, None, None]) | (columns == columns[:, None]))
-        rotations = self.rotations[(columns - start[:, None]).clamp_(min=0)]  # [P, T, 1, D/2]
-        x = weights.embedding[torch.tensor(padded, device=start.device)]
-        last = slice(first, first + len(group_of)), slice(self.column - longest, self.column)
+    def _prefill(self, prompts: list[list[int]]) -> Tensor:
+        """Run the prompts as new groups and return their last hidden states `[P, C]`."""
+        weights, longest, first = self.weights, max(map(len, prompts)), self.groups
+        self.groups = last = first + len(prompts)
+        device = self.begin.device
+        lengths = torch.tensor([len(p) for p in prompts], device=device)
+        self.prompt_length[first:last] = lengths
+        # the padding comes behind, where no token looks
+        x = weights.embedding[torch.tensor([p + [0] * (longest - len(p)) for p in prompts], device=device)]
         for index, layer in enumerate(weights.layers):
-            query, key, value = self._project(layer, x, rotations)
-            self.keys[index, last[0], :, :, last[1]] = key.permute(0, 2, 3, 1)[group_of]
-            self.values[index, last[0], :, last[1]] = value.transpose(1, 2)[group_of]
+            query, key, value = self._project(layer, x, self.rotations[:longest])
+            self.prompt_keys[index, first:last, :, :, :longest] = key.permute(0, 2, 3, 1)
+            self.prompt_values[index, first:last, :, :longest] = value.transpose(1, 2)
             mixed = functional.scaled_dot_product_attention(
-                query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), mask[:, None], enable_gqa=True
+                query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), is_causal=True, enable_gqa=True
             )
             x = self._finish(layer, x, mixed.transpose(1, 2).flatten(2))
-        return functional.rms_norm(x[:, -1], x.shape[-1:], weights.final_norm, weights.eps)
+        x = x[torch.arange(len(prompts), device=device), lengths - 1]
+        return functional.rms_norm(x, x.shape[-1:], weights.final_norm, weights.eps)
 
     def _decode(self, tokens: Tensor) -> Tensor:
         """Run one token a row `[B]`, add it to the cache and return the hidden states `[B, C]`."""
-        weights, rows, column, low = self.weights, len(tokens), self.column, self.low
-        heads, shared, scale = weights.kv_heads, weights.heads // weights.kv_heads, weights.head_dim**-0.5
-        bias = None if self.bias is None else self.bias[:, :, : column + 1 - low]
-        rotations = self.rotations[column - self.start[:rows]]  # [B, 1, D/2]
+        weights, rows = self.weights, len(tokens)
+        rotations = self.rotations[self.position + self.column]  # [B, 1, D/2]
         x = weights.embedding[tokens]
         for index, layer in enumerate(weights.layers):
             query, key, value = self._project(layer, x, rotations)
-            self.keys[index, :rows, :, :, column] = key
-            self.values[index, :rows, :, column] = value
-            query = query.reshape(rows * heads, shared, -1)
-            keys = self.keys[index, :rows, :, :, low : column + 1].flatten(0, 1)
-            values = self.values[index, :rows, :, low : column + 1].flatten(0, 1)
-            if bias is None:
-                scores = torch.bmm(query, keys).mul_(scale)
-            else:
-                scores = torch.baddbmm(bias, query, keys, alpha=scale)
-            mixed = torch.bmm(scores.softmax(-1), values)
+            self.keys[index, :rows, :, :, self.column] = key
+            self.values[index, :rows, :, self.column] = value
+            query = (query * weights.head_dim**-0.5).view(rows * weights.kv_heads, -1)  # [B·KV, H/KV·D]
+            mixed = self._attend(index, query, rows)
             x = self._finish(layer, x, mixed.view(rows, -1))
         return functional.rms_norm(x, x.shape[-1:], weights.final_norm, weights.eps)
+
+    def _attend(self, layer: int, query: Tensor, rows: int) -> Tensor:
+        """Attention over prompt and completion so far. `S = H/KV` query heads share a key head: `[B·KV, S, D]`."""
+        heads, dim = self.weights.kv_heads, self.weights.head_dim
+        # the prompts: one product a group, for all its rows
+        grid = query.new_zeros(self.groups * heads * self.lanes, query.shape[1]).index_copy_(0, self.place, query)
+        keys = self.prompt_keys[layer, : self.groups, :, :, : self.prompt_columns].flatten(0, 1)
+        values = self.prompt_values[layer, : self.groups, :, : self.prompt_columns].flatten(0, 1)
+        scores = _scores(grid.view(self.groups * heads, -1, dim), keys, self.prompt_bias)
+        mixed = torch.bmm(scores.softmax(-1), values).view_as(grid)[self.place].view(rows * heads, -1, dim)
+        weight = scores.logsumexp(-1).view(len(grid), -1)[self.place]  # what the whole prompt counts for
+        # the completion: its scores beside one for the prompt, in the column before the first
+        first, end = self.low - 1, self.column + 1
+        bias = None if self.own_bias is None else self.own_bias[:, :, : end - first]
+        keys = self.keys[layer, :rows, :, :, first:end].flatten(0, 1)
+        values = self.values[layer, :rows, :, first + 1 : end].flatten(0, 1)
+        scores = _scores(query.view(rows * heads, -1, dim), keys, bias)
+        scores[:, :, 0] = weight
+        shares = scores.softmax(-1)
+        return torch.baddbmm(mixed * shares[:, :, :1], shares[:, :, 1:], values)
 
     def _project(self, layer: Layer, x: Tensor, rotations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Query `[…, H, D]`, scaled and rotated, key `[…, KV, D]`, rotated, and value `[…, KV, D]`."""
@@ -291,6 +334,17 @@ class _Batch:
         normed = functional.rms_norm(x, x.shape[-1:], layer.mlp_norm, self.weights.eps)
         gate, up = layer.gate_up(normed).chunk(2, -1)
         return x + layer.down(functional.silu(gate).mul_(up))
+
+
+def _scores(query: Tensor, keys: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.bmm(query, keys) if bias is None else torch.baddbmm(bias, query, keys)
+
+
+def _close_up(count: int, gone: list[int]) -> tuple[int, list[tuple[int, int]]]:
+    """`(how many of 0 … count-1 are left, [(hole, last one that moves there), …])` once `gone` (ascending) are out."""
+    left = count - len(gone)
+    holes = [i for i in gone if i < left]
+    return left, list(zip(holes, sorted(set(range(left, count)) - set(gone)), strict=True))
 
 
 def _by_prompt(requests: list[_Request], prompts: int) -> list[list[list[_Request]]]:
