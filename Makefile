@@ -5,13 +5,16 @@ BIN := .venv/bin
 VERSIONS = $(firstword $(wildcard .venv/constraints.txt) constraints.txt)
 PIP = $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint $(VERSIONS)
 
-.PHONY: quickstart test lint clean
+.PHONY: quickstart test bench lint clean
 
 quickstart: .venv/.installed ## train the embedded model and prove what it gained: a few minutes, no GPU
 	$(BIN)/tiny-math train configs/quickstart.yaml
 
 test: .venv/.installed-dev ## offline tests
 	$(BIN)/python -m pytest
+
+bench: .venv/.installed ## rollouts and GRPO steps side by side with transformers and stock TRL
+	$(BIN)/tiny-math bench
 
 lint: .venv/.installed-dev ## ruff and mypy
 	$(BIN)/ruff check .

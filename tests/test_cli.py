@@ -125,6 +125,13 @@ def test_wandb_without_its_package_is_said_before_a_model_loads(monkeypatch, cap
     assert err == f"tiny-math: wandb is not installed; run: {sys.executable} -m pip install wandb\n"
 
 
+def test_bench_refuses_what_it_does_not_know_before_it_measures(capsys):
+    assert main(["bench", "rollout"]) == 2
+    assert "no part 'rollout' to measure; choose of machine, rollouts, steps, race" in capsys.readouterr().err
+    assert main(["bench", "--vllm-python", "/no/such/python"]) == 2
+    assert "no such Python: /no/such/python" in capsys.readouterr().err
+
+
 def test_tokens_choose_the_tracker_unless_the_config_did(monkeypatch):
     from tiny_math_solver.config import load_config
     from tiny_math_solver.trackers import choose_trackers

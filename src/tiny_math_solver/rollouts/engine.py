@@ -116,7 +116,7 @@ class _Batch:
         memory = engine.memory(2 * (shared + own)).split([shared, shared, own, own])
         self.prompt_keys = memory[0].view(layers, slots, heads, dim, longest)
         self.prompt_values = memory[1].view(layers, slots, heads, longest, dim)
-        self.keys = memory[2].view(layers, slots, heads, dim, columns)
+        self.keys = memory[2].view(layers, slots, heads, columns, dim)
         self.values = memory[3].view(layers, slots, heads, columns, dim)
         self.rotations = weights.rotations(longest + new + self.look_every)
         self.prompt_length = torch.zeros(slots, dtype=torch.long, device=device)  # of each group
@@ -193,7 +193,7 @@ class _Batch:
         used = slice(self.low, self.column)
         for hole, mover in moves:
             self.held[hole] = self.held[mover]
-            self.keys[:, hole, :, :, used] = self.keys[:, mover, :, :, used]
+            self.keys[:, hole, :, used] = self.keys[:, mover, :, used]
             self.values[:, hole, :, used] = self.values[:, mover, :, used]
             for state in (self.group, self.begin, self.done, self.tokens, self.logprobs, self.uniform):
                 state[hole] = state[mover]
@@ -237,6 +237,12 @@ class _Batch:
         self.lanes = int(counts.max())
         head = torch.arange(heads, device=device)
         self.place = ((group[:, None] * heads + head) * self.lanes + lane[:, None]).flatten()  # [B·KV]
+        self.grid = torch.zeros(
+            self.groups * heads * self.lanes,
+            self.weights.heads // heads * self.weights.head_dim,
+            dtype=self.weights.dtype,
+            device=device,
+        )
         self.position = self.prompt_length[group] - begin  # plus the column: each row's position
 
     def _bias(self, hidden: Tensor) -> Tensor:
@@ -250,7 +256,7 @@ class _Batch:
         """Move everything to the left, over columns that belonged to finished rows only."""
         away = self.low - 1
         used = self.column - away
-        self.keys[..., :used] = self.keys[..., away : self.column].clone()
+        self.keys[..., :used, :] = self.keys[..., away : self.column, :].clone()
         self.values[..., :used, :] = self.values[..., away : self.column, :].clone()
         for state in (self.tokens, self.logprobs, self.uniform):
             state[:, : self.columns - away] = state[:, away:].clone()
@@ -273,7 +279,12 @@ class _Batch:
             self.prompt_keys[index, first:last, :, :, :longest] = key.permute(0, 2, 3, 1)
             self.prompt_values[index, first:last, :, :longest] = value.transpose(1, 2)
             mixed = functional.scaled_dot_product_attention(
-                query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), is_causal=True, enable_gqa=True
+                query.transpose(1, 2),
+                key.transpose(1, 2),
+                value.transpose(1, 2),
+                is_causal=True,
+                scale=1.0,
+                enable_gqa=True,
             )
             x = self._finish(layer, x, mixed.transpose(1, 2).flatten(2))
         x = x[torch.arange(len(prompts), device=device), lengths - 1]
@@ -282,13 +293,13 @@ class _Batch:
     def _decode(self, tokens: Tensor) -> Tensor:
         """Run one token a row `[B]`, add it to the cache and return the hidden states `[B, C]`."""
         weights, rows = self.weights, len(tokens)
-        rotations = self.rotations[self.position + self.column]  # [B, 1, D/2]
+        rotations = self.rotations[self.position + self.column]  # [B, H+KV, D/2]
         x = weights.embedding[tokens]
         for index, layer in enumerate(weights.layers):
             query, key, value = self._project(layer, x, rotations)
-            self.keys[index, :rows, :, :, self.column] = key
+            self.keys[index, :rows, :, self.column] = key
             self.values[index, :rows, :, self.column] = value
-            query = (query * weights.head_dim**-0.5).view(rows * weights.kv_heads, -1)  # [B·KV, H/KV·D]
+            query = query.reshape(rows * weights.kv_heads, -1)  # [B·KV, H/KV·D]
             mixed = self._attend(index, query, rows)
             x = self._finish(layer, x, mixed.view(rows, -1))
         return functional.rms_norm(x, x.shape[-1:], weights.final_norm, weights.eps)
@@ -297,16 +308,18 @@ class _Batch:
         """Attention over prompt and completion so far. `S = H/KV` query heads share a key head: `[B·KV, S, D]`."""
         heads, dim = self.weights.kv_heads, self.weights.head_dim
         # the prompts: one product a group, for all its rows
-        grid = query.new_zeros(self.groups * heads * self.lanes, query.shape[1]).index_copy_(0, self.place, query)
+        grid = self.grid.index_copy_(0, self.place, query)
         keys = self.prompt_keys[layer, : self.groups, :, :, : self.prompt_columns].flatten(0, 1)
         values = self.prompt_values[layer, : self.groups, :, : self.prompt_columns].flatten(0, 1)
         scores = _scores(grid.view(self.groups * heads, -1, dim), keys, self.prompt_bias)
-        mixed = torch.bmm(scores.softmax(-1), values).view_as(grid)[self.place].view(rows * heads, -1, dim)
-        weight = scores.logsumexp(-1).view(len(grid), -1)[self.place]  # what the whole prompt counts for
+        shares = scores.softmax(-1)
+        mixed = torch.bmm(shares, values).view_as(grid)[self.place].view(rows * heads, -1, dim)
+        # what the prompt counts for as a whole: log Σ exp(score), from its largest term and that one's share
+        weight = (scores.amax(-1) - shares.amax(-1).log_()).view(len(grid), -1)[self.place]
         # the completion: its scores beside one for the prompt, in the column before the first
         first, end = self.low - 1, self.column + 1
         bias = None if self.own_bias is None else self.own_bias[:, :, : end - first]
-        keys = self.keys[layer, :rows, :, :, first:end].flatten(0, 1)
+        keys = self.keys[layer, :rows, :, first:end].flatten(0, 1).transpose(1, 2)
         values = self.values[layer, :rows, :, first + 1 : end].flatten(0, 1)
         scores = _scores(query.view(rows * heads, -1, dim), keys, bias)
         scores[:, :, 0] = weight

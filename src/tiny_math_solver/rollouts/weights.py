@@ -80,12 +80,18 @@ class PolicyWeights:
         self.version += 1
 
     def rotations(self, length: int) -> Tensor:
-        """Rotary factors as complex numbers `[length, 1, head_dim / 2]`."""
+        """Rotary factors of query and key heads as complex numbers `[length, H + KV, head_dim / 2]`.
+
+        Those of the queries also carry the attention's scale `head_dim ** -0.5`.
+        """
         positions = torch.arange(length, device=self.device)[None]
         with torch.no_grad():
             cos, sin = self.body.rotary_emb(torch.empty(0, device=self.device), positions)
         half = self.head_dim // 2
-        return torch.complex(cos[0, :, :half].float(), sin[0, :, :half].float())[:, None]
+        turn = torch.complex(cos[0, :, :half].float(), sin[0, :, :half].float())[:, None]
+        scale = torch.ones(self.heads + self.kv_heads, 1, device=self.device)
+        scale[: self.heads] = self.head_dim**-0.5
+        return turn * scale
 
     def _layer(self, source: Any) -> Layer:
         attention, mlp = source.self_attn, source.mlp
