@@ -9,7 +9,7 @@ one, so that the running rows are always the first ones; groups are closed up in
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -113,11 +113,10 @@ class _Batch:
         self.slots = slots = max(1, min(engine.batch_size, len(requests), room))
         self.columns = columns = columns + (new if len(requests) > slots else 0)
         shared, own = layers * slots * heads * dim * longest, layers * slots * heads * dim * columns
-        memory = engine.memory(2 * (shared + own)).split([shared, shared, own, own])
+        memory = engine.memory(2 * (shared + own)).split([shared, shared, 2 * own])
         self.prompt_keys = memory[0].view(layers, slots, heads, dim, longest)
         self.prompt_values = memory[1].view(layers, slots, heads, longest, dim)
-        self.keys = memory[2].view(layers, slots, heads, columns, dim)
-        self.values = memory[3].view(layers, slots, heads, columns, dim)
+        self.own = memory[2].view(layers, 2, slots, heads, columns, dim)  # keys and values of the completions
         self.rotations = weights.rotations(longest + new + self.look_every)
         self.prompt_length = torch.zeros(slots, dtype=torch.long, device=device)  # of each group
         self.group = torch.zeros(slots, dtype=torch.long, device=device)  # of each row
@@ -193,8 +192,7 @@ class _Batch:
         used = slice(self.low, self.column)
         for hole, mover in moves:
             self.held[hole] = self.held[mover]
-            self.keys[:, hole, :, used] = self.keys[:, mover, :, used]
-            self.values[:, hole, :, used] = self.values[:, mover, :, used]
+            self.own[:, :, hole, :, used] = self.own[:, :, mover, :, used]
             for state in (self.group, self.begin, self.done, self.tokens, self.logprobs, self.uniform):
                 state[hole] = state[mover]
         del self.held[self.running :]
@@ -213,22 +211,16 @@ class _Batch:
         """Work out anew, after rows came or went, where each looks: at its group's prompt, and from `begin` on."""
         if not self.running:
             return
-        begin, group, lengths = (
-            self.begin[: self.running],
-            self.group[: self.running],
-            self.prompt_length[: self.groups],
-        )
-        heads, device = self.weights.kv_heads, begin.device
+        begin, group = self.begin[: self.running], self.group[: self.running]
+        lengths, heads, device = self.prompt_length[: self.groups], self.weights.kv_heads, begin.device
         self.low, high = int(begin.min()), int(begin.max())
         self.own_bias = None
         if high > self.low:
-            columns = torch.arange(self.low - 1, self.columns, device=device)
-            hidden = (columns < begin[:, None]) & (columns >= self.low)
-            self.own_bias = self._bias(hidden)
-        self.prompt_columns = int(lengths.max())
-        self.prompt_bias = None
-        if int(lengths.min()) < self.prompt_columns:
-            self.prompt_bias = self._bias(torch.arange(self.prompt_columns, device=device) >= lengths[:, None])
+            every = torch.arange(self.low - 1, self.columns, device=device)
+            self.own_bias = self._bias((every < begin[:, None]) & (every >= self.low))
+        columns, self.prompt_bias = int(lengths.max()), None
+        if int(lengths.min()) < columns:
+            self.prompt_bias = self._bias(torch.arange(columns, device=device) >= lengths[:, None])
         # a grid of groups × lanes holds the rows' queries while they look at the prompts
         order = group.argsort(stable=True)
         counts = torch.bincount(group, minlength=self.groups)
@@ -244,6 +236,15 @@ class _Batch:
             device=device,
         )
         self.position = self.prompt_length[group] - begin  # plus the column: each row's position
+        self.caches = [
+            _Cache(
+                self.prompt_keys[layer, : self.groups, :, :, :columns].flatten(0, 1),
+                self.prompt_values[layer, : self.groups, :, :columns].flatten(0, 1),
+                self.own[layer, :, : self.running],
+                *self.own[layer, :, : self.running].flatten(1, 2),
+            )
+            for layer in range(len(self.weights.layers))
+        ]
 
     def _bias(self, hidden: Tensor) -> Tensor:
         """`-inf` where `hidden` `[N, T]`, for every head: `[N·KV, 1, T]`."""
@@ -256,8 +257,7 @@ class _Batch:
         """Move everything to the left, over columns that belonged to finished rows only."""
         away = self.low - 1
         used = self.column - away
-        self.keys[..., :used, :] = self.keys[..., away : self.column, :].clone()
-        self.values[..., :used, :] = self.values[..., away : self.column, :].clone()
+        self.own[..., :used, :] = self.own[..., away : self.column, :].clone()
         for state in (self.tokens, self.logprobs, self.uniform):
             state[:, : self.columns - away] = state[:, away:].clone()
         self.begin -= away
@@ -275,7 +275,7 @@ class _Batch:
         # the padding comes behind, where no token looks
         x = weights.embedding[torch.tensor([p + [0] * (longest - len(p)) for p in prompts], device=device)]
         for index, layer in enumerate(weights.layers):
-            query, key, value = self._project(layer, x, self.rotations[:longest])
+            query, key, value = self._project(layer, x, self.rotations[:longest]).split(self._heads(), -2)
             self.prompt_keys[index, first:last, :, :, :longest] = key.permute(0, 2, 3, 1)
             self.prompt_values[index, first:last, :, :longest] = value.transpose(1, 2)
             mixed = functional.scaled_dot_product_attention(
@@ -292,54 +292,54 @@ class _Batch:
 
     def _decode(self, tokens: Tensor) -> Tensor:
         """Run one token a row `[B]`, add it to the cache and return the hidden states `[B, C]`."""
-        weights, rows = self.weights, len(tokens)
+        weights, rows, heads = self.weights, len(tokens), self.weights.heads
         rotations = self.rotations[self.position + self.column]  # [B, H+KV, D/2]
         x = weights.embedding[tokens]
-        for index, layer in enumerate(weights.layers):
-            query, key, value = self._project(layer, x, rotations)
-            self.keys[index, :rows, :, self.column] = key
-            self.values[index, :rows, :, self.column] = value
-            query = query.reshape(rows * weights.kv_heads, -1)  # [B·KV, H/KV·D]
-            mixed = self._attend(index, query, rows)
-            x = self._finish(layer, x, mixed.view(rows, -1))
+        for layer, cache in zip(weights.layers, self.caches, strict=True):
+            joint = self._project(layer, x, rotations)
+            # keys and values, which follow the queries, into the present column
+            cache.both.select(3, self.column).copy_(joint[:, heads:].unflatten(1, (2, -1)).transpose(0, 1))
+            query = joint[:, :heads].reshape(rows * weights.kv_heads, -1)  # [B·KV, H/KV·D]
+            x = self._finish(layer, x, self._attend(cache, query).view(rows, -1))
         return functional.rms_norm(x, x.shape[-1:], weights.final_norm, weights.eps)
 
-    def _attend(self, layer: int, query: Tensor, rows: int) -> Tensor:
+    def _attend(self, cache: "_Cache", query: Tensor) -> Tensor:
         """Attention over prompt and completion so far. `S = H/KV` query heads share a key head: `[B·KV, S, D]`."""
-        heads, dim = self.weights.kv_heads, self.weights.head_dim
+        dim, dtype = self.weights.head_dim, query.dtype
         # the prompts: one product a group, for all its rows
         grid = self.grid.index_copy_(0, self.place, query)
-        keys = self.prompt_keys[layer, : self.groups, :, :, : self.prompt_columns].flatten(0, 1)
-        values = self.prompt_values[layer, : self.groups, :, : self.prompt_columns].flatten(0, 1)
-        scores = _scores(grid.view(self.groups * heads, -1, dim), keys, self.prompt_bias)
+        scores = _scores(grid.view(len(cache.prompt_keys), -1, dim), cache.prompt_keys, self.prompt_bias)
         shares = scores.softmax(-1)
-        mixed = torch.bmm(shares, values).view_as(grid)[self.place].view(rows * heads, -1, dim)
+        mixed = torch.bmm(shares.to(dtype), cache.prompt_values).view_as(grid)[self.place].view(len(query), -1, dim)
         # what the prompt counts for as a whole: log Σ exp(score), from its largest term and that one's share
         weight = (scores.amax(-1) - shares.amax(-1).log_()).view(len(grid), -1)[self.place]
         # the completion: its scores beside one for the prompt, in the column before the first
-        first, end = self.low - 1, self.column + 1
-        bias = None if self.own_bias is None else self.own_bias[:, :, : end - first]
-        keys = self.keys[layer, :rows, :, first:end].flatten(0, 1).transpose(1, 2)
-        values = self.values[layer, :rows, :, first + 1 : end].flatten(0, 1)
-        scores = _scores(query.view(rows * heads, -1, dim), keys, bias)
-        scores[:, :, 0] = weight
-        shares = scores.softmax(-1)
-        return torch.baddbmm(mixed * shares[:, :, :1], shares[:, :, 1:], values)
+        first, count = self.low - 1, self.column + 2 - self.low
+        bias = None if self.own_bias is None else self.own_bias[:, :, :count]
+        keys = cache.keys.narrow(1, first, count).transpose(1, 2)
+        scores = _scores(query.view(len(query), -1, dim), keys, bias)
+        scores.select(2, 0).copy_(weight)
+        shares = scores.softmax(-1).to(dtype)
+        values = cache.values.narrow(1, self.low, count - 1)
+        return torch.baddbmm(mixed * shares.narrow(2, 0, 1), shares.narrow(2, 1, count - 1), values)
 
-    def _project(self, layer: Layer, x: Tensor, rotations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Query `[…, H, D]`, scaled and rotated, key `[…, KV, D]`, rotated, and value `[…, KV, D]`."""
-        weights = self.weights
-        heads, kv, dim = weights.heads, weights.kv_heads, weights.head_dim
-        normed = functional.rms_norm(x, x.shape[-1:], layer.attention_norm, weights.eps)
-        joint = layer.query_key_value(normed).unflatten(-1, (heads + 2 * kv, dim))
-        turned, value = joint[..., : heads + kv, :], joint[..., heads + kv :, :]
+    def _project(self, layer: Layer, x: Tensor, rotations: Tensor) -> Tensor:
+        """Queries, scaled and rotated, keys, rotated, and values, below one another: `[…, H + 2·KV, D]`."""
+        heads, kv, _ = self._heads()
+        normed = functional.rms_norm(x, x.shape[-1:], layer.attention_norm, self.weights.eps)
+        joint = layer.query_key_value(normed).unflatten(-1, (-1, self.weights.head_dim))
         if layer.query_norm is not None and layer.key_norm is not None:
-            query = functional.rms_norm(turned[..., :heads, :], (dim,), layer.query_norm, weights.eps)
-            key = functional.rms_norm(turned[..., heads:, :], (dim,), layer.key_norm, weights.eps)
-            turned = torch.cat((query, key), -2)
-        pairs = torch.view_as_complex(turned.float().unflatten(-1, (-1, 2)))
-        turned = torch.view_as_real(pairs * rotations).flatten(-2).to(x.dtype)
-        return turned[..., :heads, :], turned[..., heads:, :], value
+            for part, norm in ((slice(heads), layer.query_norm), (slice(heads, heads + kv), layer.key_norm)):
+                joint[..., part, :] = functional.rms_norm(joint[..., part, :], norm.shape, norm, self.weights.eps)
+        turning = joint.narrow(-2, 0, heads + kv)
+        exact = turning.float()
+        torch.view_as_complex(exact.unflatten(-1, (-1, 2))).mul_(rotations)
+        if exact.dtype != turning.dtype:
+            turning.copy_(exact)
+        return joint
+
+    def _heads(self) -> tuple[int, int, int]:
+        return self.weights.heads, self.weights.kv_heads, self.weights.kv_heads
 
     def _finish(self, layer: Layer, x: Tensor, mixed: Tensor) -> Tensor:
         """The rest of a layer after attention."""
@@ -349,8 +349,19 @@ class _Batch:
         return x + layer.down(functional.silu(gate).mul_(up))
 
 
+class _Cache(NamedTuple):
+    """One layer's keys and values of what is running, as the products take them."""
+
+    prompt_keys: Tensor  # [P·KV, D, T]
+    prompt_values: Tensor  # [P·KV, T, D]
+    both: Tensor  # keys and values of the completions: [2, B, KV, columns, D]
+    keys: Tensor  # the same memory: [B·KV, columns, D]
+    values: Tensor
+
+
 def _scores(query: Tensor, keys: Tensor, bias: Tensor | None) -> Tensor:
-    return torch.bmm(query, keys) if bias is None else torch.baddbmm(bias, query, keys)
+    """In float32: what the prompt counts for is a sum of many scores."""
+    return (torch.bmm(query, keys) if bias is None else torch.baddbmm(bias, query, keys)).float()
 
 
 def _close_up(count: int, gone: list[int]) -> tuple[int, list[tuple[int, int]]]:
