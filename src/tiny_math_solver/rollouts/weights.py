@@ -19,12 +19,18 @@ class UnsupportedModelError(Exception):
 
 @dataclass
 class Linear:
-    """`weight` [out, in] and `bias` [out] of one or several projections of the same input, stacked."""
+    """`weight` [out, in] and `bias` [out] of one or several projections of the same input, stacked.
+
+    In bfloat16 on a CPU the weight is kept in oneDNN's own layout: `linear` would lay it out anew at every call.
+    """
 
     weight: Tensor
     bias: Tensor | None
+    packed: bool = False
 
     def __call__(self, x: Tensor) -> Tensor:
+        if self.packed:
+            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
         return nn.functional.linear(x, self.weight, self.bias)
 
 
@@ -61,7 +67,7 @@ class PolicyWeights:
         self.version = 0
         self.layers = [self._layer(layer) for layer in self.body.layers]
         self.final_norm = self.body.norm.weight
-        self.logits = Linear(*self._buffers([self.head]))
+        self.logits = self._linear([self.head])
         self.sync()
 
     def sync(self) -> None:
@@ -98,32 +104,44 @@ class PolicyWeights:
         has_norms = hasattr(attention, "q_norm")
         return Layer(
             attention_norm=source.input_layernorm.weight,
-            query_key_value=Linear(*self._buffers([attention.q_proj, attention.k_proj, attention.v_proj])),
+            query_key_value=self._linear([attention.q_proj, attention.k_proj, attention.v_proj]),
             query_norm=torch.empty_like(attention.q_norm.weight) if has_norms else None,
             key_norm=torch.empty_like(attention.k_norm.weight) if has_norms else None,
-            attention_out=Linear(*self._buffers([attention.o_proj])),
+            attention_out=self._linear([attention.o_proj]),
             mlp_norm=source.post_attention_layernorm.weight,
-            gate_up=Linear(*self._buffers([mlp.gate_proj, mlp.up_proj])),
-            down=Linear(*self._buffers([mlp.down_proj])),
+            gate_up=self._linear([mlp.gate_proj, mlp.up_proj]),
+            down=self._linear([mlp.down_proj]),
         )
 
-    def _buffers(self, modules: list[Any]) -> tuple[Tensor, Tensor | None]:
+    def _linear(self, modules: list[Any]) -> Linear:
+        """Room for the weights of `modules`, stacked."""
         bases = [_base_linear(module) for module in modules]
-        rows, columns = sum(base.out_features for base in bases), bases[0].in_features
-        weight = torch.empty(rows, columns, dtype=self.dtype, device=self.device)
+        rows, packed = sum(base.out_features for base in bases), _can_pack(self.dtype, self.device)
         with_bias = any(base.bias is not None for base in bases)
-        return weight, torch.zeros(rows, dtype=self.dtype, device=self.device) if with_bias else None
+        return Linear(
+            torch.empty(0 if packed else rows, bases[0].in_features, dtype=self.dtype, device=self.device),
+            torch.zeros(rows, dtype=self.dtype, device=self.device) if with_bias else None,
+            packed,
+        )
 
     def _fill(self, target: Linear, modules: list[Any], rotary: int = 0) -> None:
         """Write the present weights of `modules` below one another; the first `rotary` in the order of pairs."""
+        base = _base_linear(modules[0])
+        if target.packed:  # a dense copy for the time of laying it out
+            rows = sum(_base_linear(module).out_features for module in modules)
+            dense = torch.empty(rows, base.in_features, dtype=self.dtype, device=self.device)
+        else:
+            dense = target.weight
         row = 0
         for index, module in enumerate(modules):
             weight, bias = _merged(module), _base_linear(module).bias
             size = weight.shape[0]
-            target.weight[row : row + size].copy_(self._paired(weight) if index < rotary else weight)
+            dense[row : row + size].copy_(self._paired(weight) if index < rotary else weight)
             if bias is not None and target.bias is not None:
                 target.bias[row : row + size].copy_(self._paired(bias) if index < rotary else bias)
             row += size
+        if target.packed:
+            target.weight = torch.ops.mkldnn._reorder_linear_weight(dense, None)
 
     def _paired(self, rows: Tensor) -> Tensor:
         """Of each head's rows `0 … D-1`, row `i` and row `i + D/2` side by side."""
@@ -140,6 +158,17 @@ def refuse_unsupported(config: Any) -> None:
     rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
     if rope not in ROPE_TYPES:
         raise UnsupportedModelError(f"rope type {rope}")
+
+
+def _can_pack(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether this torch has the operators, which are those its compiler uses."""
+    return (
+        dtype == torch.bfloat16
+        and device.type == "cpu"
+        and torch.backends.mkldnn.is_available()
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+    )
 
 
 def _base_linear(module: Any) -> nn.Linear:
