@@ -12,7 +12,7 @@ from typing import Any
 from tiny_math_solver.errors import UserError
 
 SECTIONS = ("model", "problems", "prompt", "evaluation", "rollouts", "update", "lora", "grpo")
-BENCH_PARTS = ("machine", "rollouts", "steps", "race")
+BENCH_PARTS = ("machine", "rollouts", "rollouts-0.5b", "steps", "race")
 EXAMPLE_QUESTION = (
     "Ava is 8 years old and has 3 bags of 7 marbles. She loses 4 marbles. How many marbles does Ava have?"
 )
@@ -127,7 +127,7 @@ def _train(args: argparse.Namespace, overrides: list[str]) -> int:
         print(config.to_yaml())
         print("\n".join(plan))
         return 0
-    outcome = run.train(config, lambda line: print(line, flush=True) if is_first() else None)
+    outcome = run.train(config, lambda line: _say(line) if is_first() else None)
     if not is_first():
         return 0
     if not outcome.earned:
@@ -160,7 +160,7 @@ def _eval(args: argparse.Namespace, _: list[str]) -> int:
 
     def measure(loaded: Any) -> Any:
         return evaluate(
-            make_rollouts(loaded.model, loaded.tokenizer, args.batch_size, say=_warn),
+            make_rollouts(loaded.model, loaded.tokenizer, args.batch_size, say=_say_aside),
             problems,
             system=settings.system,
             max_new_tokens=settings.max_new_tokens,
@@ -242,7 +242,7 @@ def _solve(args: argparse.Namespace, _: list[str]) -> int:
     loaded = load_model(args.model, adapter=args.adapter, revision=args.revision, dtype=args.dtype)
     messages = chat_messages(args.question, settings.system)
     ids = encode_prompt(loaded.tokenizer, messages)
-    rollouts = make_rollouts(loaded.model, loaded.tokenizer, args.batch_size, say=_warn)
+    rollouts = make_rollouts(loaded.model, loaded.tokenizer, args.batch_size, say=_say_aside)
     (rollout,) = rollouts.generate([ids], 1, Sampling(settings.max_new_tokens, args.temperature))
     text = loaded.tokenizer.decode(rollout.completion_ids, skip_special_tokens=True)
     answer = extract_answer(text, question=as_text(messages))
@@ -262,12 +262,14 @@ def _bench(args: argparse.Namespace, _: list[str]) -> int:
         raise UserError(f"no such Python: {args.vllm_python}")
     if args.out:
         check_writable(args.out.parent, "choose another --out")
-    result = run(args.parts or list(BENCH_PARTS), args.vllm_python, _warn if args.json else print)
-    text = json.dumps(result, indent=2)
+
+    def save(result: dict[str, Any]) -> None:
+        if args.out:
+            write_whole(args.out, json.dumps(result, indent=2) + "\n")
+
+    result = run(args.parts or list(BENCH_PARTS), args.vllm_python, _say_aside if args.json else _say, save)
     if args.json:
-        print(text)
-    if args.out:
-        write_whole(args.out, text + "\n")
+        print(json.dumps(result, indent=2))
     return 0
 
 
@@ -298,7 +300,11 @@ def _fetch(args: argparse.Namespace, _: list[str]) -> int:
     return 0
 
 
-def _warn(line: str) -> None:
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _say_aside(line: str) -> None:
     print(f"tiny-math: {line}", file=sys.stderr)
 
 

@@ -17,33 +17,43 @@ CONFIG = Path("configs/quickstart.yaml")
 RACE_STEPS = 24
 
 
-def run(parts: list[str], vllm_python: str | None, say: Callable[[str], Any]) -> dict[str, Any]:
-    """Measure the chosen parts (machine, rollouts, steps, race), printing a line as each is done."""
+def run(
+    parts: list[str], vllm_python: str | None, say: Callable[[str], Any], save: Callable[[dict[str, Any]], Any]
+) -> dict[str, Any]:
+    """Measure the chosen parts; as each is done, say a line and save what there is."""
     torch.manual_seed(0)
     result: dict[str, Any] = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "machine": describe(),
     }
-    if "machine" in parts or "rollouts" in parts:
+    cases = [
+        case
+        for part, chosen in (rollouts.GPU_CASES if default_device() == "cuda" else rollouts.CASES).items()
+        if part in parts
+        for case in chosen
+    ]
+    if "machine" in parts or cases:
         result["ceilings"] = found = ceilings()
         say(
             f"machine: {found['float32_flops'] / 1e9:,.0f} GFLOP/s in float32, {found['bfloat16_flops'] / 1e9:,.0f} in "
             f"bfloat16, reads {found['read_bytes'] / 1e9:,.0f} GB/s"
         )
-    if "rollouts" in parts:
-        result["rollouts"] = []
-        for case in rollouts.GPU_CASES if default_device() == "cuda" else rollouts.CPU_CASES:
-            measured = rollouts.measure(case, vllm_python)
-            measured["share_of_floor"] = rollouts.share_of_floor(measured, result["ceilings"])
-            result["rollouts"].append(measured)
-            say(rollout_line(measured))
+        save(result)
+    for case in cases:
+        measured = rollouts.measure(case, vllm_python)
+        measured["share_of_floor"] = rollouts.share_of_floor(measured, result["ceilings"])
+        result.setdefault("rollouts", []).append(measured)
+        say(rollout_line(measured))
+        save(result)
     if "steps" in parts:
         result["steps"] = steps.step_times(CONFIG, [], steps=6, rounds=3)
         say(steps_line(result["steps"]))
+        save(result)
     if "race" in parts:
-        result["race"] = steps.race(CONFIG, [], RACE_STEPS)
+        result["race"] = steps.race(CONFIG, [], RACE_STEPS, rounds=3)
         say(race_line(result["race"]))
+        save(result)
     return result
 
 
@@ -63,8 +73,9 @@ def steps_line(measured: dict[str, Any]) -> str:
 
 
 def race_line(measured: dict[str, Any]) -> str:
-    ours, trl = measured["ours"], measured["trl_best"]
+    steps = {name: ", ".join(str(run["steps"]) for run in finished) for name, finished in measured["runs"].items()}
+    ours, trl = measured["seconds"]["ours"], measured["seconds"]["trl_best"]
     return (
-        f"to {measured['target']:.0%} on dev: ours {ours['seconds']:.1f} s ({ours['steps']} steps), TRL "
-        f"{trl['seconds']:.1f} s ({trl['steps']} steps): {measured['times_faster_than']['trl_best']:.1f}×"
+        f"to {measured['target']:.0%} on dev: ours {ours:.1f} s (steps: {steps['ours']}), TRL {trl:.1f} s (steps: "
+        f"{steps['trl_best']}): {measured['times_faster_than']['trl_best']:.1f}×"
     )

@@ -40,14 +40,11 @@ class Case:
 
 
 QWEN = "0.5B-shaped"
-CPU_CASES = [
-    Case(EMBEDDED, 16, 8, 64),
-    Case(EMBEDDED, 128, 8, 64),
-    Case(EMBEDDED, 512, 8, 64),
-    Case(QWEN, 16, 4, 64, rounds=3),
-    Case(QWEN, 64, 4, 64, rounds=3),
-]
-GPU_CASES = [Case(QWEN, 1024, 16, 256, rounds=3)]
+CASES = {
+    "rollouts": [Case(EMBEDDED, 16, 8, 64), Case(EMBEDDED, 128, 8, 64), Case(EMBEDDED, 512, 8, 64)],
+    "rollouts-0.5b": [Case(QWEN, 16, 4, 64, rounds=3), Case(QWEN, 64, 4, 64, rounds=3)],
+}
+GPU_CASES = {"rollouts-0.5b": [Case(QWEN, 1024, 16, 256, rounds=3)]}
 
 
 def measure(case: Case, vllm_python: str | None = None) -> dict[str, Any]:

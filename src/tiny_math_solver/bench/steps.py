@@ -68,18 +68,29 @@ def step_times(config_path: Path, overrides: list[str], steps: int, rounds: int)
     }
 
 
-def race(config_path: Path, overrides: list[str], limit: int) -> dict[str, Any]:
-    """Training seconds until the greedy accuracy on dev passes TARGET: ours against TRL's best settings."""
+def race(config_path: Path, overrides: list[str], limit: int, rounds: int) -> dict[str, Any]:
+    """Training seconds until the greedy accuracy on dev passes TARGET, ours against TRL's best settings.
+
+    Medians over `rounds` alternating runs with a seed each. A side that has not got there after `limit` steps is
+    reported with the accuracy it had.
+    """
     config = load_config(config_path, overrides)
     both = sides(config.completions_per_step)
-    result: dict[str, Any] = {"target": TARGET, "evaluated_every": EVERY}
-    for name in ("ours", "trl_best"):
-        times: list[float] = []
-        reached = _Reached(config, times)
-        _train(both[name], config_path, overrides, limit, times, reached)
-        result[name] = {"seconds": sum(times), "steps": len(times), "accuracy": reached.accuracy}
-    result["times_faster_than"] = {"trl_best": result["trl_best"]["seconds"] / result["ours"]["seconds"]}
-    return result
+    runs: dict[str, list[dict[str, Any]]] = {"ours": [], "trl_best": []}
+    for seed in range(rounds):
+        for name, finished in runs.items():
+            times: list[float] = []
+            reached = _Reached(config)
+            _train(both[name], config_path, [*overrides, "--grpo.seed", str(seed)], limit, times, reached)
+            finished.append({"seconds": sum(times), "steps": len(times), "accuracy": reached.accuracy})
+    seconds = {name: median(run["seconds"] for run in finished) for name, finished in runs.items()}
+    return {
+        "target": TARGET,
+        "evaluated_every": EVERY,
+        "runs": runs,
+        "seconds": seconds,
+        "times_faster_than": {"trl_best": seconds["trl_best"] / seconds["ours"]},
+    }
 
 
 def _train(
@@ -151,7 +162,7 @@ class _Clock(TrainerCallback):
 class _Reached(TrainerCallback):
     """Stop once dev accuracy passes the target; the same evaluation, by the engine, whoever trains."""
 
-    def __init__(self, config: Config, times: list[float]):
+    def __init__(self, config: Config):
         self.dev = load_splits(config.problems).dev
         self.ask: dict[str, Any] = {
             "system": config.prompt.system, "max_new_tokens": config.grpo["max_completion_length"]
