@@ -16,7 +16,7 @@ from tiny_math_solver.grpo.run import Outcome, train
 from tiny_math_solver.models import load_model
 from tiny_math_solver.problems.embedded import embedded_problems
 from tiny_math_solver.problems.splits import load_test_problems
-from tiny_math_solver.rollouts import ReferenceRollouts, Sampling
+from tiny_math_solver.rollouts import ReferenceRollouts, Sampling, certificate
 from tiny_math_solver.statistics import mcnemar
 
 ROOT = Path(__file__).parents[1]
@@ -91,6 +91,16 @@ def test_every_completion_is_recorded_with_its_reward(finished: SimpleNamespace)
         assert (max(total) == min(total)) == all(r["advantage"] == 0 for r in group)
 
 
+def test_rollouts_and_trainer_are_the_same_policy(finished: SimpleNamespace):
+    """Stale or wrongly merged weights in the rollouts would show from the second step on."""
+    check = finished.summary["engine_check"]
+    assert check["gap"] < check["limit"] == 1e-4
+    assert any(line.startswith("engine: ") and "no other choices" in line for line in finished.lines)
+    gaps = [m["sampling/sampling_logp_difference/max"] for m in rows(finished.folder / "metrics.jsonl")]
+    assert len(gaps) == 8
+    assert 0 < max(gaps) < 1e-4
+
+
 def test_training_problems_are_train_problems(finished: SimpleNamespace):
     held_out = {p.question for split in ("dev", "test", "unseen") for p in embedded_problems(split, 500)}
     assert not held_out & {r["question"] for r in rows(finished.folder / "rollouts.jsonl")}
@@ -155,6 +165,29 @@ def test_the_same_seed_gives_the_same_adapter_and_another_does_not(tmp_path: Pat
         weights.append(load_file(tmp_path / name / "adapter_model.safetensors"))
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
     assert any(not torch.equal(weights[0][key], weights[2][key]) for key in weights[0])
+
+
+SHORT = [
+    "--grpo.max_steps", "1", "--problems.test", "4", "--problems.dev", "4", "--evaluation.samples", "0",
+    "--grpo.gradient_accumulation_steps", "1", "--grpo.per_device_train_batch_size", "16",
+]  # fmt: skip
+
+
+def test_an_engine_that_fails_its_check_stops_the_run_or_falls_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(certificate.LIMITS, torch.float32, 0.0)  # nothing passes
+    with pytest.raises(UserError, match="the engine does not reproduce this model"):
+        run(tmp_path / "stopped", *SHORT)
+    result = run(tmp_path / "slow", *SHORT, "--rollouts.fall_back", "true")
+    assert any("rollouts by transformers' generate from here on" in line for line in result.lines)
+    assert len(rows(result.folder / "rollouts.jsonl")) == 16
+    assert "sampling/sampling_logp_difference/max" not in rows(result.folder / "metrics.jsonl")[0]
+
+
+def test_the_plain_ways_can_be_asked_for(tmp_path: Path):
+    result = run(tmp_path / "plain", *SHORT, "--rollouts.engine", "false", "--update.own_passes", "false")
+    assert "update in TRL's own micro-batches: update.own_passes is false" in result.lines
+    assert result.summary["engine_check"] is None
+    assert {"entropy", "step_time", "grad_norm"} <= rows(result.folder / "metrics.jsonl")[0].keys()
 
 
 def test_beta_and_loss_type_reach_trl(tmp_path: Path):

@@ -9,8 +9,10 @@ from peft import LoraConfig
 from trl import GRPOTrainer
 
 from tiny_math_solver.config import load_config
+from tiny_math_solver.grpo import update
 from tiny_math_solver.grpo.run import training_arguments
 from tiny_math_solver.grpo.trainer import MathGRPOTrainer
+from tiny_math_solver.grpo.update import ChosenLogProb, rows_by_length
 from tiny_math_solver.models import load_base, load_tokenizer
 from tiny_math_solver.problems.embedded import embedded_problems
 from tiny_math_solver.runs import RunFolder
@@ -91,3 +93,53 @@ def test_the_gradient_is_trls(tmp_path: Path, loss: str, beta: str):
     assert expected.norm() > 0
     assert (got - expected).norm() / expected.norm() < 1e-4
     assert got_loss == pytest.approx(expected_loss, abs=1e-5)
+
+
+@pytest.mark.parametrize("options", [["--grpo.num_iterations", "2"], ["--grpo.mask_truncated_completions", "true"]])
+def test_so_it_is_off_policy_and_with_cut_completions_masked(tmp_path: Path, options: list[str]):
+    trainer = make_trainer(tmp_path / "run", *options, "--grpo.max_completion_length", "16")
+    batches = micro_batches(trainer)
+    assert ("old_per_token_logps" in batches[0]) == ("--grpo.num_iterations" in options)
+    for name, weight in trainer.model.named_parameters():  # a policy that has moved on since the rollouts
+        if "lora_B" in name:
+            weight.data.mul_(1.3)
+    expected, _ = stock_gradient(trainer, batches)
+    got, _ = own_gradient(trainer, batches)
+    assert (got - expected).norm() / expected.norm() < 1e-4
+
+
+def test_groups_without_a_gradient_cost_nothing_and_still_make_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Adam moves by its momentum on a zero gradient, and not at all where there is none: a zero has to be there."""
+    trainer = make_trainer(tmp_path / "run")
+    batches = micro_batches(trainer)
+    for batch in batches:
+        batch["advantages"] = torch.zeros_like(batch["advantages"])
+    monkeypatch.setattr(update, "completion_logprobs", None)  # any pass would fail
+    got, loss = own_gradient(trainer, batches)
+    assert loss == 0
+    assert len(got) == sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+    assert not got.any()
+
+
+def test_passes_hold_every_row_once_within_the_budget():
+    lengths = torch.tensor([5, 90, 40, 41, 7, 200, 12, 12])
+    parts = list(rows_by_length(lengths, 100))
+    assert sorted(torch.cat(parts).tolist()) == list(range(8))
+    for part in parts:
+        assert len(part) == 1 or len(part) * lengths[part].max() <= 100
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_log_probabilities_and_their_slope_are_those_of_log_softmax(
+    temperature: float, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(update, "HEAD_TOKENS", 7)  # several chunks, the last one not full
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(30, 16, generator=generator, dtype=torch.float64, requires_grad=True)
+    weight, bias = (torch.randn(50, *s, generator=generator, dtype=torch.float64) for s in ((16,), ()))
+    target = torch.randint(50, (30,), generator=generator)
+    got = ChosenLogProb.apply(x, weight, bias, target, temperature)
+    plain = ((x @ weight.T + bias) / temperature).log_softmax(-1).gather(1, target[:, None])[:, 0]
+    assert torch.allclose(got.double(), plain, atol=1e-5)
+    slopes = [torch.autograd.grad((y * torch.linspace(-1, 1, 30)).sum(), x)[0] for y in (got, plain)]
+    assert torch.allclose(*slopes, atol=1e-5)
