@@ -131,6 +131,8 @@ def test_bench_refuses_what_it_does_not_know_before_it_measures(capsys):
     assert refusal in capsys.readouterr().err
     assert main(["bench", "--vllm-python", "/no/such/python"]) == 2
     assert "no such Python: /no/such/python" in capsys.readouterr().err
+    assert main(["bench", "machine", "--out", str(ROOT)]) == 2
+    assert "is a folder; --out takes the name of a file" in capsys.readouterr().err
 
 
 def test_tokens_choose_the_tracker_unless_the_config_did(monkeypatch):

@@ -151,7 +151,7 @@ def _eval(args: argparse.Namespace, _: list[str]) -> int:
     from tiny_math_solver.evaluate import evaluate
     from tiny_math_solver.models import load_model, locate
     from tiny_math_solver.rollouts import Sampling, make_rollouts
-    from tiny_math_solver.runs import check_writable, json_lines, write_whole
+    from tiny_math_solver.runs import json_lines, write_whole
     from tiny_math_solver.settings import problems_to_ask, settings_of
     from tiny_math_solver.verdict import evaluation_lines, paired_line
 
@@ -169,10 +169,7 @@ def _eval(args: argparse.Namespace, _: list[str]) -> int:
             seed=args.seed,
         )
 
-    if args.out:
-        if args.out.is_dir():
-            raise UserError(f"{args.out} is a folder; --out takes the name of a file")
-        check_writable(args.out.parent, "choose another --out")
+    _check_out(args.out)
     for name in filter(None, (args.model, args.against)):
         locate(name, args.revision)  # whatever has to come from the Hub comes first
     settings = settings_of(args.adapter or args.model, args.system, args.max_new_tokens)
@@ -253,15 +250,14 @@ def _solve(args: argparse.Namespace, _: list[str]) -> int:
 
 def _bench(args: argparse.Namespace, _: list[str]) -> int:
     from tiny_math_solver.bench.report import run
-    from tiny_math_solver.runs import check_writable, write_whole
+    from tiny_math_solver.runs import write_whole
 
     for part in args.parts:
         if part not in BENCH_PARTS:
             raise UserError(f"no part {part!r} to measure; choose of {', '.join(BENCH_PARTS)}")
     if args.vllm_python and not shutil.which(args.vllm_python):
         raise UserError(f"no such Python: {args.vllm_python}")
-    if args.out:
-        check_writable(args.out.parent, "choose another --out")
+    _check_out(args.out)
 
     def save(result: dict[str, Any]) -> None:
         if args.out:
@@ -298,6 +294,17 @@ def _fetch(args: argparse.Namespace, _: list[str]) -> int:
         commit = snapshot("dataset", problems.source, problems.revision).name
         print(f"dataset {problems.source}: commit {commit} is in the cache")
     return 0
+
+
+def _check_out(path: Path | None) -> None:
+    """Refuse an `--out` that could not be written, before anything is measured for it."""
+    from tiny_math_solver.runs import check_writable
+
+    if path is None:
+        return
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; --out takes the name of a file")
+    check_writable(path.parent, "choose another --out")
 
 
 def _say(line: str) -> None:

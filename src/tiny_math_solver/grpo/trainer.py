@@ -23,6 +23,7 @@ from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.prompts import chat_messages, encode_prompt
 from tiny_math_solver.rewards import as_text, correctness_reward, format_reward
 from tiny_math_solver.rollouts import Rollouts, Sampling, make_rollouts
+from tiny_math_solver.rollouts.rollout import causal_lm
 from tiny_math_solver.rollouts.weights import UnsupportedModelError, refuse_unsupported
 from tiny_math_solver.runs import RunFolder
 
@@ -122,8 +123,7 @@ class MathGRPOTrainer(GRPOTrainer):
         return "the output layer is trained" if any(p.requires_grad for p in head.parameters()) else ""
 
     def _causal_lm(self) -> Any:
-        model = self.accelerator.unwrap_model(self.model)
-        return model.get_base_model() if hasattr(model, "get_base_model") else model
+        return causal_lm(self.accelerator.unwrap_model(self.model))
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """Gather the micro-batches of an optimizer step; at the last one pass all their rows through the model."""

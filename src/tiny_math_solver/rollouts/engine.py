@@ -48,7 +48,7 @@ class EngineRollouts:
         if not prompt_ids or not sampling.max_new_tokens:
             return [Rollout(ids, [], False, []) for ids in prompt_ids for _ in range(samples)]
         requests = _requests(prompt_ids, samples)
-        requests.sort(key=lambda r: -len(r.prompt))  # the longest first: every later prompt fits where it ended
+        requests.sort(key=lambda r: -len(r.prompt))  # prompts of like length are prefilled together
         batch = _Batch(self, requests, sampling)
         while batch.step():
             pass
@@ -199,10 +199,8 @@ class _Batch:
         alive = set(self.group[: self.running].tolist())
         self.groups, moves = _close_up(self.groups, sorted(set(range(self.groups)) - alive))
         for hole, mover in moves:
-            self.prompt_keys[:, hole], self.prompt_values[:, hole] = (
-                self.prompt_keys[:, mover],
-                self.prompt_values[:, mover],
-            )
+            self.prompt_keys[:, hole] = self.prompt_keys[:, mover]
+            self.prompt_values[:, hole] = self.prompt_values[:, mover]
             self.prompt_length[hole] = self.prompt_length[mover]
             self.group[: self.running][self.group[: self.running] == mover] = hole
         self._arrange()
@@ -226,11 +224,11 @@ class _Batch:
         counts = torch.bincount(group, minlength=self.groups)
         lane = torch.empty_like(group)
         lane[order] = torch.arange(self.running, device=device) - (counts.cumsum(0) - counts)[group[order]]
-        self.lanes = int(counts.max())
+        lanes = int(counts.max())
         head = torch.arange(heads, device=device)
-        self.place = ((group[:, None] * heads + head) * self.lanes + lane[:, None]).flatten()  # [B·KV]
+        self.place = ((group[:, None] * heads + head) * lanes + lane[:, None]).flatten()  # [B·KV]
         self.grid = torch.zeros(
-            self.groups * heads * self.lanes,
+            self.groups * heads * lanes,
             self.weights.heads // heads * self.weights.head_dim,
             dtype=self.weights.dtype,
             device=device,

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from tiny_math_solver.rollouts.rollout import Rollout, eos_ids
+from tiny_math_solver.rollouts.rollout import Rollout, causal_lm, eos_ids
 from tiny_math_solver.rollouts.sampling import Sampling
 
 
@@ -44,7 +44,7 @@ class ReferenceRollouts:
     @contextmanager
     def _policy(self) -> Iterator[Any]:
         """The model in evaluation mode (LoRA dropout off) and without its own generation settings."""
-        inner = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        inner = causal_lm(self.model)
         was_training, own_settings = self.model.training, inner.generation_config
         self.model.eval()
         # generate() fills whatever a call leaves unset from here: Qwen's top_k 20 and repetition_penalty 1.1

@@ -34,9 +34,13 @@ class Rollouts(Protocol):
         ...
 
 
+def causal_lm(model: Any) -> Any:
+    """The transformers model itself, whether or not PEFT is around it; adapters stay in its layers."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def eos_ids(model: Any, tokenizer: Any) -> list[int]:
     """Every id that ends a turn: where to stop belongs to the model, unlike how to sample."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    own = inner.generation_config.eos_token_id
+    own = causal_lm(model).generation_config.eos_token_id
     listed = own if isinstance(own, list) else [] if own is None else [own]
     return sorted({*listed, tokenizer.eos_token_id})

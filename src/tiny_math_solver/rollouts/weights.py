@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tiny_math_solver.rollouts.rollout import causal_lm
+
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # those whose angles depend on the position alone
 
 
@@ -55,7 +57,7 @@ class PolicyWeights:
 
     def __init__(self, model: Any):
         self.model = model
-        inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+        inner = causal_lm(model)
         refuse_unsupported(inner.config)
         self.config = config = inner.config
         self.body, self.head = inner.model, inner.get_output_embeddings()
