@@ -32,6 +32,11 @@ class Sampling:
     def greedy(self) -> bool:
         return self.temperature == 0
 
+    @property
+    def plain(self) -> bool:
+        """Whether every token may be drawn."""
+        return self.greedy or (not self.top_k and self.top_p >= 1 and not self.min_p)
+
 
 def uniforms(prompt: list[int], sample: int, seed: int, length: int) -> np.ndarray:
     """`length` float32 numbers in [0, 1), one a position, that depend on the prompt, the sample and the seed alone."""

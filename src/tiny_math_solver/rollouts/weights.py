@@ -4,12 +4,14 @@ The copy is always made from the model's own base weights, which are only read. 
 the adapter out again, as is often done, rounds the base a little at every step.
 """
 
+from ctypes import CDLL, c_long
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from tiny_math_solver.rollouts.kernels import LARGEST_PANEL, at, kernels
 from tiny_math_solver.rollouts.rollout import causal_lm
 
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # those whose angles depend on the position alone
@@ -19,21 +21,54 @@ class UnsupportedModelError(Exception):
     """The engine cannot run this model; the message says why."""
 
 
-@dataclass
 class Linear:
-    """`weight` [out, in] and `bias` [out] of one or several projections of the same input, stacked.
+    """`x Wᵀ + bias` for the weights `[out, in]` of one or several projections of the same input, stacked.
 
-    In bfloat16 on a CPU the weight is kept in oneDNN's own layout: `linear` would lay it out anew at every call.
+    The weight is kept as its products want it: `dense`, or in `panels` for our own kernels (float32 on a CPU), or in
+    oneDNN's layout (`onednn`, bfloat16 on a CPU), where `linear` would lay it out anew at every call.
     """
 
-    weight: Tensor
-    bias: Tensor | None
-    packed: bool = False
+    def __init__(self, rows: int, columns: int, bias: bool, weights: "PolicyWeights"):
+        self.rows, self.kernels, self.layout = rows, weights.kernels, "dense"
+        self.columns = rows  # of the result, padding included
+        like: Any = {"dtype": weights.dtype, "device": weights.device}
+        if self.kernels is not None and weights.dtype == torch.float32:
+            self.layout, panel = "panels", self.kernels.panel_columns()
+            self.columns = -(-rows // panel) * panel
+            self.weight = torch.zeros(self.columns // panel, columns, panel, **like)
+        else:
+            self.layout = "onednn" if _has_onednn(weights.dtype, weights.device) else "dense"
+            self.weight = torch.empty(rows if self.layout == "dense" else 0, columns, **like)
+        self.bias = torch.zeros(self.columns, **like) if bias or self.layout == "panels" else None
+        self.filled_from: tuple[Any, ...] | None = None  # weights that are not adapted, and their state
+
+    def fill(self, weight: Tensor, bias: Tensor) -> None:
+        """Take over a dense weight `[out, in]` and a bias `[out]`."""
+        if self.bias is not None:
+            self.bias[: self.rows].copy_(bias)
+        if self.layout == "onednn":
+            self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, None)
+        elif self.layout == "panels":
+            panels, columns, panel = self.weight.shape
+            if missing := panels * panel - self.rows:
+                weight = nn.functional.pad(weight, (0, 0, 0, missing))
+            self.weight.copy_(weight.view(panels, panel, columns).transpose(1, 2))
+        else:
+            self.weight.copy_(weight)
 
     def __call__(self, x: Tensor) -> Tensor:
-        if self.packed:
+        if self.layout == "onednn":
             return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
-        return nn.functional.linear(x, self.weight, self.bias)
+        if self.layout == "dense":
+            return nn.functional.linear(x, self.weight, self.bias)
+        assert self.kernels is not None
+        flat = x.reshape(-1, x.shape[-1]).contiguous()
+        out = x.new_empty(len(flat), self.columns)
+        self.kernels.linear(
+            c_long(len(flat)), at(flat), c_long(flat.shape[1]), at(self.weight), at(self.bias), None, at(out),
+            c_long(self.columns),
+        )  # fmt: skip
+        return out.view(*x.shape[:-1], self.columns)[..., : self.rows]
 
 
 @dataclass
@@ -55,7 +90,7 @@ class PolicyWeights:
     Raises UnsupportedModelError for another architecture, and for adapters that are no plain update of a weight.
     """
 
-    def __init__(self, model: Any):
+    def __init__(self, model: Any, native: bool = True):
         self.model = model
         inner = causal_lm(model)
         refuse_unsupported(inner.config)
@@ -66,6 +101,7 @@ class PolicyWeights:
         self.eps = config.rms_norm_eps
         self.embedding = self.body.embed_tokens.weight
         self.dtype, self.device = self.embedding.dtype, self.embedding.device
+        self.kernels = self._kernels() if native else None
         self.version = 0
         self.layers = [self._layer(layer) for layer in self.body.layers]
         self.final_norm = self.body.norm.weight
@@ -101,6 +137,17 @@ class PolicyWeights:
         scale[: self.heads] = self.head_dim**-0.5
         return turn * scale
 
+    def _kernels(self) -> CDLL | None:
+        """Our own kernels, where there are any for this device and these shapes."""
+        mlp, hidden = self.body.layers[0].mlp, self.config.hidden_size
+        sizes = [self.heads * self.head_dim, self.kv_heads * self.head_dim, hidden, mlp.gate_proj.out_features]
+        if self.device.type != "cpu" or any(size % LARGEST_PANEL for size in sizes):
+            return None
+        norms = (self.body.norm, self.body.layers[0].input_layernorm)
+        if any(norm.weight.dtype != self.dtype for norm in norms):
+            return None
+        return kernels(self.heads, self.kv_heads, self.head_dim, self.dtype)
+
     def _layer(self, source: Any) -> Layer:
         attention, mlp = source.self_attn, source.mlp
         has_norms = hasattr(attention, "q_norm")
@@ -118,32 +165,25 @@ class PolicyWeights:
     def _linear(self, modules: list[Any]) -> Linear:
         """Room for the weights of `modules`, stacked."""
         bases = [_base_linear(module) for module in modules]
-        rows, packed = sum(base.out_features for base in bases), _can_pack(self.dtype, self.device)
-        with_bias = any(base.bias is not None for base in bases)
-        return Linear(
-            torch.empty(0 if packed else rows, bases[0].in_features, dtype=self.dtype, device=self.device),
-            torch.zeros(rows, dtype=self.dtype, device=self.device) if with_bias else None,
-            packed,
-        )
+        rows, with_bias = sum(base.out_features for base in bases), any(base.bias is not None for base in bases)
+        return Linear(rows, bases[0].in_features, with_bias, self)
 
     def _fill(self, target: Linear, modules: list[Any], rotary: int = 0) -> None:
         """Write the present weights of `modules` below one another; the first `rotary` in the order of pairs."""
-        base = _base_linear(modules[0])
-        if target.packed:  # a dense copy for the time of laying it out
-            rows = sum(_base_linear(module).out_features for module in modules)
-            dense = torch.empty(rows, base.in_features, dtype=self.dtype, device=self.device)
-        else:
-            dense = target.weight
-        row = 0
-        for index, module in enumerate(modules):
-            weight, bias = _merged(module), _base_linear(module).bias
-            size = weight.shape[0]
-            dense[row : row + size].copy_(self._paired(weight) if index < rotary else weight)
-            if bias is not None and target.bias is not None:
-                target.bias[row : row + size].copy_(self._paired(bias) if index < rotary else bias)
-            row += size
-        if target.packed:
-            target.weight = torch.ops.mkldnn._reorder_linear_weight(dense, None)
+        bases = [_base_linear(module) for module in modules]
+        if all(base is module for base, module in zip(bases, modules, strict=True)):
+            # nothing is adapted here: what autograd has not seen change is as it was
+            state = tuple((weight.data_ptr(), weight._version) for base in bases for weight in base.parameters())
+            if state == target.filled_from:
+                return
+            target.filled_from = state
+        weights: list[Tensor] = [_merged(module).to(self.dtype) for module in modules]
+        biases: list[Tensor] = [
+            base.bias if base.bias is not None else base.weight.new_zeros(base.out_features) for base in bases
+        ]
+        for index in range(rotary):
+            weights[index], biases[index] = self._paired(weights[index]), self._paired(biases[index])
+        target.fill(torch.cat(weights) if len(weights) > 1 else weights[0], torch.cat(biases))
 
     def _paired(self, rows: Tensor) -> Tensor:
         """Of each head's rows `0 … D-1`, row `i` and row `i + D/2` side by side."""
@@ -162,7 +202,7 @@ def refuse_unsupported(config: Any) -> None:
         raise UnsupportedModelError(f"rope type {rope}")
 
 
-def _can_pack(dtype: torch.dtype, device: torch.device) -> bool:
+def _has_onednn(dtype: torch.dtype, device: torch.device) -> bool:
     """Whether this torch has the operators, which are those its compiler uses."""
     return (
         dtype == torch.bfloat16

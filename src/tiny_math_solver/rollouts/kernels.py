@@ -1,0 +1,90 @@
+"""The engine's kernels for a CPU (`kernels.cpp`): compiled once for a processor and a model's shape, then kept.
+
+A compiler is looked for when the first engine is made; without one, or for a shape the kernels do not cover, the
+engine computes with torch alone. Compiling takes a second; the library lies in the user's cache folder.
+"""
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from importlib import resources
+from pathlib import Path
+
+import torch
+
+LANES = 16  # tokens of a block of the cache
+LARGEST_PANEL = 32  # columns of a weight that are kept together, on the processors with the widest registers
+FLAGS = ("-O3", "-march=native", "-std=gnu++17", "-fPIC", "-fopenmp", "-fno-math-errno")
+DTYPES = {torch.float32: (), torch.bfloat16: ("-DBFLOAT16",)}
+
+
+@functools.cache
+def kernels(heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> ctypes.CDLL | None:
+    """The library for models of this shape, or None where it cannot be had."""
+    compiler = shutil.which("g++") or shutil.which("clang++")
+    if head_dim % LANES or dtype not in DTYPES or not compiler or not _shares_threads():
+        return None
+    shape = (f"-DHEADS={heads}", f"-DKV_HEADS={kv_heads}", f"-DHEAD_DIM={head_dim}")
+    try:
+        return ctypes.CDLL(str(_library(compiler, (*FLAGS, *shape, *DTYPES[dtype]))))
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def at(tensor: torch.Tensor | None) -> ctypes.c_void_p:
+    """Where a tensor lies, for a kernel; it is read row after row without gaps."""
+    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+
+
+def _shares_threads() -> bool:
+    """Whether torch's own OpenMP runtime serves the kernels too: a second pool of threads would fight with it."""
+    return hasattr(ctypes.CDLL(None), "GOMP_parallel")
+
+
+def _library(compiler: str, flags: tuple[str, ...]) -> Path:
+    source = (resources.files("tiny_math_solver.rollouts") / "kernels.cpp").read_bytes()
+    version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=30).stdout
+    key = hashlib.sha256(b"\0".join([source, version, " ".join(flags).encode(), _processor()])).hexdigest()[:20]
+    path = _cache_folder() / f"kernels-{key}.so"
+    if not path.exists():
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            object_file, library = Path(folder, "kernels.o"), Path(folder, "kernels.so")
+            command = [compiler, *flags, "-x", "c++", "-c", "-", "-o", str(object_file)]
+            subprocess.run(command, input=source, capture_output=True, check=True, timeout=120)
+            # linked without -fopenmp: its symbols are those of the runtime that torch has loaded
+            link = [compiler, "-shared", str(object_file), "-o", str(library), "-lm"]
+            subprocess.run(link, capture_output=True, check=True, timeout=120)
+            library.replace(path)
+    return path
+
+
+def _processor() -> bytes:
+    """What `-march=native` depends on: a home folder may be shared by machines of several kinds."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor().encode()
+    return "\n".join(sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))})).encode()
+
+
+def _cache_folder() -> Path:
+    """A folder that nobody else can write to."""
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    folder = Path(base).expanduser() / "tiny-math-solver"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK) and folder.stat().st_uid == os.getuid():
+            return folder
+    except (OSError, RuntimeError):
+        pass
+    return Path(_private_folder().name)
+
+
+@functools.cache
+def _private_folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="tiny-math-solver-")
