@@ -95,7 +95,7 @@ def test_rollouts_and_trainer_are_the_same_policy(finished: SimpleNamespace):
     """Stale or wrongly merged weights in the rollouts would show from the second step on."""
     check = finished.summary["engine_check"]
     assert check["gap"] < check["limit"] == 1e-4
-    assert any(line.startswith("engine: ") and "no other choices" in line for line in finished.lines)
+    assert any(line.startswith("engine (") and "no other choices" in line for line in finished.lines)
     gaps = [m["sampling/sampling_logp_difference/max"] for m in rows(finished.folder / "metrics.jsonl")]
     assert len(gaps) == 8
     assert 0 < max(gaps) < 1e-4

@@ -122,7 +122,7 @@ def check_engine(config: Config, trainer: MathGRPOTrainer, train: list[Problem],
         return None
     asked = [chat_messages(p.question, config.prompt.system) for p in train[:PROMPTS]]
     certificate = certify(rollouts, [encode_prompt(rollouts.tokenizer, messages) for messages in asked])
-    say(f"engine: {certificate}")
+    say(f"engine ({rollouts.kind}): {certificate}")
     if not certificate.passed:
         if not config.rollouts.fall_back:
             raise UserError(
@@ -130,6 +130,7 @@ def check_engine(config: Config, trainer: MathGRPOTrainer, train: list[Problem],
             )
         say("rollouts by transformers' generate from here on, many times slower")
         trainer.rollouts = ReferenceRollouts(rollouts.model, rollouts.tokenizer, rollouts.batch_size)
+        trainer.native = None  # it shares the engine's weights
     return certificate
 
 

@@ -18,15 +18,18 @@ from trl import GRPOConfig, GRPOTrainer
 
 from tiny_math_solver.answers import extract_answer, write_number
 from tiny_math_solver.config import Config
-from tiny_math_solver.grpo.update import Batch, completion_logprobs, passes, rows_by_length
+from tiny_math_solver.grpo.native import NativeUpdate, why_not
+from tiny_math_solver.grpo.update import Batch, completion_logprobs, passes, rows_by_length, trimmed
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.prompts import chat_messages, encode_prompt
 from tiny_math_solver.rewards import as_text, correctness_reward, format_reward
-from tiny_math_solver.rollouts import Rollouts, Sampling, make_rollouts
+from tiny_math_solver.rollouts import EngineRollouts, Rollouts, Sampling, make_rollouts
 from tiny_math_solver.rollouts.rollout import causal_lm
 from tiny_math_solver.rollouts.weights import UnsupportedModelError, refuse_unsupported
 from tiny_math_solver.runs import RunFolder
 
+CHECK_EVERY, CHECK_ROWS = 5, 8  # steps between comparisons of the native passes with the model, and their rows
+SCORED = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
 SAMPLED = "sampling_per_token_logps"  # what TRL calls the rollouts' own log-probabilities
 
 
@@ -79,6 +82,10 @@ class MathGRPOTrainer(GRPOTrainer):
         if reason:
             say(f"update in TRL's own micro-batches: {reason}")
         self.own_passes = not reason
+        self.native: NativeUpdate | None = None
+        weights = self.rollouts.weights if isinstance(self.rollouts, EngineRollouts) else None
+        if weights and self.own_passes and not why_not(weights, self.model):
+            self.native = NativeUpdate(weights)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         logs.update(self.extra_metrics)
@@ -149,12 +156,19 @@ class MathGRPOTrainer(GRPOTrainer):
         metrics, gaps = self._metrics["train"], []
         logged = len(metrics["entropy"])
         # without a KL term, rows of zero advantage have exactly no gradient
-        for part in passes(self._window, self.loss_type, self.tokens_per_pass, skip=self.beta == 0):
+        if self.native:
+            self.native.begin()
+            if self.state.global_step % CHECK_EVERY == 0:
+                metrics["sampling/transformers_logp_difference/max"].append(self._gap_to_transformers())
+        budget, skip = self.tokens_per_pass, self.beta == 0
+        for part in passes(self._window, self.loss_type, budget, skip=skip, by_prompt=self.native is not None):
             part_loss = self._compute_loss(model, part.batch) * part.weight
             self.accelerator.backward(part_loss)
             loss += part_loss.detach()
             if (sampled := part.batch.get(SAMPLED)) is not None:
                 gaps.append((self._update_logprobs - sampled).abs()[part.batch["completion_mask"].bool()])
+        if self.native:
+            self.native.finish()
         for parameter in model.parameters():  # the optimizer takes a step with a zero gradient, none without one
             if parameter.requires_grad and parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
@@ -165,6 +179,15 @@ class MathGRPOTrainer(GRPOTrainer):
             metrics["sampling/sampling_logp_difference/mean"].append(gap.mean().item())
             metrics["sampling/sampling_logp_difference/max"].append(gap.max().item())
         return loss
+
+    @torch.no_grad()
+    def _gap_to_transformers(self) -> float:
+        """The largest difference of a log-probability between the native passes and the model itself, on a few rows."""
+        assert self.native is not None
+        few = trimmed({name: value[:CHECK_ROWS] for name, value in self._window[0].items() if name in SCORED})
+        ids, mask = (torch.cat([few[f"prompt_{part}"], few[f"completion_{part}"]], 1) for part in ("ids", "mask"))
+        asked = ids, mask, few["completion_ids"].shape[1], self.temperature
+        return (self.native.logprobs(*asked) - completion_logprobs(self._causal_lm(), *asked)).abs().max().item()
 
     def _get_per_token_logps_and_entropies(
         self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *args: Any, **kwargs: Any
@@ -187,7 +210,11 @@ class MathGRPOTrainer(GRPOTrainer):
                 )
 
         if torch.is_grad_enabled():
-            logprobs = score(slice(None))
+            logprobs = (
+                self.native.logprobs(input_ids, attention_mask, logits_to_keep, self.temperature)
+                if self.native
+                else score(slice(None))
+            )
             self._update_logprobs = logprobs.detach()
         else:
             logprobs = torch.empty(len(input_ids), logits_to_keep, device=input_ids.device)

@@ -28,19 +28,22 @@ class Pass:
     weight: float
 
 
-def passes(micro_batches: list[Batch], loss_type: str, tokens: int, *, skip: bool) -> Iterator[Pass]:
+def passes(
+    micro_batches: list[Batch], loss_type: str, tokens: int, *, skip: bool, by_prompt: bool = False
+) -> Iterator[Pass]:
     """Cut the rows of one optimizer step into passes; `skip` leaves out rows of zero advantage.
 
-    The weighted losses add up to what the micro-batches' losses add up to.
+    Rows of like length go together, or with `by_prompt` rows of the same prompt, which then counts once. The weighted
+    losses add up to what the micro-batches' losses add up to.
     """
     if loss_type == "bnpo":  # averages over the tokens of a micro-batch, so its rows stay among themselves
         for micro_batch in micro_batches:
             everything = micro_batch["completion_mask"].sum().clamp(min=1)
-            for batch in _cut(micro_batch, tokens, skip):
+            for batch in _cut(micro_batch, tokens, skip, by_prompt):
                 yield Pass(batch, float(batch["completion_mask"].sum() / everything))
         return
     rows = len(micro_batches[0]["advantages"])
-    for batch in _cut(joined(micro_batches), tokens, skip):
+    for batch in _cut(joined(micro_batches), tokens, skip, by_prompt):
         yield Pass(batch, len(batch["advantages"]) / rows if loss_type in MEAN_OVER_ROWS else 1.0)
 
 
@@ -76,10 +79,14 @@ def trimmed(batch: Batch) -> Batch:
     return out
 
 
-def _cut(batch: Batch, tokens: int, skip: bool) -> Iterator[Batch]:
-    lengths = batch["prompt_mask"].sum(1) + batch["completion_mask"].sum(1)
-    rows = batch["advantages"].nonzero()[:, 0] if skip else torch.arange(len(lengths), device=lengths.device)
-    for part in rows_by_length(lengths[rows], tokens):
+def _cut(batch: Batch, tokens: int, skip: bool, by_prompt: bool) -> Iterator[Batch]:
+    prompts, completions = batch["prompt_mask"].sum(1), batch["completion_mask"].sum(1)
+    rows = batch["advantages"].nonzero()[:, 0] if skip else torch.arange(len(prompts), device=prompts.device)
+    if by_prompt:
+        parts = rows_by_prompt(batch["prompt_ids"][rows], prompts[rows], completions[rows], tokens)
+    else:
+        parts = rows_by_length((prompts + completions)[rows], tokens)
+    for part in parts:
         chosen = rows[part]
         yield trimmed(
             {
@@ -98,6 +105,26 @@ def rows_by_length(lengths: Tensor, tokens: int) -> Iterator[Tensor]:
         count = max(1, tokens // max(1, sizes[first]))
         yield order[first : first + count]
         first += count
+
+
+def rows_by_prompt(ids: Tensor, prompts: Tensor, completions: Tensor, tokens: int) -> Iterator[Tensor]:
+    """Indices of rows in the order of their prompts `ids` `[B, T]`, at most `tokens` tokens together.
+
+    `prompts` and `completions` `[B]` are lengths; of rows with the same prompt it counts once.
+    """
+    group = ids.unique(dim=0, return_inverse=True)[1].tolist() if len(ids) else []
+    part: list[int] = []
+    size, last = 0, -1
+    for row in sorted(range(len(group)), key=group.__getitem__):
+        prompt, completion = int(prompts[row]), int(completions[row])
+        more = completion + (prompt if group[row] != last else 0)
+        if part and size + more > tokens:
+            yield torch.tensor(part, device=ids.device)
+            part, size, more = [], 0, prompt + completion
+        part.append(row)
+        size, last = size + more, group[row]
+    if part:
+        yield torch.tensor(part, device=ids.device)
 
 
 # -- Log-probabilities ------------------------------------------------------------------------------------------

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tiny_math_solver.kernels import LANES, at
 from tiny_math_solver.rollouts.decoder import Decoder
-from tiny_math_solver.rollouts.kernels import LANES, at
 from tiny_math_solver.rollouts.sampling import Sampling
 from tiny_math_solver.rollouts.weights import Linear, PolicyWeights
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tiny_math_solver.rollouts.kernels import LARGEST_PANEL, at, kernels
+from tiny_math_solver.kernels import LARGEST_PANEL, at, kernels
 from tiny_math_solver.rollouts.rollout import causal_lm
 
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # those whose angles depend on the position alone
@@ -28,7 +28,11 @@ class Linear:
     oneDNN's layout (`onednn`, bfloat16 on a CPU), where `linear` would lay it out anew at every call.
     """
 
-    def __init__(self, rows: int, columns: int, bias: bool, weights: "PolicyWeights"):
+    def __init__(self, modules: list[Any], rotary: int, weights: "PolicyWeights"):
+        self.modules, self.rotary = modules, rotary  # the first `rotary` have their rows in the order of pairs
+        bases = [base_linear(module) for module in modules]
+        rows, columns = sum(base.out_features for base in bases), bases[0].in_features
+        bias = any(base.bias is not None for base in bases)
         self.rows, self.kernels, self.layout = rows, weights.kernels, "dense"
         self.columns = rows  # of the result, padding included
         like: Any = {"dtype": weights.dtype, "device": weights.device}
@@ -56,6 +60,10 @@ class Linear:
         else:
             self.weight.copy_(weight)
 
+    def dense(self) -> Tensor:
+        """The weight `[columns, in]` that lies in panels."""
+        return self.weight.transpose(1, 2).flatten(0, 1)
+
     def __call__(self, x: Tensor) -> Tensor:
         if self.layout == "onednn":
             return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
@@ -82,6 +90,10 @@ class Layer:
     gate_up: Linear
     down: Linear
 
+    @property
+    def linears(self) -> tuple[Linear, ...]:
+        return self.query_key_value, self.attention_out, self.gate_up, self.down
+
 
 class PolicyWeights:
     """What a decoder of the Qwen2, Qwen3 or Llama family computes with; `version` counts how often it was made.
@@ -105,22 +117,19 @@ class PolicyWeights:
         self.version = 0
         self.layers = [self._layer(layer) for layer in self.body.layers]
         self.final_norm = self.body.norm.weight
-        self.logits = self._linear([self.head])
+        self.logits = Linear([self.head], 0, self)
         self.sync()
 
     def sync(self) -> None:
         """Make the copy anew from the policy as it is now; a second's work at most, and never out of date."""
         with torch.no_grad():
             for layer, source in zip(self.layers, self.body.layers, strict=True):
-                attention, mlp = source.self_attn, source.mlp
-                self._fill(layer.query_key_value, [attention.q_proj, attention.k_proj, attention.v_proj], rotary=2)
-                self._fill(layer.attention_out, [attention.o_proj])
-                self._fill(layer.gate_up, [mlp.gate_proj, mlp.up_proj])
-                self._fill(layer.down, [mlp.down_proj])
+                for linear in layer.linears:
+                    self._fill(linear)
                 if layer.query_norm is not None and layer.key_norm is not None:
-                    layer.query_norm.copy_(self._paired(attention.q_norm.weight))
-                    layer.key_norm.copy_(self._paired(attention.k_norm.weight))
-            self._fill(self.logits, [self.head])
+                    layer.query_norm.copy_(self.paired(source.self_attn.q_norm.weight))
+                    layer.key_norm.copy_(self.paired(source.self_attn.k_norm.weight))
+            self._fill(self.logits)
         self.version += 1
 
     def rotations(self, length: int) -> Tensor:
@@ -153,41 +162,39 @@ class PolicyWeights:
         has_norms = hasattr(attention, "q_norm")
         return Layer(
             attention_norm=source.input_layernorm.weight,
-            query_key_value=self._linear([attention.q_proj, attention.k_proj, attention.v_proj]),
+            query_key_value=Linear([attention.q_proj, attention.k_proj, attention.v_proj], 2, self),
             query_norm=torch.empty_like(attention.q_norm.weight) if has_norms else None,
             key_norm=torch.empty_like(attention.k_norm.weight) if has_norms else None,
-            attention_out=self._linear([attention.o_proj]),
+            attention_out=Linear([attention.o_proj], 0, self),
             mlp_norm=source.post_attention_layernorm.weight,
-            gate_up=self._linear([mlp.gate_proj, mlp.up_proj]),
-            down=self._linear([mlp.down_proj]),
+            gate_up=Linear([mlp.gate_proj, mlp.up_proj], 0, self),
+            down=Linear([mlp.down_proj], 0, self),
         )
 
-    def _linear(self, modules: list[Any]) -> Linear:
-        """Room for the weights of `modules`, stacked."""
-        bases = [_base_linear(module) for module in modules]
-        rows, with_bias = sum(base.out_features for base in bases), any(base.bias is not None for base in bases)
-        return Linear(rows, bases[0].in_features, with_bias, self)
-
-    def _fill(self, target: Linear, modules: list[Any], rotary: int = 0) -> None:
-        """Write the present weights of `modules` below one another; the first `rotary` in the order of pairs."""
-        bases = [_base_linear(module) for module in modules]
-        if all(base is module for base, module in zip(bases, modules, strict=True)):
+    def _fill(self, target: Linear) -> None:
+        """Write the present weights of a target's modules below one another."""
+        bases = [base_linear(module) for module in target.modules]
+        if all(base is module for base, module in zip(bases, target.modules, strict=True)):
             # nothing is adapted here: what autograd has not seen change is as it was
             state = tuple((weight.data_ptr(), weight._version) for base in bases for weight in base.parameters())
             if state == target.filled_from:
                 return
             target.filled_from = state
-        weights: list[Tensor] = [_merged(module).to(self.dtype) for module in modules]
+        weights: list[Tensor] = [_merged(module).to(self.dtype) for module in target.modules]
         biases: list[Tensor] = [
             base.bias if base.bias is not None else base.weight.new_zeros(base.out_features) for base in bases
         ]
-        for index in range(rotary):
-            weights[index], biases[index] = self._paired(weights[index]), self._paired(biases[index])
+        for index in range(target.rotary):
+            weights[index], biases[index] = self.paired(weights[index]), self.paired(biases[index])
         target.fill(torch.cat(weights) if len(weights) > 1 else weights[0], torch.cat(biases))
 
-    def _paired(self, rows: Tensor) -> Tensor:
+    def paired(self, rows: Tensor) -> Tensor:
         """Of each head's rows `0 … D-1`, row `i` and row `i + D/2` side by side."""
         return rows.unflatten(0, (-1, 2, self.head_dim // 2)).transpose(1, 2).reshape(rows.shape)
+
+    def unpaired(self, rows: Tensor) -> Tensor:
+        """The order that `paired` came from."""
+        return rows.unflatten(0, (-1, self.head_dim // 2, 2)).transpose(1, 2).reshape(rows.shape)
 
 
 def refuse_unsupported(config: Any) -> None:
@@ -213,7 +220,7 @@ def _has_onednn(dtype: torch.dtype, device: torch.device) -> bool:
     )
 
 
-def _base_linear(module: Any) -> nn.Linear:
+def base_linear(module: Any) -> nn.Linear:
     base = getattr(module, "base_layer", module)
     if type(base) is not nn.Linear:
         raise UnsupportedModelError(f"a projection that is {type(base).__name__}")
@@ -224,7 +231,7 @@ def _base_linear(module: Any) -> nn.Linear:
 
 def _merged(module: Any) -> Tensor:
     """Base weight plus the update of every active adapter, summed in float32."""
-    base = _base_linear(module).weight
+    base = base_linear(module).weight
     if hasattr(module, "get_delta_weight") and not module.disable_adapters and not module.merged:
         active = [name for name in module.active_adapters if name in module.lora_A]
         if any(module.lora_variant.get(name) or module.lora_bias.get(name) for name in active):

@@ -47,19 +47,24 @@ def _shares_threads() -> bool:
 
 
 def _library(compiler: str, flags: tuple[str, ...]) -> Path:
-    source = (resources.files("tiny_math_solver.rollouts") / "kernels.cpp").read_bytes()
+    sources = {f.name: f.read_bytes() for f in resources.files(__name__).iterdir() if f.name.endswith((".cpp", ".h"))}
     version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=30).stdout
-    key = hashlib.sha256(b"\0".join([source, version, " ".join(flags).encode(), _processor()])).hexdigest()[:20]
+    parts = [*(part for name in sorted(sources) for part in (name.encode(), sources[name])), version, _processor()]
+    key = hashlib.sha256(b"\0".join([*parts, " ".join(flags).encode()])).hexdigest()[:20]
     path = _cache_folder() / f"kernels-{key}.so"
     if not path.exists():
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            object_file, library = Path(folder, "kernels.o"), Path(folder, "kernels.so")
-            command = [compiler, *flags, "-x", "c++", "-c", "-", "-o", str(object_file)]
-            subprocess.run(command, input=source, capture_output=True, check=True, timeout=120)
+
+            def run(*command: str) -> None:
+                subprocess.run(command, cwd=folder, capture_output=True, check=True, timeout=120)
+
+            for name, source in sources.items():
+                Path(folder, name).write_bytes(source)
+            units = [name for name in sources if name.endswith(".cpp")]
+            run(compiler, *flags, "-c", *units)
             # linked without -fopenmp: its symbols are those of the runtime that torch has loaded
-            link = [compiler, "-shared", str(object_file), "-o", str(library), "-lm"]
-            subprocess.run(link, capture_output=True, check=True, timeout=120)
-            library.replace(path)
+            run(compiler, "-shared", *(str(Path(name).with_suffix(".o")) for name in units), "-o", "kernels.so", "-lm")
+            Path(folder, "kernels.so").replace(path)
     return path
 
 

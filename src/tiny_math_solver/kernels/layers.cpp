@@ -1,0 +1,65 @@
+// What a layer is made of but for its attention: products, norms, the gate.
+#include "vectors.h"
+
+// -- Products ------------------------------------------------------------------------------------------------------
+
+// `out[r, 0 … PANEL)` for R rows, from a panel of the weight `[K, PANEL]`.
+template <int R>
+static void tile(const float* x, long K, const float* panel, const float* bias, const float* add, float* out, long N) {
+    vec left[R], right[R];
+    for (int r = 0; r < R; r++) left[r] = *(const vec*)bias, right[r] = *(const vec*)(bias + WIDTH);
+    for (long k = 0; k < K; k++) {
+        vec a = *(const vec*)(panel + k * PANEL), b = *(const vec*)(panel + k * PANEL + WIDTH);
+#pragma GCC unroll 16
+        for (int r = 0; r < R; r++) {
+            float factor = x[r * K + k];
+            left[r] += factor * a, right[r] += factor * b;
+        }
+    }
+    for (int r = 0; r < R; r++) {
+        if (add) left[r] += *(const vec*)(add + r * N), right[r] += *(const vec*)(add + r * N + WIDTH);
+        *(vec*)(out + r * N) = left[r], *(vec*)(out + r * N + WIDTH) = right[r];
+    }
+}
+
+template <int R>
+static void tile_of(long r, const float* x, long K, const float* panel, const float* bias, const float* add, float* out,
+                    long N) {
+    if (r == R) tile<R>(x, K, panel, bias, add, out, N);
+    else if constexpr (R > 1) tile_of<R - 1>(r, x, K, panel, bias, add, out, N);
+}
+
+extern "C" long panel_columns() { return PANEL; }
+
+// out [rows, N] = x [rows, K] · weight + bias (+ add [rows, N]); the weight in N / PANEL panels of [K, PANEL].
+extern "C" void linear(long rows, const float* x, long K, const float* panels, const float* bias, const float* add,
+                       float* out, long N) {
+    long blocks = (rows + TILE - 1) / TILE;
+#pragma omp parallel for collapse(2) schedule(static)
+    for (long n = 0; n < N; n += PANEL)
+        for (long block = 0; block < blocks; block++) {
+            long first = rows * block / blocks, last = rows * (block + 1) / blocks;
+            tile_of<TILE>(last - first, x + first * K, K, panels + n * K, bias + n, add ? add + first * N + n : nullptr,
+                          out + first * N + n, N);
+        }
+}
+
+// -- Row by row -----------------------------------------------------------------------------------------------------
+
+// Root mean square norm.
+extern "C" void norm(long rows, const number* x, const number* weight, float eps, long C, number* out) {
+#pragma omp parallel for schedule(static)
+    for (long r = 0; r < rows; r++) normalise(x + r * C, weight, eps, C, out + r * C);
+}
+
+// out [rows, M] = silu(gate) · up, of gate_up [rows, 2 M].
+extern "C" void gate(long rows, const number* gate_up, long M, number* out) {
+#pragma omp parallel for schedule(static)
+    for (long r = 0; r < rows; r++)
+        for (long m = 0; m < M; m += LANES) {
+            lanes g = load(gate_up + r * 2 * M + m), u = load(gate_up + r * 2 * M + M + m);
+            lanes e = exponential(g > 0 ? -g : g);  // silu(g) = g · (g > 0 ? 1 : e) / (1 + e), e = exp(-|g|)
+            store(out + r * M + m, g * (g > 0 ? all(1) : e) / (1 + e) * u);
+        }
+}
+
