@@ -1,5 +1,6 @@
 """The update: fewer and shorter passes, the same gradient as TRL's micro-batches."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ from trl import GRPOTrainer
 
 from tiny_math_solver.config import load_config
 from tiny_math_solver.grpo import update
+from tiny_math_solver.grpo.native import why_not
 from tiny_math_solver.grpo.run import training_arguments
 from tiny_math_solver.grpo.trainer import MathGRPOTrainer
-from tiny_math_solver.grpo.update import ChosenLogProb, rows_by_length
+from tiny_math_solver.grpo.update import ChosenLogProb, rows_by_length, rows_by_prompt
 from tiny_math_solver.models import load_base, load_tokenizer
 from tiny_math_solver.problems.embedded import embedded_problems
 from tiny_math_solver.runs import RunFolder
@@ -80,13 +82,21 @@ def own_gradient(trainer: MathGRPOTrainer, batches: list[dict[str, Any]]) -> tup
     return gradient(trainer), loss.item()
 
 
+@pytest.fixture(params=["true", "false"], ids=["native", "torch"])
+def native(request: pytest.FixtureRequest) -> list[str]:
+    """Overrides for our kernels, and for torch alone."""
+    if request.param == "true" and not shutil.which("g++"):
+        pytest.skip("no compiler")
+    return ["--rollouts.native", request.param]
+
+
 @pytest.mark.parametrize("beta", ["0.0", "0.05"])
 @pytest.mark.parametrize("loss", ["grpo", "dapo", "dr_grpo", "bnpo", "luspo", "cispo", "sapo", "vespo"])
-def test_the_gradient_is_trls(tmp_path: Path, loss: str, beta: str):
+def test_the_gradient_is_trls(tmp_path: Path, loss: str, beta: str, native: list[str]):
     """Catches a wrong normaliser, a row lost or counted twice, a shifted token, padding that is looked at."""
-    trainer = make_trainer(
-        tmp_path / "run", "--grpo.loss_type", loss, "--grpo.beta", beta, "--update.tokens_per_pass", "500"
-    )
+    small = ["--update.tokens_per_pass", "500"]
+    trainer = make_trainer(tmp_path / "run", "--grpo.loss_type", loss, "--grpo.beta", beta, *small, *native)
+    assert (trainer.native is not None) == (native[1] == "true")
     batches = micro_batches(trainer)
     expected, expected_loss = stock_gradient(trainer, batches)
     got, got_loss = own_gradient(trainer, batches)
@@ -96,8 +106,8 @@ def test_the_gradient_is_trls(tmp_path: Path, loss: str, beta: str):
 
 
 @pytest.mark.parametrize("options", [["--grpo.num_iterations", "2"], ["--grpo.mask_truncated_completions", "true"]])
-def test_so_it_is_off_policy_and_with_cut_completions_masked(tmp_path: Path, options: list[str]):
-    trainer = make_trainer(tmp_path / "run", *options, "--grpo.max_completion_length", "16")
+def test_so_it_is_off_policy_and_with_cut_completions_masked(tmp_path: Path, options: list[str], native: list[str]):
+    trainer = make_trainer(tmp_path / "run", *options, "--grpo.max_completion_length", "16", *native)
     batches = micro_batches(trainer)
     assert ("old_per_token_logps" in batches[0]) == ("--grpo.num_iterations" in options)
     for name, weight in trainer.model.named_parameters():  # a policy that has moved on since the rollouts
@@ -119,6 +129,49 @@ def test_groups_without_a_gradient_cost_nothing_and_still_make_a_step(tmp_path: 
     assert loss == 0
     assert len(got) == sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     assert not got.any()
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (["--lora.lora_dropout", "0.1"], "LoRA dropout"),
+        (["--lora.modules_to_save", "[embed_tokens]"], "more than the adapter of the layers is trained"),
+    ],
+)
+def test_what_the_native_update_cannot_train_is_left_to_torch(tmp_path: Path, options: list[str], why: str):
+    trainer = make_trainer(tmp_path / "run", *options)
+    assert trainer.native is None
+    assert why_not(trainer.rollouts.weights, trainer.model) == why
+
+
+def test_an_adapter_on_some_projections_gets_its_gradient(tmp_path: Path, native: list[str]):
+    trainer = make_trainer(tmp_path / "run", "--lora.target_modules", "[k_proj, up_proj]", *native)
+    batches = micro_batches(trainer)
+    expected, _ = stock_gradient(trainer, batches)
+    got, _ = own_gradient(trainer, batches)
+    assert expected.norm() > 0
+    assert (got - expected).norm() / expected.norm() < 1e-4
+
+
+def test_the_gap_to_transformers_shows_a_policy_that_is_out_of_date(tmp_path: Path):
+    trainer = make_trainer(tmp_path / "run")
+    trainer._window = micro_batches(trainer)
+    assert trainer.native is not None
+    trainer.native.begin()
+    assert trainer._gap_to_transformers() < 1e-4
+    for name, weight in trainer.model.named_parameters():
+        if "lora_B" in name:
+            weight.data.mul_(1.5)
+    assert trainer._gap_to_transformers() > 1e-2
+
+
+def test_passes_by_prompt_count_it_once():
+    ids = torch.tensor([[1, 1], [2, 2], [1, 1], [3, 3], [2, 2], [1, 1]])
+    prompts, completions = torch.full((6,), 10), torch.tensor([5, 5, 6, 7, 8, 40])
+    parts = [part.tolist() for part in rows_by_prompt(ids, prompts, completions, 30)]
+    assert parts == [[0, 2], [5], [1, 4], [3]]  # 21, 50, 23 and 17 tokens
+    assert [part.tolist() for part in rows_by_prompt(ids, prompts, completions, 1000)] == [[0, 2, 5, 1, 4, 3]]
+    assert list(rows_by_prompt(ids[:0], prompts[:0], completions[:0], 30)) == []
 
 
 def test_passes_hold_every_row_once_within_the_budget():

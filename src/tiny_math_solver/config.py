@@ -56,6 +56,7 @@ class EvaluationSection(Section):
 class RolloutsSection(Section):
     batch_size: int = Field(128, ge=1, description="completions decoded at once, fewer where memory is short")
     engine: bool = Field(True, description="decode with the engine; false: transformers' generate, many times slower")
+    native: bool = Field(True, description="on a CPU: kernels compiled for this processor; false: torch alone, slower")
     fall_back: bool = Field(False, description="true: go on with generate where the engine fails its check, else stop")
 
 

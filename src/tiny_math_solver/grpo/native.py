@@ -19,6 +19,7 @@ from tiny_math_solver.kernels import at
 from tiny_math_solver.rollouts.weights import Linear, PolicyWeights, base_linear
 
 HEAD_TOKENS = 512  # tokens whose logits are there at once
+EXTRA_BYTES = 4 << 30  # the most that the weights' gradients and their transposed copies may take
 
 
 class NativeUpdate:
@@ -265,11 +266,13 @@ def why_not(weights: PolicyWeights, model: Any) -> str:
     """Why the update of this model cannot be native; empty if it can."""
     if weights.kernels is None or weights.logits.layout != "panels":
         return "no kernels for this model"
+    linears = [linear for layer in weights.layers for linear in layer.linears]
+    if 2 * sum(linear.weight.nbytes for linear in linears) > EXTRA_BYTES:
+        return "gradients of whole weights would take too much memory"
     if weights.layers[0].query_norm is not None:
         return "norms of queries and keys"
-    adapted = [module for layer in weights.layers for linear in layer.linears for module in linear.modules]
     trained = {id(p) for p in model.parameters() if p.requires_grad}
-    for module in adapted:
+    for module in (module for linear in linears for module in linear.modules):
         for name in getattr(module, "active_adapters", ()):
             if name in module.lora_A:
                 if not isinstance(module.lora_dropout[name], nn.Identity):

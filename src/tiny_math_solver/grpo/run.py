@@ -91,7 +91,8 @@ def train(config: Config, say: Any) -> Outcome:
     trainer.accelerator.wait_for_everyone()  # the first process has written the best adapter
     best = load_model(str(run.path), dtype=config.model.dtype, device=args.device.type)
     engine = isinstance(trainer.rollouts, EngineRollouts)
-    rollouts = make_rollouts(best.model, best.tokenizer, config.rollouts.batch_size, engine, trainer.sampling, say)
+    batch_size, native = config.rollouts.batch_size, config.rollouts.native
+    rollouts = make_rollouts(best.model, best.tokenizer, batch_size, engine, native, trainer.sampling, say)
     after = evaluate_test(config, rollouts, splits, run, "after")
     summary = {
         "before": before["test"].summary(),

@@ -72,8 +72,9 @@ class MathGRPOTrainer(GRPOTrainer):
             callbacks=callbacks,
             rollout_func=None if own_backend else self._rollout,
         )
+        engine, native = config.rollouts.engine, config.rollouts.native
         self.rollouts: Rollouts = make_rollouts(
-            self.model, tokenizer, config.rollouts.batch_size, config.rollouts.engine, self.sampling, say
+            self.model, tokenizer, config.rollouts.batch_size, engine, native, self.sampling, say
         )
         self.tokens_per_pass = config.update.tokens_per_pass
         self._window: list[Batch] = []  # micro-batches of the optimizer step under way

@@ -24,16 +24,23 @@ DTYPES = {torch.float32: (), torch.bfloat16: ("-DBFLOAT16",)}
 
 
 @functools.cache
-def kernels(heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> ctypes.CDLL | None:
-    """The library for models of this shape, or None where it cannot be had."""
+def kernels(heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> ctypes.CDLL | str:
+    """The library for models of this shape, or why it cannot be had."""
+    if dtype not in DTYPES or head_dim % LANES:
+        return f"no kernels for heads of {head_dim} numbers in {str(dtype).removeprefix('torch.')}"
     compiler = shutil.which("g++") or shutil.which("clang++")
-    if head_dim % LANES or dtype not in DTYPES or not compiler or not _shares_threads():
-        return None
+    if not compiler:
+        return "no C++ compiler found (g++ or clang++)"
+    if not _shares_threads():
+        return "no OpenMP runtime to share with torch"
     shape = (f"-DHEADS={heads}", f"-DKV_HEADS={kv_heads}", f"-DHEAD_DIM={head_dim}")
     try:
         return ctypes.CDLL(str(_library(compiler, (*FLAGS, *shape, *DTYPES[dtype]))))
-    except (OSError, subprocess.SubprocessError):
-        return None
+    except subprocess.CalledProcessError as error:
+        first = error.stderr.decode(errors="replace").strip().splitlines()[:1]
+        return f"{compiler} failed: {' '.join(first)}"
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"the kernels could not be compiled or loaded: {error}"
 
 
 def at(tensor: torch.Tensor | None) -> ctypes.c_void_p:

@@ -2,7 +2,8 @@
 
     generate(prompt_ids, samples, sampling) -> [Rollout]      P prompts × G samples, grouped by prompt
 
-`engine.py` decodes with its own merged copy of the policy (`weights.py`); `reference.py` is plain transformers
+`engine.py` decodes with its own merged copy of the policy (`weights.py`), a step at a time (`decoder.py`, and with
+compiled kernels on a CPU `native.py`); `reference.py` is plain transformers
 generation, for models the engine cannot run and as what it is checked against (`certificate.py`).
 """
 
@@ -23,6 +24,7 @@ def make_rollouts(
     tokenizer: Any,
     batch_size: int = 128,
     engine: bool = True,
+    native: bool = True,
     sampling: Sampling | None = None,
     say: Callable[[str], Any] = print,
 ) -> Rollouts:
@@ -32,7 +34,7 @@ def make_rollouts(
     try:
         if sampling and (sampling.repetition_penalty != 1 or sampling.extra):
             raise UnsupportedModelError("repetition_penalty and generation_kwargs")
-        return EngineRollouts(model, tokenizer, batch_size)
+        return EngineRollouts(model, tokenizer, batch_size, native)
     except UnsupportedModelError as reason:
         say(f"rollouts by transformers' generate, many times slower: the engine does not support {reason}")
         return ReferenceRollouts(model, tokenizer, batch_size)

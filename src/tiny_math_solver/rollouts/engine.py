@@ -39,9 +39,9 @@ class EngineRollouts:
     @property
     def kind(self) -> str:
         """What the steps are made of, for people."""
-        if self.weights.kernels is not None:
-            return "kernels compiled for this processor"
-        return "CUDA graphs" if self.weights.device.type == "cuda" else "torch"
+        if self.weights.device.type == "cuda":
+            return "CUDA graphs"
+        return f"torch alone: {self.weights.no_kernels}" if self.weights.no_kernels else "kernels for this processor"
 
     @torch.inference_mode()
     def generate(

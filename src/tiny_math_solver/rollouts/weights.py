@@ -113,7 +113,9 @@ class PolicyWeights:
         self.eps = config.rms_norm_eps
         self.embedding = self.body.embed_tokens.weight
         self.dtype, self.device = self.embedding.dtype, self.embedding.device
-        self.kernels = self._kernels() if native else None
+        found = self._kernels() if native else "not asked for"
+        self.kernels: CDLL | None = None if isinstance(found, str) else found
+        self.no_kernels = found if isinstance(found, str) else ""  # why
         self.version = 0
         self.layers = [self._layer(layer) for layer in self.body.layers]
         self.final_norm = self.body.norm.weight
@@ -146,15 +148,16 @@ class PolicyWeights:
         scale[: self.heads] = self.head_dim**-0.5
         return turn * scale
 
-    def _kernels(self) -> CDLL | None:
-        """Our own kernels, where there are any for this device and these shapes."""
+    def _kernels(self) -> CDLL | str:
+        """Our own kernels, or why there are none for this device and these shapes."""
         mlp, hidden = self.body.layers[0].mlp, self.config.hidden_size
         sizes = [self.heads * self.head_dim, self.kv_heads * self.head_dim, hidden, mlp.gate_proj.out_features]
-        if self.device.type != "cpu" or any(size % LARGEST_PANEL for size in sizes):
-            return None
-        norms = (self.body.norm, self.body.layers[0].input_layernorm)
-        if any(norm.weight.dtype != self.dtype for norm in norms):
-            return None
+        if self.device.type != "cpu":
+            return f"kernels are for CPUs, not for {self.device.type}"
+        if any(size % LARGEST_PANEL for size in sizes):
+            return f"sizes of this model that are no multiples of {LARGEST_PANEL}"
+        if any(norm.weight.dtype != self.dtype for norm in (self.body.norm, self.body.layers[0].input_layernorm)):
+            return "norms of another dtype than the embedding"
         return kernels(self.heads, self.kv_heads, self.head_dim, self.dtype)
 
     def _layer(self, source: Any) -> Layer:
