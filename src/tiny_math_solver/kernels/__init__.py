@@ -17,8 +17,9 @@ from pathlib import Path
 
 import torch
 
-LANES = 16  # tokens of a block of the cache
-LARGEST_PANEL = 32  # columns of a weight that are kept together, on the processors with the widest registers
+# on the processors with the widest registers:
+LARGEST_BLOCK = 16  # tokens of a block of the cache
+LARGEST_PANEL = 32  # columns of a weight that are kept together
 FLAGS = ("-O3", "-march=native", "-std=gnu++17", "-fPIC", "-fopenmp", "-fno-math-errno")
 DTYPES = {torch.float32: (), torch.bfloat16: ("-DBFLOAT16",)}
 
@@ -26,7 +27,7 @@ DTYPES = {torch.float32: (), torch.bfloat16: ("-DBFLOAT16",)}
 @functools.cache
 def kernels(heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> ctypes.CDLL | str:
     """The library for models of this shape, or why it cannot be had."""
-    if dtype not in DTYPES or head_dim % LANES:
+    if dtype not in DTYPES or head_dim % LARGEST_BLOCK:
         return f"no kernels for heads of {head_dim} numbers in {str(dtype).removeprefix('torch.')}"
     compiler = shutil.which("g++") or shutil.which("clang++")
     if not compiler:

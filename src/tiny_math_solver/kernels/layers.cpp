@@ -30,6 +30,7 @@ static void tile_of(long r, const float* x, long K, const float* panel, const fl
 }
 
 extern "C" long panel_columns() { return PANEL; }
+extern "C" long block_tokens() { return LANES; }
 
 // out [rows, N] = x [rows, K] · weight + bias (+ add [rows, N]); the weight in N / PANEL panels of [K, PANEL].
 extern "C" void linear(long rows, const float* x, long K, const float* panels, const float* bias, const float* add,

@@ -13,7 +13,7 @@ constexpr int WIDTH = 8, TILE = 6;
 constexpr int WIDTH = 4, TILE = 8;
 #endif
 constexpr int PANEL = 2 * WIDTH;  // columns of a weight that are kept together
-constexpr int LANES = 16;         // tokens of a cache block, and numbers worked on at once outside the products
+constexpr int LANES = WIDTH;      // tokens of a cache block, and numbers worked on at once outside the products
 constexpr int SHARE = HEADS / KV_HEADS;
 static_assert(HEAD_DIM % LANES == 0, "a head is a whole number of blocks");
 

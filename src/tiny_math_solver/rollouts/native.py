@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tiny_math_solver.kernels import LANES, at
+from tiny_math_solver.kernels import at
 from tiny_math_solver.rollouts.decoder import Decoder
 from tiny_math_solver.rollouts.sampling import Sampling
 from tiny_math_solver.rollouts.weights import Linear, PolicyWeights
@@ -15,7 +15,8 @@ from tiny_math_solver.rollouts.weights import Linear, PolicyWeights
 class NativeDecoder(Decoder):
     """Rows of a group share their prompt's cache, and a row that moves to another slot leaves its own where it is.
 
-    Keys lie in blocks of [D, LANES tokens], so that a query meets LANES tokens at once; values token by token.
+    Keys lie in blocks of several tokens, [D, tokens], so that a query meets all of a block at once; values token by
+    token.
     """
 
     def __init__(self, weights: PolicyWeights, sampling: Sampling, eos_ids: list[int], slots: int, prompt_tokens: int):
@@ -23,8 +24,8 @@ class NativeDecoder(Decoder):
         assert weights.kernels is not None
         self.kernels: CDLL = weights.kernels
         layers, heads, dim = len(weights.layers), weights.kv_heads, weights.head_dim
-        self.prompts = torch.zeros(layers, 2, slots, heads, _padded(prompt_tokens), dim, dtype=weights.dtype)
-        self.own = torch.zeros(layers, 2, slots, heads, _padded(self.new_tokens), dim, dtype=weights.dtype)
+        self.prompts = torch.zeros(layers, 2, slots, heads, _padded(weights, prompt_tokens), dim, dtype=weights.dtype)
+        self.own = torch.zeros(layers, 2, slots, heads, _padded(weights, self.new_tokens), dim, dtype=weights.dtype)
         self.cache = torch.arange(slots)  # where each slot's own keys and values lie
         self.group = torch.zeros(slots, dtype=torch.long)  # and where those of its prompt do
         self.turns = torch.view_as_real(self.rotations[:, -1].contiguous()).flatten(1)  # of the keys: without the scale
@@ -32,7 +33,7 @@ class NativeDecoder(Decoder):
 
     @staticmethod
     def numbers(weights: PolicyWeights, prompt_tokens: int, new_tokens: int) -> int:
-        tokens = _padded(prompt_tokens) + _padded(new_tokens)
+        tokens = _padded(weights, prompt_tokens) + _padded(weights, new_tokens)
         return 2 * len(weights.layers) * weights.kv_heads * weights.head_dim * tokens
 
     def step(self, rows: int) -> None:
@@ -143,5 +144,8 @@ class NativeDecoder(Decoder):
         )  # fmt: skip
 
 
-def _padded(tokens: int) -> int:
-    return -(-tokens // LANES) * LANES
+def _padded(weights: PolicyWeights, tokens: int) -> int:
+    """Whole blocks of the cache."""
+    assert weights.kernels is not None
+    block = weights.kernels.block_tokens()
+    return -(-tokens // block) * block
