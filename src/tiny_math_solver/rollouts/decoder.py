@@ -16,8 +16,7 @@ from torch.nn import functional
 from tiny_math_solver.rollouts.sampling import Sampling, draw
 from tiny_math_solver.rollouts.weights import Layer, PolicyWeights
 
-KEY_BLOCK = 64  # tokens by which a TorchDecoder's attention grows
-ROW_BLOCKS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)  # and the sizes of its batch
+ROWS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)  # sizes of a graph's batch
 
 
 class Decoder(ABC):
@@ -142,9 +141,9 @@ class TorchDecoder(Decoder):
     """
 
     def __init__(self, weights: PolicyWeights, sampling: Sampling, eos_ids: list[int], slots: int, prompt_tokens: int):
-        slots = next((size for size in ROW_BLOCKS if size >= slots), slots)
+        slots = next((size for size in ROWS if size >= slots), slots)
         super().__init__(weights, sampling, eos_ids, slots, prompt_tokens)
-        self.capacity = _cache_tokens(prompt_tokens, self.new_tokens)
+        self.capacity = _reach(prompt_tokens + self.new_tokens)
         shape = (len(weights.layers), 2, slots, weights.kv_heads, self.capacity, weights.head_dim)
         # masked places are read too: whatever lies there must not be nan
         self.cache = torch.zeros(shape, dtype=weights.dtype, device=weights.device)
@@ -157,7 +156,7 @@ class TorchDecoder(Decoder):
 
     @staticmethod
     def numbers(weights: PolicyWeights, prompt_tokens: int, new_tokens: int) -> int:
-        return 2 * len(weights.layers) * weights.kv_heads * weights.head_dim * _cache_tokens(prompt_tokens, new_tokens)
+        return 2 * len(weights.layers) * weights.kv_heads * weights.head_dim * _reach(prompt_tokens + new_tokens)
 
     def admit(self, first: int, prompts: list[list[int]], rows: list[int], uniform: Tensor | None) -> None:
         self.reach[first : first + len(rows)] = [len(prompts[row]) for row in rows]
@@ -171,10 +170,9 @@ class TorchDecoder(Decoder):
     def step(self, rows: int) -> None:
         limit = self.prompt_tokens + self.new_tokens
         self.reach[:rows] = [min(reach + 1, limit) for reach in self.reach[:rows]]
-        tokens = -(-max(self.reach[:rows]) // KEY_BLOCK) * KEY_BLOCK
+        tokens = _reach(max(self.reach[:rows]))
         if self.weights.device.type == "cuda":
-            rows = next((size for size in ROW_BLOCKS if size >= rows), self.slots)
-            self._replay(min(rows, self.slots), tokens)
+            self._replay(next((size for size in ROWS if size >= rows), self.slots), tokens)
         else:
             self._step(rows, tokens)
 
@@ -221,5 +219,7 @@ class TorchDecoder(Decoder):
             kept[first : first + len(rows), :, : made.shape[1]] = made.transpose(1, 2)[rows]
 
 
-def _cache_tokens(prompt_tokens: int, new_tokens: int) -> int:
-    return -(-(prompt_tokens + new_tokens) // KEY_BLOCK) * KEY_BLOCK
+def _reach(tokens: int) -> int:
+    """`tokens` rounded up, by a quarter at most beyond 256: 64, 128, 192, 256, 384, 512, 768, 1024, …"""
+    block = 1 << max(6, (tokens - 1).bit_length() - 2)
+    return -(-tokens // block) * block
