@@ -5,7 +5,7 @@ BIN := .venv/bin
 VERSIONS = $(firstword $(wildcard .venv/constraints.txt) constraints.txt)
 PIP = $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint $(VERSIONS)
 
-.PHONY: quickstart test bench lint clean
+.PHONY: quickstart test bench bench-gpu lint clean
 
 quickstart: .venv/.installed ## train the embedded model and prove what it gained: a few minutes, no GPU
 	$(BIN)/tiny-math train configs/quickstart.yaml
@@ -15,6 +15,10 @@ test: .venv/.installed-dev ## offline tests
 
 bench: .venv/.installed ## rollouts and GRPO steps side by side with transformers and stock TRL
 	$(BIN)/tiny-math bench
+
+bench-gpu: .venv/.installed ## the same on a CUDA machine: 64 problems × 16 samples × 256 tokens, memory of 512
+	$(BIN)/python -c 'import sys, torch; sys.exit("no CUDA GPU here" if not torch.cuda.is_available() else 0)'
+	$(BIN)/tiny-math bench --out bench/results/gpu.json
 
 lint: .venv/.installed-dev ## ruff and mypy
 	$(BIN)/ruff check .

@@ -12,7 +12,7 @@ from typing import Any
 from tiny_math_solver.errors import UserError
 
 SECTIONS = ("model", "problems", "prompt", "evaluation", "rollouts", "update", "lora", "grpo")
-BENCH_PARTS = ("machine", "rollouts", "rollouts-0.5b", "steps", "race")
+BENCH_PARTS = ("machine", "rollouts", "rollouts-0.5b", "steps", "steps-0.5b", "memory", "race")
 EXAMPLE_QUESTION = (
     "Ava is 8 years old and has 3 bags of 7 marbles. She loses 4 marbles. How many marbles does Ava have?"
 )
@@ -86,7 +86,9 @@ def _parser() -> argparse.ArgumentParser:
     solve.add_argument("--temperature", type=_temperature, default=0.0, help="default 0: greedy")
 
     bench = command("bench", _bench, "measure against stock TRL, transformers' generate and vLLM, side by side")
-    bench.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(BENCH_PARTS)} (default: all)")
+    bench.add_argument(
+        "parts", nargs="*", metavar="PART", help=f"of {', '.join(BENCH_PARTS)} (default: those fit for this machine)"
+    )
     bench.add_argument("--vllm-python", metavar="PATH", help="Python of an environment with vLLM, to measure it too")
     bench.add_argument("--json", action="store_true", help="print the results as JSON")
     bench.add_argument("--out", type=Path, help="write the results there, as JSON")
@@ -263,7 +265,7 @@ def _bench(args: argparse.Namespace, _: list[str]) -> int:
         if args.out:
             write_whole(args.out, json.dumps(result, indent=2) + "\n")
 
-    result = run(args.parts or list(BENCH_PARTS), args.vllm_python, _say_aside if args.json else _say, save)
+    result = run(args.parts, args.vllm_python, _say_aside if args.json else _say, save)
     if args.json:
         print(json.dumps(result, indent=2))
     return 0

@@ -49,7 +49,7 @@ GPU_CASES = {"rollouts-0.5b": [Case(QWEN, 1024, 16, 256, rounds=3)]}
 
 def measure(case: Case, vllm_python: str | None = None) -> dict[str, Any]:
     """Milliseconds a decode step of every side, prefill included, and the ratios to the engine."""
-    model, tokenizer = _model(case.model)
+    model, tokenizer = load_case_model(case.model)
     prompts = _prompts(case, tokenizer)
     device = model.device.type
     engine = EngineRollouts(model, tokenizer, case.rows)
@@ -94,7 +94,8 @@ def share_of_floor(result: dict[str, Any], ceilings: dict[str, float]) -> float:
     return 1e3 * floor / result["ms_per_step"]["engine"]
 
 
-def _model(name: str) -> tuple[Any, Any]:
+def load_case_model(name: str) -> tuple[Any, Any]:
+    """`(model, tokenizer)`: the shipped one, or a random one of Qwen2.5-0.5B's shape in bfloat16."""
     tokenizer = load_tokenizer(EMBEDDED)
     if name == EMBEDDED:
         return load_base(EMBEDDED, dtype="float32").eval(), tokenizer

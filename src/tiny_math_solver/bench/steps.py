@@ -2,16 +2,19 @@
 
 import tempfile
 import time
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import torch
 from datasets import Dataset
 from peft import LoraConfig
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback, set_seed
 from trl import GRPOTrainer
 
+from tiny_math_solver.bench.rollouts import QWEN, load_case_model
 from tiny_math_solver.config import Config, load_config
 from tiny_math_solver.evaluate import evaluate
 from tiny_math_solver.grpo.run import training_arguments
@@ -19,7 +22,7 @@ from tiny_math_solver.grpo.trainer import MathGRPOTrainer
 from tiny_math_solver.models import load_base, load_tokenizer
 from tiny_math_solver.problems.splits import Splits, load_splits
 from tiny_math_solver.prompts import chat_messages
-from tiny_math_solver.rewards import correctness_reward, format_reward
+from tiny_math_solver.rewards import as_text, correctness_reward, format_reward
 from tiny_math_solver.rollouts import EngineRollouts
 from tiny_math_solver.runs import RunFolder
 
@@ -50,16 +53,30 @@ def sides(completions: int) -> dict[str, Side]:
     }
 
 
-def step_times(config_path: Path, overrides: list[str], steps: int, rounds: int) -> dict[str, Any]:
-    """Median seconds a step of every side over `rounds` alternating runs of `steps` steps from the same start."""
+def step_times(
+    config_path: Path, overrides: list[str], steps: int, rounds: int, *, only: tuple[str, ...] = (), coin: bool = False
+) -> dict[str, Any]:
+    """Median seconds a step of every side over `rounds` alternating runs of `steps` steps from the same start.
+
+    `coin` rewards completions by chance, so that a model that never answers right has gradients too.
+    """
     config = load_config(config_path, overrides)
     taken: dict[str, list[float]] = {}
+    peaks: dict[str, int] = {}
     for _ in range(rounds):
         for name, side in sides(config.completions_per_step).items():
-            times = _train(side, config_path, overrides, steps)
+            if only and name not in only:
+                continue
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+                torch.cuda.reset_peak_memory_stats()
+            times = _train(side, config_path, overrides, steps, coin=coin)
             taken.setdefault(name, []).extend(times[1:])  # the first one warms up
+            if torch.cuda.is_available():
+                peaks[name] = max(peaks.get(name, 0), torch.cuda.max_memory_allocated())
     seconds = {name: median(times) for name, times in taken.items()}
     return {
+        **({"peak_memory_bytes": peaks} if peaks else {}),
         "steps": steps,
         "rounds": rounds,
         "completions_per_step": config.completions_per_step,
@@ -94,7 +111,13 @@ def race(config_path: Path, overrides: list[str], limit: int, rounds: int) -> di
 
 
 def _train(
-    side: Side, path: Path, overrides: list[str], steps: int, times: list[float] | None = None, *extra: TrainerCallback
+    side: Side,
+    path: Path,
+    overrides: list[str],
+    steps: int,
+    times: list[float] | None = None,
+    *extra: TrainerCallback,
+    coin: bool = False,
 ) -> list[float]:
     """Train `steps` steps from the start and return the seconds each took."""
     with tempfile.TemporaryDirectory() as folder:
@@ -105,12 +128,31 @@ def _train(
         set_seed(config.grpo["seed"])
         make = _stock_trainer if side.stock else _own_trainer
         trainer = make(config, splits, tokenizer, [_Clock(times), *extra])
+        if coin:
+            trainer.reward_funcs = [_coin, _coin]
         trainer.remove_callback(ProgressCallback)
         trainer.remove_callback(PrinterCallback)
         for callback in extra:
             callback.trainer = trainer  # type: ignore[attr-defined]
         trainer.train()
     return times
+
+
+def of_qwens_shape(folder: str, new_tokens: int) -> list[str]:
+    """Overrides for a random model of Qwen2.5-0.5B's shape, saved in `folder`: 64 problems × 16 samples a step."""
+    model, tokenizer = load_case_model(QWEN)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return [
+        "--model.name", folder, "--model.dtype", "auto", "--rollouts.batch_size", "1024",
+        "--grpo.num_generations", "16", "--grpo.per_device_train_batch_size", "1024",
+        "--grpo.gradient_accumulation_steps", "1", "--grpo.max_completion_length", str(new_tokens),
+        "--update.tokens_per_pass", "16384",
+    ]  # fmt: skip
+
+
+def _coin(completions: list[Any], **kwargs: Any) -> list[float]:
+    return [float(zlib.crc32(as_text(turns).encode()) & 1) for turns in completions]
 
 
 def _own_trainer(config: Config, splits: Splits, tokenizer: Any, callbacks: list[Any]) -> Any:
