@@ -1,6 +1,7 @@
 """The `tiny-math` command. Heavy imports stay inside the commands, so that `--help` answers at once."""
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -84,6 +85,14 @@ def _parser() -> argparse.ArgumentParser:
     _model_arguments(solve)
     solve.add_argument("question")
     solve.add_argument("--temperature", type=_temperature, default=0.0, help="default 0: greedy")
+
+    report = command("report", _report, "write the page of a run, or of several side by side: one offline file")
+    report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder")
+    report.add_argument("--out", type=Path, help="file to write (default: report.html in RUN; of several: here)")
+
+    watch = command("watch", _watch, "serve a run's page while the run goes on, to this machine alone")
+    watch.add_argument("run_folder", type=Path, metavar="RUN", help="run folder")
+    watch.add_argument("--port", type=_natural, default=0, help="default: any that is free")
 
     bench = command("bench", _bench, "measure against stock TRL, transformers' generate and vLLM, side by side")
     bench.add_argument(
@@ -247,6 +256,31 @@ def _solve(args: argparse.Namespace, _: list[str]) -> int:
     answer = extract_answer(text, question=as_text(messages))
     print(text)
     print(f"answer: {'none found' if answer.value is None else answer.value}")
+    return 0
+
+
+def _report(args: argparse.Namespace, _: list[str]) -> int:
+    from tiny_math_solver.report import REPORT, write_report
+
+    out = args.out or (args.runs[0] / REPORT if len(args.runs) == 1 else Path(REPORT))
+    _check_out(out)
+    write_report(args.runs, out)
+    print(f"report: {out}")
+    return 0
+
+
+def _watch(args: argparse.Namespace, _: list[str]) -> int:
+    from tiny_math_solver.report.watch import Watch
+
+    return _serve(Watch(args.run_folder).serve(args.port))
+
+
+def _serve(server: Any) -> int:
+    """Serve until Ctrl-C."""
+    with server:
+        _say(f"{server.url}  (Ctrl-C ends)")
+        with contextlib.suppress(KeyboardInterrupt):
+            server.serve_forever()
     return 0
 
 

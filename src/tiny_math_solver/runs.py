@@ -3,6 +3,7 @@
 config.yaml       resolved configuration          metrics.jsonl    a line a step
 environment.json  versions, hardware, command     rollouts.jsonl   completions with rewards and advantages
 summary.json      before, after, paired verdict   eval/*.jsonl     a line a problem and sample
+report.html       all of it as a page
 adapter_model.safetensors, adapter_config.json and the tokenizer at the top: plain PEFT
 """
 

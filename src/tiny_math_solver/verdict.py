@@ -46,7 +46,7 @@ def run_lines(summary: dict[str, Any], folder: Path) -> list[str]:
     )
     if paired["fixed"] <= paired["broken"]:
         lines.append("  no gain on test: look at the rollouts before you use this adapter")
-    lines.append(f"adapter: {folder}")
+    lines += [f"adapter: {folder}", f"report: {folder / 'report.html'}"]
     return lines
 
 

@@ -31,7 +31,8 @@ class DevEvaluation(TrainerCallback):
 
     def _evaluate(self, state: Any) -> None:
         assert self.trainer is not None
-        result = evaluate(self.trainer.rollouts, self.dev, **self.ask)
+        with self.trainer.timed("evaluation"):
+            result = evaluate(self.trainer.rollouts, self.dev, **self.ask)
         block = result.summary()
         low, high = block["ci95"]
         self.history.append({"step": state.global_step, **{k: block[k] for k in ("accuracy", "strict_accuracy")}})

@@ -20,6 +20,7 @@ from tiny_math_solver.models import default_device, load_base, load_model, load_
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.problems.splits import Splits, load_splits
 from tiny_math_solver.prompts import chat_messages, encode_prompt, within_limit
+from tiny_math_solver.report import REPORT, write_report
 from tiny_math_solver.rollouts import EngineRollouts, ReferenceRollouts, Rollouts, Sampling, make_rollouts
 from tiny_math_solver.rollouts.certificate import PROMPTS, Certificate, certify
 from tiny_math_solver.runs import RunFolder, command_line, write_environment
@@ -113,6 +114,8 @@ def train(config: Config, say: Any) -> Outcome:
         "seed": args.seed,
     }
     run.write_json("summary.json", summary)
+    if run.writes:
+        write_report([run.path], run.path / REPORT)
     return Outcome(summary, run.path, trainer.best_reward > 0)
 
 

@@ -8,6 +8,8 @@ TRL's loss other micro-batches that give the same gradient; and the log-probabil
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -28,6 +30,7 @@ from tiny_math_solver.rollouts.rollout import causal_lm
 from tiny_math_solver.rollouts.weights import UnsupportedModelError, refuse_unsupported
 from tiny_math_solver.runs import RunFolder
 
+PARTS = ("rollout", "reward", "update", "evaluation")  # of a step
 CHECK_EVERY, CHECK_ROWS = 5, 8  # steps between comparisons of the native passes with the model, and their rows
 SCORED = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
 SAMPLED = "sampling_per_token_logps"  # what TRL calls the rollouts' own log-probabilities
@@ -55,6 +58,8 @@ class MathGRPOTrainer(GRPOTrainer):
         self.completions = self.completion_tokens = 0
         self.best_reward = 0.0
         self.extra_metrics: dict[str, float] = {}  # merged into the next logged line
+        self.seconds = dict.fromkeys(PARTS, 0.0)  # where the time went since the last one
+        self._logged_step = 0
         system = config.prompt.system
         rows = [
             {"prompt": chat_messages(p.question, system), "answer": p.answer, "question": p.question, "id": p.id}
@@ -90,8 +95,19 @@ class MathGRPOTrainer(GRPOTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         logs.update(self.extra_metrics)
+        if steps := self.state.global_step - self._logged_step:
+            logs.update({f"time/{part}": seconds / steps for part, seconds in self.seconds.items()})
+            self._logged_step = self.state.global_step
         self.extra_metrics = {}
+        self.seconds = dict.fromkeys(PARTS, 0.0)
         super().log(logs, start_time)
+
+    @contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        """Count the time of what is inside for `part` of a step."""
+        started = time.perf_counter()
+        yield
+        self.seconds[part] += time.perf_counter() - started
 
     def _rollout(self, prompts: list[Any], trainer: Any) -> dict[str, Any]:
         """TRL's generation hook: `prompts` come as chat messages, already repeated once a sample."""
@@ -103,7 +119,8 @@ class MathGRPOTrainer(GRPOTrainer):
         # processes may share a group, so each needs draws of its own, and so does every batch
         batch = self._step * self.accelerator.num_processes + self.accelerator.process_index
         sampling = replace(self.sampling, seed=(self.args.seed << 32) + batch)
-        rollouts = self.rollouts.generate(prompt_ids, 1, sampling)
+        with self.timed("rollout"):
+            rollouts = self.rollouts.generate(prompt_ids, 1, sampling)
         return {
             "prompt_ids": prompt_ids,
             "completion_ids": [r.completion_ids for r in rollouts],
@@ -143,7 +160,8 @@ class MathGRPOTrainer(GRPOTrainer):
         self._step += 1
         loss = torch.zeros((), device=self.args.device)
         if self.accelerator.sync_gradients:
-            loss = self._update(model)
+            with self.timed("update"):
+                loss = self._update(model)
             self._window = []
         self._current_train_step_time += time.perf_counter() - started
         if self.accelerator.sync_gradients:
@@ -225,7 +243,8 @@ class MathGRPOTrainer(GRPOTrainer):
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Any:
         self._scored_ids = completion_ids_list
-        return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        with self.timed("reward"):
+            return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         output = super()._generate_and_score_completions(inputs)

@@ -1,0 +1,51 @@
+"""Records → one offline HTML page.
+
+records.py    what a run folder says, as JSON       diagnose.py   failures, dead groups, waste
+page.*        the page: it draws itself from that JSON with plotly, and shows whatever a model wrote as text
+"""
+
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from tiny_math_solver.report.records import compare, run_data
+from tiny_math_solver.runs import write_whole
+
+REPORT = "report.html"  # in the run folder
+
+
+def write_report(folders: list[Path], out: Path) -> None:
+    """Write the page of one run, or of several side by side. Raises UserError where a folder holds no run."""
+    write_whole(out, page(page_data(folders)))
+
+
+def page_data(folders: list[Path]) -> dict[str, Any]:
+    runs = [run_data(folder) for folder in folders]
+    unfinished = [run["name"] for run in runs if run["summary"] is None]
+    return {
+        "title": " · ".join(run["name"] for run in runs),
+        "state": f"not finished: {', '.join(unfinished)}" if unfinished else "",
+        "runs": runs,
+        "comparisons": compare(runs),
+    }
+
+
+def page(data: dict[str, Any]) -> str:
+    from jinja2 import Environment
+    from markupsafe import Markup
+    from plotly.offline import get_plotlyjs
+
+    def file(name: str) -> str:
+        return (resources.files(__name__) / name).read_text(encoding="utf-8")
+
+    # no "<" in it, so that nothing can end the element it stands in
+    text = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
+    template = Environment(autoescape=True).from_string(file("page.html.jinja"))
+    return template.render(
+        title=data["title"],
+        css=Markup(file("page.css")),
+        js=Markup(file("page.js")),
+        plotly=Markup(get_plotlyjs()),
+        data=Markup(text),
+    )

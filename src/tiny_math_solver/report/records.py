@@ -1,0 +1,156 @@
+"""A run folder → what the page shows, as plain JSON. Of a run that goes on, what is there so far."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tiny_math_solver.errors import UserError
+from tiny_math_solver.report.diagnose import (
+    FAILURES,
+    WASTE,
+    dead_groups,
+    failure_counts,
+    failure_of,
+    first_slip,
+    gain,
+    waste,
+)
+from tiny_math_solver.statistics import mcnemar, wilson_interval
+
+Record = dict[str, Any]
+
+
+def run_data(folder: Path) -> dict[str, Any]:
+    """Everything that the page says about one run. Raises UserError where `folder` holds no run."""
+    if not (folder / "config.yaml").is_file():
+        raise UserError(f"{folder}: no config.yaml, so it is not a run folder")
+    metrics = list(_rows(folder / "metrics.jsonl"))
+    rollouts = [{**row, "correct": _is_correct(row)} for row in _rows(folder / "rollouts.jsonl")]
+    before, after = (list(_greedy(folder / "eval" / f"{when}.jsonl")) for when in ("before", "after"))
+    return {
+        "name": folder.absolute().name,
+        "summary": _json(folder / "summary.json"),
+        "curves": _curves(metrics),
+        "dev": [_dev_point(path) for path in sorted((folder / "eval").glob("dev-*.jsonl"))],
+        "dead": [{"step": step, **shares} for step, shares in dead_groups(rollouts).items()],
+        "waste": [{"name": name, "share": share, "advice": WASTE[name]} for name, share in waste(rollouts).items()],
+        "test": _paired(before, after),
+        "gain": gain(before, after) if before and after else None,
+        "failures": [
+            {"name": name, "meaning": meaning, "before": counts[0][name], "after": counts[1][name]}
+            for counts in [(failure_counts(before), failure_counts(after))]
+            for name, meaning in FAILURES.items()
+        ],
+        "rollouts": _columns(rollouts),
+        "config": (folder / "config.yaml").read_text(encoding="utf-8"),
+        "environment": _json(folder / "environment.json"),
+        "hashes": {
+            name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
+            for name in ("adapter_model.safetensors", "config.yaml", "rollouts.jsonl")
+            if (folder / name).is_file()
+        },
+    }
+
+
+def compare(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The paired test between the final adapters of every two runs that answered the same problems."""
+    answers = [{cell["id"]: cell["after"]["correct"] for cell in run["test"] if cell["after"]} for run in runs]
+    return [
+        {"first": runs[i]["name"], "second": runs[j]["name"], **mcnemar(list(a.values()), list(b.values())).to_dict()}
+        for i, a in enumerate(answers)
+        for j, b in enumerate(answers)
+        if i < j and a and list(a) == list(b)
+    ]
+
+
+def _rows(path: Path) -> Iterator[Record]:
+    """The rows of a JSONL file; a last line that is still being written is left for the next time."""
+    if not path.is_file():
+        return
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            if line.endswith("\n"):
+                yield json.loads(line)
+
+
+def _greedy(path: Path) -> Iterator[Record]:
+    return (row for row in _rows(path) if row["sample"] is None)
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _is_correct(row: Record) -> bool:
+    return row["rewards"]["correctness_reward"] > 0
+
+
+def _curves(metrics: list[Record]) -> dict[str, list[float | None]]:
+    """Every number of metrics.jsonl by name, a value a step."""
+    names = dict.fromkeys(name for row in metrics for name, value in row.items() if isinstance(value, int | float))
+    return {name: [row.get(name) for row in metrics] for name in names}
+
+
+def _dev_point(path: Path) -> dict[str, float]:
+    rows = list(_greedy(path))
+    correct = sum(row["correct"] for row in rows)
+    low, high = wilson_interval(correct, len(rows))
+    return {
+        "step": int(path.stem.removeprefix("dev-")),
+        "accuracy": correct / max(1, len(rows)),
+        "strict": sum(row["strict"] for row in rows) / max(1, len(rows)),
+        "low": low,
+        "high": high,
+    }
+
+
+def _paired(before: list[Record], after: list[Record]) -> list[dict[str, Any]]:
+    """A cell a test problem: its two greedy completions, and what became of it."""
+    later = {row["id"]: row for row in after}
+
+    def side(row: Record | None) -> Record | None:
+        if row is None:
+            return None
+        kept = {name: row[name] for name in ("completion", "answer", "how", "correct", "strict", "tokens", "finished")}
+        failure = failure_of(row)
+        slip = first_slip(row["completion"]) if failure == "arithmetic slip" else None
+        return {**kept, "failure": failure, "slip": slip}
+
+    return [
+        {
+            "id": row["id"],
+            "question": row["question"],
+            "gold": row["gold"],
+            "before": side(row),
+            "after": side(later.get(row["id"])),
+        }
+        for row in before
+    ]
+
+
+def _columns(rollouts: list[Record]) -> dict[str, Any]:
+    """Rollouts by column, each problem once: the page stays small with tens of thousands of them."""
+    problems: dict[str, int] = {}
+    asked: list[dict[str, str]] = []
+    place = []
+    for row in rollouts:
+        if row["id"] not in problems:
+            problems[row["id"]] = len(asked)
+            asked.append({name: row[name] for name in ("id", "question", "gold")})
+        place.append(problems[row["id"]])
+    names = list(rollouts[0]["rewards"]) if rollouts else []
+    return {
+        "problems": asked,
+        "problem": place,
+        "rewards": {name: _column(row["rewards"][name] for row in rollouts) for name in names},
+        **{
+            name: _column(row.get(name) for row in rollouts)
+            for name in ("step", "completion", "answer", "how", "advantage", "tokens", "finished")
+        },
+    }
+
+
+def _column(values: Iterable[Any]) -> list[Any]:
+    return [round(value, 4) if isinstance(value, float) else value for value in values]
