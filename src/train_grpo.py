@@ -16,7 +16,7 @@ def arguments(argv: list[str]) -> list[str]:
     """The command line of `tiny-math`: a YAML file among `argv` that is no option's value is the config."""
     for i, argument in enumerate(argv):
         before = argv[i - 1] if i else ""
-        follows_option = before.startswith("-") and "=" not in before and before != "--dry-run"
+        follows_option = before.startswith("-") and "=" not in before and before not in ("--dry-run", "--quiet")
         if argument.endswith((".yaml", ".yml")) and not argument.startswith("-") and not follows_option:
             return ["train", argument, *argv[:i], *argv[i + 1 :]]
     return ["train", str(DEFAULT_CONFIG), *argv]

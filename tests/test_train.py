@@ -18,6 +18,7 @@ from tiny_math_solver.problems.embedded import embedded_problems
 from tiny_math_solver.problems.splits import load_test_problems
 from tiny_math_solver.rollouts import ReferenceRollouts, Sampling, certificate
 from tiny_math_solver.statistics import mcnemar
+from tiny_math_solver.terminal import Output
 
 ROOT = Path(__file__).parents[1]
 QUICKSTART = ROOT / "configs" / "quickstart.yaml"
@@ -26,7 +27,7 @@ QUICKSTART = ROOT / "configs" / "quickstart.yaml"
 def run(folder: Path, *overrides: str, config: Path = QUICKSTART) -> SimpleNamespace:
     lines: list[str] = []
     settings = load_config(config, [*overrides, "--grpo.output_dir", str(folder)])
-    outcome: Outcome = train(settings, lines.append)
+    outcome: Outcome = train(settings, Output(lines.append))
     return SimpleNamespace(folder=folder, config=settings, lines=lines, outcome=outcome, summary=outcome.summary)
 
 

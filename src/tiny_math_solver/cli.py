@@ -61,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument("config", type=Path, help="YAML file, such as configs/quickstart.yaml")
     train.add_argument("--dry-run", action="store_true", help="print the resolved config and the plan, train nothing")
+    train.add_argument("--quiet", action="store_true", help="print the verdict alone")
 
     evaluate = command("eval", _eval, "measure a model: greedy accuracy, pass@k, maj@k, paired verdict")
     _model_arguments(evaluate)
@@ -130,6 +131,7 @@ def _train(args: argparse.Namespace, overrides: list[str]) -> int:
     config = load_config(args.config, overrides)
     choose_trackers(config)  # before the slow imports: what is missing is said at once
     from tiny_math_solver.grpo import run
+    from tiny_math_solver.terminal import output
     from tiny_math_solver.verdict import nothing_learned, run_lines
 
     if args.dry_run:
@@ -138,7 +140,8 @@ def _train(args: argparse.Namespace, overrides: list[str]) -> int:
         print(config.to_yaml())
         print("\n".join(plan))
         return 0
-    outcome = run.train(config, lambda line: _say(line) if is_first() else None)
+    with output(args.quiet or not is_first()) as out:
+        outcome = run.train(config, out)
     if not is_first():
         return 0
     if not outcome.earned:

@@ -1,6 +1,7 @@
 """What happens between steps: metrics to disk and terminal, dev evaluation, keeping the best adapter."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from transformers import TrainerCallback
@@ -9,8 +10,8 @@ from tiny_math_solver.adapter import save_adapter
 from tiny_math_solver.evaluate import evaluate
 from tiny_math_solver.grpo.trainer import MathGRPOTrainer
 from tiny_math_solver.problems.problem import Problem
-from tiny_math_solver.rewards import FORMAT_REWARD
 from tiny_math_solver.runs import RunFolder
+from tiny_math_solver.terminal import News
 
 
 class DevEvaluation(TrainerCallback):
@@ -35,7 +36,8 @@ class DevEvaluation(TrainerCallback):
             result = evaluate(self.trainer.rollouts, self.dev, **self.ask)
         block = result.summary()
         low, high = block["ci95"]
-        self.history.append({"step": state.global_step, **{k: block[k] for k in ("accuracy", "strict_accuracy")}})
+        scores = {name: block[name] for name in ("accuracy", "strict_accuracy")}
+        self.history.append({"step": state.global_step, **scores, "low": low, "high": high})
         if state.global_step > 0:  # the next line logged is step 1's, which is not this policy
             self.trainer.extra_metrics |= {
                 "dev/accuracy": block["accuracy"],
@@ -54,10 +56,10 @@ class DevEvaluation(TrainerCallback):
 
 
 class Metrics(TrainerCallback):
-    """One line a step in metrics.jsonl and in the terminal."""
+    """One line a step in metrics.jsonl, and news for whoever looks."""
 
-    def __init__(self, run: RunFolder, say: Any):
-        self.run, self.say = run, say
+    def __init__(self, run: RunFolder, dev: DevEvaluation, show: Callable[[News], Any]):
+        self.run, self.dev, self.show = run, dev, show
         self.started = time.perf_counter()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -68,20 +70,8 @@ class Metrics(TrainerCallback):
             return
         seconds = time.perf_counter() - self.started
         self.run.append_jsonl("metrics.jsonl", [{"step": state.global_step, "seconds": round(seconds, 3), **logs}])
-        if state.is_world_process_zero:
-            self.say(_line(state.global_step, state.max_steps, seconds, logs))
-
-
-def _line(step: int, steps: int, seconds: float, logs: dict[str, float]) -> str:
-    parts = [
-        f"step {step}/{steps}",
-        f"reward {logs['reward']:.2f}",
-        f"correct {logs['rewards/correctness_reward/mean']:.1%}",
-        f"format {logs['rewards/format_reward/mean'] / FORMAT_REWARD:.1%}",
-        f"tokens {logs['completions/mean_length']:.0f}",
-        f"no-gradient groups {logs['frac_reward_zero_std']:.0%}",
-        f"{seconds:.0f} s",
-    ]
-    if "dev/accuracy" in logs:
-        parts.append(f"dev {logs['dev/accuracy']:.1%}")
-    return "  ".join(parts)
+        trainer = self.dev.trainer
+        if state.is_world_process_zero and trainer:
+            sample = max(trainer.last_rows, key=lambda row: row["advantage"], default=None)
+            news = (state.global_step, state.max_steps, seconds, logs, self.dev.history, len(trainer.last_rows), sample)
+            self.show(News(*news))

@@ -24,6 +24,7 @@ from tiny_math_solver.report import REPORT, write_report
 from tiny_math_solver.rollouts import EngineRollouts, ReferenceRollouts, Rollouts, Sampling, make_rollouts
 from tiny_math_solver.rollouts.certificate import PROMPTS, Certificate, certify
 from tiny_math_solver.runs import RunFolder, command_line, write_environment
+from tiny_math_solver.terminal import Output
 from tiny_math_solver.verdict import evaluation_lines
 
 
@@ -47,8 +48,9 @@ def prepare(config: Config) -> tuple[Splits, Any, list[str]]:
     return splits, tokenizer, plan_lines(config, splits, dropped)
 
 
-def train(config: Config, say: Any) -> Outcome:
-    """Run GRPO as configured; `say` prints a line. Returns when adapter, records and summary.json are on disk."""
+def train(config: Config, out: Output) -> Outcome:
+    """Run GRPO as configured, telling `out` how it goes. Returns when adapter, records and page are on disk."""
+    say = out.say
     splits, tokenizer, plan = prepare(config)
     for line in plan:
         say(line)
@@ -68,7 +70,7 @@ def train(config: Config, say: Any) -> Outcome:
             peft_config=LoraConfig(**{"revision": config.model.revision, **config.lora}),
             config=config,
             run=run,
-            callbacks=[dev, Metrics(run, say)],
+            callbacks=[dev, Metrics(run, dev, out.show)],
             say=say,
         )
     except ValueError as error:  # what PEFT and TRL refuse: target modules that are not there, options that clash

@@ -29,8 +29,8 @@ from tiny_math_solver.rollouts import EngineRollouts, Rollouts, Sampling, make_r
 from tiny_math_solver.rollouts.rollout import causal_lm
 from tiny_math_solver.rollouts.weights import UnsupportedModelError, refuse_unsupported
 from tiny_math_solver.runs import RunFolder
+from tiny_math_solver.terminal import PARTS
 
-PARTS = ("rollout", "reward", "update", "evaluation")  # of a step
 CHECK_EVERY, CHECK_ROWS = 5, 8  # steps between comparisons of the native passes with the model, and their rows
 SCORED = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
 SAMPLED = "sampling_per_token_logps"  # what TRL calls the rollouts' own log-probabilities
@@ -57,6 +57,7 @@ class MathGRPOTrainer(GRPOTrainer):
         self.sampling = sampling_of(args)
         self.completions = self.completion_tokens = 0
         self.best_reward = 0.0
+        self.last_rows: list[dict[str, Any]] = []  # of rollouts.jsonl
         self.extra_metrics: dict[str, float] = {}  # merged into the next logged line
         self.seconds = dict.fromkeys(PARTS, 0.0)  # where the time went since the last one
         self._logged_step = 0
@@ -281,6 +282,7 @@ class MathGRPOTrainer(GRPOTrainer):
                 }
             )
         rows = gather_object(rows)  # of all processes
+        self.last_rows = rows
         self.completions += len(rows)
         self.completion_tokens += sum(r["tokens"] for r in rows)
         self.best_reward = max([self.best_reward, *(sum(r["rewards"].values()) for r in rows)])
