@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from test_report import HOSTILE, write_run
 
+from tiny_math_solver.playground.ask import Answer, Vote
+from tiny_math_solver.playground.play import Playground
 from tiny_math_solver.report import write_report
 from tiny_math_solver.report.watch import Watch
 
@@ -188,6 +190,40 @@ def test_a_server_answers_to_its_own_name_alone(tmp_path: Path):
         assert [status(f"127.0.0.1:{port}"), status(f"localhost:{port}")] == [200, 200]
         assert [status("evil.example"), status(f"evil.example:{port}"), status("")] == [403, 403, 403]
         assert status("localhost", "/../config.yaml") == 404
+        server.shutdown()
+
+
+class Scripted:
+    """Answers like an Asker: the base something hostile, the trained side 4."""
+
+    has_adapter = True
+
+    def stream(self, question: str, base: bool = False) -> Iterator[str]:
+        text = HOSTILE if base else f"{question}: 2+2=4\n#### 4"
+        yield from (text[i : i + 7] for i in range(0, len(text), 7))
+
+    def read(self, question: str, text: str) -> Answer:
+        return Answer(text, "4", "hashes", True)
+
+    def vote(self, question: str, samples: int, temperature: float, base: bool = False) -> Vote:
+        return Vote([("4", samples - 1), ("5", 1)], samples)
+
+
+def test_the_playground_shows_both_sides_as_text(watched: Any):
+    server = Playground(Scripted(), "a <b>model</b>", ["What is 2+2?", "</script>"]).serve()  # type: ignore[arg-type]
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with server:
+        watched.goto(server.url)
+        assert watched.locator("h1").inner_text() == "a <b>model</b>"
+        watched.locator(".examples button").first.click()
+        watched.locator(".go").click()
+        watched.locator("#trained .vote", has_text="vote of 8: 4 × 7, 5 × 1").wait_for(timeout=8000)
+        assert watched.locator("#trained pre").inner_text() == "What is 2+2?: 2+2=4\n#### 4"
+        assert watched.locator("#trained .answer").inner_text() == "answer: 4 (hashes)"
+        assert watched.locator("#base pre").evaluate("e => e.textContent") == HOSTILE
+        assert watched.locator("img").count() == 0
+        watched.set_viewport_size({"width": 390, "height": 800})
+        assert watched.evaluate("document.documentElement.scrollWidth") <= 390
         server.shutdown()
 
 

@@ -82,10 +82,15 @@ def _parser() -> argparse.ArgumentParser:
     merge.add_argument("--dtype", help="float32, bfloat16 or float16 (default: the base's own)")
     merge.add_argument("--problems", help="what to prove it on (default: the run's own, else embedded)")
 
-    solve = command("solve", _solve, "answer one question, reasoning shown")
+    solve = command("solve", _solve, "answer a question, reasoning shown as it is written; without one, ask for some")
     _model_arguments(solve)
-    solve.add_argument("question")
+    solve.add_argument("question", nargs="?")
     solve.add_argument("--temperature", type=_temperature, default=0.0, help="default 0: greedy")
+    solve.add_argument("--samples", type=_natural, default=0, help="completions that vote on the answer as well")
+
+    play = command("play", _play, "ask a model on a local web page, base and trained side by side")
+    _model_arguments(play)
+    play.add_argument("--port", type=_natural, default=0, help="default: any that is free")
 
     report = command("report", _report, "write the page of a run, or of several side by side: one offline file")
     report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder")
@@ -242,24 +247,37 @@ def _merge(args: argparse.Namespace, _: list[str]) -> int:
 
 
 def _solve(args: argparse.Namespace, _: list[str]) -> int:
-    from tiny_math_solver.answers import extract_answer
+    from tiny_math_solver.playground.terminal import ask_on, ask_once
+
+    def write(text: str) -> None:
+        print(text, end="", flush=True)
+
+    asker = _asker(args)
+    if args.question:
+        ask_once(asker, args.question, args.temperature, args.samples, write)
+    else:
+        ask_on(asker, args.temperature, args.samples, write)
+    return 0
+
+
+def _play(args: argparse.Namespace, _: list[str]) -> int:
+    from tiny_math_solver.playground.play import Playground
+    from tiny_math_solver.problems.embedded import embedded_problems
+
+    examples = [EXAMPLE_QUESTION, *(problem.question for problem in embedded_problems("test", 3))]
+    return _serve(Playground(_asker(args), args.adapter or args.model, examples).serve(args.port))
+
+
+def _asker(args: argparse.Namespace) -> Any:
     from tiny_math_solver.models import load_model
-    from tiny_math_solver.prompts import chat_messages, encode_prompt
-    from tiny_math_solver.rewards import as_text
-    from tiny_math_solver.rollouts import Sampling, make_rollouts
+    from tiny_math_solver.playground.ask import Asker
+    from tiny_math_solver.rollouts import make_rollouts
     from tiny_math_solver.settings import settings_of
 
     settings = settings_of(args.adapter or args.model, args.system, args.max_new_tokens)
     loaded = load_model(args.model, adapter=args.adapter, revision=args.revision, dtype=args.dtype)
-    messages = chat_messages(args.question, settings.system)
-    ids = encode_prompt(loaded.tokenizer, messages)
     rollouts = make_rollouts(loaded.model, loaded.tokenizer, args.batch_size, say=_say_aside)
-    (rollout,) = rollouts.generate([ids], 1, Sampling(settings.max_new_tokens, args.temperature))
-    text = loaded.tokenizer.decode(rollout.completion_ids, skip_special_tokens=True)
-    answer = extract_answer(text, question=as_text(messages))
-    print(text)
-    print(f"answer: {'none found' if answer.value is None else answer.value}")
-    return 0
+    return Asker(loaded, rollouts, settings)
 
 
 def _report(args: argparse.Namespace, _: list[str]) -> int:

@@ -1,7 +1,7 @@
 """Pages for a browser on this machine: bound to the loopback address, and answering to no other name."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -17,7 +17,7 @@ class Answer:
     body: bytes
     kind: str  # MIME type
     status: HTTPStatus = HTTPStatus.OK
-    headers: dict[str, str] = field(default_factory=dict)
+    stream: Iterator[bytes] | None = None  # in place of `body`: sent piece by piece, until it ends
 
 
 class LocalServer(ThreadingHTTPServer):
@@ -59,16 +59,17 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(answer.status)
         for name, value in {
             "Content-Type": answer.kind,
-            "Content-Length": str(len(answer.body)),
+            **({"Connection": "close"} if answer.stream else {"Content-Length": str(len(answer.body))}),
             "Cache-Control": "no-store",
             "X-Content-Type-Options": "nosniff",
             "X-Frame-Options": "DENY",
             "Referrer-Policy": "no-referrer",
-            **answer.headers,
         }.items():
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(answer.body)
+        for piece in answer.stream or [answer.body]:
+            self.wfile.write(piece)
+            self.wfile.flush()
 
     def log_message(self, *args: Any) -> None:
         pass

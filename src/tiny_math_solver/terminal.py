@@ -139,7 +139,7 @@ def _shares(seconds: dict[str, float]) -> Text:
 
 
 def _sample(row: dict[str, Any]) -> Panel:
-    lines = row["completion"].splitlines()
+    lines = printable(row["completion"]).splitlines()
     text = "\n".join([*lines[:SAMPLE_LINES], *(["…"] if len(lines) > SAMPLE_LINES else [])])
     paid = sum(row["rewards"].values())
     found = f"read {row['answer']} ({row['how']})" if row["answer"] is not None else "no answer found"
@@ -147,6 +147,11 @@ def _sample(row: dict[str, Any]) -> Panel:
     return Panel(
         Group(head, Text(text)), title=f"a completion: reward {paid:g}, {found}, gold {row['gold']}", title_align="left"
     )
+
+
+def printable(text: str) -> str:
+    """Text that cannot move the cursor or colour the screen, whatever a model writes."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
 
 
 def sparkline(shares: list[float]) -> str:

@@ -4,7 +4,7 @@ This file is who runs where and when: a finished row's slot is taken by a waitin
 so that the running rows are always the first ones. What a step computes is in decoder.py and native.py.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -55,6 +55,27 @@ class EngineRollouts:
         requests.sort(key=lambda r: -len(r.prompt))  # prompts of like length are prefilled together
         _Batch(self._decoder(len(requests), len(requests[0].prompt), sampling), requests, self.eos_ids, sampling).run()
         return [r.rollout for r in sorted(requests, key=lambda r: r.place)]  # type: ignore[misc]
+
+    def stream(self, prompt: list[int], sampling: Sampling) -> Iterator[list[int]]:
+        """One completion's token ids as they are made, the end token included."""
+        decoder, read = self._begin(prompt, sampling), 0
+        while True:
+            made, done = int(decoder.made[0]), bool(decoder.done[0])
+            yield decoder.tokens[0, read:made].tolist()
+            if done:
+                return
+            read = made
+            with torch.inference_mode():
+                decoder.step(1)
+
+    @torch.inference_mode()
+    def _begin(self, prompt: list[int], sampling: Sampling) -> Decoder:
+        self.weights.sync()
+        decoder = self._decoder(1, len(prompt), sampling)
+        new = sampling.max_new_tokens
+        drawn = None if sampling.greedy else torch.from_numpy(uniforms(prompt, 0, sampling.seed, new))[None]
+        decoder.admit(0, [prompt], [0], drawn)
+        return decoder
 
     def _decoder(self, rows: int, prompt_tokens: int, sampling: Sampling) -> Decoder:
         """The decoder of this kind of sampling, made anew where it is too small."""

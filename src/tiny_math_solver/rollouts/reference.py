@@ -41,6 +41,11 @@ class ReferenceRollouts:
                     rollouts[i] = rollout
         return [r for r in rollouts if r is not None]
 
+    def stream(self, prompt: list[int], sampling: Sampling) -> Iterator[list[int]]:
+        """One completion's token ids, all at once."""
+        (rollout,) = self.generate([prompt], 1, sampling)
+        yield rollout.completion_ids
+
     @contextmanager
     def _policy(self) -> Iterator[Any]:
         """The model in evaluation mode (LoRA dropout off) and without its own generation settings."""

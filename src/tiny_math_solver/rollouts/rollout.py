@@ -1,6 +1,6 @@
 """What a rollout is, what makes one, and where one ends."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -31,6 +31,10 @@ class Rollouts(Protocol):
         self, prompt_ids: Sequence[list[int]], samples: int, sampling: Sampling, *, logprobs: bool = False
     ) -> list[Rollout]:
         """`samples` completions of every prompt, grouped by prompt in the order given."""
+        ...
+
+    def stream(self, prompt: list[int], sampling: Sampling) -> Iterator[list[int]]:
+        """One completion's token ids in pieces, as far as they are made one by one."""
         ...
 
 

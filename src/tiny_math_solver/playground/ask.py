@@ -1,0 +1,86 @@
+"""One question to a model: the reasoning piece by piece, what was read off it, and a vote of several samples."""
+
+import contextlib
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from tiny_math_solver.answers import extract_answer, write_number
+from tiny_math_solver.models import LoadedModel
+from tiny_math_solver.prompts import chat_messages, encode_prompt
+from tiny_math_solver.rewards import as_text
+from tiny_math_solver.rollouts import Rollouts, Sampling
+from tiny_math_solver.settings import Settings
+
+VOTE_TEMPERATURE = 0.8  # of the samples that vote, where none is asked for
+
+
+@dataclass(frozen=True)
+class Answer:
+    text: str
+    value: str | None  # the number read off it
+    how: str  # where it stood
+    finished: bool
+
+
+@dataclass(frozen=True)
+class Vote:
+    """`counts` of every answer among the samples, the most frequent first; samples without one do not vote."""
+
+    counts: list[tuple[str, int]]
+    samples: int
+
+
+class Asker:
+    """A loaded model and how it wants to be asked; one question at a time, from whichever thread."""
+
+    def __init__(self, loaded: LoadedModel, rollouts: Rollouts, settings: Settings):
+        self.loaded, self.rollouts, self.settings = loaded, rollouts, settings
+        self._busy = threading.Lock()
+
+    @property
+    def has_adapter(self) -> bool:
+        return hasattr(self.loaded.model, "disable_adapter")
+
+    def stream(self, question: str, temperature: float = 0.0, seed: int = 0, base: bool = False) -> Iterator[str]:
+        """The completion in pieces as they are made; `base` asks the model without its adapter."""
+        tokenizer, sampling = self.loaded.tokenizer, Sampling(self.settings.max_new_tokens, temperature, seed=seed)
+        ids: list[int] = []
+        shown = ""
+        with self._busy, self._without_adapter() if base else contextlib.nullcontext():
+            for made in self.rollouts.stream(self._prompt(question), sampling):
+                ids += made
+                text = tokenizer.decode(ids, skip_special_tokens=True)
+                if text.endswith("\ufffd"):  # half a character
+                    continue
+                if len(text) > len(shown):
+                    yield text[len(shown) :]
+                    shown = text
+        rest = tokenizer.decode(ids, skip_special_tokens=True)[len(shown) :]
+        if rest:
+            yield rest
+
+    def read(self, question: str, text: str, finished: bool = True) -> Answer:
+        """What a completion answers."""
+        answer = extract_answer(text, question=as_text(self._messages(question)))
+        return Answer(text, None if answer.value is None else write_number(answer.value), answer.how.value, finished)
+
+    def vote(self, question: str, samples: int, temperature: float, seed: int = 0, base: bool = False) -> Vote:
+        """`samples` answers at `temperature`, counted."""
+        sampling = Sampling(self.settings.max_new_tokens, temperature or VOTE_TEMPERATURE, seed=seed)
+        with self._busy, self._without_adapter() if base else contextlib.nullcontext():
+            made = self.rollouts.generate([self._prompt(question)], samples, sampling)
+        texts = [self.loaded.tokenizer.decode(r.completion_ids, skip_special_tokens=True) for r in made]
+        values = [self.read(question, text).value for text in texts]
+        return Vote(Counter(value for value in values if value is not None).most_common(), samples)
+
+    def _messages(self, question: str) -> list[dict[str, str]]:
+        return chat_messages(question, self.settings.system)
+
+    def _prompt(self, question: str) -> list[int]:
+        return encode_prompt(self.loaded.tokenizer, self._messages(question))
+
+    def _without_adapter(self) -> Any:
+        return self.loaded.model.disable_adapter() if self.has_adapter else contextlib.nullcontext()

@@ -1,0 +1,79 @@
+"""`tiny-math play`: a page to ask a model on, base and trained answers side by side."""
+
+import json
+from collections.abc import Iterator
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler
+from importlib import resources
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from tiny_math_solver.playground.ask import VOTE_TEMPERATURE, Asker
+from tiny_math_solver.serving import Answer, LocalServer
+
+LONGEST_QUESTION = 4000  # characters
+MOST_SAMPLES = 64
+
+
+class Playground:
+    """Serves the page, and on `/ask` the events of an answer: `piece`, `answer`, `vote`, `failed`."""
+
+    def __init__(self, asker: Asker, name: str, examples: list[str]):
+        self.asker, self.name, self.examples = asker, name, examples
+
+    def serve(self, port: int = 0) -> LocalServer:
+        return LocalServer({"/": self._page, "/ask": self._ask}, port)
+
+    def _page(self, request: BaseHTTPRequestHandler) -> Answer:
+        return Answer(self.page().encode(), "text/html; charset=utf-8")
+
+    def page(self) -> str:
+        from jinja2 import Environment
+        from markupsafe import Markup
+
+        def file(package: str, name: str) -> Any:
+            return Markup((resources.files(f"tiny_math_solver.{package}") / name).read_text(encoding="utf-8"))
+
+        sides = ["base", "trained"] if self.asker.has_adapter else ["trained"]
+        data = {"sides": sides, "examples": self.examples, "temperature": VOTE_TEMPERATURE}
+        template = Environment(autoescape=True).from_string(str(file("playground", "page.html.jinja")))
+        return template.render(
+            title=self.name,
+            css=file("report", "page.css"),
+            js=file("playground", "page.js"),
+            data=Markup(json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")),
+            most=MOST_SAMPLES,
+            longest=LONGEST_QUESTION,
+        )
+
+    def _ask(self, request: BaseHTTPRequestHandler) -> Answer:
+        if request.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
+            return Answer(b"", "text/plain", HTTPStatus.FORBIDDEN)  # another site's page must not make this one work
+        asked = {name: values[0] for name, values in parse_qs(urlsplit(request.path).query).items()}
+        try:
+            question = asked["question"].strip()
+            samples, temperature = int(asked.get("samples", "0")), float(asked.get("temperature", "0"))
+            if not (question and len(question) <= LONGEST_QUESTION):
+                raise ValueError
+            if not (0 <= samples <= MOST_SAMPLES and 0 <= temperature <= 2):
+                raise ValueError
+        except (KeyError, ValueError):
+            return Answer(b"", "text/plain", HTTPStatus.BAD_REQUEST)
+        base = asked.get("side") == "base"
+        return Answer(b"", "text/event-stream", stream=self._events(question, samples, temperature, base))
+
+    def _events(self, question: str, samples: int, temperature: float, base: bool) -> Iterator[bytes]:
+        parts = []
+        for piece in self.asker.stream(question, base=base):
+            parts.append(piece)
+            yield _event("piece", piece)
+        answer = self.asker.read(question, "".join(parts))
+        yield _event("answer", {"value": answer.value, "how": answer.how})
+        if samples:
+            vote = self.asker.vote(question, samples, temperature, base=base)
+            yield _event("vote", {"counts": vote.counts, "samples": vote.samples})
+        yield _event("end", None)
+
+
+def _event(name: str, data: Any) -> bytes:
+    return f"event: {name}\ndata: {json.dumps(data)}\n\n".encode()
