@@ -191,6 +191,21 @@ def test_the_plain_ways_can_be_asked_for(tmp_path: Path):
     assert {"entropy", "step_time", "grad_norm"} <= rows(result.folder / "metrics.jsonl")[0].keys()
 
 
+def test_records_stop_at_their_limit_and_say_so(tmp_path: Path):
+    result = run(tmp_path / "none", *SHORT, "--grpo.max_steps", "2", "--records.rollouts_mb", "0")
+    assert not (result.folder / "rollouts.jsonl").exists()
+    assert sum("records.rollouts_mb" in line for line in result.lines) == 1
+    assert result.summary["completions"] == 32
+    assert (result.folder / "report.html").is_file()
+
+
+def test_the_seconds_of_a_step_are_told_apart(finished: SimpleNamespace):
+    for row in rows(finished.folder / "metrics.jsonl"):
+        parts = {name: row[f"time/{name}"] for name in ("rollout", "reward", "update", "evaluation")}
+        assert all(parts[name] > 0 for name in ("rollout", "reward", "update"))
+        assert (parts["evaluation"] > 0) == (row["step"] % 4 == 0 or row["step"] == 1)  # step 1: the one before it
+
+
 def test_beta_and_loss_type_reach_trl(tmp_path: Path):
     short = ["--grpo.max_steps", "1", "--problems.test", "4", "--problems.dev", "4", "--evaluation.samples", "0",
              "--grpo.gradient_accumulation_steps", "1", "--grpo.per_device_train_batch_size", "16"]  # fmt: skip

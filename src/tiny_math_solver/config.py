@@ -65,6 +65,10 @@ class UpdateSection(Section):
     tokens_per_pass: int = Field(4096, ge=1, description="tokens of one forward and backward pass, padding included")
 
 
+class RecordsSection(Section):
+    rollouts_mb: int = Field(512, ge=0, description="size at which rollouts.jsonl takes no more, in megabytes; 0: none")
+
+
 # The table people know; TRL's own default stands for every field not named here.
 GRPO_DEFAULTS: dict[str, Any] = {
     "output_dir": "./checkpoint/qwen-0.5b-gsm8k-grpo",
@@ -95,6 +99,7 @@ class Config(Section):
     evaluation: EvaluationSection = Field(default_factory=EvaluationSection)
     rollouts: RolloutsSection = Field(default_factory=RolloutsSection)
     update: UpdateSection = Field(default_factory=UpdateSection)
+    records: RecordsSection = Field(default_factory=RecordsSection)
     lora: dict[str, Any] = Field(default_factory=dict, description="fields of peft.LoraConfig")
     grpo: dict[str, Any] = Field(default_factory=dict, description="fields of trl.GRPOConfig")
 

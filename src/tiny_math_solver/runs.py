@@ -61,11 +61,16 @@ class RunFolder:
     def write_jsonl(self, name: str, rows: Iterable[dict[str, Any]]) -> None:
         self.write_text(name, json_lines(rows))
 
-    def append_jsonl(self, name: str, rows: Iterable[dict[str, Any]]) -> None:
+    def append_jsonl(self, name: str, rows: Iterable[dict[str, Any]], limit: int | None = None) -> bool:
+        """Add rows; False, and nothing added, where the file has come to `limit` bytes."""
+        path = self.path / name
         if not self.writes:
-            return
-        with (self.path / name).open("a", encoding="utf-8") as file:
+            return True
+        if limit is not None and (path.stat().st_size if path.exists() else 0) >= limit:
+            return False
+        with path.open("a", encoding="utf-8") as file:
             file.write(json_lines(rows))
+        return True
 
     def write_folder(self, save: Any) -> None:
         """Let `save(folder)` write files beside, then move each to its place at the top of the run folder."""

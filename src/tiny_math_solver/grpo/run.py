@@ -15,6 +15,7 @@ from tiny_math_solver.errors import UserError
 from tiny_math_solver.evaluate import Evaluation, evaluate
 from tiny_math_solver.grpo.callbacks import DevEvaluation, Metrics
 from tiny_math_solver.grpo.plan import plan_lines
+from tiny_math_solver.grpo.samples import Samples
 from tiny_math_solver.grpo.trainer import MathGRPOTrainer
 from tiny_math_solver.models import default_device, load_base, load_model, load_tokenizer, resolve_dtype
 from tiny_math_solver.problems.problem import Problem
@@ -61,6 +62,7 @@ def train(config: Config, out: Output) -> Outcome:
     model = load_base(config.model.name, config.model.revision, config.model.dtype, args.device.type)
     ask = {"system": config.prompt.system, "max_new_tokens": args.max_completion_length}
     dev = DevEvaluation(run, splits.dev, config.evaluation.every, ask)
+    samples = Samples()
     try:
         trainer = MathGRPOTrainer(
             model=model,
@@ -70,7 +72,7 @@ def train(config: Config, out: Output) -> Outcome:
             peft_config=LoraConfig(**{"revision": config.model.revision, **config.lora}),
             config=config,
             run=run,
-            callbacks=[dev, Metrics(run, dev, out.show)],
+            callbacks=[dev, Metrics(run, dev, out.show), samples],
             say=say,
         )
     except ValueError as error:  # what PEFT and TRL refuse: target modules that are not there, options that clash
@@ -80,7 +82,7 @@ def train(config: Config, out: Output) -> Outcome:
     write_environment(run, command_line(), config.grpo["seed"])
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
-    dev.trainer = trainer
+    dev.trainer = samples.trainer = trainer
 
     certificate = check_engine(config, trainer, splits.train, say)
     before = evaluate_test(config, trainer.rollouts, splits, run, "before")

@@ -57,6 +57,8 @@ class MathGRPOTrainer(GRPOTrainer):
         self.sampling = sampling_of(args)
         self.completions = self.completion_tokens = 0
         self.best_reward = 0.0
+        self.rollouts_bytes = config.records.rollouts_mb * 10**6
+        self._recording, self._say = True, say
         self.last_rows: list[dict[str, Any]] = []  # of rollouts.jsonl
         self.extra_metrics: dict[str, float] = {}  # merged into the next logged line
         self.seconds = dict.fromkeys(PARTS, 0.0)  # where the time went since the last one
@@ -286,7 +288,9 @@ class MathGRPOTrainer(GRPOTrainer):
         self.completions += len(rows)
         self.completion_tokens += sum(r["tokens"] for r in rows)
         self.best_reward = max([self.best_reward, *(sum(r["rewards"].values()) for r in rows)])
-        self.run.append_jsonl("rollouts.jsonl", rows)
+        if self._recording and not self.run.append_jsonl("rollouts.jsonl", rows, self.rollouts_bytes):
+            self._recording = False
+            self._say("rollouts.jsonl has come to records.rollouts_mb: later completions are not kept")
 
 
 def sampling_of(args: GRPOConfig) -> Sampling:
