@@ -2,7 +2,11 @@
 
 import http.client
 import shutil
+import signal
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +20,7 @@ from tiny_math_solver.playground.play import Playground
 from tiny_math_solver.report import write_report
 from tiny_math_solver.report.watch import Watch
 
+QUICKSTART = Path(__file__).parents[1] / "configs" / "quickstart.yaml"
 CHROMIUM = shutil.which("chromium")
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(not CHROMIUM, reason="no Chromium")]
 FLAGS = [
@@ -172,6 +177,35 @@ def test_a_watched_run_is_followed_and_filters_stay(watched: Any, tmp_path: Path
         write_run(folder)  # the run ends
         watched.locator(".big", has_text="25.0% → 75.0%").wait_for(timeout=8000)
         server.shutdown()
+
+
+def test_a_run_whose_terminal_is_closed_goes_on_and_is_followed(watched: Any, tmp_path: Path):
+    """What closing the terminal does under `nohup`: the process gets SIGHUP, and the watcher lives elsewhere."""
+    folder = tmp_path / "run"
+    command = [
+        "nohup", sys.executable, "-m", "tiny_math_solver.cli", "train", str(QUICKSTART),
+        "--grpo.output_dir", str(folder), "--grpo.max_steps", "12", "--evaluation.samples", "0",
+        "--problems.test", "20", "--problems.dev", "20",
+    ]  # fmt: skip
+    with (tmp_path / "log").open("w") as log:
+        run = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        try:
+            deadline = time.monotonic() + 120
+            while not (folder / "metrics.jsonl").is_file() and time.monotonic() < deadline:
+                time.sleep(0.1)
+            run.send_signal(signal.SIGHUP)
+            server = Watch(folder).serve()
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            with server:
+                watched.goto(server.url)
+                watched.locator("#verdict .tile", has_text="problems fixed").wait_for(timeout=60_000)
+                server.shutdown()
+            assert run.wait(timeout=60) == 0
+        finally:
+            run.kill()
+    lines = (tmp_path / "log").read_text(encoding="utf-8").splitlines()
+    assert [line.split()[1] for line in lines if line.startswith("step ")] == [f"{i}/12" for i in range(1, 13)]
+    assert not any(ord(c) < 32 for line in lines for c in line)
 
 
 def test_a_server_answers_to_its_own_name_alone(tmp_path: Path):
