@@ -244,6 +244,17 @@ def test_rollouts_are_never_those_of_an_earlier_policy(engine, loaded, prompts):
         assert after == ids(ReferenceRollouts(model, loaded.tokenizer).generate(prompts[:30], 1, GREEDY)) != before
 
 
+def test_an_adapter_put_on_and_taken_off_later_is_seen(engine, loaded, prompts):
+    model = load_model("embedded", dtype="float32").model
+    rollouts = engine(model, loaded.tokenizer)
+    base = ids(rollouts.generate(prompts[:20], 1, GREEDY))
+    with_adapter = adapted(model, r=8)
+    expected = ids(ReferenceRollouts(with_adapter, loaded.tokenizer).generate(prompts[:20], 1, GREEDY))
+    assert ids(rollouts.generate(prompts[:20], 1, GREEDY)) == expected != base
+    with_adapter.unload()
+    assert ids(rollouts.generate(prompts[:20], 1, GREEDY)) == base
+
+
 def test_a_thousand_updates_leave_the_base_as_it_was(engine):
     """Merging into the base and out again drifts; in bfloat16 by a quarter of a weight after a hundred times."""
     model = adapted(small(FAMILIES["qwen2"]).to(torch.bfloat16), r=4)

@@ -28,9 +28,10 @@ class Linear:
     oneDNN's layout (`onednn`, bfloat16 on a CPU), where `linear` would lay it out anew at every call.
     """
 
-    def __init__(self, modules: list[Any], rotary: int, weights: "PolicyWeights"):
-        self.modules, self.rotary = modules, rotary  # the first `rotary` have their rows in the order of pairs
-        bases = [base_linear(module) for module in modules]
+    def __init__(self, owner: Any, names: tuple[str, ...], weights: "PolicyWeights", rotary: int = 0):
+        self.owner, self.names = owner, names
+        self.rotary = rotary  # the first `rotary` have their rows in the order of pairs
+        bases = [base_linear(module) for module in self.modules]
         rows, columns = sum(base.out_features for base in bases), bases[0].in_features
         bias = any(base.bias is not None for base in bases)
         self.rows, self.kernels, self.layout = rows, weights.kernels, "dense"
@@ -45,6 +46,11 @@ class Linear:
             self.weight = torch.empty(rows if self.layout == "dense" else 0, columns, **like)
         self.bias = torch.zeros(self.columns, **like) if bias or self.layout == "panels" else None
         self.filled_from: tuple[Any, ...] | None = None  # weights that are not adapted, and their state
+
+    @property
+    def modules(self) -> list[Any]:
+        """The projections, looked up anew: an adapter may have been put around them since."""
+        return [getattr(self.owner, name) for name in self.names]
 
     def fill(self, weight: Tensor, bias: Tensor) -> None:
         """Take over a dense weight `[out, in]` and a bias `[out]`."""
@@ -107,7 +113,7 @@ class PolicyWeights:
         inner = causal_lm(model)
         refuse_unsupported(inner.config)
         self.config = config = inner.config
-        self.body, self.head = inner.model, inner.get_output_embeddings()
+        self.body = inner.model
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         self.eps = config.rms_norm_eps
@@ -119,7 +125,7 @@ class PolicyWeights:
         self.version = 0
         self.layers = [self._layer(layer) for layer in self.body.layers]
         self.final_norm = self.body.norm.weight
-        self.logits = Linear([self.head], 0, self)
+        self.logits = Linear(inner, ("lm_head",), self)
         self.sync()
 
     def sync(self) -> None:
@@ -165,25 +171,28 @@ class PolicyWeights:
         has_norms = hasattr(attention, "q_norm")
         return Layer(
             attention_norm=source.input_layernorm.weight,
-            query_key_value=Linear([attention.q_proj, attention.k_proj, attention.v_proj], 2, self),
+            query_key_value=Linear(attention, ("q_proj", "k_proj", "v_proj"), self, rotary=2),
             query_norm=torch.empty_like(attention.q_norm.weight) if has_norms else None,
             key_norm=torch.empty_like(attention.k_norm.weight) if has_norms else None,
-            attention_out=Linear([attention.o_proj], 0, self),
+            attention_out=Linear(attention, ("o_proj",), self),
             mlp_norm=source.post_attention_layernorm.weight,
-            gate_up=Linear([mlp.gate_proj, mlp.up_proj], 0, self),
-            down=Linear([mlp.down_proj], 0, self),
+            gate_up=Linear(mlp, ("gate_proj", "up_proj"), self),
+            down=Linear(mlp, ("down_proj",), self),
         )
 
     def _fill(self, target: Linear) -> None:
         """Write the present weights of a target's modules below one another."""
-        bases = [base_linear(module) for module in target.modules]
-        if all(base is module for base, module in zip(bases, target.modules, strict=True)):
+        modules = target.modules
+        bases = [base_linear(module) for module in modules]
+        if all(base is module for base, module in zip(bases, modules, strict=True)):
             # nothing is adapted here: what autograd has not seen change is as it was
             state = tuple((weight.data_ptr(), weight._version) for base in bases for weight in base.parameters())
             if state == target.filled_from:
                 return
             target.filled_from = state
-        weights: list[Tensor] = [_merged(module).to(self.dtype) for module in target.modules]
+        else:
+            target.filled_from = None
+        weights: list[Tensor] = [_merged(module).to(self.dtype) for module in modules]
         biases: list[Tensor] = [
             base.bias if base.bias is not None else base.weight.new_zeros(base.out_features) for base in bases
         ]
