@@ -21,6 +21,7 @@ from tiny_math_solver.prompts import chat_messages, encode_prompt
 from tiny_math_solver.rollouts import EngineRollouts, ReferenceRollouts, Sampling, make_rollouts
 from tiny_math_solver.rollouts.certificate import certify
 from tiny_math_solver.rollouts.sampling import uniforms
+from tiny_math_solver.rollouts.weights import UnsupportedModelError
 
 GREEDY = Sampling(max_new_tokens=96, temperature=0)
 
@@ -78,8 +79,8 @@ def test_a_seed_means_the_same_completions_whatever_the_batch(engine, loaded, pr
     assert ids(engine(loaded.model, loaded.tokenizer).generate(prompts[:40], 4, other)) != ids(whole)
 
 
-def test_the_cache_is_moved_along_when_it_is_full(engine, loaded, prompts):
-    """Many waiting rows of very different lengths through few slots: the columns run out again and again."""
+def test_many_waiting_rows_go_through_few_slots(engine, loaded, prompts):
+    """A slot that is taken over must not remember anything."""
     short = Sampling(max_new_tokens=24, seed=1)
     slow = ids(engine(loaded.model, loaded.tokenizer, 160).generate(prompts[:160], 1, short))
     assert ids(engine(loaded.model, loaded.tokenizer, 5).generate(prompts[:160], 1, short)) == slow
@@ -253,6 +254,53 @@ def test_an_adapter_put_on_and_taken_off_later_is_seen(engine, loaded, prompts):
     assert ids(rollouts.generate(prompts[:20], 1, GREEDY)) == expected != base
     with_adapter.unload()
     assert ids(rollouts.generate(prompts[:20], 1, GREEDY)) == base
+
+
+def test_biases_that_are_trained_are_seen_whatever_the_optimizer(engine, loaded, prompts):
+    """A fused optimizer writes past autograd's book-keeping, and the biases of projections without an adapter move."""
+    model = get_peft_model(
+        load_model("embedded", dtype="float32").model, LoraConfig(r=4, target_modules=["up_proj"], bias="all")
+    )
+    rollouts = engine(model, loaded.tokenizer)
+    before = ids(rollouts.generate(prompts[:20], 1, GREEDY))
+    biases = [p for name, p in model.named_parameters() if p.requires_grad and "bias" in name]
+    for bias in biases:
+        bias.grad = torch.randn_like(bias)
+    torch.optim.AdamW(biases, lr=0.5, fused=True).step()
+    expected = ids(ReferenceRollouts(model, loaded.tokenizer).generate(prompts[:20], 1, GREEDY))
+    assert ids(rollouts.generate(prompts[:20], 1, GREEDY)) == expected != before
+
+
+def test_an_adapter_of_the_embedding_is_refused(engine, loaded):
+    """Its update starts at zero, so no comparison before the first step would show that it is left out."""
+    model = get_peft_model(
+        load_model("embedded", dtype="float32").model, LoraConfig(r=4, target_modules=["q_proj", "embed_tokens"])
+    )
+    with pytest.raises(UnsupportedModelError, match="an embedding that is Embedding"):
+        engine(model, loaded.tokenizer)
+
+
+def test_a_decoder_that_memory_keeps_small_is_kept(engine, loaded, prompts, monkeypatch: pytest.MonkeyPatch):
+    rollouts = engine(loaded.model, loaded.tokenizer, 128)
+    monkeypatch.setattr(rollouts, "_cache_bytes", lambda: 2_000_000)
+    expected = ids(engine(loaded.model, loaded.tokenizer, 128).generate(prompts[:60], 1, GREEDY))
+    for _ in range(2):
+        assert ids(rollouts.generate(prompts[:60], 1, GREEDY)) == expected
+        ((_, decoder),) = rollouts._decoders
+        assert decoder.slots < 40
+    assert ids(rollouts.generate(prompts[:60], 1, GREEDY)) == expected
+    assert rollouts._decoders[0][1] is decoder
+
+
+def test_graph_sized_batches_are_safe_with_one_new_token(loaded, prompts):
+    """On a GPU slots beyond the running ones are stepped too, again and again: they must not run out of columns."""
+    rollouts = EngineRollouts(loaded.model, loaded.tokenizer, 64, native=False)
+    with torch.inference_mode():
+        decoder = rollouts._decoder(64, 128, Sampling(max_new_tokens=1, temperature=0))
+        decoder.admit(0, prompts[:5], [0, 1, 2, 3, 4], None)
+        for _ in range(8):
+            decoder._step(64, 128)
+    assert decoder.made[:5].tolist() == [1] * 5
 
 
 def test_a_thousand_updates_leave_the_base_as_it_was(engine):

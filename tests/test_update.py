@@ -118,16 +118,45 @@ def test_so_it_is_off_policy_and_with_cut_completions_masked(tmp_path: Path, opt
     assert (got - expected).norm() / expected.norm() < 1e-4
 
 
-def test_groups_without_a_gradient_cost_nothing_and_still_make_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_groups_without_a_gradient_cost_nothing_and_still_make_a_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, native: list[str]
+):
     """Adam moves by its momentum on a zero gradient, and not at all where there is none: a zero has to be there."""
-    trainer = make_trainer(tmp_path / "run")
+    trainer = make_trainer(tmp_path / "run", *native)
     batches = micro_batches(trainer)
     for batch in batches:
         batch["advantages"] = torch.zeros_like(batch["advantages"])
-    monkeypatch.setattr(update, "completion_logprobs", None)  # any pass would fail
+    trainer.state.global_step = 1  # not one in which a few rows are scored anyway
+    monkeypatch.setattr(trainer, "_compute_loss", None)  # any pass would fail
     got, loss = own_gradient(trainer, batches)
     assert loss == 0
     assert len(got) == sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+    assert not got.any()
+
+
+@pytest.mark.parametrize("loss", ["grpo", "dapo", "cispo", "vespo", "bnpo"])
+def test_a_step_may_span_generation_batches_and_rows_without_any_token(tmp_path: Path, loss: str, native: list[str]):
+    """TRL normalises each micro-batch by the tokens of its own generation batch, and masks completions cut off."""
+    options = ["--grpo.loss_type", loss, "--grpo.steps_per_generation", "4", "--update.tokens_per_pass", "300"]
+    trainer = make_trainer(tmp_path / "run", *options, *native)
+    batches = micro_batches(trainer)
+    assert len({float(batch["num_items_in_batch"]) for batch in batches}) == 2
+    for batch in batches[1:3]:
+        batch["completion_mask"] = torch.zeros_like(batch["completion_mask"])
+    expected, expected_loss = stock_gradient(trainer, batches)
+    got, got_loss = own_gradient(trainer, batches)
+    assert expected.norm() > 0
+    assert (got - expected).norm() / expected.norm() < 1e-4
+    assert got_loss == pytest.approx(expected_loss, abs=1e-5)
+
+
+def test_a_pass_in_which_nothing_is_scored_has_no_gradient(tmp_path: Path, native: list[str]):
+    trainer = make_trainer(tmp_path / "run", *native)
+    batches = micro_batches(trainer)
+    for batch in batches:
+        batch["completion_mask"] = torch.zeros_like(batch["completion_mask"])
+    got, loss = own_gradient(trainer, batches)  # the comparison with transformers has nothing to compare either
+    assert loss == 0
     assert not got.any()
 
 

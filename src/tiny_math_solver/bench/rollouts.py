@@ -98,7 +98,7 @@ def load_case_model(name: str) -> tuple[Any, Any]:
     """`(model, tokenizer)`: the shipped one, or a random one of Qwen2.5-0.5B's shape in bfloat16."""
     tokenizer = load_tokenizer(EMBEDDED)
     if name == EMBEDDED:
-        return load_base(EMBEDDED, dtype="float32").eval(), tokenizer
+        return load_base(EMBEDDED, dtype="float32").eval().requires_grad_(False), tokenizer
     torch.manual_seed(0)
     config = Qwen2Config(
         vocab_size=151936, hidden_size=896, intermediate_size=4864, num_hidden_layers=24, num_attention_heads=14,
@@ -106,7 +106,7 @@ def load_case_model(name: str) -> tuple[Any, Any]:
         rope_parameters={"rope_type": "default", "rope_theta": 1000000.0},
     )  # fmt: skip
     model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    return model.to(default_device()).eval(), tokenizer
+    return model.to(default_device()).eval().requires_grad_(False), tokenizer
 
 
 def _prompts(case: Case, tokenizer: Any) -> list[list[int]]:

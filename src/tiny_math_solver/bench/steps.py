@@ -1,5 +1,6 @@
 """GRPO steps side by side: ours and TRL's own `GRPOTrainer`, on the same problems, steps and completion counts."""
 
+import gc
 import tempfile
 import time
 import zlib
@@ -68,6 +69,7 @@ def step_times(
             if only and name not in only:
                 continue
             if torch.cuda.is_available():
+                gc.collect()  # an earlier side's trainer is in cycles
                 torch.cuda.empty_cache()
                 torch.cuda.reset_peak_memory_stats()
             times = _train(side, config_path, overrides, steps, coin=coin)

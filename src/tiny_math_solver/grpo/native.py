@@ -81,19 +81,19 @@ class NativeUpdate:
             normed = self._norm(x, layer.attention_norm)
             qkv = layer.query_key_value(normed)
             self._turn(qkv, batch, back=False)
-            mixed, weight = x.new_empty(len(x), weights.heads * weights.head_dim), x.new_empty(len(x), weights.heads)
-            kernels.attention(*batch.layout, at(qkv), at(mixed), at(weight))
+            mixed, log_sum = x.new_empty(len(x), weights.heads * weights.head_dim), x.new_empty(len(x), weights.heads)
+            kernels.attention(*batch.layout, at(qkv), at(mixed), at(log_sum))
             middle = self._product(mixed, layer.attention_out, add=x)
             middle_normed = self._norm(middle, layer.mlp_norm)
             gate_up = layer.gate_up(middle_normed)
             gated = x.new_empty(len(x), gate_up.shape[1] // 2)
             kernels.gate(c_long(len(x)), at(gate_up), c_long(gated.shape[1]), at(gated))
-            saved.append(_Saved(x, normed, qkv, mixed, weight, middle, middle_normed, gate_up, gated))
+            saved.append(_Saved(x, normed, qkv, mixed, log_sum, middle, middle_normed, gate_up, gated))
             x = self._product(gated, layer.down, add=middle)
         hidden = self._norm(x, weights.final_norm)[batch.sources]
         scores, slopes = hidden.new_empty(len(hidden)), torch.empty_like(hidden)
-        for part in torch.arange(len(hidden)).split(HEAD_TOKENS):
-            here = slice(int(part[0]), int(part[-1]) + 1)
+        for start in range(0, len(hidden), HEAD_TOKENS):
+            here = slice(start, start + HEAD_TOKENS)
             logits = self._product(hidden[here], weights.logits)
             kernels.choose(
                 c_long(len(logits)), at(logits), c_long(logits.shape[1]), c_long(weights.logits.rows),
@@ -122,7 +122,7 @@ class NativeUpdate:
             mixed_slope = self._gather(slope, layer.attention_out, kept.mixed)
             qkv_slope = torch.empty_like(kept.qkv)
             kernels.attention_backward(
-                *batch.layout, at(kept.qkv), at(kept.mixed), at(kept.weight), at(mixed_slope), at(qkv_slope)
+                *batch.layout, at(kept.qkv), at(kept.mixed), at(kept.log_sum), at(mixed_slope), at(qkv_slope)
             )
             self._turn(qkv_slope, batch, back=True)
             if index:
@@ -181,7 +181,7 @@ class _Saved(NamedTuple):
     normed: Tensor
     qkv: Tensor  # turned
     mixed: Tensor  # [N, H · D]
-    weight: Tensor  # [N, H]: log Σ e^score
+    log_sum: Tensor  # [N, H]: log Σ e^score
     middle: Tensor
     middle_normed: Tensor
     gate_up: Tensor  # [N, 2 M]
@@ -201,7 +201,7 @@ class _Score(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         saved, x, slopes = ctx.rest
         ctx.update.backward(ctx.batch, saved, x, slopes.mul_(gradients[0][:, None]))
-        return torch.zeros(()), None, None, None
+        return None, None, None, None
 
 
 @dataclass(frozen=True)
@@ -271,6 +271,8 @@ def why_not(weights: PolicyWeights, model: Any) -> str:
         return "gradients of whole weights would take too much memory"
     if weights.layers[0].query_norm is not None:
         return "norms of queries and keys"
+    if getattr(weights.config, "attention_dropout", 0):
+        return "attention dropout"
     trained = {id(p) for p in model.parameters() if p.requires_grad}
     for module in (module for linear in linears for module in linear.modules):
         for name in getattr(module, "active_adapters", ()):
@@ -282,4 +284,5 @@ def why_not(weights: PolicyWeights, model: Any) -> str:
 
 
 def _accumulate(parameter: Any, gradient: Tensor) -> None:
-    parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+    if parameter.requires_grad:
+        parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)

@@ -93,8 +93,11 @@ class MathGRPOTrainer(GRPOTrainer):
         self.own_passes = not reason
         self.native: NativeUpdate | None = None
         weights = self.rollouts.weights if isinstance(self.rollouts, EngineRollouts) else None
-        if weights and self.own_passes and not why_not(weights, self.model):
-            self.native = NativeUpdate(weights)
+        if weights and weights.kernels and self.own_passes:
+            if reason := why_not(weights, self.model):
+                say(f"update in torch, not by kernels: {reason}")
+            else:
+                self.native = NativeUpdate(weights)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         logs.update(self.extra_metrics)
@@ -174,8 +177,8 @@ class MathGRPOTrainer(GRPOTrainer):
 
     def _update(self, model: Any) -> Tensor:
         """The step's loss, its gradient accumulated in the parameters."""
-        loss = torch.zeros((), device=self.args.device)
-        metrics, gaps = self._metrics["train"], []
+        loss, nothing = torch.zeros((), device=self.args.device), torch.empty(0, device=self.args.device)
+        metrics, gaps = self._metrics["train"], [nothing]
         logged = len(metrics["entropy"])
         # without a KL term, rows of zero advantage have exactly no gradient
         if self.native:
@@ -194,10 +197,10 @@ class MathGRPOTrainer(GRPOTrainer):
         for parameter in model.parameters():  # the optimizer takes a step with a zero gradient, none without one
             if parameter.requires_grad and parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        if sampled := [b[SAMPLED][b["completion_mask"].bool()] for b in self._window if SAMPLED in b]:
-            metrics["entropy"][logged:] = [-torch.cat(sampled).mean().item()]  # of every row, not the passed ones alone
-        if gaps:
-            gap = torch.cat(gaps)
+        surprisals = [-b[SAMPLED][b["completion_mask"].bool()] for b in self._window if SAMPLED in b]
+        if len(surprisal := torch.cat([nothing, *surprisals])):
+            metrics["entropy"][logged:] = [surprisal.mean().item()]  # of every row, not the passed ones alone
+        if len(gap := torch.cat(gaps)):
             metrics["sampling/sampling_logp_difference/mean"].append(gap.mean().item())
             metrics["sampling/sampling_logp_difference/max"].append(gap.max().item())
         return loss

@@ -7,6 +7,7 @@ passes of about `tokens` tokens, each trimmed to its own longest row. TRL's loss
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -42,9 +43,15 @@ def passes(
             for batch in _cut(micro_batch, tokens, skip, by_prompt):
                 yield Pass(batch, float(batch["completion_mask"].sum() / everything))
         return
-    rows = len(micro_batches[0]["advantages"])
-    for batch in _cut(joined(micro_batches), tokens, skip, by_prompt):
-        yield Pass(batch, len(batch["advantages"]) / rows if loss_type in MEAN_OVER_ROWS else 1.0)
+    if loss_type in MEAN_OVER_ROWS:
+        rows = len(micro_batches[0]["advantages"])
+        for batch in _cut(joined(micro_batches), tokens, skip, by_prompt):
+            yield Pass(batch, len(batch["advantages"]) / rows)
+        return
+    # the others divide by the tokens of the generation batch, and an optimizer step may span several of those
+    for _, of_one in groupby(micro_batches, key=lambda batch: float(batch["num_items_in_batch"])):
+        for batch in _cut(joined(list(of_one)), tokens, skip, by_prompt):
+            yield Pass(batch, 1.0)
 
 
 def joined(micro_batches: list[Batch]) -> Batch:

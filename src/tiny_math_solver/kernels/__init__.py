@@ -29,9 +29,9 @@ def kernels(heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> cty
     """The library for models of this shape, or why it cannot be had."""
     if dtype not in DTYPES or head_dim % LARGEST_BLOCK:
         return f"no kernels for heads of {head_dim} numbers in {str(dtype).removeprefix('torch.')}"
-    compiler = shutil.which("g++") or shutil.which("clang++")
+    compiler = shutil.which("g++")  # clang's OpenMP is not the one that torch brings
     if not compiler:
-        return "no C++ compiler found (g++ or clang++)"
+        return "no g++ found"
     if not _shares_threads():
         return "no OpenMP runtime to share with torch"
     shape = (f"-DHEADS={heads}", f"-DKV_HEADS={kv_heads}", f"-DHEAD_DIM={head_dim}")
@@ -91,7 +91,8 @@ def _cache_folder() -> Path:
     folder = Path(base).expanduser() / "tiny-math-solver"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if os.access(folder, os.W_OK) and folder.stat().st_uid == os.getuid():
+        state = folder.stat()
+        if os.access(folder, os.W_OK) and state.st_uid == os.getuid() and not state.st_mode & 0o022:
             return folder
     except (OSError, RuntimeError):
         pass

@@ -6,10 +6,10 @@
 // `out[r, 0 … PANEL)` for R rows, from a panel of the weight `[K, PANEL]`.
 template <int R>
 static void tile(const float* x, long K, const float* panel, const float* bias, const float* add, float* out, long N) {
-    vec left[R], right[R];
-    for (int r = 0; r < R; r++) left[r] = *(const vec*)bias, right[r] = *(const vec*)(bias + WIDTH);
+    lanes left[R], right[R];
+    for (int r = 0; r < R; r++) left[r] = *(const lanes*)bias, right[r] = *(const lanes*)(bias + LANES);
     for (long k = 0; k < K; k++) {
-        vec a = *(const vec*)(panel + k * PANEL), b = *(const vec*)(panel + k * PANEL + WIDTH);
+        lanes a = *(const lanes*)(panel + k * PANEL), b = *(const lanes*)(panel + k * PANEL + LANES);
 #pragma GCC unroll 16
         for (int r = 0; r < R; r++) {
             float factor = x[r * K + k];
@@ -17,8 +17,8 @@ static void tile(const float* x, long K, const float* panel, const float* bias, 
         }
     }
     for (int r = 0; r < R; r++) {
-        if (add) left[r] += *(const vec*)(add + r * N), right[r] += *(const vec*)(add + r * N + WIDTH);
-        *(vec*)(out + r * N) = left[r], *(vec*)(out + r * N + WIDTH) = right[r];
+        if (add) left[r] += *(const lanes*)(add + r * N), right[r] += *(const lanes*)(add + r * N + LANES);
+        *(lanes*)(out + r * N) = left[r], *(lanes*)(out + r * N + LANES) = right[r];
     }
 }
 

@@ -11,23 +11,23 @@
 // -- Products ------------------------------------------------------------------------------------------------------
 
 template <int R>
-static void tile(long T, const float* left, long N, const float* right, long K, float* out) {
-    vec a[R] = {}, b[R] = {};
+static void add_tile(long T, const float* left, long N, const float* right, long K, float* out) {
+    lanes a[R] = {}, b[R] = {};
     for (long t = 0; t < T; t++) {
-        vec p = *(const vec*)(right + t * K), q = *(const vec*)(right + t * K + WIDTH);
+        lanes p = *(const lanes*)(right + t * K), q = *(const lanes*)(right + t * K + LANES);
 #pragma GCC unroll 16
         for (int r = 0; r < R; r++) {
             float factor = left[t * N + r];
             a[r] += factor * p, b[r] += factor * q;
         }
     }
-    for (int r = 0; r < R; r++) *(vec*)(out + r * K) += a[r], *(vec*)(out + r * K + WIDTH) += b[r];
+    for (int r = 0; r < R; r++) *(lanes*)(out + r * K) += a[r], *(lanes*)(out + r * K + LANES) += b[r];
 }
 
 template <int R>
-static void tile_of(long r, long T, const float* left, long N, const float* right, long K, float* out) {
-    if (r == R) tile<R>(T, left, N, right, K, out);
-    else if constexpr (R > 1) tile_of<R - 1>(r, T, left, N, right, K, out);
+static void add_tile_of(long r, long T, const float* left, long N, const float* right, long K, float* out) {
+    if (r == R) add_tile<R>(T, left, N, right, K, out);
+    else if constexpr (R > 1) add_tile_of<R - 1>(r, T, left, N, right, K, out);
 }
 
 // out [N, K] += leftᵀ · right, of left [T, N] and right [T, K]: the gradient of a weight.
@@ -37,7 +37,7 @@ extern "C" void add_product(long T, const float* left, long N, const float* righ
     for (long block = 0; block < blocks; block++)
         for (long k = 0; k < K; k += PANEL) {
             long first = N * block / blocks, last = N * (block + 1) / blocks;
-            tile_of<TILE>(last - first, T, left + first, N, right + k, K, out + first * K + k);
+            add_tile_of<TILE>(last - first, T, left + first, N, right + k, K, out + first * K + k);
         }
 }
 
@@ -84,7 +84,8 @@ extern "C" void turn(long rows, float* qkv, const int64_t* positions, const floa
             float *head = qkv + (r * (HEADS + 2 * KV_HEADS) + h) * HEAD_DIM, factor = h < HEADS ? scale : 1;
             const float* angle = turns + positions[r] * HEAD_DIM;
             for (int d = 0; d < HEAD_DIM; d += 2) {
-                float a = head[d] * factor, b = head[d + 1] * factor, c = angle[d], s = back ? -angle[d + 1] : angle[d + 1];
+                float a = head[d] * factor, b = head[d + 1] * factor;
+                float c = angle[d], s = back ? -angle[d + 1] : angle[d + 1];
                 head[d] = a * c - b * s, head[d + 1] = a * s + b * c;
             }
         }
@@ -186,10 +187,10 @@ long scores_of(const float (*query)[HEAD_DIM], const std::vector<float>& past, l
 
 }  // namespace
 
-// out [tokens, HEADS · HEAD_DIM] = causal attention, and `weight` [tokens, HEADS] = log Σ e^score. qkv is turned.
+// out [tokens, HEADS · HEAD_DIM] = causal attention, and `log_sum` [tokens, HEADS] = log Σ e^score. qkv is turned.
 extern "C" void attention(long groups, const int64_t* group_start, const int64_t* group_length,
                           const int64_t* group_rows, const int64_t* row_start, const int64_t* row_length,
-                          const float* qkv, float* out, float* weight) {
+                          const float* qkv, float* out, float* log_sum) {
     Layout layout{group_start, group_length, group_rows, row_start, row_length};
 #pragma omp parallel for collapse(2) schedule(dynamic)
     for (long g = 0; g < groups; g++)
@@ -201,7 +202,7 @@ extern "C" void attention(long groups, const int64_t* group_start, const int64_t
                 float highest, total[SHARE];
                 for (int s = 0; s < SHARE; s++) {
                     exponentials(scores.data() + s * stride, stride, &highest, total + s);
-                    weight[token * HEADS + h * SHARE + s] = highest + __builtin_logf(total[s]);
+                    log_sum[token * HEADS + h * SHARE + s] = highest + __builtin_logf(total[s]);
                 }
                 lanes mixed[SHARE][HEAD_DIM / LANES] = {};
                 mix(scores.data(), stride, past.values.data(), past.count, mixed);
@@ -217,7 +218,7 @@ extern "C" void attention(long groups, const int64_t* group_start, const int64_t
 // slopes [tokens, HEADS + 2 KV_HEADS, HEAD_DIM] of the turned qkv, from those of `out`, `before`.
 extern "C" void attention_backward(long groups, const int64_t* group_start, const int64_t* group_length,
                                    const int64_t* group_rows, const int64_t* row_start, const int64_t* row_length,
-                                   const float* qkv, const float* out, const float* weight, const float* before,
+                                   const float* qkv, const float* out, const float* log_sum, const float* before,
                                    float* slopes) {
     Layout layout{group_start, group_length, group_rows, row_start, row_length};
 #pragma omp parallel for collapse(2) schedule(dynamic)
@@ -237,7 +238,7 @@ extern "C" void attention_backward(long groups, const int64_t* group_start, cons
                         along += load(from[s] + i) * load(out + (place + s) * HEAD_DIM + i);
                     float mean = sum(along);
                     for (long t = s * stride; t < (s + 1) * stride; t += LANES) {
-                        lanes share = exponential(load(&shares[t]) - weight[place + s]);
+                        lanes share = exponential(load(&shares[t]) - log_sum[place + s]);
                         store(&shares[t], share);
                         store(&pulls[t], share > 0 ? share * (load(&pulls[t]) - mean) : all(0));
                     }

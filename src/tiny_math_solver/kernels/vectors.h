@@ -6,18 +6,16 @@
 #include <cstring>
 
 #if defined(__AVX512F__)
-constexpr int WIDTH = 16, TILE = 12;  // floats in a register; rows whose sums fit into the registers
+constexpr int LANES = 16, TILE = 12;  // floats of a register; rows whose sums fit into the registers
 #elif defined(__AVX2__)
-constexpr int WIDTH = 8, TILE = 6;
+constexpr int LANES = 8, TILE = 6;
 #else
-constexpr int WIDTH = 4, TILE = 8;
+constexpr int LANES = 4, TILE = 8;
 #endif
-constexpr int PANEL = 2 * WIDTH;  // columns of a weight that are kept together
-constexpr int LANES = WIDTH;      // tokens of a cache block, and numbers worked on at once outside the products
+constexpr int PANEL = 2 * LANES;  // columns of a weight that are kept together; a block of the cache is LANES tokens
 constexpr int SHARE = HEADS / KV_HEADS;
 static_assert(HEAD_DIM % LANES == 0, "a head is a whole number of blocks");
 
-typedef float vec __attribute__((vector_size(4 * WIDTH), aligned(4), may_alias));
 typedef float lanes __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int32_t ints __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef uint32_t words __attribute__((vector_size(4 * LANES), aligned(4), may_alias));

@@ -35,7 +35,7 @@ class Decoder(ABC):
         self.rotations = weights.rotations(prompt_tokens + self.new_tokens + 1)
         self.prompt_length = torch.ones(slots, dtype=torch.long, device=device)
         self.made = torch.ones(slots, dtype=torch.long, device=device)  # tokens drawn so far
-        self.done = torch.zeros(slots, dtype=torch.bool, device=device)
+        self.done = torch.ones(slots, dtype=torch.bool, device=device)  # nobody is there yet
         columns = self.new_tokens + 1  # a row that is done may be drawn for until somebody looks
         self.tokens = torch.zeros(slots, columns, dtype=torch.long, device=device)
         self.logprobs = torch.zeros(slots, columns, device=device)
@@ -141,38 +141,37 @@ class TorchDecoder(Decoder):
     """
 
     def __init__(self, weights: PolicyWeights, sampling: Sampling, eos_ids: list[int], slots: int, prompt_tokens: int):
-        slots = next((size for size in ROWS if size >= slots), slots)
         super().__init__(weights, sampling, eos_ids, slots, prompt_tokens)
-        self.capacity = _reach(prompt_tokens + self.new_tokens)
+        self.capacity = reach(prompt_tokens + self.new_tokens)
         shape = (len(weights.layers), 2, slots, weights.kv_heads, self.capacity, weights.head_dim)
         # masked places are read too: whatever lies there must not be nan
         self.cache = torch.zeros(shape, dtype=weights.dtype, device=weights.device)
         self.row = torch.arange(slots, device=weights.device)
         self.column = torch.arange(self.capacity, device=weights.device)
-        self.reach = [0] * slots  # tokens that a slot has, or more
+        self.reached = [0] * slots  # tokens that a slot has, or more
         self.graphs: dict[tuple[int, int], torch.cuda.CUDAGraph] = {}
         if weights.device.type == "cuda":
             self.look_every = 8
 
     @staticmethod
     def numbers(weights: PolicyWeights, prompt_tokens: int, new_tokens: int) -> int:
-        return 2 * len(weights.layers) * weights.kv_heads * weights.head_dim * _reach(prompt_tokens + new_tokens)
+        return 2 * len(weights.layers) * weights.kv_heads * weights.head_dim * reach(prompt_tokens + new_tokens)
 
     def admit(self, first: int, prompts: list[list[int]], rows: list[int], uniform: Tensor | None) -> None:
-        self.reach[first : first + len(rows)] = [len(prompts[row]) for row in rows]
+        self.reached[first : first + len(rows)] = [len(prompts[row]) for row in rows]
         super().admit(first, prompts, rows, uniform)
 
     def move(self, hole: int, mover: int) -> None:
         super().move(hole, mover)
-        self.reach[hole] = reach = self.reach[mover]
-        self.cache[:, :, hole, :, :reach] = self.cache[:, :, mover, :, :reach]
+        self.reached[hole] = tokens = self.reached[mover]
+        self.cache[:, :, hole, :, :tokens] = self.cache[:, :, mover, :, :tokens]
 
     def step(self, rows: int) -> None:
         limit = self.prompt_tokens + self.new_tokens
-        self.reach[:rows] = [min(reach + 1, limit) for reach in self.reach[:rows]]
-        tokens = _reach(max(self.reach[:rows]))
+        self.reached[:rows] = [min(tokens + 1, limit) for tokens in self.reached[:rows]]
+        tokens = reach(max(self.reached[:rows]))
         if self.weights.device.type == "cuda":
-            self._replay(next((size for size in ROWS if size >= rows), self.slots), tokens)
+            self._replay(min(next((size for size in ROWS if size >= rows), rows), self.slots), tokens)
         else:
             self._step(rows, tokens)
 
@@ -189,7 +188,7 @@ class TorchDecoder(Decoder):
                 state.copy_(value)
             graph = torch.cuda.CUDAGraph()
             pool = next(iter(self.graphs.values())).pool() if self.graphs else None
-            with torch.cuda.graph(graph, pool=pool):
+            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
                 self._step(rows, tokens)
             self.graphs[rows, tokens] = graph
         graph.replay()
@@ -219,7 +218,7 @@ class TorchDecoder(Decoder):
             kept[first : first + len(rows), :, : made.shape[1]] = made.transpose(1, 2)[rows]
 
 
-def _reach(tokens: int) -> int:
+def reach(tokens: int) -> int:
     """`tokens` rounded up, by a quarter at most beyond 256: 64, 128, 192, 256, 384, 512, 768, 1024, …"""
     block = 1 << max(6, (tokens - 1).bit_length() - 2)
     return -(-tokens // block) * block

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from tiny_math_solver.rollouts.decoder import Decoder, TorchDecoder
+from tiny_math_solver.rollouts.decoder import Decoder, TorchDecoder, reach
 from tiny_math_solver.rollouts.native import NativeDecoder
 from tiny_math_solver.rollouts.rollout import Rollout, eos_ids
 from tiny_math_solver.rollouts.sampling import Sampling, uniforms
@@ -34,7 +34,7 @@ class EngineRollouts:
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
         self.weights = PolicyWeights(model, native)
         self.eos_ids = eos_ids(model, tokenizer)
-        self._decoders: list[Decoder] = []  # one for every kind of sampling met
+        self._decoders: list[tuple[int, Decoder]] = []  # one for every kind of sampling met, and the slots wanted of it
 
     @property
     def kind(self) -> str:
@@ -79,25 +79,28 @@ class EngineRollouts:
 
     def _decoder(self, rows: int, prompt_tokens: int, sampling: Sampling) -> Decoder:
         """The decoder of this kind of sampling, made anew where it is too small."""
-        sampling, slots = replace(sampling, seed=0), min(rows, self.batch_size)
-        for known in self._decoders:
+        sampling, slots, prompt_tokens = replace(sampling, seed=0), min(rows, self.batch_size), reach(prompt_tokens)
+        for place, (wanted, known) in enumerate(self._decoders):
             if known.sampling == sampling and known.eos.tolist() == self.eos_ids:
-                if known.slots >= slots and known.prompt_tokens >= prompt_tokens:
+                if wanted >= slots and known.prompt_tokens >= prompt_tokens:
                     return known
-                slots, prompt_tokens = max(slots, known.slots), max(prompt_tokens, known.prompt_tokens)
-                self._decoders.remove(known)  # freed before the larger one is made
+                slots, prompt_tokens = max(slots, wanted), max(prompt_tokens, known.prompt_tokens)
+                del self._decoders[place], known  # freed before the larger one is made
                 break
         kind = TorchDecoder if self.weights.kernels is None else NativeDecoder
         room = self._cache_bytes() // self.weights.dtype.itemsize
         room //= kind.numbers(self.weights, prompt_tokens, sampling.max_new_tokens)
         decoder = kind(self.weights, sampling, self.eos_ids, max(1, min(slots, room)), prompt_tokens)
-        self._decoders.append(decoder)
+        self._decoders.append((slots, decoder))
         return decoder
 
     def _cache_bytes(self) -> int:
-        if self.weights.device.type == "cuda":
-            free, _ = torch.cuda.mem_get_info(self.weights.device)
-            return int(GPU_SHARE * free)
+        """What the keys and values of all slots may take."""
+        device = self.weights.device
+        if device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(device)
+            unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+            return int(GPU_SHARE * (free + unused))
         return CPU_CACHE_BYTES
 
 

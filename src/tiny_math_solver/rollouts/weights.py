@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 
 from tiny_math_solver.kernels import LARGEST_PANEL, at, kernels
@@ -117,7 +118,10 @@ class PolicyWeights:
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         self.eps = config.rms_norm_eps
-        self.embedding = self.body.embed_tokens.weight
+        embedding = self.body.embed_tokens
+        if not isinstance(embedding, nn.Embedding | ModulesToSaveWrapper):
+            raise UnsupportedModelError(f"an embedding that is {type(embedding).__name__}")
+        self.embedding = embedding.weight
         self.dtype, self.device = self.embedding.dtype, self.embedding.device
         found = self._kernels() if native else "not asked for"
         self.kernels: CDLL | None = None if isinstance(found, str) else found
@@ -129,7 +133,7 @@ class PolicyWeights:
         self.sync()
 
     def sync(self) -> None:
-        """Make the copy anew from the policy as it is now; a second's work at most, and never out of date."""
+        """Make the copy anew from the policy as it is now; only what is frozen and without an adapter is kept."""
         with torch.no_grad():
             for layer, source in zip(self.layers, self.body.layers, strict=True):
                 for linear in layer.linears:
@@ -184,8 +188,9 @@ class PolicyWeights:
         """Write the present weights of a target's modules below one another."""
         modules = target.modules
         bases = [base_linear(module) for module in modules]
-        if all(base is module for base, module in zip(bases, modules, strict=True)):
-            # nothing is adapted here: what autograd has not seen change is as it was
+        frozen = not any(weight.requires_grad for base in bases for weight in base.parameters())
+        if frozen and all(base is module for base, module in zip(bases, modules, strict=True)):
+            # neither adapted nor trained: what has not moved and autograd has not seen change is as it was
             state = tuple((weight.data_ptr(), weight._version) for base in bases for weight in base.parameters())
             if state == target.filled_from:
                 return
