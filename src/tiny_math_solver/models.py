@@ -37,7 +37,7 @@ def load_model(
     tokenizer = load_tokenizer(base, revision)
     if adapter is not None:
         model = _with_adapter(model, Path(adapter))
-    return LoadedModel(name, model.eval().requires_grad_(False), tokenizer)
+    return LoadedModel(name, model.eval(), tokenizer)
 
 
 def locate(

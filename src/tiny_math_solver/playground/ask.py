@@ -11,7 +11,7 @@ from tiny_math_solver.answers import extract_answer, write_number
 from tiny_math_solver.models import LoadedModel
 from tiny_math_solver.prompts import chat_messages, encode_prompt
 from tiny_math_solver.rewards import as_text
-from tiny_math_solver.rollouts import Rollouts, Sampling
+from tiny_math_solver.rollouts import EngineRollouts, Rollouts, Sampling
 from tiny_math_solver.settings import Settings
 
 VOTE_TEMPERATURE = 0.8  # of the samples that vote, where none is asked for
@@ -39,6 +39,8 @@ class Asker:
     def __init__(self, loaded: LoadedModel, rollouts: Rollouts, settings: Settings):
         self.loaded, self.rollouts, self.settings = loaded, rollouts, settings
         self._busy = threading.Lock()
+        if isinstance(rollouts, EngineRollouts):
+            loaded.model.requires_grad_(False)  # spares the engine a new copy of the weights for every question
 
     @property
     def has_adapter(self) -> bool:
