@@ -18,8 +18,11 @@ for (const example of data.examples) {
 }
 
 const sides = data.sides.map((name) => {
-  const side = document.createElement("div"), title = document.createElement("h2");
-  const text = document.createElement("pre"), answer = document.createElement("p"), vote = document.createElement("p");
+  const side = document.createElement("div"),
+    title = document.createElement("h2");
+  const text = document.createElement("pre"),
+    answer = document.createElement("p"),
+    vote = document.createElement("p");
   side.id = name;
   title.textContent = data.sides.length > 1 ? name : "answer";
   answer.className = "answer";
@@ -36,9 +39,19 @@ function ask(side, question, samples, temperature) {
     const source = new EventSource("ask?" + new URLSearchParams({ question, samples, temperature, side: side.name }));
     const on = (name, use) => source.addEventListener(name, (event) => use(JSON.parse(event.data)));
     on("piece", (piece) => (side.text.textContent += piece));
-    on("answer", ({ value, how }) => (side.answer.textContent = value === null ? "no answer found" : `answer: ${value} (${how})`));
-    on("vote", ({ counts, samples }) => (side.vote.textContent = `vote of ${samples}: ` +
-      (counts.length ? counts.map(([value, count]) => `${value} × ${count}`).join(", ") : "no sample has an answer")));
+    on(
+      "answer",
+      ({ value, how }) => (side.answer.textContent = value === null ? "no answer found" : `answer: ${value} (${how})`),
+    );
+    on(
+      "vote",
+      ({ counts, samples }) =>
+        (side.vote.textContent =
+          `vote of ${samples}: ` +
+          (counts.length
+            ? counts.map(([value, count]) => `${value} × ${count}`).join(", ")
+            : "no sample has an answer")),
+    );
     on("end", () => (source.close(), resolve()));
     source.onerror = () => (source.close(), reject(new Error("the server did not answer")));
   });
@@ -46,12 +59,14 @@ function ask(side, question, samples, temperature) {
 
 element("form").addEventListener("submit", async (event) => {
   event.preventDefault();
-  const button = document.querySelector(".go"), question = element("question").value.trim();
+  const button = document.querySelector(".go"),
+    question = element("question").value.trim();
   if (!question) return;
   button.disabled = true;
   element("state").textContent = "thinking …";
   try {
-    for (const side of sides) await ask(side, question, element("samples").value || 0, element("temperature").value || 0);
+    for (const side of sides)
+      await ask(side, question, element("samples").value || 0, element("temperature").value || 0);
     element("state").textContent = "";
   } catch (error) {
     element("state").textContent = error.message;

@@ -39,7 +39,7 @@ class Playground:
         template = Environment(autoescape=True).from_string(str(file("playground", "page.html.jinja")))
         return template.render(
             title=self.name,
-            css=file("report", "page.css"),
+            css=file("report", "page/page.css"),
             js=file("playground", "page.js"),
             data=Markup(json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")),
             most=MOST_SAMPLES,

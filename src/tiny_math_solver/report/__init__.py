@@ -13,6 +13,7 @@ from tiny_math_solver.report.records import compare, run_data
 from tiny_math_solver.runs import write_whole
 
 REPORT = "report.html"  # in the run folder
+SCRIPTS = ("elements", "verdict", "curves", "problems", "failures", "rollouts", "setup", "main")
 
 
 def write_report(folders: list[Path], out: Path) -> None:
@@ -37,7 +38,7 @@ def page(data: dict[str, Any]) -> str:
     from plotly.offline import get_plotlyjs
 
     def file(name: str) -> str:
-        return (resources.files(__name__) / name).read_text(encoding="utf-8")
+        return (resources.files(__name__) / "page" / name).read_text(encoding="utf-8")
 
     # no "<" in it, so that nothing can end the element it stands in
     text = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
@@ -45,7 +46,7 @@ def page(data: dict[str, Any]) -> str:
     return template.render(
         title=data["title"],
         css=Markup(file("page.css")),
-        js=Markup(file("page.js")),
+        js=Markup("\n".join(file(f"{name}.js") for name in SCRIPTS)),
         plotly=Markup(get_plotlyjs()),
         data=Markup(text),
     )

@@ -1,0 +1,38 @@
+"use strict";
+// Draws the page from the records alone. Everything a model wrote goes into the page as text, never as markup.
+
+const PALETTE = ["#1f77b4", "#d9730d", "#2a9d5c", "#b5477d", "#7a5bd0", "#8c6d1f", "#0f8b8d", "#c0272d"];
+const ROW = 28; // height of a row of the explorer, in pixels
+const FATES = {
+  fixed: ["+", "fixed"],
+  broken: ["−", "broken"],
+  right: ["·", "right both times"],
+  wrong: ["×", "wrong both times"],
+};
+
+const percent = (x, digits = 1) => (x === null || x === undefined ? "–" : (100 * x).toFixed(digits) + "%");
+const count = (x) => (x === null || x === undefined ? "–" : x.toLocaleString("en"));
+
+/** An element with attributes and children; strings become text. */
+function make(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (value !== null && value !== undefined) element.setAttribute(name, value);
+  }
+  element.append(...children.filter((child) => child !== null && child !== undefined));
+  return element;
+}
+
+const section = (name) => document.getElementById(name);
+const table = (head, rows) =>
+  make(
+    "div",
+    { class: "scroll" },
+    make(
+      "table",
+      {},
+      make("thead", {}, make("tr", {}, ...head.map((text) => make("th", { scope: "col" }, text)))),
+      make("tbody", {}, ...rows.map((cells) => make("tr", {}, ...cells.map((cell) => make("td", {}, cell))))),
+    ),
+  );

@@ -1,0 +1,46 @@
+// What went wrong, and what was wasted.
+
+function drawFailures(run) {
+  const total = run.test.length;
+  const bar = (value, good) =>
+    make("div", { class: good ? "bar good" : "bar" }, make("i", { style: `width:${100 * value}%` }));
+  section("failures").replaceChildren(
+    ...(total
+      ? [
+          make("h2", {}, "What went wrong"),
+          make("p", { class: "note" }, "Wrong greedy answers on test, by the first thing that explains them."),
+          table(
+            ["failure", "before", "", "after", ""],
+            run.failures.map(({ name, meaning, before, after }) => [
+              make("div", {}, name, make("div", { class: "note" }, meaning)),
+              String(before),
+              bar(before / total),
+              String(after),
+              bar(after / total),
+            ]),
+          ),
+        ]
+      : []),
+  );
+  const wasted = run.waste.reduce((sum, part) => sum + part.share, 0);
+  section("waste").replaceChildren(
+    ...(run.rollouts.step.length
+      ? [
+          make("h2", {}, "What was wasted"),
+          make(
+            "p",
+            { class: "note" },
+            `${percent(wasted, 0)} of all sampled tokens changed nothing; what would have saved them:`,
+          ),
+          table(
+            ["part", "share", ""],
+            run.waste.map(({ name, share, advice }) => [
+              make("div", {}, name, make("div", { class: "note" }, advice)),
+              percent(share),
+              bar(share),
+            ]),
+          ),
+        ]
+      : []),
+  );
+}

@@ -1,0 +1,93 @@
+// A cell a test problem, and its two answers side by side.
+
+const fate = ({ before, after }) =>
+  after.correct ? (before.correct ? "right" : "fixed") : before.correct ? "broken" : "wrong";
+
+function drawProblems(run) {
+  const tests = run.test.filter((cell) => cell.after);
+  if (!tests.length) return section("problems").replaceChildren();
+  const counts = Object.fromEntries(
+    Object.keys(FATES).map((name) => [name, tests.filter((cell) => fate(cell) === name).length]),
+  );
+  const detail = make("div", { class: "card", "aria-live": "polite" }, "Choose a problem to read both answers.");
+  const cells = make(
+    "div",
+    { class: "cells" },
+    ...tests.map((cell, index) =>
+      make(
+        "button",
+        {
+          class: `cell ${fate(cell)}`,
+          type: "button",
+          "aria-pressed": "false",
+          title: cell.question,
+          "aria-label": `problem ${index + 1}, ${FATES[fate(cell)][1]}`,
+          onclick: ({ currentTarget }) => {
+            for (const pressed of cells.querySelectorAll('[aria-pressed="true"]'))
+              pressed.setAttribute("aria-pressed", "false");
+            currentTarget.setAttribute("aria-pressed", "true");
+            detail.replaceChildren(...sideBySide(cell));
+          },
+        },
+        FATES[fate(cell)][0],
+      ),
+    ),
+  );
+  section("problems").replaceChildren(
+    make("h2", {}, "Test problems"),
+    make("p", { class: "note" }, `${tests.length} problems, a cell each, answered greedily before and after training.`),
+    make(
+      "div",
+      { class: "legend" },
+      ...Object.entries(FATES).map(([name, [sign, meaning]]) =>
+        make(
+          "span",
+          {},
+          make("span", { class: `cell ${name}`, "aria-hidden": "true" }, sign),
+          `${meaning}: ${counts[name]}`,
+        ),
+      ),
+    ),
+    cells,
+    detail,
+  );
+}
+
+function sideBySide({ question, gold, before, after }) {
+  let shared = 0;
+  while (shared < before.completion.length && before.completion[shared] === after.completion[shared]) shared += 1;
+  const side = (name, record) =>
+    make(
+      "div",
+      {},
+      make("b", {}, name),
+      ` – ${record.correct ? "right" : "wrong"}: ${record.answer ?? "no answer"} (${record.how}, ${record.tokens} tokens)`,
+      written(record.completion, shared, record.slip),
+      record.failure ? make("p", { class: "note" }, record.failure + (record.slip ? `: ${record.slip}` : "")) : null,
+    );
+  return [
+    make("p", {}, question),
+    make("p", {}, make("b", {}, `gold answer: ${gold}`)),
+    make("div", { class: "sides" }, side("before", before), side("after", after)),
+  ];
+}
+
+/** A completion as text: the word at its first difference marked, an equation that does not hold underlined. */
+function written(text, difference, slip) {
+  const at = slip ? text.indexOf(slip) : -1;
+  const end = difference < text.length ? difference + Math.max(1, text.slice(difference).search(/\s|$/)) : difference;
+  const edges = [...new Set([0, difference, end, ...(at < 0 ? [] : [at, at + slip.length]), text.length])].sort(
+    (a, b) => a - b,
+  );
+  return make(
+    "pre",
+    {},
+    ...edges.slice(1).map((stop, i) => {
+      const start = edges[i],
+        part = text.slice(start, stop);
+      const wrong = at >= 0 && start >= at && stop <= at + slip.length;
+      const inner = wrong ? make("span", { class: "slip" }, part) : part;
+      return start >= difference && stop <= end ? make("mark", {}, inner) : inner;
+    }),
+  );
+}

@@ -1,0 +1,31 @@
+// Command, versions, hashes, configuration.
+
+function drawSetup(runs) {
+  section("setup").replaceChildren(
+    make("h2", {}, "How it was made"),
+    ...runs.map((run, index) => {
+      const environment = run.environment ?? {},
+        versions = environment.versions ?? {};
+      return make(
+        "details",
+        index === 0 ? { open: "" } : {},
+        make("summary", {}, run.name),
+        make("pre", {}, (environment.command ?? []).join(" ")),
+        table(
+          ["what", "value"],
+          [
+            ["seed", String(environment.seed ?? "–")],
+            ["Python", environment.python ?? "–"],
+            ["platform", environment.platform ?? "–"],
+            ["processors", String(environment.cpu_count ?? "–")],
+            ["GPU", environment.gpu ?? "none"],
+            ...Object.entries(versions),
+            ...Object.entries(run.hashes).map(([name, hash]) => [`SHA-256 of ${name}`, hash]),
+          ],
+        ),
+        make("h3", {}, "Configuration"),
+        make("pre", {}, run.config),
+      );
+    }),
+  );
+}

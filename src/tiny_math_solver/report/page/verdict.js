@@ -1,0 +1,81 @@
+// The verdict of a run, or a table of several.
+
+function drawVerdict(runs, comparisons) {
+  const parts = [make("h2", {}, "Verdict")];
+  if (runs.length > 1) {
+    parts.push(
+      table(
+        ["run", "before", "after", "95 % interval", "strict", "fixed / broken", "p", "training"],
+        runs.map(({ name, summary: s }) =>
+          s
+            ? [
+                name,
+                percent(s.before.accuracy),
+                percent(s.after.accuracy),
+                interval(s.after),
+                percent(s.after.strict_accuracy),
+                `${s.paired.fixed} / ${s.paired.broken}`,
+                s.paired.p_value.toExponential(0),
+                `${s.train_seconds.toFixed(0)} s`,
+              ]
+            : [name, "not finished", "", "", "", "", "", ""],
+        ),
+      ),
+    );
+    if (comparisons.length) {
+      parts.push(
+        make("h3", {}, "The final adapters on the same problems"),
+        table(
+          ["first", "second", "only the second is right", "only the first is right", "McNemar p"],
+          comparisons.map((c) => [c.first, c.second, String(c.fixed), String(c.broken), c.p_value.toPrecision(2)]),
+        ),
+      );
+    }
+  } else {
+    parts.push(...verdictOf(runs[0]));
+  }
+  section("verdict").replaceChildren(...parts);
+}
+
+const interval = (block) => `${percent(block.ci95[0])}–${percent(block.ci95[1])}`;
+
+function verdictOf({ summary, gain, dev }) {
+  if (!summary) {
+    const last = dev[dev.length - 1];
+    return [
+      make("p", { class: "big" }, last ? `dev ${percent(last.accuracy)}` : "no evaluation yet"),
+      make("p", { class: "note" }, "This run has not finished: test is read once more at its end."),
+    ];
+  }
+  const { before, after, paired } = summary;
+  const tile = (value, label) => make("div", { class: "tile" }, make("b", {}, value), make("span", {}, label));
+  const gained = paired.p_value < 0.05 && paired.fixed > paired.broken;
+  return [
+    make("p", { class: "big" }, `${percent(before.accuracy)} → ${percent(after.accuracy)}`),
+    make(
+      "p",
+      { class: "note" },
+      `Greedy accuracy on ${count(after.n)} test problems, 95 % interval ${interval(after)} (before ${interval(before)}). ` +
+        (gained ? "The gain is not chance: " : "A gain is not shown: ") +
+        `McNemar's exact test on the same problems gives p = ${paired.p_value.toExponential(1)}.`,
+    ),
+    make(
+      "div",
+      { class: "tiles" },
+      tile(count(paired.fixed), "problems fixed"),
+      tile(count(paired.broken), "problems broken"),
+      tile(percent(after.strict_accuracy), `strict, after #### (before ${percent(before.strict_accuracy)})`),
+      tile(`${summary.train_seconds.toFixed(0)} s`, `training, ${summary.steps} steps`),
+      tile(count(summary.completions), `completions, ${count(summary.completion_tokens)} tokens`),
+      tile(String(summary.best_step), "step of the kept adapter, best on dev"),
+    ),
+    gain
+      ? make(
+          "p",
+          {},
+          `The strict gain of ${(100 * gain.strict).toFixed(1)} points is ${(100 * gain.arithmetic).toFixed(1)} points of ` +
+            `better answers and ${(100 * gain.format).toFixed(1)} points of right answers that also stand after ####.`,
+        )
+      : null,
+  ].filter(Boolean);
+}
