@@ -66,8 +66,7 @@ class NativeUpdate:
         """
         batch = _ragged(ids, mask, completion)
         if len(self.turns) <= int(batch.positions.max()):
-            rotations = self.weights.rotations(2 * ids.shape[1])[:, -1]  # of the keys: without the scale
-            self.turns = torch.view_as_real(rotations.contiguous()).flatten(1)
+            self.turns = self.weights.turns(2 * ids.shape[1])
         scored = _Score.apply(self.anchor, self, batch, temperature)
         return ids.new_zeros(mask.shape[0], completion, dtype=torch.float32).index_put(batch.scored, scored)
 
@@ -83,18 +82,18 @@ class NativeUpdate:
             self._turn(qkv, batch, back=False)
             mixed, log_sum = x.new_empty(len(x), weights.heads * weights.head_dim), x.new_empty(len(x), weights.heads)
             kernels.attention(*batch.layout, at(qkv), at(mixed), at(log_sum))
-            middle = self._product(mixed, layer.attention_out, add=x)
+            middle = layer.attention_out.product(mixed, add=x)
             middle_normed = self._norm(middle, layer.mlp_norm)
             gate_up = layer.gate_up(middle_normed)
             gated = x.new_empty(len(x), gate_up.shape[1] // 2)
             kernels.gate(c_long(len(x)), at(gate_up), c_long(gated.shape[1]), at(gated))
             saved.append(_Saved(x, normed, qkv, mixed, log_sum, middle, middle_normed, gate_up, gated))
-            x = self._product(gated, layer.down, add=middle)
+            x = layer.down.product(gated, add=middle)
         hidden = self._norm(x, weights.final_norm)[batch.sources]
         scores, slopes = hidden.new_empty(len(hidden)), torch.empty_like(hidden)
         for start in range(0, len(hidden), HEAD_TOKENS):
             here = slice(start, start + HEAD_TOKENS)
-            logits = self._product(hidden[here], weights.logits)
+            logits = weights.logits.product(hidden[here])
             kernels.choose(
                 c_long(len(logits)), at(logits), c_long(logits.shape[1]), c_long(weights.logits.rows),
                 c_float(1 / temperature), at(batch.targets[here]), at(scores[here]),
@@ -141,14 +140,6 @@ class NativeUpdate:
         self.kernels.add_product(c_long(len(x)), at(slope), rows, at(x), columns, at(self.gradients[linear]))
 
     # -- Kernels --------------------------------------------------------------------------------------------------
-
-    def _product(self, x: Tensor, linear: Linear, add: Tensor | None = None) -> Tensor:
-        out = x.new_empty(len(x), linear.columns)
-        self.kernels.linear(
-            c_long(len(x)), at(x), c_long(x.shape[1]), at(linear.weight), at(linear.bias), at(add), at(out),
-            c_long(linear.columns),
-        )  # fmt: skip
-        return out
 
     def _back(self, slope: Tensor, linear: Linear, out: Tensor) -> Tensor:
         no_bias = out.new_zeros(out.shape[1])

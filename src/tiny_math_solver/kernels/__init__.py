@@ -1,7 +1,11 @@
-"""The engine's kernels for a CPU (`kernels.cpp`): compiled once for a processor and a model's shape, then kept.
+"""Our own operators for a CPU, in C++: compiled once for a processor and a model's shape, then kept.
 
-A compiler is looked for when the first engine is made; without one, or for a shape the kernels do not cover, the
-engine computes with torch alone. Compiling takes a second; the library lies in the user's cache folder.
+    vectors.h      numbers, and work on several at once     attention.h    what decoding and training share of it
+    layers.cpp     products, norms, the gate                decode.cpp     a decode step: attention from a cache, draw
+    update.cpp     the update's attention, and gradients
+
+A compiler is looked for when the first engine is made; without one, or for a shape the kernels do not cover, torch
+computes alone. Compiling takes a second or two; the library lies in the user's cache folder.
 """
 
 import ctypes

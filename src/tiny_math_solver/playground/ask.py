@@ -51,7 +51,7 @@ class Asker:
         tokenizer, sampling = self.loaded.tokenizer, Sampling(self.settings.max_new_tokens, temperature, seed=seed)
         ids: list[int] = []
         shown = ""
-        with self._busy, self._without_adapter() if base else contextlib.nullcontext():
+        with self._busy, self._policy(base):
             for made in self.rollouts.stream(self._prompt(question), sampling):
                 ids += made
                 text = tokenizer.decode(ids, skip_special_tokens=True)
@@ -72,7 +72,7 @@ class Asker:
     def vote(self, question: str, samples: int, temperature: float, seed: int = 0, base: bool = False) -> Vote:
         """`samples` answers at `temperature`, counted."""
         sampling = Sampling(self.settings.max_new_tokens, temperature or VOTE_TEMPERATURE, seed=seed)
-        with self._busy, self._without_adapter() if base else contextlib.nullcontext():
+        with self._busy, self._policy(base):
             made = self.rollouts.generate([self._prompt(question)], samples, sampling)
         texts = [self.loaded.tokenizer.decode(r.completion_ids, skip_special_tokens=True) for r in made]
         values = [self.read(question, text).value for text in texts]
@@ -84,5 +84,6 @@ class Asker:
     def _prompt(self, question: str) -> list[int]:
         return encode_prompt(self.loaded.tokenizer, self._messages(question))
 
-    def _without_adapter(self) -> Any:
-        return self.loaded.model.disable_adapter() if self.has_adapter else contextlib.nullcontext()
+    def _policy(self, base: bool) -> Any:
+        """The context in which the model is the base alone, or as it is."""
+        return self.loaded.model.disable_adapter() if base and self.has_adapter else contextlib.nullcontext()

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from tiny_math_solver.playground.ask import VOTE_TEMPERATURE, Asker
+from tiny_math_solver.report import script_data
 from tiny_math_solver.serving import Answer, LocalServer
 
 LONGEST_QUESTION = 4000  # characters
@@ -16,7 +17,7 @@ MOST_SAMPLES = 64
 
 
 class Playground:
-    """Serves the page, and on `/ask` the events of an answer: `piece`, `answer`, `vote`, `failed`."""
+    """Serves the page, and on `/ask` the events of an answer: `piece`, `answer`, `vote`, `end`."""
 
     def __init__(self, asker: Asker, name: str, examples: list[str]):
         self.asker, self.name, self.examples = asker, name, examples
@@ -41,7 +42,7 @@ class Playground:
             title=self.name,
             css=file("report", "page/page.css"),
             js=file("playground", "page.js"),
-            data=Markup(json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")),
+            data=script_data(data),
             most=MOST_SAMPLES,
             longest=LONGEST_QUESTION,
         )

@@ -40,13 +40,18 @@ def page(data: dict[str, Any]) -> str:
     def file(name: str) -> str:
         return (resources.files(__name__) / "page" / name).read_text(encoding="utf-8")
 
-    # no "<" in it, so that nothing can end the element it stands in
-    text = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
     template = Environment(autoescape=True).from_string(file("page.html.jinja"))
     return template.render(
         title=data["title"],
         css=Markup(file("page.css")),
         js=Markup("\n".join(file(f"{name}.js") for name in SCRIPTS)),
         plotly=Markup(get_plotlyjs()),
-        data=Markup(text),
+        data=script_data(data),
     )
+
+
+def script_data(data: Any) -> Any:
+    """JSON for a `<script>` element: no "<" in it, so that nothing can end the element it stands in."""
+    from markupsafe import Markup
+
+    return Markup(json.dumps(data, ensure_ascii=False).replace("<", "\\u003c"))

@@ -28,7 +28,7 @@ class NativeDecoder(Decoder):
         self.own = torch.zeros(layers, 2, slots, heads, _padded(weights, self.new_tokens), dim, dtype=weights.dtype)
         self.cache = torch.arange(slots)  # where each slot's own keys and values lie
         self.group = torch.zeros(slots, dtype=torch.long)  # and where those of its prompt do
-        self.turns = torch.view_as_real(self.rotations[:, -1].contiguous()).flatten(1)  # of the keys: without the scale
+        self.turns = weights.turns(len(self.rotations))
         self.program = self._record()
 
     @staticmethod

@@ -76,14 +76,18 @@ class Linear:
             return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
         if self.layout == "dense":
             return nn.functional.linear(x, self.weight, self.bias)
+        out = self.product(x.reshape(-1, x.shape[-1]).contiguous())
+        return out.view(*x.shape[:-1], self.columns)[..., : self.rows]
+
+    def product(self, x: Tensor, add: Tensor | None = None) -> Tensor:
+        """From panels: `x Wᵀ + bias (+ add)` `[N, columns]`, padding included, for `x` `[N, in]` without gaps."""
         assert self.kernels is not None
-        flat = x.reshape(-1, x.shape[-1]).contiguous()
-        out = x.new_empty(len(flat), self.columns)
+        out = x.new_empty(len(x), self.columns)
         self.kernels.linear(
-            c_long(len(flat)), at(flat), c_long(flat.shape[1]), at(self.weight), at(self.bias), None, at(out),
+            c_long(len(x)), at(x), c_long(x.shape[1]), at(self.weight), at(self.bias), at(add), at(out),
             c_long(self.columns),
         )  # fmt: skip
-        return out.view(*x.shape[:-1], self.columns)[..., : self.rows]
+        return out
 
 
 @dataclass
@@ -157,6 +161,10 @@ class PolicyWeights:
         scale = torch.ones(self.heads + self.kv_heads, 1, device=self.device)
         scale[: self.heads] = self.head_dim**-0.5
         return turn * scale
+
+    def turns(self, length: int) -> Tensor:
+        """Cosine and sine of each pair `[length, head_dim]`, without the scale, as the kernels take them."""
+        return torch.view_as_real(self.rotations(length)[:, -1].contiguous()).flatten(1)
 
     def _kernels(self) -> CDLL | str:
         """Our own kernels, or why there are none for this device and these shapes."""
