@@ -1,38 +1,28 @@
-"""The `tiny-math` command. Heavy imports stay inside the commands, so that `--help` answers at once."""
+"""The `tiny-math` command: what can be typed, and how each mistake ends. What the commands do is in commands.py."""
 
 import argparse
-import contextlib
-import json
 import os
-import shutil
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from tiny_math_solver.errors import UserError
-
-SECTIONS = ("model", "problems", "prompt", "evaluation", "rollouts", "update", "records", "lora", "grpo")
-BENCH_PARTS = ("machine", "rollouts", "rollouts-0.5b", "steps", "steps-0.5b", "memory", "race")
-EXAMPLE_QUESTION = (
-    "Ava is 8 years old and has 3 bags of 7 marbles. She loses 4 marbles. How many marbles does Ava have?"
-)
-EXIT_BAD_INPUT, EXIT_LEARNED_NOTHING, EXIT_PROOF_FAILED, EXIT_INTERRUPTED = 2, 3, 4, 130
+from tiny_math_solver import commands
+from tiny_math_solver.commands import BENCH_PARTS, SECTIONS
+from tiny_math_solver.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, UserError
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code. Bad input is one line on standard error and exit code 2."""
-    parser = _parser()
-    args, overrides = parser.parse_known_args(arguments)
-    if overrides and args.command != "train":
-        parser.error(f"unknown argument {overrides[0]!r}; see tiny-math {args.command} --help")
     # the libraries' advice is about code that is not the reader's
     warnings.filterwarnings("ignore", category=FutureWarning)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1" if not sys.stderr.isatty() else "0")
     try:
-        return args.run(args, overrides)
+        args = _parse(arguments)
+        return args.run(args)
     except UserError as error:
         print(f"tiny-math: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
@@ -41,21 +31,43 @@ def main(arguments: list[str] | None = None) -> int:
         return EXIT_INTERRUPTED
 
 
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    args, rest = _parser().parse_known_args(arguments)
+    if args.command == "train":
+        args.overrides = rest  # --section.key value
+    elif rest:
+        raise UserError(f"unknown argument {rest[0]!r}; see tiny-math {args.command} --help")
+    return args
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as all bad input is answered, in place of the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message.removeprefix('argument ')}; see {self.prog} --help")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="tiny-math",
         description="Teach a small language model maths with GRPO and a reward that checks the answer.",
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def command(name: str, run: Any, help: str, epilog: str = "") -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=help, description=help, epilog=epilog)
+    def command(name: str, run: Callable[[argparse.Namespace], int], help: str, epilog: str = "") -> Any:
+        sub = subparsers.add_parser(name, help=help, description=help, epilog=epilog)
         sub.set_defaults(run=run)
         return sub
 
+    for add in (_train, _eval, _merge, _show, _ask, _rest):
+        add(command)
+    return parser
+
+
+def _train(command: Callable[..., argparse.ArgumentParser]) -> None:
     train = command(
         "train",
-        _train,
+        commands.train,
         "train an adapter with GRPO and prove what it gained",
         "Any field can be set on the command line: --grpo.learning_rate 2e-3. All fields: tiny-math fields",
     )
@@ -63,7 +75,11 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--dry-run", action="store_true", help="print the resolved config and the plan, train nothing")
     train.add_argument("--quiet", action="store_true", help="print the verdict alone")
 
-    evaluate = command("eval", _eval, "measure a model: greedy accuracy, pass@k, maj@k, paired verdict")
+
+def _eval(command: Callable[..., argparse.ArgumentParser]) -> None:
+    evaluate = command(
+        "eval", commands.evaluate_model, "measure a model: greedy accuracy, pass@k, maj@k, paired verdict"
+    )
     _model_arguments(evaluate)
     evaluate.add_argument("--problems", help="embedded, embedded:unseen, a Hub dataset, or a .jsonl/.parquet file")
     evaluate.add_argument("--limit", type=_positive, help="only the first N problems")
@@ -71,36 +87,46 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--temperature", type=_temperature, default=1.0, help="of the samples (default 1.0)")
     evaluate.add_argument("--top-p", type=_share, default=1.0, help="of the samples (default 1.0: all tokens)")
     evaluate.add_argument("--top-k", type=_natural, default=0, help="of the samples (default 0: all tokens)")
-    evaluate.add_argument("--seed", type=int, default=0, help="of the samples (default 0)")
+    evaluate.add_argument("--seed", type=_seed, default=0, help="of the samples (default 0)")
     evaluate.add_argument("--against", metavar="OTHER", help="a second model: paired verdict, OTHER is the earlier one")
     evaluate.add_argument("--out", type=Path, help="write the records there, a JSON line a completion")
     evaluate.add_argument("--json", action="store_true", help="print the summary as JSON")
 
-    merge = command("merge", _merge, "merge an adapter into its base, in float32, and prove the result")
+
+def _merge(command: Callable[..., argparse.ArgumentParser]) -> None:
+    merge = command("merge", commands.merge, "merge an adapter into its base, in float32, and prove the result")
     merge.add_argument("adapter", type=Path, help="adapter folder")
     merge.add_argument("out", type=Path, help="folder for the merged model")
     merge.add_argument("--dtype", help="float32, bfloat16 or float16 (default: the base's own)")
     merge.add_argument("--problems", help="what to prove it on (default: the run's own, else embedded)")
 
-    solve = command("solve", _solve, "answer a question, reasoning shown as it is written; without one, ask for some")
+
+def _show(command: Callable[..., argparse.ArgumentParser]) -> None:
+    report = command("report", commands.report, "write the page of a run, or of several side by side: one offline file")
+    report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder")
+    report.add_argument("--out", type=Path, help="file to write (default: report.html in RUN; of several: here)")
+
+    watch = command("watch", commands.watch, "serve a run's page while the run goes on, to this machine alone")
+    watch.add_argument("run_folder", type=Path, metavar="RUN", help="run folder")
+    _port_argument(watch)
+
+
+def _ask(command: Callable[..., argparse.ArgumentParser]) -> None:
+    solve = command(
+        "solve", commands.solve, "answer a question, reasoning shown as it is written; without one, ask for some"
+    )
     _model_arguments(solve)
     solve.add_argument("question", nargs="?")
     solve.add_argument("--temperature", type=_temperature, default=0.0, help="default 0: greedy")
     solve.add_argument("--samples", type=_natural, default=0, help="completions that vote on the answer as well")
 
-    play = command("play", _play, "ask a model on a local web page, base and trained side by side")
+    play = command("play", commands.play, "ask a model on a local web page, base and trained side by side")
     _model_arguments(play)
-    play.add_argument("--port", type=_natural, default=0, help="default: any that is free")
+    _port_argument(play)
 
-    report = command("report", _report, "write the page of a run, or of several side by side: one offline file")
-    report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder")
-    report.add_argument("--out", type=Path, help="file to write (default: report.html in RUN; of several: here)")
 
-    watch = command("watch", _watch, "serve a run's page while the run goes on, to this machine alone")
-    watch.add_argument("run_folder", type=Path, metavar="RUN", help="run folder")
-    watch.add_argument("--port", type=_natural, default=0, help="default: any that is free")
-
-    bench = command("bench", _bench, "measure against stock TRL, transformers' generate and vLLM, side by side")
+def _rest(command: Callable[..., argparse.ArgumentParser]) -> None:
+    bench = command("bench", commands.bench, "measure against stock TRL, transformers' generate and vLLM, side by side")
     bench.add_argument(
         "parts", nargs="*", metavar="PART", help=f"of {', '.join(BENCH_PARTS)} (default: those fit for this machine)"
     )
@@ -108,12 +134,13 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--json", action="store_true", help="print the results as JSON")
     bench.add_argument("--out", type=Path, help="write the results there, as JSON")
 
-    fields = command("fields", _fields, "list every configuration field with its type, default and meaning")
+    fields = command("fields", commands.fields, "list every configuration field with its type, default and meaning")
     fields.add_argument("section", nargs="?", choices=SECTIONS, help="only this section")
 
-    fetch = command("fetch", _fetch, "download a config's model and dataset into the Hub cache, loading neither")
+    fetch = command(
+        "fetch", commands.fetch, "download a config's model and dataset into the Hub cache, loading neither"
+    )
     fetch.add_argument("config", type=Path)
-    return parser
 
 
 def _model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -128,276 +155,45 @@ def _model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=_positive, default=128, help="completions at once (default 128)")
 
 
-def _train(args: argparse.Namespace, overrides: list[str]) -> int:
-    from tiny_math_solver.config import load_config
-    from tiny_math_solver.processes import is_first
-    from tiny_math_solver.trackers import choose_trackers
-
-    config = load_config(args.config, overrides)
-    choose_trackers(config)  # before the slow imports: what is missing is said at once
-    from tiny_math_solver.grpo import run
-    from tiny_math_solver.terminal import output
-    from tiny_math_solver.verdict import nothing_learned, run_lines
-
-    if args.dry_run:
-        _, _, plan = run.prepare(config)
-        run.training_arguments(config)
-        print(config.to_yaml())
-        print("\n".join(plan))
-        return 0
-    with output(args.quiet or not is_first()) as out:
-        outcome = run.train(config, out)
-    if not is_first():
-        return 0
-    if not outcome.earned:
-        print(f"tiny-math: {nothing_learned(outcome.folder)}", file=sys.stderr)
-        return EXIT_LEARNED_NOTHING
-    print("", *run_lines(outcome.summary, outcome.folder), sep="\n")
-    print(f'next: {_own_name()} solve {outcome.folder} "{EXAMPLE_QUESTION}"')
-    return 0
+def _port_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--port", type=_port, default=0, help="default: any that is free")
 
 
-def _own_name() -> str:
-    """What to type for `tiny-math`: its path where the shell would not find this installation's."""
-    ours = Path(sys.executable).with_name("tiny-math")
-    found = shutil.which("tiny-math")
-    if not ours.exists() or (found and Path(found).samefile(ours)):
-        return "tiny-math"
-    return str(ours.relative_to(Path.cwd()) if ours.is_relative_to(Path.cwd()) else ours)
+# -- Values ---------------------------------------------------------------------------------------------------
 
 
-def _eval(args: argparse.Namespace, _: list[str]) -> int:
-    from tiny_math_solver.evaluate import evaluate
-    from tiny_math_solver.models import load_model, locate
-    from tiny_math_solver.rollouts import Sampling, make_rollouts
-    from tiny_math_solver.runs import json_lines, write_whole
-    from tiny_math_solver.settings import problems_to_ask, settings_of
-    from tiny_math_solver.verdict import evaluation_lines, paired_line
-
-    def load(name: str, adapter: str | None = None) -> Any:
-        return load_model(name, adapter=adapter, revision=args.revision, dtype=args.dtype)
-
-    def measure(loaded: Any) -> Any:
-        return evaluate(
-            make_rollouts(loaded.model, loaded.tokenizer, args.batch_size, say=_say_aside),
-            problems,
-            system=settings.system,
-            max_new_tokens=settings.max_new_tokens,
-            samples=args.samples,
-            sampling=Sampling(settings.max_new_tokens, args.temperature, args.top_p, args.top_k),
-            seed=args.seed,
-        )
-
-    _check_out(args.out)
-    for name in filter(None, (args.model, args.against)):
-        locate(name, args.revision)  # whatever has to come from the Hub comes first
-    settings = settings_of(args.adapter or args.model, args.system, args.max_new_tokens)
-    problems = problems_to_ask(args.problems, settings)[: args.limit]
-    result = measure(load(args.model, args.adapter))
-    summary = result.summary()
-    lines = evaluation_lines(args.adapter or args.model, summary)
-    if args.against:
-        other = measure(load(args.against))
-        summary["against"] = other.summary()
-        summary["paired"] = result.against(other).to_dict()
-        lines += [paired_line(args.against, summary["paired"]), *evaluation_lines(args.against, summary["against"])]
-    print(json.dumps(summary, indent=2) if args.json else "\n".join(lines))
-    if args.out:
-        write_whole(args.out, json_lines(result.rows()))
-    return 0
-
-
-def _merge(args: argparse.Namespace, _: list[str]) -> int:
-    import torch
-
-    from tiny_math_solver.adapter import (
-        FLOAT32_TOLERANCE,
-        PROOF_PROBLEMS,
-        merge_adapter,
-        prove_merge,
-        refuse_occupied,
-    )
-    from tiny_math_solver.config import EMBEDDED
-    from tiny_math_solver.models import base_of_adapter
-    from tiny_math_solver.runs import read_config
-    from tiny_math_solver.settings import problems_to_ask, settings_of
-
-    refuse_occupied(args.out)
-    base_of_adapter(args.adapter)
-    settings = settings_of(str(args.adapter))
-    # any questions serve to compare two models: a foreign adapter needs no dataset
-    source = args.problems or (None if read_config(args.adapter) else EMBEDDED)
-    problems = problems_to_ask(source, settings)[:PROOF_PROBLEMS]
-    dtype = merge_adapter(args.adapter, args.out, args.dtype)
-    proof = prove_merge(args.adapter, args.out, problems, settings.system, settings.max_new_tokens)
-    print(f"merged into {args.out} ({str(dtype).removeprefix('torch.')}), tokenizer and generation config included")
-    print(
-        f"proof: same greedy answer on {proof.same_answers} of {proof.problems} problems, "
-        f"largest logit difference {proof.max_logit_difference:.2g}"
-    )
-    if dtype is torch.float32 and proof.max_logit_difference > FLOAT32_TOLERANCE:
-        print("tiny-math: the merged model is not base + adapter: do not use it", file=sys.stderr)
-        return EXIT_PROOF_FAILED
-    if proof.same_answers < proof.problems:
-        print(
-            f"tiny-math: rounding to {dtype} changes answers; merge with --dtype float32 to keep them", file=sys.stderr
-        )
-        return EXIT_PROOF_FAILED
-    return 0
-
-
-def _solve(args: argparse.Namespace, _: list[str]) -> int:
-    from tiny_math_solver.playground.terminal import ask_on, ask_once
-
-    def write(text: str) -> None:
-        print(text, end="", flush=True)
-
-    asker = _asker(args)
-    if args.question:
-        ask_once(asker, args.question, args.temperature, args.samples, write)
-    else:
-        ask_on(asker, args.temperature, args.samples, write)
-    return 0
-
-
-def _play(args: argparse.Namespace, _: list[str]) -> int:
-    from tiny_math_solver.playground.play import Playground
-    from tiny_math_solver.problems.embedded import embedded_problems
-
-    examples = [EXAMPLE_QUESTION, *(problem.question for problem in embedded_problems("test", 3))]
-    return _serve(Playground(_asker(args), args.adapter or args.model, examples).serve(args.port))
-
-
-def _asker(args: argparse.Namespace) -> Any:
-    from tiny_math_solver.models import load_model
-    from tiny_math_solver.playground.ask import Asker
-    from tiny_math_solver.rollouts import make_rollouts
-    from tiny_math_solver.settings import settings_of
-
-    settings = settings_of(args.adapter or args.model, args.system, args.max_new_tokens)
-    loaded = load_model(args.model, adapter=args.adapter, revision=args.revision, dtype=args.dtype)
-    rollouts = make_rollouts(loaded.model, loaded.tokenizer, args.batch_size, say=_say_aside)
-    return Asker(loaded, rollouts, settings)
-
-
-def _report(args: argparse.Namespace, _: list[str]) -> int:
-    from tiny_math_solver.report import REPORT, write_report
-
-    out = args.out or (args.runs[0] / REPORT if len(args.runs) == 1 else Path(REPORT))
-    _check_out(out)
-    write_report(args.runs, out)
-    print(f"report: {out}")
-    return 0
-
-
-def _watch(args: argparse.Namespace, _: list[str]) -> int:
-    from tiny_math_solver.report.watch import Watch
-
-    return _serve(Watch(args.run_folder).serve(args.port))
-
-
-def _serve(server: Any) -> int:
-    """Serve until Ctrl-C."""
-    with server:
-        _say(f"{server.url}  (Ctrl-C ends)")
-        with contextlib.suppress(KeyboardInterrupt):
-            server.serve_forever()
-    return 0
-
-
-def _bench(args: argparse.Namespace, _: list[str]) -> int:
-    from tiny_math_solver.bench.report import run
-    from tiny_math_solver.runs import write_whole
-
-    for part in args.parts:
-        if part not in BENCH_PARTS:
-            raise UserError(f"no part {part!r} to measure; choose of {', '.join(BENCH_PARTS)}")
-    if args.vllm_python and not shutil.which(args.vllm_python):
-        raise UserError(f"no such Python: {args.vllm_python}")
-    _check_out(args.out)
-
-    def save(result: dict[str, Any]) -> None:
-        if args.out:
-            write_whole(args.out, json.dumps(result, indent=2) + "\n")
-
-    result = run(args.parts, args.vllm_python, _say_aside if args.json else _say, save)
-    if args.json:
-        print(json.dumps(result, indent=2))
-    return 0
-
-
-def _fields(args: argparse.Namespace, _: list[str]) -> int:
-    from tiny_math_solver.config import known_fields
-
-    for section in [args.section] if args.section else SECTIONS:
-        for name, (kind, default, help) in known_fields(section).items():
-            shown = kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")
-            print(f"{section}.{name} ({shown}, default {default!r}): {help}")
-    return 0
-
-
-def _fetch(args: argparse.Namespace, _: list[str]) -> int:
-    from tiny_math_solver.config import EMBEDDED, load_config
-    from tiny_math_solver.hub import snapshot
-    from tiny_math_solver.models import resolve
-    from tiny_math_solver.problems.sources import is_file
-
-    model, problems = (config := load_config(args.config)).model, config.problems
-    folder, commit = resolve(model.name, model.revision)
-    print(f"model {model.name}: {f'commit {commit} is in the cache' if commit else f'nothing to download ({folder})'}")
-    if problems.source == EMBEDDED or is_file(problems.source):
-        print(f"dataset {problems.source}: nothing to download")
-    else:
-        commit = snapshot("dataset", problems.source, problems.revision).name
-        print(f"dataset {problems.source}: commit {commit} is in the cache")
-    return 0
-
-
-def _check_out(path: Path | None) -> None:
-    """Refuse an `--out` that could not be written, before anything is measured for it."""
-    from tiny_math_solver.runs import check_writable
-
-    if path is None:
-        return
-    if path.is_dir():
-        raise UserError(f"{path} is a folder; --out takes the name of a file")
-    check_writable(path.parent, "choose another --out")
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
-
-
-def _say_aside(line: str) -> None:
-    print(f"tiny-math: {line}", file=sys.stderr)
+def _number(text: str, kind: type[int] | type[float], fits: Callable[[Any], bool], meant: str) -> Any:
+    try:
+        number = kind(text)
+    except ValueError:
+        number = None
+    if number is None or not fits(number):
+        raise argparse.ArgumentTypeError(f"{text!r} is not {meant}")
+    return number
 
 
 def _temperature(text: str) -> float:
-    number = float(text)
-    if not 0 <= number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not 0 or more")
-    return number
+    return _number(text, float, lambda number: 0 <= number < float("inf"), "a number of 0 or more")
 
 
 def _share(text: str) -> float:
-    number = float(text)
-    if not 0 < number <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most 1")
-    return number
+    return _number(text, float, lambda number: 0 < number <= 1, "a number above 0 and at most 1")
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-    return number
+    return _number(text, int, lambda number: 1 <= number < 2**31, "a whole number of 1 or more")
 
 
 def _natural(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"{text} is not 0 or more")
-    return number
+    return _number(text, int, lambda number: 0 <= number < 2**31, "a whole number of 0 or more")
+
+
+def _seed(text: str) -> int:
+    return _number(text, int, lambda number: 0 <= number < 2**32, "a whole number from 0 to 4294967295")
+
+
+def _port(text: str) -> int:
+    return _number(text, int, lambda number: 0 <= number < 2**16, "a port, 0 to 65535")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,264 @@
+"""What each command of `tiny-math` does, given its parsed arguments; returns the exit code.
+
+Heavy imports stay inside the commands, so that `--help` answers at once.
+"""
+
+import argparse
+import contextlib
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from tiny_math_solver.errors import EXIT_LEARNED_NOTHING, EXIT_PROOF_FAILED, UserError
+
+SECTIONS = ("model", "problems", "prompt", "evaluation", "rollouts", "update", "records", "lora", "grpo")
+BENCH_PARTS = ("machine", "rollouts", "rollouts-0.5b", "steps", "steps-0.5b", "memory", "race")
+EXAMPLE_QUESTION = (
+    "Ava is 8 years old and has 3 bags of 7 marbles. She loses 4 marbles. How many marbles does Ava have?"
+)
+
+
+def train(args: argparse.Namespace) -> int:
+    from tiny_math_solver.config import load_config
+    from tiny_math_solver.processes import is_first
+    from tiny_math_solver.trackers import choose_trackers
+
+    config = load_config(args.config, args.overrides)
+    choose_trackers(config)  # before the slow imports: what is missing is said at once
+    from tiny_math_solver.grpo import run
+    from tiny_math_solver.terminal import output
+    from tiny_math_solver.verdict import nothing_learned, run_lines
+
+    if args.dry_run:
+        _, _, plan = run.prepare(config)
+        run.training_arguments(config)
+        print(config.to_yaml())
+        print("\n".join(plan))
+        return 0
+    with output(args.quiet or not is_first()) as out:
+        outcome = run.train(config, out)
+    if not is_first():
+        return 0
+    if not outcome.earned:
+        print(f"tiny-math: {nothing_learned(outcome.folder)}", file=sys.stderr)
+        return EXIT_LEARNED_NOTHING
+    print("", *run_lines(outcome.summary, outcome.folder), sep="\n")
+    print(f'next: {_own_name()} solve {outcome.folder} "{EXAMPLE_QUESTION}"')
+    return 0
+
+
+def _own_name() -> str:
+    """What to type for `tiny-math`: its path where the shell would not find this installation's."""
+    ours = Path(sys.executable).with_name("tiny-math")
+    found = shutil.which("tiny-math")
+    if not ours.exists() or (found and Path(found).samefile(ours)):
+        return "tiny-math"
+    return str(ours.relative_to(Path.cwd()) if ours.is_relative_to(Path.cwd()) else ours)
+
+
+def evaluate_model(args: argparse.Namespace) -> int:
+    from tiny_math_solver.evaluate import evaluate
+    from tiny_math_solver.models import load_model, locate
+    from tiny_math_solver.rollouts import Sampling, make_rollouts
+    from tiny_math_solver.runs import json_lines, write_whole
+    from tiny_math_solver.settings import problems_to_ask, settings_of
+    from tiny_math_solver.verdict import evaluation_lines, paired_line
+
+    def load(name: str, adapter: str | None = None) -> Any:
+        return load_model(name, adapter=adapter, revision=args.revision, dtype=args.dtype)
+
+    def measure(loaded: Any) -> Any:
+        return evaluate(
+            make_rollouts(loaded.model, loaded.tokenizer, args.batch_size, say=_say_aside),
+            problems,
+            system=settings.system,
+            max_new_tokens=settings.max_new_tokens,
+            samples=args.samples,
+            sampling=Sampling(settings.max_new_tokens, args.temperature, args.top_p, args.top_k),
+            seed=args.seed,
+        )
+
+    _check_out(args.out)
+    for name in filter(None, (args.model, args.against)):
+        locate(name, args.revision)  # whatever has to come from the Hub comes first
+    settings = settings_of(args.adapter or args.model, args.system, args.max_new_tokens)
+    problems = problems_to_ask(args.problems, settings)[: args.limit]
+    result = measure(load(args.model, args.adapter))
+    summary = result.summary()
+    lines = evaluation_lines(args.adapter or args.model, summary)
+    if args.against:
+        other = measure(load(args.against))
+        summary["against"] = other.summary()
+        summary["paired"] = result.against(other).to_dict()
+        lines += [paired_line(args.against, summary["paired"]), *evaluation_lines(args.against, summary["against"])]
+    print(json.dumps(summary, indent=2) if args.json else "\n".join(lines))
+    if args.out:
+        write_whole(args.out, json_lines(result.rows()))
+    return 0
+
+
+def merge(args: argparse.Namespace) -> int:
+    import torch
+
+    from tiny_math_solver.adapter import (
+        FLOAT32_TOLERANCE,
+        PROOF_PROBLEMS,
+        merge_adapter,
+        prove_merge,
+        refuse_occupied,
+    )
+    from tiny_math_solver.config import EMBEDDED
+    from tiny_math_solver.models import base_of_adapter
+    from tiny_math_solver.runs import read_config
+    from tiny_math_solver.settings import problems_to_ask, settings_of
+
+    refuse_occupied(args.out)
+    base_of_adapter(args.adapter)
+    settings = settings_of(str(args.adapter))
+    # any questions serve to compare two models: a foreign adapter needs no dataset
+    source = args.problems or (None if read_config(args.adapter) else EMBEDDED)
+    problems = problems_to_ask(source, settings)[:PROOF_PROBLEMS]
+    dtype = merge_adapter(args.adapter, args.out, args.dtype)
+    proof = prove_merge(args.adapter, args.out, problems, settings.system, settings.max_new_tokens)
+    print(f"merged into {args.out} ({str(dtype).removeprefix('torch.')}), tokenizer and generation config included")
+    print(
+        f"proof: same greedy answer on {proof.same_answers} of {proof.problems} problems, "
+        f"largest logit difference {proof.max_logit_difference:.2g}"
+    )
+    if dtype is torch.float32 and proof.max_logit_difference > FLOAT32_TOLERANCE:
+        print("tiny-math: the merged model is not base + adapter: do not use it", file=sys.stderr)
+        return EXIT_PROOF_FAILED
+    if proof.same_answers < proof.problems:
+        print(
+            f"tiny-math: rounding to {dtype} changes answers; merge with --dtype float32 to keep them", file=sys.stderr
+        )
+        return EXIT_PROOF_FAILED
+    return 0
+
+
+def solve(args: argparse.Namespace) -> int:
+    from tiny_math_solver.playground.terminal import ask_on, ask_once
+
+    def write(text: str) -> None:
+        print(text, end="", flush=True)
+
+    asker = _asker(args)
+    if args.question:
+        ask_once(asker, args.question, args.temperature, args.samples, write)
+    else:
+        ask_on(asker, args.temperature, args.samples, write)
+    return 0
+
+
+def play(args: argparse.Namespace) -> int:
+    from tiny_math_solver.playground.play import Playground
+    from tiny_math_solver.problems.embedded import embedded_problems
+
+    examples = [EXAMPLE_QUESTION, *(problem.question for problem in embedded_problems("test", 3))]
+    return _serve(Playground(_asker(args), args.adapter or args.model, examples).serve(args.port))
+
+
+def _asker(args: argparse.Namespace) -> Any:
+    from tiny_math_solver.models import load_model
+    from tiny_math_solver.playground.ask import Asker
+    from tiny_math_solver.rollouts import make_rollouts
+    from tiny_math_solver.settings import settings_of
+
+    settings = settings_of(args.adapter or args.model, args.system, args.max_new_tokens)
+    loaded = load_model(args.model, adapter=args.adapter, revision=args.revision, dtype=args.dtype)
+    rollouts = make_rollouts(loaded.model, loaded.tokenizer, args.batch_size, say=_say_aside)
+    return Asker(loaded, rollouts, settings)
+
+
+def report(args: argparse.Namespace) -> int:
+    from tiny_math_solver.report import REPORT, write_report
+
+    out = args.out or (args.runs[0] / REPORT if len(args.runs) == 1 else Path(REPORT))
+    _check_out(out)
+    write_report(args.runs, out)
+    print(f"report: {out}")
+    return 0
+
+
+def watch(args: argparse.Namespace) -> int:
+    from tiny_math_solver.report.watch import Watch
+
+    return _serve(Watch(args.run_folder).serve(args.port))
+
+
+def _serve(server: Any) -> int:
+    """Serve until Ctrl-C."""
+    with server:
+        _say(f"{server.url}  (Ctrl-C ends)")
+        with contextlib.suppress(KeyboardInterrupt):
+            server.serve_forever()
+    return 0
+
+
+def bench(args: argparse.Namespace) -> int:
+    from tiny_math_solver.bench.report import run
+    from tiny_math_solver.runs import write_whole
+
+    for part in args.parts:
+        if part not in BENCH_PARTS:
+            raise UserError(f"no part {part!r} to measure; choose of {', '.join(BENCH_PARTS)}")
+    if args.vllm_python and not shutil.which(args.vllm_python):
+        raise UserError(f"no such Python: {args.vllm_python}")
+    _check_out(args.out)
+
+    def save(result: dict[str, Any]) -> None:
+        if args.out:
+            write_whole(args.out, json.dumps(result, indent=2) + "\n")
+
+    result = run(args.parts, args.vllm_python, _say_aside if args.json else _say, save)
+    if args.json:
+        print(json.dumps(result, indent=2))
+    return 0
+
+
+def fields(args: argparse.Namespace) -> int:
+    from tiny_math_solver.config import known_fields
+
+    for section in [args.section] if args.section else SECTIONS:
+        for name, (kind, default, help) in known_fields(section).items():
+            shown = kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")
+            print(f"{section}.{name} ({shown}, default {default!r}): {help}")
+    return 0
+
+
+def fetch(args: argparse.Namespace) -> int:
+    from tiny_math_solver.config import EMBEDDED, load_config
+    from tiny_math_solver.hub import snapshot
+    from tiny_math_solver.models import resolve
+    from tiny_math_solver.problems.sources import is_file
+
+    model, problems = (config := load_config(args.config)).model, config.problems
+    folder, commit = resolve(model.name, model.revision)
+    print(f"model {model.name}: {f'commit {commit} is in the cache' if commit else f'nothing to download ({folder})'}")
+    if problems.source == EMBEDDED or is_file(problems.source):
+        print(f"dataset {problems.source}: nothing to download")
+    else:
+        commit = snapshot("dataset", problems.source, problems.revision).name
+        print(f"dataset {problems.source}: commit {commit} is in the cache")
+    return 0
+
+
+def _check_out(path: Path | None) -> None:
+    """Refuse an `--out` that could not be written, before anything is measured for it."""
+    from tiny_math_solver.runs import check_writable
+
+    if path is None:
+        return
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; --out takes the name of a file")
+    check_writable(path.parent, "choose another --out")
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _say_aside(line: str) -> None:
+    print(f"tiny-math: {line}", file=sys.stderr)
