@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from tiny_math_solver import commands
 from tiny_math_solver.commands import BENCH_PARTS, SECTIONS
-from tiny_math_solver.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, UserError
+from tiny_math_solver.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, StoppedError, UserError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -26,6 +26,9 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(f"tiny-math: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
+    except StoppedError as stopped:
+        print(f"tiny-math: {stopped}", file=sys.stderr)
+        return stopped.exit_code
     except KeyboardInterrupt:
         print("tiny-math: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -74,6 +77,14 @@ def _train(command: Callable[..., argparse.ArgumentParser]) -> None:
     train.add_argument("config", type=Path, help="YAML file, such as configs/quickstart.yaml")
     train.add_argument("--dry-run", action="store_true", help="print the resolved config and the plan, train nothing")
     train.add_argument("--quiet", action="store_true", help="print the verdict alone")
+    train.add_argument(
+        "--resume",
+        action=argparse.BooleanOptionalAction,
+        help="go on with the run in the output folder, or begin anew (default: go on where it is the same run)",
+    )
+    train.add_argument(
+        "--allow", action="append", default=[], metavar="KEY", help="with --resume: a field that may have changed"
+    )
 
 
 def _eval(command: Callable[..., argparse.ArgumentParser]) -> None:

@@ -28,6 +28,7 @@ def train(args: argparse.Namespace) -> int:
     config = load_config(args.config, args.overrides)
     choose_trackers(config)  # before the slow imports: what is missing is said at once
     from tiny_math_solver.grpo import run
+    from tiny_math_solver.grpo.resume import Asked
     from tiny_math_solver.terminal import output
     from tiny_math_solver.verdict import nothing_learned, run_lines
 
@@ -38,7 +39,7 @@ def train(args: argparse.Namespace) -> int:
         print("\n".join(plan))
         return 0
     with output(args.quiet or not is_first()) as out:
-        outcome = run.train(config, out)
+        outcome = run.train(config, out, Asked(args.resume, tuple(args.allow)))
     if not is_first():
         return 0
     if not outcome.earned:

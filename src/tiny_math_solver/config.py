@@ -80,7 +80,9 @@ GRPO_DEFAULTS: dict[str, Any] = {
     "max_completion_length": 512,
     "gradient_checkpointing": False,
     "logging_steps": 1,
-    "save_strategy": "no",
+    "save_strategy": "steps",
+    "save_steps": 50,
+    "save_total_limit": 2,
     "seed": 42,
 }
 LORA_DEFAULTS: dict[str, Any] = {

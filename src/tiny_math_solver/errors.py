@@ -1,7 +1,15 @@
-"""The one exception type for anything a user can put right, and what each end of a command returns to the shell."""
+"""How a command ends when it does not succeed, and what each end returns to the shell."""
 
 EXIT_BAD_INPUT, EXIT_LEARNED_NOTHING, EXIT_PROOF_FAILED, EXIT_INTERRUPTED = 2, 3, 4, 130
 
 
 class UserError(Exception):
     """Bad input: the message says what is wrong, where, and what to do; the CLI prints it and exits with 2."""
+
+
+class StoppedError(Exception):
+    """A run that ended before its last step: the message says why and how to go on, `exit_code` is the shell's."""
+
+    def __init__(self, message: str, exit_code: int):
+        super().__init__(message)
+        self.exit_code = exit_code

@@ -1,6 +1,6 @@
 """Fixed problems → records: greedy answers, and several sampled ones for pass@k and maj@k."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -40,6 +40,14 @@ class Evaluation:
     def rows(self) -> Iterator[dict[str, Any]]:
         """Every record as a JSON object, greedy ones first."""
         return (asdict(record) for record in [*self.greedy, *self.sampled])
+
+    @classmethod
+    def from_rows(cls, rows: Iterable[dict[str, Any]]) -> "Evaluation":
+        """The evaluation that `rows` came from."""
+        records = [Record(**row) for row in rows]
+        sampled = [record for record in records if record.sample is not None]
+        samples = 1 + max((record.sample or 0 for record in sampled), default=-1)
+        return cls([record for record in records if record.sample is None], sampled, samples)
 
     @property
     def accuracy(self) -> float:

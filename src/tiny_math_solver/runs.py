@@ -2,17 +2,22 @@
 
 config.yaml       resolved configuration          metrics.jsonl    a line a step
 environment.json  versions, hardware, command     rollouts.jsonl   completions with rewards and advantages
-summary.json      before, after, paired verdict   eval/*.jsonl     a line a problem and sample
-report.html       all of it as a page
-adapter_model.safetensors, adapter_config.json and the tokenizer at the top: plain PEFT
+summary.json      before, after, paired verdict   events.jsonl     warnings, resumptions, what had to be worked around
+report.html       all of it as a page             eval/*.jsonl     a line a problem and sample
+checkpoint-N/     all that a run needs to go on (grpo/checkpoints.py)
+adapter_model.safetensors, adapter_config.json and the tokenizer at the top: plain PEFT, the best on dev
 """
 
+import contextlib
+import errno
+import fcntl
 import json
 import os
 import platform
+import shutil
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -27,36 +32,83 @@ class RunFolder:
     """One training run's folder; every write goes through it.
 
     Of several processes that train together the first one alone writes; for the others every write does nothing.
+    A write that fails raises UserError, and leaves what stood there before.
     """
 
     def __init__(self, path: Path):
         self.path = path
         self.writes = is_first()
+        self._lock: int | None = None  # descriptor of the folder: the lock goes with the process, however it ends
+
+    @property
+    def holds_run(self) -> bool:
+        return (self.path / "config.yaml").is_file()
+
+    @property
+    def finished(self) -> bool:
+        return (self.path / "summary.json").is_file()
 
     def check(self) -> None:
         """Raise UserError where a run cannot go here: a folder of something else, or one that cannot be written."""
-        if occupied(self.path) and not (self.path / "config.yaml").is_file():
+        if occupied(self.path) and not self.holds_run:
             raise UserError(f"{self.path}: exists and is not a run folder; choose another grpo.output_dir")
         check_writable(self.path, "choose another grpo.output_dir")
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other runs out of the folder until the end. Raises UserError where one is at work in it."""
+        try:
+            if self.path.is_dir():
+                self._take_lock()
+            yield
+        finally:
+            if self._lock is not None:
+                os.close(self._lock)
+                self._lock = None
 
     def create(self) -> None:
         """Make the folder; an earlier run there is moved aside to `<name>.1`, `.2`, …, never overwritten."""
         self.check()
         if not self.writes:
             return
-        try:
-            if (self.path / "config.yaml").is_file():
+        with self._writing(self.path):
+            if self.holds_run:
                 self.path.rename(_free_name(self.path))
             self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"{self.path}: cannot be written ({error.strerror})") from None
+        self._take_lock()
+
+    def rewind(self, sizes: dict[str, int], step: int) -> None:
+        """Cut the records back to `sizes` in bytes, and drop whatever else was written after `step`."""
+        if not self.writes:
+            return
+        with self._writing(self.path):
+            for leftover in self.path.glob(".part-*"):
+                shutil.rmtree(leftover)
+            for record in self.path.glob("*.jsonl"):
+                if record.stat().st_size > sizes.get(record.name, 0):
+                    os.truncate(record, sizes.get(record.name, 0))
+            for evaluation in self.path.glob("eval/dev-*.jsonl"):
+                if int(evaluation.stem.removeprefix("dev-")) > step:
+                    evaluation.unlink()
+
+    def record_sizes(self) -> dict[str, int]:
+        """Bytes of every record, which are on the disk afterwards."""
+        sizes = {}
+        for record in sorted(self.path.glob("*.jsonl")):
+            sync(record)
+            sizes[record.name] = record.stat().st_size
+        return sizes
 
     def write_text(self, name: str, text: str) -> None:
         if self.writes:
-            write_whole(self.path / name, text)
+            with self._writing(self.path / name):
+                write_whole(self.path / name, text)
 
     def write_json(self, name: str, value: Any) -> None:
         self.write_text(name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+    def read_json(self, name: str) -> Any:
+        return json.loads((self.path / name).read_text(encoding="utf-8"))
 
     def write_jsonl(self, name: str, rows: Iterable[dict[str, Any]]) -> None:
         self.write_text(name, json_lines(rows))
@@ -68,7 +120,7 @@ class RunFolder:
             return True
         if limit is not None and (path.stat().st_size if path.exists() else 0) >= limit:
             return False
-        with path.open("a", encoding="utf-8") as file:
+        with self._writing(path), path.open("a", encoding="utf-8") as file:
             file.write(json_lines(rows))
         return True
 
@@ -76,15 +128,54 @@ class RunFolder:
         """Let `save(folder)` write files beside, then move each to its place at the top of the run folder."""
         if not self.writes:
             return
-        with tempfile.TemporaryDirectory(dir=self.path, prefix=".part-") as beside:
-            save(Path(beside))
-            for file in sorted(Path(beside).iterdir()):
+        with self.beside() as folder:
+            save(folder)
+            for file in sorted(folder.iterdir()):
+                sync(file)
                 os.replace(file, self.path / file.name)
+
+    @contextlib.contextmanager
+    def beside(self) -> Iterator[Path]:
+        """A folder within the run folder to write into, gone at the end."""
+        folder = self.path / f".part-{os.getpid()}"
+        with self._writing(self.path):
+            try:
+                folder.mkdir()  # not by tempfile, which would shut other users out of what becomes a checkpoint
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _take_lock(self) -> None:
+        if not self.writes:
+            return
+        if self._lock is not None:
+            os.close(self._lock)
+        self._lock = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"{self.path}: another run is at work in this folder; choose another grpo.output_dir"
+            ) from None
+        except OSError as error:
+            if error.errno not in (errno.EBADF, errno.ENOLCK, errno.ENOTSUP):  # what network file systems say
+                raise
+
+    @contextlib.contextmanager
+    def _writing(self, path: Path) -> Iterator[None]:
+        from safetensors import SafetensorError
+
+        try:
+            yield
+        except (OSError, SafetensorError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            saved = "; what was saved before is whole: the same command goes on from there" if self.holds_run else ""
+            raise UserError(f"{path}: cannot be written ({reason}){saved}") from error
 
 
 def occupied(path: Path) -> bool:
-    """Whether something stands at `path` already: a file, or a folder that is not empty."""
-    return path.exists() and (not path.is_dir() or any(path.iterdir()))
+    """Whether something stands at `path` already: a file, or a folder with more in it than hidden files."""
+    return path.exists() and (not path.is_dir() or any(not file.name.startswith(".") for file in path.iterdir()))
 
 
 def check_writable(folder: Path, advice: str) -> None:
@@ -102,7 +193,17 @@ def write_whole(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.part")
     beside.write_text(text, encoding="utf-8")
+    sync(beside)
     os.replace(beside, path)
+
+
+def sync(path: Path) -> None:
+    """Have a file, or a folder's list of names, on the disk before going on."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_environment(run: RunFolder, command: list[str], seed: int) -> None:
@@ -131,6 +232,16 @@ def read_config(folder: Path) -> dict[str, Any] | None:
 
     path = folder / "config.yaml"
     return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a JSONL file, none where it is not there; a last line still being written is left out."""
+    if not path.is_file():
+        return
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            if line.endswith("\n"):
+                yield json.loads(line)
 
 
 def command_line() -> list[str]:

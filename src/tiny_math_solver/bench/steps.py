@@ -124,6 +124,7 @@ def _train(
     """Train `steps` steps from the start and return the seconds each took."""
     with tempfile.TemporaryDirectory() as folder:
         settings = [*overrides, *side.overrides, "--grpo.max_steps", str(steps), "--grpo.output_dir", f"{folder}/run"]
+        settings += ["--grpo.save_strategy", "no"]  # neither side writes checkpoints
         config = load_config(path, settings)
         splits, tokenizer = load_splits(config.problems), load_tokenizer(config.model.name, config.model.revision)
         times = [] if times is None else times

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from transformers import TrainerCallback
+from transformers.trainer_utils import SaveStrategy
 
 from tiny_math_solver.adapter import save_adapter
 from tiny_math_solver.evaluate import evaluate
@@ -24,13 +25,16 @@ class DevEvaluation(TrainerCallback):
         self.best_step, self.best = -1, (-1.0, -1.0)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._evaluate(state)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step % self.every == 0 or state.global_step == state.max_steps:
+        if not self.history:
             self._evaluate(state)
 
-    def _evaluate(self, state: Any) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        due = state.global_step % self.every == 0 or state.global_step == state.max_steps
+        if due and self._evaluate(state) and args.save_strategy != SaveStrategy.NO:
+            control.should_save = True  # the best adapter has a checkpoint
+
+    def _evaluate(self, state: Any) -> bool:
+        """Whether the policy is the best so far."""
         assert self.trainer is not None
         with self.trainer.timed("evaluation"):
             result = evaluate(self.trainer.rollouts, self.dev, **self.ask)
@@ -49,10 +53,12 @@ class DevEvaluation(TrainerCallback):
         self.run.write_jsonl(f"eval/dev-{state.global_step:06d}.jsonl", result.rows())
         # of two steps with the same accuracy the one that keeps to the format is better, then the earlier
         score = (block["accuracy"], block["strict_accuracy"])
-        if score > self.best:
+        better = score > self.best
+        if better:
             self.best, self.best_step = score, state.global_step
             model, tokenizer = self.trainer.accelerator.unwrap_model(self.trainer.model), self.trainer.processing_class
             self.run.write_folder(lambda folder: save_adapter(model, tokenizer, folder))
+        return better
 
 
 class Metrics(TrainerCallback):
@@ -60,15 +66,23 @@ class Metrics(TrainerCallback):
 
     def __init__(self, run: RunFolder, dev: DevEvaluation, show: Callable[[News], Any]):
         self.run, self.dev, self.show = run, dev, show
-        self.started = time.perf_counter()
+        self.before = 0.0  # seconds of training until the run was interrupted, or at its end
+        self.started: float | None = None
+
+    def elapsed(self) -> float:
+        """Seconds of training."""
+        return self.before + (0.0 if self.started is None else time.perf_counter() - self.started)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.started = time.perf_counter()
 
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.before, self.started = self.elapsed(), None
+
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
         if logs is None or "reward" not in logs:
             return
-        seconds = time.perf_counter() - self.started
+        seconds = self.elapsed()
         self.run.append_jsonl("metrics.jsonl", [{"step": state.global_step, "seconds": round(seconds, 3), **logs}])
         trainer = self.dev.trainer
         if state.is_world_process_zero and trainer:

@@ -1,6 +1,5 @@
 """One training run from configuration to verdict."""
 
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,11 @@ from tiny_math_solver.config import Config
 from tiny_math_solver.errors import UserError
 from tiny_math_solver.evaluate import Evaluation, evaluate
 from tiny_math_solver.grpo.callbacks import DevEvaluation, Metrics
+from tiny_math_solver.grpo.interrupt import StopOnSignal
 from tiny_math_solver.grpo.plan import plan_lines
+from tiny_math_solver.grpo.resume import Asked, starting_point
 from tiny_math_solver.grpo.samples import Samples
+from tiny_math_solver.grpo.state import Checkpointing, fingerprint
 from tiny_math_solver.grpo.trainer import MathGRPOTrainer
 from tiny_math_solver.models import default_device, load_base, load_model, load_tokenizer, resolve_dtype
 from tiny_math_solver.problems.problem import Problem
@@ -24,7 +26,7 @@ from tiny_math_solver.prompts import chat_messages, encode_prompt, within_limit
 from tiny_math_solver.report import REPORT, write_report
 from tiny_math_solver.rollouts import EngineRollouts, ReferenceRollouts, Rollouts, Sampling, make_rollouts
 from tiny_math_solver.rollouts.certificate import PROMPTS, Certificate, certify
-from tiny_math_solver.runs import RunFolder, command_line, write_environment
+from tiny_math_solver.runs import RunFolder, command_line, read_jsonl, write_environment
 from tiny_math_solver.terminal import Output
 from tiny_math_solver.verdict import evaluation_lines
 
@@ -49,20 +51,42 @@ def prepare(config: Config) -> tuple[Splits, Any, list[str]]:
     return splits, tokenizer, plan_lines(config, splits, dropped)
 
 
-def train(config: Config, out: Output) -> Outcome:
-    """Run GRPO as configured, telling `out` how it goes. Returns when adapter, records and page are on disk."""
-    say = out.say
+def train(config: Config, out: Output, asked: Asked = Asked()) -> Outcome:  # noqa: B008  frozen
+    """Run GRPO as configured, telling `out` how it goes. Returns when adapter, records and page are on disk.
+
+    Goes on with an earlier run in the folder where `asked` says so. Raises StoppedError where the run ends before its
+    last step, with all of it saved.
+    """
     splits, tokenizer, plan = prepare(config)
     for line in plan:
-        say(line)
+        out.say(line)
     run = RunFolder(config.output_dir)
     run.check()
+    with run.locked():
+        problems = fingerprint([splits.train, splits.dev, splits.test, splits.unseen])
+        checkpoint = starting_point(run, config, problems, asked, out.say)
+        if asked.resume and run.finished:
+            out.say(f"{run.path}: this run is finished")
+        else:
+            _train(config, out, run, splits, tokenizer, problems, checkpoint)
+        summary = run.read_json("summary.json")
+        if run.writes:
+            write_report([run.path], run.path / REPORT)
+        return Outcome(summary, run.path, summary["best_reward"] > 0)
+
+
+def _train(
+    config: Config, out: Output, run: RunFolder, splits: Splits, tokenizer: Any, problems: str, checkpoint: Path | None
+) -> None:
+    """From model to summary.json."""
+    say = out.say
     args = training_arguments(config)
     set_seed(args.seed)  # before the adapter is made: TRL seeds only afterwards
     model = load_base(config.model.name, config.model.revision, config.model.dtype, args.device.type)
     ask = {"system": config.prompt.system, "max_new_tokens": args.max_completion_length}
     dev = DevEvaluation(run, splits.dev, config.evaluation.every, ask)
-    samples = Samples()
+    metrics, samples, stop = Metrics(run, dev, out.show), Samples(), StopOnSignal()
+    checkpointing = Checkpointing(run, dev, metrics, problems)
     try:
         trainer = MathGRPOTrainer(
             model=model,
@@ -72,33 +96,39 @@ def train(config: Config, out: Output) -> Outcome:
             peft_config=LoraConfig(**{"revision": config.model.revision, **config.lora}),
             config=config,
             run=run,
-            callbacks=[dev, Metrics(run, dev, out.show), samples],
+            callbacks=[dev, metrics, samples, stop],
+            checkpointing=checkpointing,
             say=say,
         )
     except ValueError as error:  # what PEFT and TRL refuse: target modules that are not there, options that clash
         raise UserError(" ".join(str(error).split())) from error
-    run.create()
-    run.write_text("config.yaml", config.to_yaml())
-    write_environment(run, command_line(), config.grpo["seed"])
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
-    dev.trainer = samples.trainer = trainer
+    dev.trainer = samples.trainer = checkpointing.trainer = trainer
+    trainer.accelerator.wait_for_everyone()  # every process has seen where to begin
+    if checkpoint is None:
+        run.create()
+        write_environment(run, command_line(), config.grpo["seed"])
+    run.write_text("config.yaml", config.to_yaml())
 
-    certificate = check_engine(config, trainer, splits.train, say)
-    before = evaluate_test(config, trainer.rollouts, splits, run, "before")
-    for line in evaluation_lines("before", before["test"].summary()):
-        say(line)
-    say("a loss near 0 at step 1 is how GRPO starts: look at the reward")
-    started = time.perf_counter()
-    trainer.train()
-    seconds = time.perf_counter() - started
-
-    trainer.accelerator.wait_for_everyone()  # the first process has written the best adapter
-    best = load_model(str(run.path), dtype=config.model.dtype, device=args.device.type)
-    engine = isinstance(trainer.rollouts, EngineRollouts)
-    batch_size, native = config.rollouts.batch_size, config.rollouts.native
-    rollouts = make_rollouts(best.model, best.tokenizer, batch_size, engine, native, trainer.sampling, say)
-    after = evaluate_test(config, rollouts, splits, run, "after")
+    with stop.listening():
+        certificate = check_engine(config, trainer, splits.train, say)
+        # of an interrupted run it is on record, else the adapter is still the fresh one, which changes nothing
+        before = recorded_test(run, splits, "before") or evaluate_test(config, trainer.rollouts, splits, run, "before")
+        for line in evaluation_lines("before", before["test"].summary()):
+            say(line)
+        if checkpoint is None:
+            say("a loss near 0 at step 1 is how GRPO starts: look at the reward")
+        else:
+            say(f"resumed from {checkpoint}")
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        stop.raise_if_asked(args, trainer.state)
+        trainer.accelerator.wait_for_everyone()  # the first process has written the best adapter
+        best = load_model(str(run.path), dtype=config.model.dtype, device=args.device.type)
+        engine = isinstance(trainer.rollouts, EngineRollouts)
+        batch_size, native = trainer.rollouts.batch_size, config.rollouts.native
+        rollouts = make_rollouts(best.model, best.tokenizer, batch_size, engine, native, trainer.sampling, say)
+        after = evaluate_test(config, rollouts, splits, run, "after")
     summary = {
         "before": before["test"].summary(),
         "after": after["test"].summary(),
@@ -111,16 +141,14 @@ def train(config: Config, out: Output) -> Outcome:
         "engine_check": None if certificate is None else asdict(certificate),
         "dev": dev.history,
         "best_step": dev.best_step,
-        "train_seconds": seconds,
+        "best_reward": trainer.best_reward,
+        "train_seconds": metrics.elapsed(),
         "steps": trainer.state.global_step,
         "completions": trainer.completions,
         "completion_tokens": trainer.completion_tokens,
         "seed": args.seed,
     }
     run.write_json("summary.json", summary)
-    if run.writes:
-        write_report([run.path], run.path / REPORT)
-    return Outcome(summary, run.path, trainer.best_reward > 0)
 
 
 def check_engine(config: Config, trainer: MathGRPOTrainer, train: list[Problem], say: Any) -> Certificate | None:
@@ -178,5 +206,18 @@ def evaluate_test(
     if splits.unseen:
         results["unseen"] = evaluate(rollouts, splits.unseen, **ask)
     for name, result in results.items():
-        run.write_jsonl(f"eval/{when}.jsonl" if name == "test" else f"eval/{when}-{name}.jsonl", result.rows())
+        run.write_jsonl(_record_name(when, name), result.rows())
     return results
+
+
+def recorded_test(run: RunFolder, splits: Splits, when: str) -> dict[str, Evaluation] | None:
+    """What `evaluate_test` left on disk, if all of it is there."""
+    names = ["test", *(["unseen"] if splits.unseen else [])]
+    files = {name: run.path / _record_name(when, name) for name in names}
+    if not all(file.is_file() for file in files.values()):
+        return None
+    return {name: Evaluation.from_rows(read_jsonl(file)) for name, file in files.items()}
+
+
+def _record_name(when: str, name: str) -> str:
+    return f"eval/{when}.jsonl" if name == "test" else f"eval/{when}-{name}.jsonl"

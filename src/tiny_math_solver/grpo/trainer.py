@@ -11,7 +11,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import gather_object
@@ -31,6 +32,9 @@ from tiny_math_solver.rollouts.weights import UnsupportedModelError, refuse_unsu
 from tiny_math_solver.runs import RunFolder
 from tiny_math_solver.terminal import PARTS
 
+if TYPE_CHECKING:
+    from tiny_math_solver.grpo.state import Checkpointing
+
 CHECK_EVERY, CHECK_ROWS = 5, 8  # steps between comparisons of the native passes with the model, and their rows
 SCORED = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
 SAMPLED = "sampling_per_token_logps"  # what TRL calls the rollouts' own log-probabilities
@@ -49,11 +53,12 @@ class MathGRPOTrainer(GRPOTrainer):
         config: Config,
         run: RunFolder,
         callbacks: list[Any],
+        checkpointing: Checkpointing | None = None,
         say: Any = print,
     ):
         from datasets import Dataset
 
-        self.run = run
+        self.run, self.checkpointing = run, checkpointing
         self.sampling = sampling_of(args)
         self.completions = self.completion_tokens = 0
         self.best_reward = 0.0
@@ -77,7 +82,7 @@ class MathGRPOTrainer(GRPOTrainer):
             train_dataset=Dataset.from_list(rows),
             processing_class=tokenizer,
             peft_config=peft_config,
-            callbacks=callbacks,
+            callbacks=[*callbacks, *filter(None, [checkpointing])],
             rollout_func=None if own_backend else self._rollout,
         )
         engine, native = config.rollouts.engine, config.rollouts.native
@@ -294,6 +299,46 @@ class MathGRPOTrainer(GRPOTrainer):
         if self._recording and not self.run.append_jsonl("rollouts.jsonl", rows, self.rollouts_bytes):
             self._recording = False
             self._say("rollouts.jsonl has come to records.rollouts_mb: later completions are not kept")
+
+    # -- Checkpoints ----------------------------------------------------------------------------------------------
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        if self.checkpointing:
+            self.checkpointing.save()
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        assert self.checkpointing
+        self.checkpointing.restore_policy(Path(resume_from_checkpoint))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None and self.checkpointing:
+            self.checkpointing.restore_optimizer()
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        """Restored with the optimizer."""
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is not None and self.checkpointing:
+            self.checkpointing.restore_process(Path(checkpoint))
+
+    def _get_train_sampler(self, dataset: Any = None) -> Any:
+        self._sampler = super()._get_train_sampler(dataset)
+        return self._sampler
+
+    def _init_training_state(
+        self, max_steps: int, num_update_steps_per_epoch: int, num_train_epochs: int, resume: Any, trial: Any
+    ) -> tuple[int, int]:
+        epochs, skipped = super()._init_training_state(
+            max_steps, num_update_steps_per_epoch, num_train_epochs, resume, trial
+        )
+        for _ in range(epochs):  # the sampler draws a new order an epoch
+            next(iter(self._sampler))
+        self.state.compute_steps(self.args, max_steps)  # as configured: those of the checkpoint may be others
+        return epochs, skipped
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        if self.state.global_step < self.state.max_steps:  # a checkpoint may be that of the last step
+            super()._run_epoch(*args, **kwargs)
 
 
 def sampling_of(args: GRPOConfig) -> Sampling:

@@ -17,6 +17,7 @@ from tiny_math_solver.report.diagnose import (
     gain,
     waste,
 )
+from tiny_math_solver.runs import read_jsonl
 from tiny_math_solver.statistics import mcnemar, wilson_interval
 
 Record = dict[str, Any]
@@ -26,8 +27,8 @@ def run_data(folder: Path) -> dict[str, Any]:
     """Everything that the page says about one run. Raises UserError where `folder` holds no run."""
     if not (folder / "config.yaml").is_file():
         raise UserError(f"{folder}: no config.yaml, so it is not a run folder")
-    metrics = list(_rows(folder / "metrics.jsonl"))
-    rollouts = [{**row, "correct": _is_correct(row)} for row in _rows(folder / "rollouts.jsonl")]
+    metrics = list(read_jsonl(folder / "metrics.jsonl"))
+    rollouts = [{**row, "correct": _is_correct(row)} for row in read_jsonl(folder / "rollouts.jsonl")]
     before, after = (list(_greedy(folder / "eval" / f"{when}.jsonl")) for when in ("before", "after"))
     return {
         "name": folder.absolute().name,
@@ -65,18 +66,8 @@ def compare(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def _rows(path: Path) -> Iterator[Record]:
-    """The rows of a JSONL file; a last line that is still being written is left for the next time."""
-    if not path.is_file():
-        return
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            if line.endswith("\n"):
-                yield json.loads(line)
-
-
 def _greedy(path: Path) -> Iterator[Record]:
-    return (row for row in _rows(path) if row["sample"] is None)
+    return (row for row in read_jsonl(path) if row["sample"] is None)
 
 
 def _json(path: Path) -> Any:

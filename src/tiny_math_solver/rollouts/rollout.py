@@ -26,6 +26,7 @@ class Rollouts(Protocol):
 
     model: Any
     tokenizer: Any
+    batch_size: int  # completions made at once
 
     def generate(
         self, prompt_ids: Sequence[list[int]], samples: int, sampling: Sampling, *, logprobs: bool = False

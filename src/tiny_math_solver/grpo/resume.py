@@ -1,0 +1,82 @@
+"""Where a run begins: at its newest whole checkpoint, or anew."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tiny_math_solver.config import Config
+from tiny_math_solver.errors import UserError
+from tiny_math_solver.grpo.checkpoints import load_tree, newest_whole
+from tiny_math_solver.runs import RunFolder, read_config
+
+OF_ANOTHER_RUN = ("model", "problems", "prompt", "lora")  # sections that cannot change within a run
+ABSENT = "not set"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the command line says about an earlier run in the folder.
+
+    `resume` None goes on where the configuration is the same, False never; `allow` names fields, or sections, that
+    may differ.
+    """
+
+    resume: bool | None = None
+    allow: tuple[str, ...] = ()
+
+
+def starting_point(
+    run: RunFolder, config: Config, problems: str, asked: Asked, say: Callable[[str], Any]
+) -> Path | None:
+    """The checkpoint to go on from; None to begin anew, with an earlier run moved aside.
+
+    `problems` is the fingerprint of the problems as they are. Raises UserError where going on was asked for and there
+    is no run, or one of another configuration.
+    """
+    if not run.holds_run:
+        if asked.resume:
+            raise UserError(f"{run.path}: no run there to resume")
+        return None
+    if asked.resume is False or (run.finished and not asked.resume):
+        return None
+    changes = dict(differences(read_config(run.path) or {}, yaml.safe_load(config.to_yaml())))
+    if changes and not asked.resume:
+        say(f"the run in {run.path} has another configuration ({_listed(changes)}) and is moved aside")
+        return None
+    _refuse(run.path, changes, asked.allow)
+    checkpoint = newest_whole(run.path, say)
+    if checkpoint is None:
+        say(f"no checkpoint in {run.path} yet: from the beginning")
+    elif load_tree(checkpoint / "state")["problems"] != problems:
+        raise UserError(f"{run.path}: the problems are not those it was trained on; choose another grpo.output_dir")
+    return checkpoint
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """`(dotted key, "old → new")` wherever two configurations differ, the folder they are written to left out."""
+    for key in {**old, **new}:
+        before, after = old.get(key, ABSENT), new.get(key, ABSENT)
+        if isinstance(before, dict) and isinstance(after, dict) and not prefix:
+            yield from differences(before, after, f"{key}.")
+        elif before != after and f"{prefix}{key}" != "grpo.output_dir":
+            yield f"{prefix}{key}", f"{before} → {after}"
+
+
+def _refuse(folder: Path, changes: dict[str, str], allow: tuple[str, ...]) -> None:
+    sections = {key: key.partition(".")[0] for key in changes}
+    if never := {key: changes[key] for key in changes if sections[key] in OF_ANOTHER_RUN}:
+        raise UserError(
+            f"{folder}: is a run with {_listed(never)}; that takes a run of its own: another grpo.output_dir"
+        )
+    if refused := {key: changes[key] for key in changes if not {key, sections[key]} & set(allow)}:
+        allowing = " ".join(f"--allow {key}" for key in refused)
+        raise UserError(
+            f"{folder}: is a run of another configuration: {_listed(refused)}; if that is meant: {allowing}"
+        )
+
+
+def _listed(changes: dict[str, str]) -> str:
+    return ", ".join(f"{key}: {change}" for key, change in changes.items())
