@@ -1,0 +1,82 @@
+"""`kill -9` at random moments, and while a checkpoint is being written: the resumed run ends with the same bytes."""
+
+import hashlib
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+QUICKSTART = Path(__file__).parents[1] / "configs" / "quickstart.yaml"
+SMALL = [
+    "--grpo.max_steps", "6", "--grpo.save_steps", "1", "--evaluation.every", "3", "--problems.test", "8",
+    "--problems.dev", "16", "--evaluation.samples", "0", "--grpo.per_device_train_batch_size", "16",
+]  # fmt: skip
+
+
+def start(folder: Path, overrides: list[str], log: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "tiny_math_solver.cli", "train", str(QUICKSTART), "--grpo.output_dir", str(folder)]
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [*command, *overrides], stdout=output, stderr=output, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        )
+
+
+def adapter(folder: Path) -> str:
+    return hashlib.sha256((folder / "adapter_model.safetensors").read_bytes()).hexdigest()
+
+
+def kill_when(due: Callable[[], bool], folder: Path, overrides: list[str], log: Path) -> bool:
+    """Start or go on with the run and kill it once `due`; False where it had ended by then."""
+    process = start(folder, overrides, log)
+    while process.poll() is None and not due():
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    assert process.returncode in (0, -9), log.read_text()
+    return process.returncode == -9
+
+
+def finish(folder: Path, overrides: list[str], log: Path) -> str:
+    process = start(folder, overrides, log)
+    assert process.wait() == 0, log.read_text()
+    return adapter(folder)
+
+
+@pytest.mark.slow
+def test_killed_while_a_checkpoint_is_written(tmp_path: Path):
+    straight = finish(tmp_path / "straight", SMALL, tmp_path / "log")
+    folder, writing = tmp_path / "killed", 0
+    for place in (".part-*/state.json", ".part-*/SHA256SUMS", ".part-*/best", "checkpoint-5"):
+
+        def due(place: str = place) -> bool:
+            return any(folder.glob(place))
+
+        if kill_when(due, folder, SMALL, tmp_path / "log"):
+            writing += any(folder.glob(".part-*"))
+    assert writing, "no kill came while something was being written"
+    assert finish(folder, SMALL, tmp_path / "log") == straight
+    assert not list(folder.glob(".part-*"))
+
+
+@pytest.mark.large
+@pytest.mark.timeout(3600)
+def test_killed_at_50_random_moments_of_a_quickstart(tmp_path: Path):
+    """Prints how many kills came before training, within a step, and while something was being written."""
+    log, rng = tmp_path / "log", random.Random(0)
+    began = time.perf_counter()
+    straight = finish(tmp_path / "straight", [], log)
+    whole, kills, runs, writing = time.perf_counter() - began, 0, 0, 0
+    while kills < 50:
+        folder, runs = tmp_path / f"run-{runs}", runs + 1
+        while kills < 50:
+            moment = time.perf_counter() + rng.uniform(0, whole)
+            if not kill_when(lambda: time.perf_counter() >= moment, folder, [], log):  # noqa: B023
+                break
+            kills, writing = kills + 1, writing + any(folder.glob(".part-*"))
+        assert finish(folder, [], log) == straight, f"run {runs} after {kills} kills"
+        print(f"run {runs}: {kills} kills so far, {writing} of them while something was being written; same bytes")
