@@ -96,6 +96,6 @@ def test_a_resumed_run_ends_as_one_straight_through(tmp_path: Path, overrides: l
     interrupted(folder, 4, *overrides)
     interrupted(folder, 6, *overrides)
     resumed = run(folder, *overrides)
-    assert f"resumed from {folder / 'checkpoint-6'}" in resumed.lines
+    assert f"step 6: resumed: from {folder / 'checkpoint-6'}" in resumed.lines
     same(straight.folder, folder)
     assert not (tmp_path / "cut.1").exists()

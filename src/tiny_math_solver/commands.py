@@ -13,7 +13,7 @@ from typing import Any
 
 from tiny_math_solver.errors import EXIT_LEARNED_NOTHING, EXIT_PROOF_FAILED, UserError
 
-SECTIONS = ("model", "problems", "prompt", "evaluation", "rollouts", "update", "records", "lora", "grpo")
+SECTIONS = ("model", "problems", "prompt", "evaluation", "rollouts", "update", "guards", "records", "lora", "grpo")
 BENCH_PARTS = ("machine", "rollouts", "rollouts-0.5b", "steps", "steps-0.5b", "memory", "race")
 EXAMPLE_QUESTION = (
     "Ava is 8 years old and has 3 bags of 7 marbles. She loses 4 marbles. How many marbles does Ava have?"

@@ -65,6 +65,11 @@ class UpdateSection(Section):
     tokens_per_pass: int = Field(4096, ge=1, description="tokens of one forward and backward pass, padding included")
 
 
+class GuardsSection(Section):
+    stop: bool = Field(True, description="stop a run that cannot succeed; false: say so and go on")
+    zero_reward_steps: int = Field(10, ge=1, description="first steps without any reward after which a run stops")
+
+
 class RecordsSection(Section):
     rollouts_mb: int = Field(512, ge=0, description="size at which rollouts.jsonl takes no more, in megabytes; 0: none")
 
@@ -101,6 +106,7 @@ class Config(Section):
     evaluation: EvaluationSection = Field(default_factory=EvaluationSection)
     rollouts: RolloutsSection = Field(default_factory=RolloutsSection)
     update: UpdateSection = Field(default_factory=UpdateSection)
+    guards: GuardsSection = Field(default_factory=GuardsSection)
     records: RecordsSection = Field(default_factory=RecordsSection)
     lora: dict[str, Any] = Field(default_factory=dict, description="fields of peft.LoraConfig")
     grpo: dict[str, Any] = Field(default_factory=dict, description="fields of trl.GRPOConfig")

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from math import isfinite
 from typing import Any
 
 from transformers import TrainerCallback
@@ -80,12 +81,13 @@ class Metrics(TrainerCallback):
         self.before, self.started = self.elapsed(), None
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
-        if logs is None or "reward" not in logs:
+        if logs is None or "loss" not in logs:
             return
         seconds = self.elapsed()
-        self.run.append_jsonl("metrics.jsonl", [{"step": state.global_step, "seconds": round(seconds, 3), **logs}])
+        finite = {name: None if isinstance(v, float) and not isfinite(v) else v for name, v in logs.items()}
+        self.run.append_jsonl("metrics.jsonl", [{"step": state.global_step, "seconds": round(seconds, 3), **finite}])
         trainer = self.dev.trainer
-        if state.is_world_process_zero and trainer:
+        if state.is_world_process_zero and trainer and "reward" in logs:  # not where earlier completions are used again
             sample = max(trainer.last_rows, key=lambda row: row["advantage"], default=None)
             news = (state.global_step, state.max_steps, seconds, logs, self.dev.history, len(trainer.last_rows), sample)
             self.show(News(*news))

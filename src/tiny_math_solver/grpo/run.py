@@ -19,6 +19,8 @@ from tiny_math_solver.grpo.resume import Asked, starting_point
 from tiny_math_solver.grpo.samples import Samples
 from tiny_math_solver.grpo.state import Checkpointing, fingerprint
 from tiny_math_solver.grpo.trainer import MathGRPOTrainer
+from tiny_math_solver.grpo.watchdog import Watchdog
+from tiny_math_solver.memory import memory_errors
 from tiny_math_solver.models import default_device, load_base, load_model, load_tokenizer, resolve_dtype
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.problems.splits import Splits, load_splits
@@ -68,7 +70,8 @@ def train(config: Config, out: Output, asked: Asked = Asked()) -> Outcome:  # no
         if asked.resume and run.finished:
             out.say(f"{run.path}: this run is finished")
         else:
-            _train(config, out, run, splits, tokenizer, problems, checkpoint)
+            with memory_errors("rollouts.batch_size, update.tokens_per_pass or grpo.max_completion_length"):
+                _train(config, out, run, splits, tokenizer, problems, checkpoint)
         summary = run.read_json("summary.json")
         if run.writes:
             write_report([run.path], run.path / REPORT)
@@ -80,12 +83,18 @@ def _train(
 ) -> None:
     """From model to summary.json."""
     say = out.say
+
+    def tell(step: int, name: str, text: str) -> None:
+        run.append_jsonl("events.jsonl", [{"step": step, "name": name, "text": text}])
+        say(f"step {step}: {name}: {text}")
+
     args = training_arguments(config)
     set_seed(args.seed)  # before the adapter is made: TRL seeds only afterwards
     model = load_base(config.model.name, config.model.revision, config.model.dtype, args.device.type)
     ask = {"system": config.prompt.system, "max_new_tokens": args.max_completion_length}
     dev = DevEvaluation(run, splits.dev, config.evaluation.every, ask)
     metrics, samples, stop = Metrics(run, dev, out.show), Samples(), StopOnSignal()
+    watchdog = Watchdog(run, config, tell)
     checkpointing = Checkpointing(run, dev, metrics, problems)
     try:
         trainer = MathGRPOTrainer(
@@ -96,15 +105,16 @@ def _train(
             peft_config=LoraConfig(**{"revision": config.model.revision, **config.lora}),
             config=config,
             run=run,
-            callbacks=[dev, metrics, samples, stop],
+            callbacks=[dev, metrics, samples, stop, watchdog],
             checkpointing=checkpointing,
             say=say,
+            tell=tell,
         )
     except ValueError as error:  # what PEFT and TRL refuse: target modules that are not there, options that clash
         raise UserError(" ".join(str(error).split())) from error
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
-    dev.trainer = samples.trainer = checkpointing.trainer = trainer
+    dev.trainer = samples.trainer = checkpointing.trainer = watchdog.trainer = trainer
     trainer.accelerator.wait_for_everyone()  # every process has seen where to begin
     if checkpoint is None:
         run.create()
@@ -120,9 +130,10 @@ def _train(
         if checkpoint is None:
             say("a loss near 0 at step 1 is how GRPO starts: look at the reward")
         else:
-            say(f"resumed from {checkpoint}")
+            tell(int(checkpoint.name.removeprefix("checkpoint-")), "resumed", f"from {checkpoint}")
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         stop.raise_if_asked(args, trainer.state)
+        watchdog.raise_if_stopped(say)
         trainer.accelerator.wait_for_everyone()  # the first process has written the best adapter
         best = load_model(str(run.path), dtype=config.model.dtype, device=args.device.type)
         engine = isinstance(trainer.rollouts, EngineRollouts)

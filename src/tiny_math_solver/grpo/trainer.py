@@ -8,7 +8,7 @@ TRL's loss other micro-batches that give the same gradient; and the log-probabil
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from tiny_math_solver.answers import extract_answer, write_number
 from tiny_math_solver.config import Config
 from tiny_math_solver.grpo.native import NativeUpdate, why_not
 from tiny_math_solver.grpo.update import Batch, completion_logprobs, passes, rows_by_length, trimmed
+from tiny_math_solver.memory import with_smaller_parts
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.prompts import chat_messages, encode_prompt
 from tiny_math_solver.rewards import as_text, correctness_reward, format_reward
@@ -55,6 +56,7 @@ class MathGRPOTrainer(GRPOTrainer):
         callbacks: list[Any],
         checkpointing: Checkpointing | None = None,
         say: Any = print,
+        tell: Callable[[int, str, str], Any] | None = None,
     ):
         from datasets import Dataset
 
@@ -63,7 +65,8 @@ class MathGRPOTrainer(GRPOTrainer):
         self.completions = self.completion_tokens = 0
         self.best_reward = 0.0
         self.rollouts_bytes = config.records.rollouts_mb * 10**6
-        self._recording, self._say = True, say
+        self._recording = True
+        self.tell = tell or (lambda step, name, text: say(f"{name}: {text}"))
         self.last_rows: list[dict[str, Any]] = []  # of rollouts.jsonl
         self.extra_metrics: dict[str, float] = {}  # merged into the next logged line
         self.seconds = dict.fromkeys(PARTS, 0.0)  # where the time went since the last one
@@ -89,7 +92,10 @@ class MathGRPOTrainer(GRPOTrainer):
         self.rollouts: Rollouts = make_rollouts(
             self.model, tokenizer, config.rollouts.batch_size, engine, native, self.sampling, say
         )
+        if isinstance(self.rollouts, EngineRollouts):
+            self.rollouts.on_shrink = self._told_of_rollouts
         self.tokens_per_pass = config.update.tokens_per_pass
+        self.finite_loss, self._fresh = True, True  # of the optimizer step under way; which has just begun
         self._window: list[Batch] = []  # micro-batches of the optimizer step under way
         self._update_logprobs = torch.empty(0)  # of the pass under way
         reason = self._no_own_passes() if config.update.own_passes else "update.own_passes is false"
@@ -139,6 +145,10 @@ class MathGRPOTrainer(GRPOTrainer):
             "logprobs": None if rollouts[0].logprobs is None else [r.logprobs for r in rollouts],
         }
 
+    def _told_of_rollouts(self, rows: int) -> None:
+        text = f"rollouts go on with {rows} completions at once; lower rollouts.batch_size to save the time"
+        self.tell(self.state.global_step + 1, "out of memory", text)
+
     # -- The update -----------------------------------------------------------------------------------------------
 
     def _no_own_passes(self) -> str:
@@ -161,7 +171,20 @@ class MathGRPOTrainer(GRPOTrainer):
     def _causal_lm(self) -> Any:
         return causal_lm(self.accelerator.unwrap_model(self.model))
 
+    @property
+    def policy_dtype(self) -> torch.dtype:
+        """What the update computes in."""
+        if self.args.bf16 or self.args.fp16:
+            return torch.bfloat16 if self.args.bf16 else torch.float16
+        return self._causal_lm().dtype
+
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        loss = self._micro_step(model, inputs, num_items_in_batch)
+        self.finite_loss = bool(loss.isfinite()) and (self.finite_loss or self._fresh)
+        self._fresh = self.accelerator.sync_gradients
+        return loss
+
+    def _micro_step(self, model: Any, inputs: Any, num_items_in_batch: Any) -> Tensor:
         """Gather the micro-batches of an optimizer step; at the last one pass all their rows through the model."""
         if not self.own_passes:
             return super().training_step(model, inputs, num_items_in_batch)
@@ -172,7 +195,7 @@ class MathGRPOTrainer(GRPOTrainer):
         loss = torch.zeros((), device=self.args.device)
         if self.accelerator.sync_gradients:
             with self.timed("update"):
-                loss = self._update(model)
+                loss = with_smaller_parts(lambda: self._update(model), self._halve_passes)
             self._window = []
         self._current_train_step_time += time.perf_counter() - started
         if self.accelerator.sync_gradients:
@@ -180,8 +203,27 @@ class MathGRPOTrainer(GRPOTrainer):
             self._current_train_step_time = 0.0
         return loss
 
+    def _halve_passes(self) -> bool:
+        """After memory ran out: smaller passes, down to a completion each, and nothing left of the attempt."""
+        longest = max(int((b["prompt_mask"].sum(1) + b["completion_mask"].sum(1)).max()) for b in self._window)
+        if self.tokens_per_pass <= longest:
+            return False
+        self.tokens_per_pass = max(longest, self.tokens_per_pass // 2)
+        for parameter in self._causal_lm().parameters():
+            parameter.grad = None
+        metrics = self._metrics["train"]
+        for name in metrics:
+            del metrics[name][self._logged_before.get(name, 0) :]
+        self.tell(
+            self.state.global_step + 1,
+            "out of memory",
+            f"the step is repeated with update.tokens_per_pass {self.tokens_per_pass}; lower it to save the time",
+        )
+        return True
+
     def _update(self, model: Any) -> Tensor:
         """The step's loss, its gradient accumulated in the parameters."""
+        self._logged_before = {name: len(values) for name, values in self._metrics["train"].items()}
         loss, nothing = torch.zeros((), device=self.args.device), torch.empty(0, device=self.args.device)
         metrics, gaps = self._metrics["train"], [nothing]
         logged = len(metrics["entropy"])
@@ -298,7 +340,8 @@ class MathGRPOTrainer(GRPOTrainer):
         self.best_reward = max([self.best_reward, *(sum(r["rewards"].values()) for r in rows)])
         if self._recording and not self.run.append_jsonl("rollouts.jsonl", rows, self.rollouts_bytes):
             self._recording = False
-            self._say("rollouts.jsonl has come to records.rollouts_mb: later completions are not kept")
+            text = "rollouts.jsonl has come to records.rollouts_mb: later completions are not kept"
+            self.tell(self.state.global_step + 1, "records", text)
 
     # -- Checkpoints ----------------------------------------------------------------------------------------------
 

@@ -4,12 +4,13 @@ This file is who runs where and when: a finished row's slot is taken by a waitin
 so that the running rows are always the first ones. What a step computes is in decoder.py and native.py.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
+from tiny_math_solver.memory import with_smaller_parts
 from tiny_math_solver.rollouts.decoder import Decoder, TorchDecoder, reach
 from tiny_math_solver.rollouts.native import NativeDecoder
 from tiny_math_solver.rollouts.rollout import Rollout, eos_ids
@@ -34,6 +35,7 @@ class EngineRollouts:
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
         self.weights = PolicyWeights(model, native)
         self.eos_ids = eos_ids(model, tokenizer)
+        self.on_shrink: Callable[[int], Any] = lambda rows: None  # told when memory ran out: rows at once from then on
         self._decoders: list[tuple[int, Decoder]] = []  # one for every kind of sampling met, and the slots wanted of it
 
     @property
@@ -51,10 +53,22 @@ class EngineRollouts:
         self.weights.sync()
         if not prompt_ids or not sampling.max_new_tokens:
             return [Rollout(ids, [], False, []) for ids in prompt_ids for _ in range(samples)]
+        return with_smaller_parts(lambda: self._generate(prompt_ids, samples, sampling), self._halve_batch)
+
+    def _generate(self, prompt_ids: Sequence[list[int]], samples: int, sampling: Sampling) -> list[Rollout]:
         requests = _requests(prompt_ids, samples)
         requests.sort(key=lambda r: -len(r.prompt))  # prompts of like length are prefilled together
         _Batch(self._decoder(len(requests), len(requests[0].prompt), sampling), requests, self.eos_ids, sampling).run()
         return [r.rollout for r in sorted(requests, key=lambda r: r.place)]  # type: ignore[misc]
+
+    def _halve_batch(self) -> bool:
+        if self.batch_size == 1:
+            return False
+        widest = max((decoder.slots for _, decoder in self._decoders), default=self.batch_size)
+        self.batch_size = max(1, min(widest, self.batch_size) // 2)
+        self._decoders.clear()
+        self.on_shrink(self.batch_size)
+        return True
 
     def stream(self, prompt: list[int], sampling: Sampling) -> Iterator[list[int]]:
         """One completion's token ids as they are made, the end token included."""
