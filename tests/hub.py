@@ -29,7 +29,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -69,8 +69,9 @@ class Request:
 class Fault:
     """What goes wrong for paths that start with `prefix`, for the next `times` requests (-1: for good).
 
-    `delay` seconds pass first; then `status` answers, or the connection is cut after `cut_after` bytes of the
-    file (0: before any answer). A fault with only a delay answers as usual.
+    `delay` seconds pass first; then `status` answers (with `code`, by which the Hub tells its refusals apart, and
+    `headers`), or the connection is cut after `cut_after` bytes of the file (0: before any answer), or the file's
+    middle byte is another one (`flip`). A fault with only a delay answers as usual.
     """
 
     prefix: str
@@ -79,6 +80,9 @@ class Fault:
     delay: float = 0.0
     times: int = 1
     method: str | None = None
+    code: str = ""
+    headers: dict[str, str] = field(default_factory=dict)
+    flip: bool = False
 
 
 class HubStandin:
@@ -184,6 +188,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: _Server
     cut_after: int | None
+    flip: bool
 
     def setup(self) -> None:
         super().setup()
@@ -209,13 +214,14 @@ class _Handler(BaseHTTPRequestHandler):
 
         fault = self.server.take_fault(self.command, path)
         self.cut_after = fault.cut_after if fault else None
+        self.flip = fault is not None and fault.flip
         if fault:
             time.sleep(fault.delay)
         if self.cut_after == 0:
             self.close_connection = True
             _cut(self.connection)
         elif fault and fault.status:
-            self.send_problem(HTTPStatus(fault.status), "", "injected fault")
+            self.send_problem(HTTPStatus(fault.status), fault.code, "injected fault", more=fault.headers)
         elif is_foreign:
             self.send_problem(HTTPStatus.FORBIDDEN, "", "the stand-in lets nothing out")
         elif url.path.startswith("/api/whoami"):
@@ -258,6 +264,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def send_file(self, path: Path, commit: str) -> None:
         data, etag = path.read_bytes(), _etag(path)
+        if self.flip:
+            data = flipped(data)
         headers = {"X-Repo-Commit": commit, "Accept-Ranges": "bytes", "ETag": f'"{etag}"'}
         if path.suffix in LFS_SUFFIXES:
             headers |= {"X-Linked-Etag": f'"{etag}"', "X-Linked-Size": str(len(data))}
@@ -275,8 +283,10 @@ class _Handler(BaseHTTPRequestHandler):
     def send_json(self, value: Any) -> None:
         self.send_body(HTTPStatus.OK, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
-    def send_problem(self, status: HTTPStatus, code: str, message: str, commit: str | None = None) -> None:
-        headers = {"Content-Type": "application/json", "X-Error-Message": message}
+    def send_problem(
+        self, status: HTTPStatus, code: str, message: str, commit: str | None = None, more: dict[str, str] | None = None
+    ) -> None:
+        headers = (more or {}) | {"Content-Type": "application/json", "X-Error-Message": message}
         headers |= {"X-Error-Code": code} if code else {}
         headers |= {"X-Repo-Commit": commit} if commit else {}
         self.send_body(status, json.dumps({"error": message}).encode(), headers)
@@ -299,6 +309,12 @@ def _cut(connection: socket.socket) -> None:
     """Cut a connection that the other side may have cut already."""
     with contextlib.suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)
+
+
+def flipped(data: bytes) -> bytes:
+    """The same bytes but for one bit in the middle."""
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
 
 
 def _is_true(values: list[str] | None) -> bool:

@@ -62,7 +62,12 @@ def load_base(name: str, revision: str | None = None, dtype: str = "auto", devic
     stay_offline()
     with hub_errors(f"model {name}", revision):
         model: Any = AutoModelForCausalLM.from_pretrained(
-            source, revision=revision, dtype=resolve_dtype(dtype, device), use_safetensors=True, local_files_only=True
+            source,
+            revision=revision,
+            dtype=resolve_dtype(dtype, device),
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
         )
     return model.to(device)
 
@@ -72,7 +77,9 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
 
     source, revision = resolve(name, revision)
     with hub_errors(f"tokenizer {name}", revision):
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(
+            source, revision=revision, local_files_only=True, trust_remote_code=False
+        )
     if tokenizer.eos_token_id is None:
         raise UserError(f"tokenizer {name} has no end-of-sequence token: completions could not end")
     if tokenizer.pad_token_id is None:
@@ -128,7 +135,9 @@ def stored_dtype(name: str, revision: str | None = None) -> torch.dtype:
 
     source, revision = resolve(name, revision)
     with hub_errors(f"model {name}", revision):
-        dtype = AutoConfig.from_pretrained(source, revision=revision, local_files_only=True).dtype
+        dtype = AutoConfig.from_pretrained(
+            source, revision=revision, local_files_only=True, trust_remote_code=False
+        ).dtype
     return getattr(torch, dtype) if isinstance(dtype, str) else dtype or torch.float32
 
 
@@ -140,5 +149,7 @@ def _with_adapter(model: Any, folder: Path) -> Any:
     from peft import PeftModel
 
     base_of_adapter(folder)
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise UserError(f"{folder}: no adapter_model.safetensors, and no other format of weights is loaded")
     with hub_errors(f"adapter {folder}", None):
         return PeftModel.from_pretrained(model, str(folder))
