@@ -4,21 +4,24 @@
 against those classes; the other sections are ours. Precedence: defaults here < file < command line.
 """
 
-import difflib
 import re
 from dataclasses import fields as dataclass_fields
+from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from tiny_math_solver.config_file import read_tree, read_value
+from tiny_math_solver.config_limits import checked, nearest, shown
 from tiny_math_solver.errors import UserError
 from tiny_math_solver.hub import pinned
 from tiny_math_solver.processes import world_size
 from tiny_math_solver.prompts import GSM8K_SYSTEM_PROMPT
 
 EMBEDDED = "embedded"  # names the model that is shipped, and the problems that are generated
+MOST_COMPLETIONS = 10**6  # of a generation batch: more is a slip of the finger
 
 
 class Section(BaseModel):
@@ -113,7 +116,7 @@ class Config(Section):
 
     @property
     def output_dir(self) -> Path:
-        return Path(self.grpo["output_dir"])
+        return Path(self.grpo["output_dir"]).expanduser()
 
     @property
     def completions_per_step(self) -> int:
@@ -131,7 +134,7 @@ class Config(Section):
         return self.grpo["per_device_train_batch_size"] * world_size()
 
     def to_yaml(self) -> str:
-        return yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True)
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
 def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
@@ -140,12 +143,14 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     Raises UserError naming file and line (or the option), the key, and the nearest key where it is unknown.
     """
     path = Path(path)
-    tree, lines = _read_yaml(path)
+    tree, lines = read_tree(path)
     sources = {key: f"{path}:{line}" for key, line in lines.items()}
     for key, value in parse_overrides(overrides or []):
         section, _, name = key.partition(".")
-        if not isinstance(tree.setdefault(section, {}), dict):
-            raise UserError(f"{path}: {section} must be a section of keys")
+        if tree.get(section) is None:
+            tree[section] = {}
+        if not isinstance(tree[section], dict):
+            raise UserError(f"{sources.get(section, path)}: {section} must be a section of keys")
         tree[section][name] = value
         sources[key] = f"--{key}"
     return build_config(tree, sources, str(path))
@@ -154,17 +159,24 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
 def build_config(tree: dict[str, Any], sources: dict[str, str] | None = None, origin: str = "config") -> Config:
     """Check a nested dict; `sources` maps dotted keys to where each was written."""
     sources = sources or {}
-    for section, defaults in (("grpo", GRPO_DEFAULTS), ("lora", LORA_DEFAULTS)):
-        given = tree.get(section) or {}
-        if not isinstance(given, dict):
+    values: dict[str, dict[str, Any]] = {"lora": {}, "grpo": {}}
+    for section, given in tree.items():
+        if section not in Config.model_fields:
+            close = nearest(section, list(Config.model_fields))
+            hint = f"did you mean {close}?" if close else "known keys: tiny-math fields"
+            raise UserError(f"{sources.get(section, origin)}: unknown key {section}; {hint}")
+        if not isinstance(given, dict | None):
             raise UserError(f"{sources.get(section, origin)}: {section} must be a section of keys")
-        checked = {key: _check_field(section, key, value, sources, origin) for key, value in given.items()}
-        tree[section] = {**defaults, **checked}
+        values[section] = {
+            key: _check_field(section, key, value, sources, origin) for key, value in (given or {}).items()
+        }
+    values["grpo"], values["lora"] = {**GRPO_DEFAULTS, **values["grpo"]}, {**LORA_DEFAULTS, **values["lora"]}
     try:
-        config = Config.model_validate({k: {} if v is None else v for k, v in tree.items()})
+        config = Config.model_validate(values)
     except ValidationError as error:
         raise UserError(_first_problem(error, sources, origin)) from None
     _check_batch(config, sources, origin)
+    _check_lora(config, sources, origin)
     config.model.revision = pinned(config.model.name, config.model.revision)
     config.problems.revision = pinned(config.problems.source, config.problems.revision)
     return config
@@ -175,22 +187,22 @@ def parse_overrides(arguments: list[str]) -> list[tuple[str, Any]]:
     pairs = []
     rest = list(arguments)
     while rest:
-        option = rest.pop(0)
-        if not option.startswith("--") or "." not in option:
-            raise UserError(f"unknown argument {option!r}; overrides look like --grpo.learning_rate 2e-3")
-        key, equals, text = option[2:].partition("=")
+        key, equals, text = rest.pop(0).partition("=")  # what follows = may be a secret and is in no message
+        if not key.startswith("--") or "." not in key:
+            raise UserError(f"unknown argument {key!r}; overrides look like --grpo.learning_rate 2e-3")
         if not equals:
             if not rest or re.match(r"--\w+\.", rest[0]):
-                raise UserError(f"--{key} has no value; write --{key} VALUE")
+                raise UserError(f"{key} has no value; write {key} VALUE")
             text = rest.pop(0)
-        section, _, name = key.partition(".")
+        section, _, name = key[2:].partition(".")
         try:
-            pairs.append((f"{section}.{name.replace('-', '_')}", yaml.load(text, _Loader)))
-        except yaml.YAMLError:
-            raise UserError(f"--{key}: cannot read the value {text!r} as YAML") from None
+            pairs.append((f"{section}.{name.replace('-', '_')}", read_value(text)))
+        except ValueError:
+            raise UserError(f"{key}: cannot read the value{shown(key, text).removeprefix(' =')} as YAML") from None
     return pairs
 
 
+@cache  # of the libraries' classes it takes a moment
 def known_fields(section: str) -> dict[str, tuple[Any, Any, str]]:
     """`{name: (type, default, one line of help)}` of a section, `grpo` and `lora` from their own classes."""
     if section in ("grpo", "lora"):
@@ -226,33 +238,33 @@ def _docstring_helps(cls: Any) -> dict[str, str]:
     return dict(entries)
 
 
-def _check_field(section: str, key: str, value: Any, sources: dict[str, str], origin: str) -> Any:
-    known = known_fields(section)
-    where = sources.get(f"{section}.{key}", origin)
+def _check_field(section: str, key: Any, value: Any, sources: dict[str, str], origin: str) -> Any:
+    name, known = f"{section}.{key}", known_fields(section)
+    where = sources.get(name, origin)
     if key not in known:
-        raise UserError(f"{where}: unknown key {section}.{key}{_nearest(section, key, list(known))}")
+        close = nearest(str(key), list(known))
+        hint = f"did you mean {section}.{close}?" if close else f"known keys: tiny-math fields {section}"
+        raise UserError(f"{where}: unknown key {name}; {hint}")
     try:
-        return TypeAdapter(known[key][0]).validate_python(value)
-    except ValidationError as error:
-        raise UserError(f"{where}: {section}.{key} = {value!r}: {error.errors()[0]['msg']}") from None
-
-
-def _nearest(section: str, key: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    prefix = f"{section}." if section else ""
-    return f"; did you mean {prefix}{close[0]}?" if close else f"; known keys: tiny-math fields {section}".rstrip()
+        return checked(name, known[key][0], value)
+    except ValueError as error:
+        raise UserError(f"{where}: {name}{shown(name, value)}: {error}") from None
 
 
 def _first_problem(error: ValidationError, sources: dict[str, str], origin: str) -> str:
     problem = error.errors()[0]
-    path = [str(part) for part in problem["loc"]]
-    key = ".".join(path[:2])
-    where = sources.get(key, origin)
-    if problem["type"] == "extra_forbidden":
-        section = path[0] if len(path) > 1 else ""
-        known = list(known_fields(section)) if section else list(Config.model_fields)
-        return f"{where}: unknown key {key}{_nearest(section, path[-1], known)}"
-    return f"{where}: {key} = {problem['input']!r}: {problem['msg']}"
+    key = ".".join(str(part) for part in problem["loc"][:2])
+    return f"{sources.get(key, origin)}: {key}{shown(key, problem['input'])}: {problem['msg']}"
+
+
+def _check_lora(config: Config, sources: dict[str, str], origin: str) -> None:
+    """What PEFT refuses about fields that do not go together."""
+    from peft import LoraConfig
+
+    try:
+        LoraConfig(**config.lora)
+    except Exception as error:  # PEFT raises whatever comes up for values it does not check
+        raise UserError(f"{sources.get('lora', origin)}: lora: {' '.join(str(error).split())}") from None
 
 
 def _check_batch(config: Config, sources: dict[str, str], origin: str) -> None:
@@ -264,8 +276,6 @@ def _check_batch(config: Config, sources: dict[str, str], origin: str) -> None:
         raise UserError(
             f"{sources.get('grpo.temperature', origin)}: grpo.temperature must be above 0 to get samples that differ"
         )
-    if config.grpo.get("resume_from_checkpoint"):
-        raise UserError(f"{sources.get('grpo.resume_from_checkpoint', origin)}: resuming a run is not supported")
     samples, total = config.grpo["num_generations"], config.generation_batch
     where = sources.get("grpo.num_generations", origin)
     if samples is None or samples < 2:
@@ -273,6 +283,8 @@ def _check_batch(config: Config, sources: dict[str, str], origin: str) -> None:
     if total < 1 or total % samples:
         fits = max(samples, round(total / samples) * samples)
         raise UserError(f"{where}: {_written_out(config)}, not a multiple of num_generations {samples}; make it {fits}")
+    if total > MOST_COMPLETIONS:
+        raise UserError(f"{where}: {_written_out(config)}; over {MOST_COMPLETIONS:,} at once is not supported")
 
 
 def _written_out(config: Config) -> str:
@@ -283,50 +295,3 @@ def _written_out(config: Config) -> str:
     factors = [f"{config.grpo[key]} {key}" for key in ("per_device_train_batch_size", repeats)]
     factors += [f"{world_size()} processes"] * (world_size() > 1)
     return f"{' × '.join(factors)} = {config.generation_batch} completions"
-
-
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads 2e-3 as a number, as YAML 1.2 does, and keeps on/off/yes/no as words."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [
-        (tag, pattern) for tag, pattern in resolvers if tag not in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:float")
-    ]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"(true|false|True|False)$"), list("tfTF"))
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?((\d+\.\d*|\.\d+)([eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.inf)$|\.nan$"),
-    list("-+.0123456789"),
-)
-
-
-def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
-    """The file's tree, and the line of every section and key."""
-    if not path.is_file():
-        raise UserError(f"no such config file: {path}")
-    try:
-        text = path.read_text(encoding="utf-8")
-        root = yaml.compose(text, _Loader)
-        tree = yaml.load(text, _Loader)
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise UserError(f"{path}:{line}: not valid YAML: {error.problem}") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from None
-    if tree is None:
-        return {}, {}
-    if not isinstance(tree, dict) or not isinstance(root, yaml.MappingNode):
-        raise UserError(f"{path}: expected sections (model, problems, …) at the top level")
-    lines: dict[str, int] = {}
-    for section, body in root.value:
-        lines[str(section.value)] = section.start_mark.line + 1
-        for key, _ in body.value if isinstance(body, yaml.MappingNode) else []:
-            lines[f"{section.value}.{key.value}"] = key.start_mark.line + 1
-    return {str(k): v for k, v in tree.items()}, lines

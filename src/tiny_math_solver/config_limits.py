@@ -1,0 +1,202 @@
+"""What a configuration value may be where its type does not tell: bounds, choices, keys with no meaning here.
+
+TRL, transformers and PEFT take any number of the right type: a NaN learning rate trains nothing without a word, and
+a misspelt loss is noticed at the first update, after all the evaluations before it.
+"""
+
+import difflib
+import json
+import math
+import re
+from collections.abc import Iterator
+from enum import Enum
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+_AT_LEAST_0, _ABOVE_0, _AT_LEAST_1 = {"ge": 0}, {"gt": 0}, {"ge": 1}
+_SHARE, _SEED, _TOKENS = {"gt": 0, "le": 1}, {"ge": 0, "lt": 2**32}, {"ge": 1, "le": 2**17}
+BOUNDS: dict[str, dict[str, Any]] = {
+    "grpo.learning_rate": _AT_LEAST_0,
+    "grpo.warmup_steps": _AT_LEAST_0,
+    "grpo.weight_decay": _AT_LEAST_0,
+    "grpo.max_grad_norm": _AT_LEAST_0,
+    "grpo.adam_beta1": {"ge": 0, "lt": 1},
+    "grpo.adam_beta2": {"ge": 0, "lt": 1},
+    "grpo.adam_epsilon": _ABOVE_0,
+    "grpo.num_train_epochs": {"gt": 0, "le": 10**6},
+    "grpo.max_steps": {"ge": -1, "le": 10**9},
+    "grpo.per_device_train_batch_size": _AT_LEAST_1,
+    "grpo.per_device_eval_batch_size": _AT_LEAST_1,
+    "grpo.gradient_accumulation_steps": _AT_LEAST_1,
+    "grpo.generation_batch_size": _AT_LEAST_1,
+    "grpo.steps_per_generation": _AT_LEAST_1,
+    "grpo.num_iterations": _AT_LEAST_1,
+    "grpo.max_completion_length": _TOKENS,
+    "grpo.temperature": {"le": 100},  # that it is above 0 is checked with the groups it is for
+    "grpo.top_p": _SHARE,
+    "grpo.top_k": _AT_LEAST_0,
+    "grpo.min_p": {"ge": 0, "le": 1},
+    "grpo.repetition_penalty": _ABOVE_0,
+    "grpo.beta": _AT_LEAST_0,
+    "grpo.epsilon": _AT_LEAST_0,
+    "grpo.epsilon_high": _AT_LEAST_0,
+    "grpo.delta": _ABOVE_0,
+    "grpo.top_entropy_quantile": {"ge": 0, "le": 1},
+    "grpo.ref_model_mixup_alpha": {"ge": 0, "le": 1},
+    "grpo.ref_model_sync_steps": _AT_LEAST_1,
+    "grpo.seed": _SEED,
+    "grpo.data_seed": _SEED,
+    "grpo.logging_steps": _ABOVE_0,
+    "grpo.save_steps": _ABOVE_0,
+    "grpo.save_total_limit": _AT_LEAST_1,
+    "grpo.dataloader_num_workers": _AT_LEAST_0,
+    "lora.r": {"ge": 1, "le": 2**14},
+    "lora.lora_alpha": _AT_LEAST_1,
+    "lora.lora_dropout": {"ge": 0, "lt": 1},
+    "prompt.max_tokens": {"le": 2**17},
+}
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "model.dtype": ("auto", "float32", "bfloat16", "float16"),
+    "grpo.loss_type": ("grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo"),
+    "grpo.importance_sampling_level": ("token", "sequence"),
+    "grpo.scale_rewards": ("group", "batch", "none"),
+    "grpo.multi_objective_aggregation": ("sum_then_normalize", "normalize_then_sum"),
+    "grpo.vllm_mode": ("colocate", "server"),
+    "lora.task_type": ("CAUSAL_LM",),
+    "lora.peft_type": ("LORA",),
+}
+# Keys that would leak, or do nothing without a word; an empty value is fine.
+REFUSED = {
+    "grpo.hub_token": "a token belongs into the environment and no file: set HF_TOKEN there",
+    "grpo.push_to_hub": "train first, then upload the adapter with `hf upload NAME FOLDER`",
+    "grpo.resume_from_checkpoint": "go on with a run by --resume",
+    "grpo.model_init_kwargs": "the model is loaded as the section model says",
+    "grpo.remove_unused_columns": "the rewards need the columns of the problems",
+    "lora.inference_mode": "nothing would be trained",
+}
+FILES = ("grpo.accelerator_config", "grpo.deepspeed", "grpo.fsdp_config")  # a mapping, or the name of a JSON file
+
+
+def checked(key: str, kind: Any, value: Any) -> Any:
+    """`value` as `kind`; raises ValueError with what is wrong about it, in words that do not repeat it."""
+    if value and key in REFUSED:
+        raise ValueError(REFUSED[key])
+    if isinstance(value, bool) and not _admits(kind, bool) and (_admits(kind, int) or _admits(kind, float)):
+        raise ValueError("expected a number")
+    for leaf in _leaves(value):
+        if isinstance(leaf, float) and not math.isfinite(leaf):
+            raise ValueError("expected a finite number")
+        if isinstance(leaf, str) and re.search("[\0\ud800-\udfff]", leaf):
+            raise ValueError("holds a character that no file can hold")
+    if isinstance(value, str) and (choices := CHOICES.get(key) or _members(kind)):
+        _check_choice(value, choices)
+    if isinstance(value, str) and _admits(kind, dict):
+        _check_mapping(key, value)
+    if key in OWN:
+        OWN[key](value)
+    bounded: Any = Annotated[kind, Field(**BOUNDS[key])] if key in BOUNDS else kind
+    try:
+        return TypeAdapter(bounded).validate_python(value)
+    except ValidationError as error:
+        raise ValueError(" or: ".join(dict.fromkeys(problem["msg"] for problem in error.errors()[:3]))) from None
+
+
+def shown(key: str, value: Any) -> str:
+    """` = value` for a message; empty for a secret and for what is longer than a message."""
+    if isinstance(value, (dict, list)) or re.search("token|secret|password|api_?key", key, re.IGNORECASE):
+        return ""
+    text = repr(value)
+    return f" = {text if len(text) <= 80 else text[:77] + '…'}"
+
+
+def nearest(word: str, known: list[str]) -> str | None:
+    """The one of `known` that `word` was probably meant to be."""
+    return next(iter(difflib.get_close_matches(word, known, n=1, cutoff=0.5)), None)
+
+
+def _check_choice(value: str, choices: tuple[Any, ...]) -> None:
+    if value in choices:
+        return
+    close = nearest(value, list(choices))
+    if close:
+        raise ValueError(f"did you mean {close}?")
+    raise ValueError(f"choose of {', '.join(choices[:12])}{', …' * (len(choices) > 12)}")
+
+
+def _check_mapping(key: str, value: str) -> None:
+    """A text where a mapping is meant: transformers reads JSON, and for some fields the name of a file."""
+    if not value.startswith("{"):
+        if key not in FILES:
+            raise ValueError("expected a section of keys")
+        if not Path(value).is_file():
+            raise ValueError("no such file")
+        return
+    try:
+        json.loads(value)
+    except (ValueError, RecursionError):
+        raise ValueError("not valid JSON") from None
+
+
+def _check_name(value: Any) -> None:
+    if value and (value in (".", "..") or re.search(r"[/\\\x00-\x1f]", value) or len(value) > 128):
+        raise ValueError("a plain name is expected, without slashes, of at most 128 characters")
+
+
+def _check_steps(value: Any) -> None:
+    if value == 0:
+        raise ValueError("nothing would be trained; -1 goes by num_train_epochs")
+
+
+def _check_modules(value: Any) -> None:
+    if value in ("", []):
+        raise ValueError("nothing would be trained; all-linear is the usual choice")
+    if isinstance(value, str):
+        try:
+            re.compile(value)
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}") from None
+
+
+def _check_path(value: Any) -> None:
+    if isinstance(value, str) and (len(value) > 1000 or any(len(part) > 200 for part in Path(value).parts)):
+        raise ValueError("the path is too long")
+
+
+OWN = {
+    "grpo.run_name": _check_name,
+    "grpo.max_steps": _check_steps,
+    "lora.target_modules": _check_modules,
+    "grpo.output_dir": _check_path,
+    "model.name": _check_path,
+    "problems.source": _check_path,
+    "problems.test_source": _check_path,
+}
+
+
+def _admits(kind: Any, wanted: type) -> bool:
+    if get_origin(kind) in (Union, UnionType):
+        return any(_admits(part, wanted) for part in get_args(kind))
+    return kind is Any or wanted in (kind, get_origin(kind))
+
+
+def _members(kind: Any) -> tuple[str, ...]:
+    """The values of an enumeration among the types that a field may have."""
+    for part in (kind, *get_args(kind)):
+        if isinstance(part, type) and issubclass(part, Enum):
+            return tuple(str(member.value) for member in part)
+    return ()
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from _leaves(key)
+            yield from _leaves(part)
+    elif isinstance(value, (list, tuple, set)):
+        for part in value:
+            yield from _leaves(part)
+    else:
+        yield value
