@@ -270,7 +270,7 @@ def _check_lora(config: Config, sources: dict[str, str], origin: str) -> None:
 def _check_batch(config: Config, sources: dict[str, str], origin: str) -> None:
     """What TRL would refuse later and in other words: groups must be whole and have something to compare."""
     for key in ("output_dir", "max_completion_length"):
-        if not config.grpo[key]:
+        if config.grpo[key] is None:
             raise UserError(f"{sources.get(f'grpo.{key}', origin)}: grpo.{key} must be set")
     if config.grpo["temperature"] <= 0:
         raise UserError(

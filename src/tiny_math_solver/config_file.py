@@ -22,8 +22,8 @@ def read_tree(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     Raises UserError naming file and line where the file cannot be read or is no configuration.
     """
     text = _read_text(path)
-    loader = _Loader(text)
     try:
+        loader = _Loader(text)
         root = loader.get_single_node()
         tree = None if root is None else loader.construct_document(root)
     except yaml.MarkedYAMLError as error:

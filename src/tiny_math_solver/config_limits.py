@@ -86,11 +86,7 @@ def checked(key: str, kind: Any, value: Any) -> Any:
         raise ValueError(REFUSED[key])
     if isinstance(value, bool) and not _admits(kind, bool) and (_admits(kind, int) or _admits(kind, float)):
         raise ValueError("expected a number")
-    for leaf in _leaves(value):
-        if isinstance(leaf, float) and not math.isfinite(leaf):
-            raise ValueError("expected a finite number")
-        if isinstance(leaf, str) and re.search("[\0\ud800-\udfff]", leaf):
-            raise ValueError("holds a character that no file can hold")
+    _check_leaves(value)
     if isinstance(value, str) and (choices := CHOICES.get(key) or _members(kind)):
         _check_choice(value, choices)
     if isinstance(value, str) and _admits(kind, dict):
@@ -99,15 +95,19 @@ def checked(key: str, kind: Any, value: Any) -> Any:
         OWN[key](value)
     bounded: Any = Annotated[kind, Field(**BOUNDS[key])] if key in BOUNDS else kind
     try:
-        return TypeAdapter(bounded).validate_python(value)
+        result = TypeAdapter(bounded).validate_python(value)
     except ValidationError as error:
         raise ValueError(" or: ".join(dict.fromkeys(problem["msg"] for problem in error.errors()[:3]))) from None
+    _check_leaves(result)  # a text such as "nan" has become a number
+    return result
 
 
 def shown(key: str, value: Any) -> str:
-    """` = value` for a message; empty for a secret and for what is longer than a message."""
-    if isinstance(value, (dict, list)) or re.search("token|secret|password|api_?key", key, re.IGNORECASE):
+    """` = value` for a message; empty for a secret, and for what is longer than a message."""
+    if isinstance(value, (dict, list)):
         return ""
+    if re.search("token|secret|password|api_?key", key, re.IGNORECASE) and (isinstance(value, str) or key[-1:] != "s"):
+        return ""  # the number in max_tokens is none
     text = repr(value)
     return f" = {text if len(text) <= 80 else text[:77] + '…'}"
 
@@ -120,10 +120,9 @@ def nearest(word: str, known: list[str]) -> str | None:
 def _check_choice(value: str, choices: tuple[Any, ...]) -> None:
     if value in choices:
         return
-    close = nearest(value, list(choices))
-    if close:
+    if len(choices) > 8 and (close := nearest(value, list(choices))):
         raise ValueError(f"did you mean {close}?")
-    raise ValueError(f"choose of {', '.join(choices[:12])}{', …' * (len(choices) > 12)}")
+    raise ValueError(f"choose {' or '.join(choices)}" if len(choices) <= 12 else f"choose {', '.join(choices[:12])}, …")
 
 
 def _check_mapping(key: str, value: str) -> None:
@@ -161,6 +160,8 @@ def _check_modules(value: Any) -> None:
 
 
 def _check_path(value: Any) -> None:
+    if value == "":
+        raise ValueError("must be set")
     if isinstance(value, str) and (len(value) > 1000 or any(len(part) > 200 for part in Path(value).parts)):
         raise ValueError("the path is too long")
 
@@ -188,6 +189,14 @@ def _members(kind: Any) -> tuple[str, ...]:
         if isinstance(part, type) and issubclass(part, Enum):
             return tuple(str(member.value) for member in part)
     return ()
+
+
+def _check_leaves(value: Any) -> None:
+    for leaf in _leaves(value):
+        if isinstance(leaf, float) and not math.isfinite(leaf):
+            raise ValueError("expected a finite number")
+        if isinstance(leaf, str) and re.search("[\0\ud800-\udfff]", leaf):
+            raise ValueError("holds a character that no file can hold")
 
 
 def _leaves(value: Any) -> Iterator[Any]:

@@ -10,6 +10,7 @@ from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.problems.sources import is_file, read_file, read_hub
 
 EMBEDDED_TRAIN, EMBEDDED_TEST, EMBEDDED_UNSEEN = 2000, 500, 200
+MOST_EMBEDDED = 50_000  # of a split: seconds to make up
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Splits:
 def load_splits(section: ProblemsSection) -> Splits:
     """Load and split the problems of a config. Raises UserError for unreadable or too few problems."""
     if section.source == EMBEDDED:
+        _check_embedded(section)
         return Splits(
             train=embedded_problems("train", section.train or EMBEDDED_TRAIN, section.seed),
             dev=embedded_problems("dev", section.dev, section.seed),
@@ -39,8 +41,10 @@ def load_splits(section: ProblemsSection) -> Splits:
         pool = read_hub(section.source, section.subset, section.revision, "train")
     pool, notes = _without_repeats(pool, test)  # all of test, however few of it this run uses
     if len(pool) <= section.dev:
+        dropped = f" ({', '.join(notes)})" if notes else ""
         raise UserError(
-            f"{section.source}: {len(pool)} train problems, {section.dev} of them wanted for dev; lower problems.dev"
+            f"{section.source}: {len(pool)} train problems{dropped}, {section.dev} of them wanted for dev; "
+            + ("lower problems.dev" if len(pool) > 1 else "choose another train file, or another test file")
         )
     dev, train = _first_by_hash(pool, section.dev, "dev")
     if section.train is not None:
@@ -51,12 +55,23 @@ def load_splits(section: ProblemsSection) -> Splits:
 def load_test_problems(section: ProblemsSection) -> list[Problem]:
     """The test split alone, whole or the `test` problems of it that `seed` picks."""
     if section.source == EMBEDDED:
+        _check_embedded(section)
         return embedded_problems("test", section.test or EMBEDDED_TEST, section.seed)
     return _chosen_test(section, _whole_test(section))
 
 
+def _check_embedded(section: ProblemsSection) -> None:
+    for key in ("train", "dev", "test"):
+        if (getattr(section, key) or 0) > MOST_EMBEDDED:
+            raise UserError(f"problems.{key}: there are at most {MOST_EMBEDDED:,} embedded problems for each split")
+    if section.test_source:
+        raise UserError("problems.test_source goes with a file in problems.source, not with embedded problems")
+
+
 def _whole_test(section: ProblemsSection) -> list[Problem]:
     if not is_file(section.source):
+        if section.test_source:
+            raise UserError(f"problems.test_source goes with a file in problems.source, not with {section.source}")
         return read_hub(section.source, section.subset, section.revision, "test")
     if section.test_source is None:
         raise UserError(f"problems.source is the file {section.source}: name the test file in problems.test_source")
