@@ -282,7 +282,7 @@ def test_an_adapter_of_the_embedding_is_refused(engine, loaded):
 
 def test_a_decoder_that_memory_keeps_small_is_kept(engine, loaded, prompts, monkeypatch: pytest.MonkeyPatch):
     rollouts = engine(loaded.model, loaded.tokenizer, 128)
-    monkeypatch.setattr(rollouts, "_cache_bytes", lambda: 2_000_000)
+    monkeypatch.setattr(rollouts, "_room", lambda: 2_000_000)
     expected = ids(engine(loaded.model, loaded.tokenizer, 128).generate(prompts[:60], 1, GREEDY))
     for _ in range(2):
         assert ids(rollouts.generate(prompts[:60], 1, GREEDY)) == expected

@@ -172,7 +172,7 @@ def test_sabotage_a_template_that_is_gone(tmp_path: Path, monkeypatch: pytest.Mo
         tokenizer.chat_template = None
         return tokenizer
 
-    monkeypatch.setattr("tiny_math_solver.grpo.run.load_tokenizer", bare)
+    monkeypatch.setattr("tiny_math_solver.grpo.build.load_tokenizer", bare)
     with pytest.raises(UserError, match="has no chat template"):
         run(tmp_path / "run")
 

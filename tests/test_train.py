@@ -12,6 +12,7 @@ from tiny_math_solver.answers import is_correct
 from tiny_math_solver.config import load_config
 from tiny_math_solver.errors import UserError
 from tiny_math_solver.evaluate import evaluate
+from tiny_math_solver.grpo.resume import Asked
 from tiny_math_solver.grpo.run import Outcome, train
 from tiny_math_solver.models import load_model
 from tiny_math_solver.problems.embedded import embedded_problems
@@ -24,10 +25,10 @@ ROOT = Path(__file__).parents[1]
 QUICKSTART = ROOT / "configs" / "quickstart.yaml"
 
 
-def run(folder: Path, *overrides: str, config: Path = QUICKSTART) -> SimpleNamespace:
+def run(folder: Path, *overrides: str, config: Path = QUICKSTART, force: bool = False) -> SimpleNamespace:
     lines: list[str] = []
     settings = load_config(config, [*overrides, "--grpo.output_dir", str(folder)])
-    outcome: Outcome = train(settings, Output(lines.append))
+    outcome: Outcome = train(settings, Output(lines.append), Asked(force=force))
     return SimpleNamespace(folder=folder, config=settings, lines=lines, outcome=outcome, summary=outcome.summary)
 
 
@@ -239,6 +240,7 @@ def test_real_gsm8k_rows_train_a_step(gsm8k_folder: Path, tiny_model_folder: Pat
         "--problems.test", "4", "--problems.dev", "4", "--evaluation.samples", "0",
         "--prompt.max_tokens", "2000", "--grpo.max_steps", "1", "--grpo.max_completion_length", "8",
         config=ROOT / "configs" / "gsm8k-qwen2.5-0.5b.yaml",
+        force=True,  # a random model earns nothing
     )  # fmt: skip
     assert "each step: 4 problems × 4 samples = 16 completions; 1,867 steps an epoch" in result.lines
     assert not result.outcome.earned  # a random model: the run has to say that it learned nothing
@@ -279,6 +281,7 @@ def test_a_model_of_qwens_shape_trains_two_steps_on_real_gsm8k(
         "--grpo.max_steps", "2", "--grpo.max_completion_length", "8",
         "--grpo.per_device_train_batch_size", "4", "--grpo.gradient_accumulation_steps", "2",
         config=ROOT / "configs" / "gsm8k-qwen2.5-0.5b.yaml",
+        force=True,
     )  # fmt: skip
     assert result.summary["steps"] == 2
     weights = load_file(result.folder / "adapter_model.safetensors")

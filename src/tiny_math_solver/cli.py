@@ -24,22 +24,29 @@ def main(arguments: list[str] | None = None) -> int:
         args = _parse(arguments)
         return args.run(args)
     except UserError as error:
-        print(f"tiny-math: {error}", file=sys.stderr)
+        print(f"tiny-math: {_on_one_line(error)}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except StoppedError as stopped:
-        print(f"tiny-math: {stopped}", file=sys.stderr)
+        print(f"tiny-math: {_on_one_line(stopped)}", file=sys.stderr)
         return stopped.exit_code
     except KeyboardInterrupt:
         print("tiny-math: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
 
 
+def _on_one_line(error: Exception) -> str:
+    """A message as a terminal can show it: what comes from a file may hold line ends, or codes that move the cursor."""
+    text = " ".join(str(error).split())
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     args, rest = _parser().parse_known_args(arguments)
-    if args.command == "train":
+    if args.command in ("train", "check"):
         args.overrides = rest  # --section.key value
     elif rest:
-        raise UserError(f"unknown argument {rest[0]!r}; see tiny-math {args.command} --help")
+        unknown = rest[0].partition("=")[0]  # what follows may be a secret
+        raise UserError(f"unknown argument {unknown!r}; see tiny-math {args.command} --help")
     return args
 
 
@@ -86,6 +93,17 @@ def _train(command: Callable[..., argparse.ArgumentParser]) -> None:
         "--allow", action="append", default=[], metavar="KEY", help="with --resume: a field that may have changed"
     )
 
+    train.add_argument("--force", action="store_true", help="start a run that would not fit or learn nothing as it is")
+
+    check = command(
+        "check",
+        commands.check,
+        "say in under a minute whether a config is worth starting here: memory, time, base model, …",
+        "Takes the same --section.key overrides as train. Exit code 0: go, 3: do not.",
+    )
+    check.add_argument("config", type=Path)
+    check.add_argument("--price", type=_not_negative, help="cost of an hour of this machine")
+
 
 def _eval(command: Callable[..., argparse.ArgumentParser]) -> None:
     evaluate = command(
@@ -95,7 +113,7 @@ def _eval(command: Callable[..., argparse.ArgumentParser]) -> None:
     evaluate.add_argument("--problems", help="embedded, embedded:unseen, a Hub dataset, or a .jsonl/.parquet file")
     evaluate.add_argument("--limit", type=_positive, help="only the first N problems")
     evaluate.add_argument("--samples", type=_natural, default=0, help="sampled completions a problem, for pass@k")
-    evaluate.add_argument("--temperature", type=_temperature, default=1.0, help="of the samples (default 1.0)")
+    evaluate.add_argument("--temperature", type=_not_negative, default=1.0, help="of the samples (default 1.0)")
     evaluate.add_argument("--top-p", type=_share, default=1.0, help="of the samples (default 1.0: all tokens)")
     evaluate.add_argument("--top-k", type=_natural, default=0, help="of the samples (default 0: all tokens)")
     evaluate.add_argument("--seed", type=_seed, default=0, help="of the samples (default 0)")
@@ -128,7 +146,7 @@ def _ask(command: Callable[..., argparse.ArgumentParser]) -> None:
     )
     _model_arguments(solve)
     solve.add_argument("question", nargs="?")
-    solve.add_argument("--temperature", type=_temperature, default=0.0, help="default 0: greedy")
+    solve.add_argument("--temperature", type=_not_negative, default=0.0, help="default 0: greedy")
     solve.add_argument("--samples", type=_natural, default=0, help="completions that vote on the answer as well")
 
     play = command("play", commands.play, "ask a model on a local web page, base and trained side by side")
@@ -183,7 +201,7 @@ def _number(text: str, kind: type[int] | type[float], fits: Callable[[Any], bool
     return number
 
 
-def _temperature(text: str) -> float:
+def _not_negative(text: str) -> float:
     return _number(text, float, lambda number: 0 <= number < float("inf"), "a number of 0 or more")
 
 

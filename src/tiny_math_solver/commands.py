@@ -22,24 +22,26 @@ EXAMPLE_QUESTION = (
 
 def train(args: argparse.Namespace) -> int:
     from tiny_math_solver.config import load_config
-    from tiny_math_solver.processes import is_first
+    from tiny_math_solver.processes import check_launch, is_first
     from tiny_math_solver.trackers import choose_trackers
 
+    check_launch()
     config = load_config(args.config, args.overrides)
     choose_trackers(config)  # before the slow imports: what is missing is said at once
-    from tiny_math_solver.grpo import run
+    from tiny_math_solver.grpo.build import prepare, training_arguments
     from tiny_math_solver.grpo.resume import Asked
+    from tiny_math_solver.grpo.run import train as run
     from tiny_math_solver.terminal import output
     from tiny_math_solver.verdict import nothing_learned, run_lines
 
     if args.dry_run:
-        _, _, plan = run.prepare(config)
-        run.training_arguments(config)
+        _, _, plan = prepare(config)
+        training_arguments(config)
         print(config.to_yaml())
         print("\n".join(plan))
         return 0
     with output(args.quiet or not is_first()) as out:
-        outcome = run.train(config, out, Asked(args.resume, tuple(args.allow)))
+        outcome = run(config, out, Asked(args.resume, tuple(args.allow), args.force))
     if not is_first():
         return 0
     if not outcome.earned:
@@ -48,6 +50,18 @@ def train(args: argparse.Namespace) -> int:
     print("", *run_lines(outcome.summary, outcome.folder), sep="\n")
     print(f'next: {_own_name()} solve {outcome.folder} "{EXAMPLE_QUESTION}"')
     return 0
+
+
+def check(args: argparse.Namespace) -> int:
+    from tiny_math_solver.config import load_config
+    from tiny_math_solver.preflight.check import check as checks
+
+    config, worst = load_config(args.config, args.overrides), "ok"
+    for finding in checks(config, args.price):
+        _say(str(finding))
+        worst = max(worst, finding.verdict, key=("ok", "warn", "fail").index)
+    print({"ok": "go", "warn": "can go: see the warnings", "fail": "do not start this run"}[worst])
+    return EXIT_LEARNED_NOTHING if worst == "fail" else 0
 
 
 def _own_name() -> str:
@@ -145,6 +159,8 @@ def solve(args: argparse.Namespace) -> int:
     def write(text: str) -> None:
         print(text, end="", flush=True)
 
+    if args.question is not None and not args.question.strip():
+        raise UserError("the question is empty; leave it out to be asked for some")
     asker = _asker(args)
     if args.question:
         ask_once(asker, args.question, args.temperature, args.samples, write)

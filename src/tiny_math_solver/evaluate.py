@@ -112,6 +112,13 @@ def evaluate(
     return Evaluation(records, sampled, samples)
 
 
+def sample(
+    rollouts: Rollouts, problems: Sequence[Problem], system: str, samples: int, sampling: Sampling
+) -> list[Record]:
+    """`samples` graded completions of every problem, grouped by problem."""
+    return list(_answer(rollouts, problems, system, samples, sampling, sampled=True))
+
+
 def _answer(
     rollouts: Rollouts,
     problems: Sequence[Problem],

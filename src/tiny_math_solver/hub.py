@@ -67,6 +67,23 @@ def snapshot(kind: Kind, name: str, revision: str | None = None) -> Path:
         return folder
 
 
+def cache_flaw(kind: Kind, name: str, revision: str | None = None) -> str:
+    """Why a repository cannot be loaded from the cache; empty if it can."""
+    return _look_in_cache(kind, name, pinned(name, revision))[1]
+
+
+def is_reachable() -> bool:
+    """Whether the Hub answers within seconds."""
+    from huggingface_hub import get_session
+
+    try:
+        return bool(get_session().head(_endpoint(), timeout=5).status_code)
+    except Exception as error:
+        if not _is_network_trouble(error):
+            raise
+        return False
+
+
 def stay_offline() -> None:
     """Keep the libraries from asking the Hub again in this process, once all that is needed is in the cache.
 

@@ -66,6 +66,17 @@ class RunFolder:
                 os.close(self._lock)
                 self._lock = None
 
+    @contextlib.contextmanager
+    def left_as_found(self) -> Iterator[None]:
+        """Take away the folders that come into being meanwhile, if nothing is put into them."""
+        missing = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+        try:
+            yield
+        finally:
+            for folder in missing:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+
     def create(self) -> None:
         """Make the folder; an earlier run there is moved aside to `<name>.1`, `.2`, …, never overwritten."""
         self.check()

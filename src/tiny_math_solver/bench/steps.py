@@ -18,7 +18,7 @@ from trl import GRPOTrainer
 from tiny_math_solver.bench.rollouts import QWEN, load_case_model
 from tiny_math_solver.config import Config, load_config
 from tiny_math_solver.evaluate import evaluate
-from tiny_math_solver.grpo.run import training_arguments
+from tiny_math_solver.grpo.build import training_arguments
 from tiny_math_solver.grpo.trainer import MathGRPOTrainer
 from tiny_math_solver.models import load_base, load_tokenizer
 from tiny_math_solver.problems.splits import Splits, load_splits

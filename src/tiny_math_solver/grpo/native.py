@@ -37,6 +37,11 @@ class NativeUpdate:
         self.turns = torch.empty(0)
         self.anchor = torch.zeros((), requires_grad=True)  # has autograd call the backward pass
 
+    @property
+    def nbytes(self) -> int:
+        """Of the gradients; the transposed weights take about as much again."""
+        return sum(gradient.nbytes for gradient in self.gradients.values())
+
     def begin(self) -> None:
         """Take over the policy as it is now."""
         self.weights.sync()

@@ -18,14 +18,15 @@ ABSENT = "not set"
 
 @dataclass(frozen=True)
 class Asked:
-    """What the command line says about an earlier run in the folder.
+    """What the command line says about how to start.
 
     `resume` None goes on where the configuration is the same, False never; `allow` names fields, or sections, that
-    may differ.
+    may differ. `force` starts a run that the preflight would not.
     """
 
     resume: bool | None = None
     allow: tuple[str, ...] = ()
+    force: bool = False
 
 
 def starting_point(

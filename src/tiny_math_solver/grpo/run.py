@@ -4,27 +4,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from peft import LoraConfig
-from transformers import PrinterCallback, ProgressCallback, set_seed
-from trl import GRPOConfig
-
 from tiny_math_solver.config import Config
 from tiny_math_solver.errors import UserError
 from tiny_math_solver.evaluate import Evaluation, evaluate
-from tiny_math_solver.grpo.callbacks import DevEvaluation, Metrics
-from tiny_math_solver.grpo.interrupt import StopOnSignal
-from tiny_math_solver.grpo.plan import plan_lines
+from tiny_math_solver.grpo.build import build_training, prepare
 from tiny_math_solver.grpo.resume import Asked, starting_point
-from tiny_math_solver.grpo.samples import Samples
-from tiny_math_solver.grpo.state import Checkpointing, fingerprint
+from tiny_math_solver.grpo.state import fingerprint
 from tiny_math_solver.grpo.trainer import MathGRPOTrainer
-from tiny_math_solver.grpo.watchdog import Watchdog
-from tiny_math_solver.memory import memory_errors
-from tiny_math_solver.models import default_device, load_base, load_model, load_tokenizer, resolve_dtype
+from tiny_math_solver.models import load_model
+from tiny_math_solver.oom import memory_errors
+from tiny_math_solver.preflight.start import before_start
 from tiny_math_solver.problems.problem import Problem
-from tiny_math_solver.problems.splits import Splits, load_splits
-from tiny_math_solver.prompts import chat_messages, encode_prompt, within_limit
+from tiny_math_solver.problems.splits import Splits
+from tiny_math_solver.prompts import chat_messages, encode_prompt
 from tiny_math_solver.report import REPORT, write_report
 from tiny_math_solver.rollouts import EngineRollouts, ReferenceRollouts, Rollouts, Sampling, make_rollouts
 from tiny_math_solver.rollouts.certificate import PROMPTS, Certificate, certify
@@ -42,17 +34,6 @@ class Outcome:
     earned: bool
 
 
-def prepare(config: Config) -> tuple[Splits, Any, list[str]]:
-    """`(problems, tokenizer, plan)`: everything a run needs short of its model; writes nothing."""
-    splits = load_splits(config.problems)
-    tokenizer = load_tokenizer(config.model.name, config.model.revision)
-    train, dropped = within_limit(tokenizer, splits.train, config.prompt.system, config.prompt.max_tokens)
-    if not train:
-        raise UserError(f"every prompt has over {config.prompt.max_tokens} tokens; raise prompt.max_tokens")
-    splits = Splits(train, splits.dev, splits.test, splits.unseen, splits.notes)
-    return splits, tokenizer, plan_lines(config, splits, dropped)
-
-
 def train(config: Config, out: Output, asked: Asked = Asked()) -> Outcome:  # noqa: B008  frozen
     """Run GRPO as configured, telling `out` how it goes. Returns when adapter, records and page are on disk.
 
@@ -65,13 +46,12 @@ def train(config: Config, out: Output, asked: Asked = Asked()) -> Outcome:  # no
     run = RunFolder(config.output_dir)
     run.check()
     with run.locked():
-        problems = fingerprint([splits.train, splits.dev, splits.test, splits.unseen])
-        checkpoint = starting_point(run, config, problems, asked, out.say)
+        checkpoint = starting_point(run, config, fingerprint(splits), asked, out.say)
         if asked.resume and run.finished:
             out.say(f"{run.path}: this run is finished")
         else:
             with memory_errors("rollouts.batch_size, update.tokens_per_pass or grpo.max_completion_length"):
-                _train(config, out, run, splits, tokenizer, problems, checkpoint)
+                _train(config, out, run, splits, tokenizer, asked, checkpoint)
         summary = run.read_json("summary.json")
         if run.writes:
             write_report([run.path], run.path / REPORT)
@@ -79,49 +59,24 @@ def train(config: Config, out: Output, asked: Asked = Asked()) -> Outcome:  # no
 
 
 def _train(
-    config: Config, out: Output, run: RunFolder, splits: Splits, tokenizer: Any, problems: str, checkpoint: Path | None
+    config: Config, out: Output, run: RunFolder, splits: Splits, tokenizer: Any, asked: Asked, checkpoint: Path | None
 ) -> None:
     """From model to summary.json."""
-    say = out.say
-
-    def tell(step: int, name: str, text: str) -> None:
-        run.append_jsonl("events.jsonl", [{"step": step, "name": name, "text": text}])
-        say(f"step {step}: {name}: {text}")
-
-    args = training_arguments(config)
-    set_seed(args.seed)  # before the adapter is made: TRL seeds only afterwards
-    model = load_base(config.model.name, config.model.revision, config.model.dtype, args.device.type)
-    ask = {"system": config.prompt.system, "max_new_tokens": args.max_completion_length}
-    dev = DevEvaluation(run, splits.dev, config.evaluation.every, ask)
-    metrics, samples, stop = Metrics(run, dev, out.show), Samples(), StopOnSignal()
-    watchdog = Watchdog(run, config, tell)
-    checkpointing = Checkpointing(run, dev, metrics, problems)
-    try:
-        trainer = MathGRPOTrainer(
-            model=model,
-            args=args,
-            train=splits.train,
-            tokenizer=tokenizer,
-            peft_config=LoraConfig(**{"revision": config.model.revision, **config.lora}),
-            config=config,
-            run=run,
-            callbacks=[dev, metrics, samples, stop, watchdog],
-            checkpointing=checkpointing,
-            say=say,
-            tell=tell,
-        )
-    except ValueError as error:  # what PEFT and TRL refuse: target modules that are not there, options that clash
-        raise UserError(" ".join(str(error).split())) from error
-    trainer.remove_callback(ProgressCallback)
-    trainer.remove_callback(PrinterCallback)
-    dev.trainer = samples.trainer = checkpointing.trainer = watchdog.trainer = trainer
+    say, events = out.say, Events(run, out)
+    training = build_training(config, run, splits, tokenizer, out, events.tell)
+    trainer, args = training.trainer, training.trainer.args
+    before_start(config, run, training, splits, out, fresh=checkpoint is None, force=asked.force)
     trainer.accelerator.wait_for_everyone()  # every process has seen where to begin
     if checkpoint is None:
         run.create()
         write_environment(run, command_line(), config.grpo["seed"])
+    else:
+        training.checkpointing.rewind(checkpoint)
+        events.tell(int(checkpoint.name.removeprefix("checkpoint-")), "resumed", f"from {checkpoint}")
     run.write_text("config.yaml", config.to_yaml())
+    events.begin()
 
-    with stop.listening():
+    with training.stop.listening():
         certificate = check_engine(config, trainer, splits.train, say)
         # of an interrupted run it is on record, else the adapter is still the fresh one, which changes nothing
         before = recorded_test(run, splits, "before") or evaluate_test(config, trainer.rollouts, splits, run, "before")
@@ -129,11 +84,9 @@ def _train(
             say(line)
         if checkpoint is None:
             say("a loss near 0 at step 1 is how GRPO starts: look at the reward")
-        else:
-            tell(int(checkpoint.name.removeprefix("checkpoint-")), "resumed", f"from {checkpoint}")
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-        stop.raise_if_asked(args, trainer.state)
-        watchdog.raise_if_stopped(say)
+        training.stop.raise_if_asked(args, trainer.state)
+        training.watchdog.raise_if_stopped(say)
         trainer.accelerator.wait_for_everyone()  # the first process has written the best adapter
         best = load_model(str(run.path), dtype=config.model.dtype, device=args.device.type)
         engine = isinstance(trainer.rollouts, EngineRollouts)
@@ -150,16 +103,37 @@ def _train(
             if "unseen" in result
         },
         "engine_check": None if certificate is None else asdict(certificate),
-        "dev": dev.history,
-        "best_step": dev.best_step,
+        "dev": training.dev.history,
+        "best_step": training.dev.best_step,
         "best_reward": trainer.best_reward,
-        "train_seconds": metrics.elapsed(),
+        "train_seconds": training.metrics.elapsed(),
         "steps": trainer.state.global_step,
         "completions": trainer.completions,
         "completion_tokens": trainer.completion_tokens,
         "seed": args.seed,
     }
     run.write_json("summary.json", summary)
+
+
+class Events:
+    """What a run has to say beside its numbers, told at once and kept in events.jsonl as soon as there is a folder."""
+
+    def __init__(self, run: RunFolder, out: Output):
+        self.run, self.out = run, out
+        self.waiting: list[dict[str, Any]] | None = []
+
+    def tell(self, step: int, name: str, text: str) -> None:
+        self.out.say(f"step {step}: {name}: {text}")
+        event = {"step": step, "name": name, "text": text}
+        if self.waiting is None:
+            self.run.append_jsonl("events.jsonl", [event])
+        else:
+            self.waiting.append(event)
+
+    def begin(self) -> None:
+        if self.waiting:
+            self.run.append_jsonl("events.jsonl", self.waiting)
+        self.waiting = None
 
 
 def check_engine(config: Config, trainer: MathGRPOTrainer, train: list[Problem], say: Any) -> Certificate | None:
@@ -179,21 +153,6 @@ def check_engine(config: Config, trainer: MathGRPOTrainer, train: list[Problem],
         trainer.rollouts = ReferenceRollouts(rollouts.model, rollouts.tokenizer, rollouts.batch_size)
         trainer.native = None  # it shares the engine's weights
     return certificate
-
-
-def training_arguments(config: Config) -> GRPOConfig:
-    """GRPOConfig as configured, fitted to the hardware where the configuration leaves that open."""
-    chosen = dict(config.grpo)
-    device = "cpu" if chosen.setdefault("use_cpu", default_device() == "cpu") else "cuda"
-    if device == "cpu":
-        chosen.setdefault("dataloader_pin_memory", False)
-    if device == "cpu" or resolve_dtype(config.model.dtype, device) is not torch.bfloat16:
-        chosen.setdefault("bf16", False)
-    chosen.setdefault("disable_tqdm", True)
-    try:
-        return GRPOConfig(**chosen)
-    except (ValueError, ImportError) as error:
-        raise UserError(f"grpo: {' '.join(str(error).split())}") from None
 
 
 def evaluate_test(

@@ -9,7 +9,6 @@ import json
 import random
 import shutil
 from collections import defaultdict
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from transformers import TrainerCallback
 from tiny_math_solver.adapter import save_adapter
 from tiny_math_solver.grpo.callbacks import DevEvaluation, Metrics
 from tiny_math_solver.grpo.checkpoints import keep, load_tree, save_tree, write_checkpoint
-from tiny_math_solver.problems.problem import Problem
+from tiny_math_solver.problems.splits import Splits
 from tiny_math_solver.runs import RunFolder
 
 ADAPTER = "adapter_model.safetensors"
@@ -85,13 +84,17 @@ class Checkpointing(TrainerCallback):
 
     # -- Restoring --------------------------------------------------------------------------------------------------
 
-    def restore_policy(self, checkpoint: Path) -> None:
-        """The adapter; the records and the best adapter of the run folder as they were."""
-        trainer, run = self.trainer, self.run
-        self._restored = state = load_tree(checkpoint / "state")
+    def rewind(self, checkpoint: Path) -> None:
+        """The run folder as it was: its records, and the best adapter at its top."""
+        run, state = self.run, load_tree(checkpoint / "state")
         run.rewind(state["records"], int(checkpoint.name.removeprefix("checkpoint-")))
         run.write_folder(lambda folder: shutil.copytree(checkpoint, folder, ignore=_not_adapter, dirs_exist_ok=True))
         run.write_folder(lambda folder: shutil.copy(checkpoint / "best" / ADAPTER, folder))
+
+    def restore_policy(self, checkpoint: Path) -> None:
+        """The adapter, and what the trainer counts."""
+        trainer = self.trainer
+        self._restored = state = load_tree(checkpoint / "state")
         model = trainer.accelerator.unwrap_model(trainer.model)
         set_peft_model_state_dict(model, load_file(checkpoint / ADAPTER))
         for name, value in state["counters"].items():
@@ -161,13 +164,9 @@ def _not_adapter(folder: str, names: list[str]) -> list[str]:
     return [name for name in names if name.startswith(("best", "state", "process-", "trainer_state", "SHA256SUMS"))]
 
 
-def fingerprint(parts: Sequence[Sequence[Problem]]) -> str:
-    """A hash of the problems of a run, split by split: a run goes on with the same ones only."""
+def fingerprint(splits: Splits) -> str:
+    """A hash of the problems of a run: it goes on with the same ones only."""
     digest = hashlib.sha256()
-    for part in parts:
+    for part in (splits.train, splits.dev, splits.test, splits.unseen):
         digest.update(json.dumps([[p.id, p.question, p.answer] for p in part]).encode())
     return digest.hexdigest()
-
-
-def saved_problems(checkpoint: Path) -> str:
-    return load_tree(checkpoint / "state")["problems"]

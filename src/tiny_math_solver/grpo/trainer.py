@@ -23,7 +23,7 @@ from tiny_math_solver.answers import extract_answer, write_number
 from tiny_math_solver.config import Config
 from tiny_math_solver.grpo.native import NativeUpdate, why_not
 from tiny_math_solver.grpo.update import Batch, completion_logprobs, passes, rows_by_length, trimmed
-from tiny_math_solver.memory import with_smaller_parts
+from tiny_math_solver.oom import with_smaller_parts
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.prompts import chat_messages, encode_prompt
 from tiny_math_solver.rewards import as_text, correctness_reward, format_reward
@@ -170,6 +170,12 @@ class MathGRPOTrainer(GRPOTrainer):
 
     def _causal_lm(self) -> Any:
         return causal_lm(self.accelerator.unwrap_model(self.model))
+
+    @property
+    def rows_at_once(self) -> int:
+        """Completions that this process samples for one generation batch."""
+        args: Any = self.args
+        return args.generation_batch_size // self.accelerator.num_processes
 
     @property
     def policy_dtype(self) -> torch.dtype:

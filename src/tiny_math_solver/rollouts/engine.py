@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from tiny_math_solver.memory import with_smaller_parts
+from tiny_math_solver.oom import with_smaller_parts
 from tiny_math_solver.rollouts.decoder import Decoder, TorchDecoder, reach
 from tiny_math_solver.rollouts.native import NativeDecoder
 from tiny_math_solver.rollouts.rollout import Rollout, eos_ids
@@ -61,6 +61,28 @@ class EngineRollouts:
         _Batch(self._decoder(len(requests), len(requests[0].prompt), sampling), requests, self.eos_ids, sampling).run()
         return [r.rollout for r in sorted(requests, key=lambda r: r.place)]  # type: ignore[misc]
 
+    def cache_bytes(self, rows: int, prompt_tokens: int, sampling: Sampling) -> int:
+        """Bytes of keys and values of `rows` completions with prompts of at most `prompt_tokens`."""
+        one, slots = self._slot_bytes(reach(prompt_tokens), sampling), min(rows, self.batch_size)
+        return one * max(1, min(slots, self._room() // one))
+
+    @torch.inference_mode()
+    def try_longest(self, rows: int, prompt_tokens: int, sampling: Sampling, steps: int = 4) -> None:
+        """Begin `rows` completions of the longest kind, for its memory alone."""
+
+        def attempt() -> None:
+            decoder = self._decoder(rows, prompt_tokens, sampling)
+            prompts = [[(row + token) % 97 for token in range(prompt_tokens)] for row in range(decoder.slots)]
+            part = max(1, PREFILL_TOKENS // prompt_tokens)
+            for first in range(0, decoder.slots, part):
+                chosen = prompts[first : first + part]
+                drawn = torch.full((len(chosen), sampling.max_new_tokens), 0.5)
+                decoder.admit(first, chosen, list(range(len(chosen))), None if sampling.greedy else drawn)
+            for _ in range(min(steps, sampling.max_new_tokens - 1)):
+                decoder.step(decoder.slots)
+
+        with_smaller_parts(attempt, self._halve_batch)
+
     def _halve_batch(self) -> bool:
         if self.batch_size == 1:
             return False
@@ -101,14 +123,20 @@ class EngineRollouts:
                 slots, prompt_tokens = max(slots, wanted), max(prompt_tokens, known.prompt_tokens)
                 del self._decoders[place], known  # freed before the larger one is made
                 break
-        kind = TorchDecoder if self.weights.kernels is None else NativeDecoder
-        room = self._cache_bytes() // self.weights.dtype.itemsize
-        room //= kind.numbers(self.weights, prompt_tokens, sampling.max_new_tokens)
-        decoder = kind(self.weights, sampling, self.eos_ids, max(1, min(slots, room)), prompt_tokens)
+        room = self._room() // self._slot_bytes(prompt_tokens, sampling)
+        decoder = self._kind(self.weights, sampling, self.eos_ids, max(1, min(slots, room)), prompt_tokens)
         self._decoders.append((slots, decoder))
         return decoder
 
-    def _cache_bytes(self) -> int:
+    @property
+    def _kind(self) -> type[TorchDecoder | NativeDecoder]:
+        return TorchDecoder if self.weights.kernels is None else NativeDecoder
+
+    def _slot_bytes(self, prompt_tokens: int, sampling: Sampling) -> int:
+        numbers = self._kind.numbers(self.weights, prompt_tokens, sampling.max_new_tokens)
+        return numbers * self.weights.dtype.itemsize
+
+    def _room(self) -> int:
         """What the keys and values of all slots may take."""
         device = self.weights.device
         if device.type == "cuda":

@@ -148,6 +148,12 @@ class PolicyWeights:
             self._fill(self.logits)
         self.version += 1
 
+    @property
+    def nbytes(self) -> int:
+        """Of the copy, without what it shares with the model."""
+        linears = [linear for layer in self.layers for linear in layer.linears]
+        return sum(linear.weight.nbytes for linear in [*linears, self.logits])
+
     def rotations(self, length: int) -> Tensor:
         """Rotary factors of query and key heads as complex numbers `[length, H + KV, head_dim / 2]`.
 

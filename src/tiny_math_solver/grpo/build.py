@@ -1,0 +1,105 @@
+"""A configuration made into problems, a plan, and a trainer with everything that accompanies it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from transformers import PrinterCallback, ProgressCallback, set_seed
+from trl import GRPOConfig
+
+from tiny_math_solver.config import Config
+from tiny_math_solver.errors import UserError
+from tiny_math_solver.grpo.callbacks import DevEvaluation, Metrics
+from tiny_math_solver.grpo.interrupt import StopOnSignal
+from tiny_math_solver.grpo.plan import plan_lines
+from tiny_math_solver.grpo.samples import Samples
+from tiny_math_solver.grpo.state import Checkpointing, fingerprint
+from tiny_math_solver.grpo.trainer import MathGRPOTrainer
+from tiny_math_solver.grpo.watchdog import Watchdog
+from tiny_math_solver.models import default_device, load_base, load_tokenizer, resolve_dtype
+from tiny_math_solver.problems.splits import Splits, load_splits
+from tiny_math_solver.prompts import within_limit
+from tiny_math_solver.runs import RunFolder
+from tiny_math_solver.terminal import Output
+
+Tell = Callable[[int, str, str], Any]  # takes an event: step, name, text
+
+
+@dataclass(frozen=True)
+class Training:
+    """A trainer that is ready to go, and those around it that have a say at its end."""
+
+    trainer: MathGRPOTrainer
+    dev: DevEvaluation
+    metrics: Metrics
+    stop: StopOnSignal
+    watchdog: Watchdog
+    checkpointing: Checkpointing
+
+
+def prepare(config: Config) -> tuple[Splits, Any, list[str]]:
+    """`(problems, tokenizer, plan)`: everything a run needs short of its model; writes nothing."""
+    splits = load_splits(config.problems)
+    tokenizer = load_tokenizer(config.model.name, config.model.revision)
+    train, dropped = within_limit(tokenizer, splits.train, config.prompt.system, config.prompt.max_tokens)
+    if not train:
+        raise UserError(f"every prompt has over {config.prompt.max_tokens} tokens; raise prompt.max_tokens")
+    splits = Splits(train, splits.dev, splits.test, splits.unseen, splits.notes)
+    return splits, tokenizer, plan_lines(config, splits, dropped)
+
+
+def build_training(
+    config: Config,
+    run: RunFolder,
+    splits: Splits,
+    tokenizer: Any,
+    out: Output,
+    tell: Tell = lambda step, name, text: None,
+) -> Training:
+    """Load the model, put an adapter on it, and a trainer around both; writes nothing. `tell` takes events."""
+    args = training_arguments(config)
+    set_seed(args.seed)  # before the adapter is made: TRL seeds only afterwards
+    model = load_base(config.model.name, config.model.revision, config.model.dtype, args.device.type)
+    ask = {"system": config.prompt.system, "max_new_tokens": args.max_completion_length}
+    dev = DevEvaluation(run, splits.dev, config.evaluation.every, ask)
+    metrics, samples, stop = Metrics(run, dev, out.show), Samples(), StopOnSignal()
+    watchdog = Watchdog(run, config, tell)
+    checkpointing = Checkpointing(run, dev, metrics, fingerprint(splits))
+    try:
+        with run.left_as_found():  # the Trainer makes its folder at once
+            trainer = MathGRPOTrainer(
+                model=model,
+                args=args,
+                train=splits.train,
+                tokenizer=tokenizer,
+                peft_config=LoraConfig(**{"revision": config.model.revision, **config.lora}),
+                config=config,
+                run=run,
+                callbacks=[dev, metrics, samples, stop, watchdog],
+                checkpointing=checkpointing,
+                say=out.say,
+                tell=tell,
+            )
+    except ValueError as error:  # what PEFT and TRL refuse: target modules that are not there, options that clash
+        raise UserError(" ".join(str(error).split())) from error
+    trainer.remove_callback(ProgressCallback)
+    trainer.remove_callback(PrinterCallback)
+    dev.trainer = samples.trainer = checkpointing.trainer = watchdog.trainer = trainer
+    return Training(trainer, dev, metrics, stop, watchdog, checkpointing)
+
+
+def training_arguments(config: Config) -> GRPOConfig:
+    """GRPOConfig as configured, fitted to the hardware where the configuration leaves that open."""
+    chosen = dict(config.grpo)
+    device = "cpu" if chosen.setdefault("use_cpu", default_device() == "cpu") else "cuda"
+    if device == "cpu":
+        chosen.setdefault("dataloader_pin_memory", False)
+    if device == "cpu" or resolve_dtype(config.model.dtype, device) is not torch.bfloat16:
+        chosen.setdefault("bf16", False)
+    chosen.setdefault("disable_tqdm", True)
+    try:
+        return GRPOConfig(**chosen)
+    except (ValueError, ImportError) as error:
+        raise UserError(f"grpo: {' '.join(str(error).split())}") from None

@@ -1,0 +1,170 @@
+"""`tiny-math check`: whether a configuration is worth starting here, in under a minute, writing nothing that stays."""
+
+import platform
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from tiny_math_solver.answers import parse_gold
+from tiny_math_solver.config import EMBEDDED, Config
+from tiny_math_solver.errors import UserError
+from tiny_math_solver.hub import cache_flaw, is_reachable
+from tiny_math_solver.preflight.grader import TRICKY, misread
+from tiny_math_solver.problems.sources import is_file
+from tiny_math_solver.prompts import chat_messages, encode_prompt
+from tiny_math_solver.runs import LIBRARIES, RunFolder
+from tiny_math_solver.terminal import Output
+
+Verdict = Literal["ok", "warn", "fail"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """What one of them found; after a `fail` a run is not worth starting, after a `warn` it may be."""
+
+    verdict: Verdict
+    name: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.verdict:5} {self.name:12} {self.text}"
+
+
+def check(config: Config, price: float | None = None) -> Iterator[Check]:
+    """Every check in turn, the cheap ones first; what needs the model is left out where it cannot be had.
+
+    `price` is what an hour of this machine costs.
+    """
+    yield _environment()
+    wrong = misread()
+    yield Check(
+        "fail" if wrong else "ok", "grader", wrong[0] if wrong else f"{len(TRICKY)} tricky answers paid rightly"
+    )
+    missing = list(_hub(config))
+    yield from missing
+    if any(finding.verdict != "ok" for finding in missing):
+        return
+    try:
+        yield from _with_model(config, price)
+    except UserError as error:
+        yield Check("fail", "refused", str(error))
+
+
+def _environment() -> Check:
+    import torch
+
+    from tiny_math_solver.models import default_device
+
+    gpu = default_device() == "cuda"
+    device = torch.cuda.get_device_name() if gpu else f"{torch.get_num_threads()} CPU threads"
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in LIBRARIES[:4])
+    return Check("ok", "environment", f"Python {platform.python_version()}, {versions}; {device}")
+
+
+def _hub(config: Config) -> Iterator[Check]:
+    """Whether what comes from the Hub is in the cache, or can be fetched."""
+    model, problems = config.model, config.problems
+    wanted: list[tuple[Any, str, str | None]] = []
+    if model.name != EMBEDDED and not is_file(model.name):
+        wanted.append(("model", model.name, model.revision))
+    if problems.source != EMBEDDED and not is_file(problems.source):
+        wanted.append(("dataset", problems.source, problems.revision))
+    for kind, name, revision in wanted:
+        if not (flaw := cache_flaw(kind, name, revision)):
+            yield Check("ok", "hub", f"{kind} {name} is in the cache and intact")
+        else:
+            reach = "the Hub can be reached" if (reachable := is_reachable()) else "the Hub cannot be reached"
+            text = f"{kind} {name} {flaw}; {reach}: tiny-math fetch CONFIG downloads it, then check again"
+            yield Check("warn" if reachable else "fail", "hub", text)
+
+
+def _with_model(config: Config, price: float | None) -> Iterator[Check]:
+    from tiny_math_solver.grpo.build import build_training, prepare
+    from tiny_math_solver.preflight.start import check_disk, disk_bytes
+
+    RunFolder(config.output_dir).check()
+    splits, tokenizer, plan = prepare(config)
+    golds = [parse_gold(p.answer) for part in (splits.train, splits.dev, splits.test, splits.unseen) for p in part]
+    yield Check("ok", "problems", f"{len(golds):,} with a gold that can be read; {' '.join(plan[2:3])}".strip())
+    yield _template(config, tokenizer, splits.train[0].question)
+    with tempfile.TemporaryDirectory() as nowhere:
+        aside = _written_to(config, Path(nowhere) / "run")
+        said: list[str] = []
+        training = build_training(aside, RunFolder(aside.output_dir), splits, tokenizer, Output(said.append))
+        for line in said:  # slower ways that had to be taken
+            yield Check("warn", "speed", line)
+        yield _ends(training.trainer)
+        yield Check("ok", "disk", check_disk(config.output_dir, disk_bytes(config, training.trainer, splits)))
+        yield from _model(config, training.trainer, splits, price)
+
+
+def _template(config: Config, tokenizer: Any, question: str) -> Check:
+    """Whether the chat template lets the model read the question, and ends where its own turn begins."""
+    encode_prompt(tokenizer, chat_messages(question, config.prompt.system))  # refuses a tokenizer without one
+    asked = chat_messages(question, config.prompt.system)
+    text = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+    if question not in text or (config.prompt.system and config.prompt.system not in text):
+        return Check("fail", "template", "the chat template leaves out the question or the system prompt")
+    if text == tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=False):
+        return Check("fail", "template", "the chat template has no place where the model's turn begins")
+    return Check("ok", "template", f"question and system prompt stand in it; it ends in {text[-24:]!r}")
+
+
+def _ends(trainer: Any) -> Check:
+    """Whether a turn's end, as the template writes it, is one of the tokens that end a completion."""
+    tokenizer, ids = trainer.processing_class, trainer.rollouts.eos_ids
+    turn = [*chat_messages("1 + 1?"), {"role": "assistant", "content": "2"}]
+    closing = tokenizer(tokenizer.apply_chat_template(turn, tokenize=False), add_special_tokens=False)["input_ids"]
+    ends = ", ".join(repr(tokenizer.decode([i])) for i in ids)
+    pad = repr(tokenizer.decode([tokenizer.pad_token_id]))
+    if not set(closing) & set(ids):
+        return Check("fail", "turn's end", f"the template closes a turn with none of {ends}: completions would not end")
+    return Check("ok", "turn's end", f"{ends} ends a completion, {pad} pads")
+
+
+def _model(config: Config, trainer: Any, splits: Any, price: float | None) -> Iterator[Check]:
+    """Memory, the engine against transformers, and what the base model makes of a few problems."""
+    from tiny_math_solver.grpo.run import check_engine
+    from tiny_math_solver.preflight.forecast import duration, forecast
+    from tiny_math_solver.preflight.memory import memory_plan, try_longest
+    from tiny_math_solver.preflight.start import longest_row
+
+    longest = longest_row(config, trainer, splits)
+    plan = memory_plan(trainer, longest)
+    yield Check("ok" if plan.fits else "fail", "memory", str(plan) if plan.fits else f"{plan}; {plan.advice}")
+    if not plan.fits:
+        return
+    speed = try_longest(trainer, longest)
+    yield Check("ok", "longest rows", f"{longest.prompt} + {longest.completion} tokens, tried once")
+    lines: list[str] = []
+    check_engine(config, trainer, splits.train, lines.append)
+    for line in lines:
+        yield Check("ok" if line.startswith("engine") else "warn", "engine", line)
+    found = forecast(config, trainer, splits.train)
+    yield Check("ok" if found.pass_rate else "warn", "base model", f"{found.pass_rate:.0%} right; {found.histogram}")
+    advice = "" if found.dead < 0.6 else "; more samples (grpo.num_generations) or a higher grpo.temperature"
+    yield Check("warn" if advice else "ok", "dead groups", f"{found.dead:.0%} of the first step's, about{advice}")
+    advice = "" if found.truncated < 0.1 else "; raise grpo.max_completion_length"
+    text = f"{found.truncated:.0%} cut off; {found.tokens:.0f} tokens a completion{advice}"
+    yield Check("warn" if advice else "ok", "truncation", text)
+    time = duration(config, found, splits, longest.prompt, speed)
+    parts = (
+        f"rollouts {_in_words(time.rollouts)}, update {_in_words(time.update)}, evaluation {_in_words(time.evaluation)}"
+    )
+    cost = f", {price * time.total / 3600:.2f} at {price:g} an hour" if price is not None else ""
+    yield Check("ok", "time", f"about {_in_words(time.total)}{cost} ({parts}) while completions stay as long")
+    if found.hopeless:
+        yield Check("fail", "hopeless", found.hopeless)
+
+
+def _written_to(config: Config, folder: Path) -> Config:
+    return config.model_copy(update={"grpo": {**config.grpo, "output_dir": str(folder), "report_to": "none"}})
+
+
+def _in_words(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

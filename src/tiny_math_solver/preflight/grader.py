@@ -1,0 +1,37 @@
+"""The reward on answers that have fooled graders: a table to run before trusting a number."""
+
+from tiny_math_solver.rewards import FORMAT_REWARD, correctness_reward, format_reward
+
+# (completion, gold, whether it is right, whether its answer stands after ####)
+TRICKY = (
+    ("4 * 3 = 12\n#### 12", "12", True, True),
+    ("#### 1,200", "1200", True, True),
+    ("#### $18.00", "18", True, True),
+    ("The answer is \\boxed{18}.", "18", True, False),
+    ("So she has **18** left.\nAnswer: 18", "18", True, False),
+    ("#### -5", "-5", True, True),
+    ("#### 5", "-5", False, True),
+    ("#### 18\nWait, that was wrong.\n#### 20", "20", True, True),
+    ("#### 18\nWait, that was wrong.\n#### 20", "18", False, True),
+    ("#### 18 or 20", "18", False, False),
+    ("#### 17-19", "17", False, False),
+    ("#### 3/4", "3", False, True),
+    ("#### 0.75", "3/4", True, True),
+    ("#### 9007199254740993", "9007199254740992", False, True),
+    ("#### 1e3", "1000", True, True),
+    ("####", "18", False, False),
+    ("", "18", False, False),
+    ("#### 12", "12.0", True, True),
+    ("#### ??", "12", False, False),
+)
+
+
+def misread() -> list[str]:
+    """What the two rewards get wrong of the table, a line each; empty if nothing."""
+    wrong = []
+    for completion, gold, right, marked in TRICKY:
+        paid = correctness_reward([completion], [gold])[0], format_reward([completion])[0]
+        due = float(right), FORMAT_REWARD * marked
+        if paid != due:
+            wrong.append(f"{completion!r} with gold {gold}: rewards {paid}, expected {due}")
+    return wrong

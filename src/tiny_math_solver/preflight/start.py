@@ -1,0 +1,79 @@
+"""What `train` makes sure of before it writes anything: room on the disk, in memory, and something to learn from."""
+
+import shutil
+from pathlib import Path
+
+from tiny_math_solver.config import Config
+from tiny_math_solver.errors import EXIT_LEARNED_NOTHING, StoppedError, UserError
+from tiny_math_solver.grpo.build import Training
+from tiny_math_solver.grpo.plan import total_steps
+from tiny_math_solver.grpo.trainer import MathGRPOTrainer
+from tiny_math_solver.preflight.forecast import Forecast, forecast
+from tiny_math_solver.preflight.memory import FLOAT, Longest, memory_plan, readable, try_longest
+from tiny_math_solver.problems.splits import Splits
+from tiny_math_solver.prompts import chat_messages, encode_prompt
+from tiny_math_solver.runs import RunFolder
+from tiny_math_solver.terminal import Output
+
+TOKEN_BYTES, RECORD_BYTES = 5, 600  # of a completion in rollouts.jsonl and again in report.html; of all else in a row
+OTHER_BYTES = 30_000_000  # tokenizer, evaluations, the page
+
+
+def before_start(
+    config: Config, run: RunFolder, training: Training, splits: Splits, out: Output, *, fresh: bool, force: bool
+) -> None:
+    """Raise UserError where the run does not fit, StoppedError where it has nothing to learn from; `force` goes on."""
+    trainer = training.trainer
+    check_disk(run.path, disk_bytes(config, trainer, splits))
+    longest = longest_row(config, trainer, splits)
+    plan = memory_plan(trainer, longest)
+    out.say(f"memory: {plan}")
+    if not plan.fits and not force:
+        raise UserError(f"not enough memory: {plan}; {plan.advice}, or --force")
+    try_longest(trainer, longest)
+    if not fresh:
+        return
+    found = forecast(config, trainer, splits.train)
+    out.say(f"before training: {forecast_line(found)}")
+    if found.hopeless and not force:
+        raise StoppedError(
+            f"not started, since nothing would be learned: {found.hopeless} (--force starts it)", EXIT_LEARNED_NOTHING
+        )
+
+
+def forecast_line(found: Forecast) -> str:
+    return (
+        f"{found.pass_rate:.0%} of {len(found.records)} sampled completions are right ({found.histogram}), "
+        f"{found.truncated:.0%} cut off, {found.dead:.0%} of the groups without a gradient"
+    )
+
+
+def longest_row(config: Config, trainer: MathGRPOTrainer, splits: Splits) -> Longest:
+    """The longest prompt of all that will be asked, and the limit of a completion."""
+    asked = max((p for part in (splits.train, splits.dev, splits.test) for p in part), key=lambda p: len(p.question))
+    prompt = encode_prompt(trainer.processing_class, chat_messages(asked.question, config.prompt.system))
+    return Longest(len(prompt), trainer.sampling.max_new_tokens)
+
+
+def disk_bytes(config: Config, trainer: MathGRPOTrainer, splits: Splits) -> int:
+    """What a run will write: checkpoints with the best one and one under way, and its records twice."""
+    model, args = trainer.accelerator.unwrap_model(trainer.model), trainer.args
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad) * FLOAT
+    steps = total_steps(config, len(splits.train))
+    kept = args.save_total_limit or steps // max(1, int(args.save_steps)) + 1
+    row = trainer.sampling.max_new_tokens * TOKEN_BYTES + RECORD_BYTES
+    rollouts = min(config.records.rollouts_mb * 10**6, steps * config.completions_per_step * row)
+    return (kept + 2) * 4 * trained + 2 * rollouts + OTHER_BYTES
+
+
+def check_disk(folder: Path, needed: int) -> str:
+    """How much room there is, in words. Raises UserError where it is not enough."""
+    there = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
+    free = shutil.disk_usage(there).free
+    text = f"{readable(needed)} to be written at most, {readable(free)} free in {there}"
+    if free < needed:
+        raise UserError(
+            f"{folder}: {text}; make room, lower grpo.save_total_limit or records.rollouts_mb, or choose another "
+            "grpo.output_dir"
+        )
+    return text
