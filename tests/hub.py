@@ -26,6 +26,7 @@ import json
 import re
 import shutil
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable
@@ -70,8 +71,9 @@ class Fault:
     """What goes wrong for paths that start with `prefix`, for the next `times` requests (-1: for good).
 
     `delay` seconds pass first; then `status` answers (with `code`, by which the Hub tells its refusals apart, and
-    `headers`), or the connection is cut after `cut_after` bytes of the file (0: before any answer), or the file's
-    middle byte is another one (`flip`). A fault with only a delay answers as usual.
+    `headers`), or the connection is cut after `cut_after` bytes of the file (0: before any answer; `reset`: with an
+    error, as by a router that forgot it), or the file's middle byte is another one (`flip`). A fault with only a
+    delay answers as usual.
     """
 
     prefix: str
@@ -83,6 +85,7 @@ class Fault:
     code: str = ""
     headers: dict[str, str] = field(default_factory=dict)
     flip: bool = False
+    reset: bool = False
 
 
 class HubStandin:
@@ -180,6 +183,9 @@ class _Server(ThreadingHTTPServer):
             for connection in self.connections:
                 _cut(connection)
 
+    def shutdown_request(self, request: Any) -> None:
+        self.close_request(request)  # without the polite goodbye that would come before a reset
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Silent: the client that hangs up first is part of what is tested."""
 
@@ -189,6 +195,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
     cut_after: int | None
     flip: bool
+    reset: bool
 
     def setup(self) -> None:
         super().setup()
@@ -214,7 +221,7 @@ class _Handler(BaseHTTPRequestHandler):
 
         fault = self.server.take_fault(self.command, path)
         self.cut_after = fault.cut_after if fault else None
-        self.flip = fault is not None and fault.flip
+        self.flip, self.reset = (fault.flip, fault.reset) if fault else (False, False)
         if fault:
             time.sleep(fault.delay)
         if self.cut_after == 0:
@@ -302,7 +309,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body[: self.cut_after])
         if self.cut_after is not None:
             self.close_connection = True
-            _cut(self.connection)
+            if self.reset:
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            else:
+                _cut(self.connection)
 
 
 def _cut(connection: socket.socket) -> None:
