@@ -63,7 +63,9 @@ def newest_whole(folder: Path, say: Callable[[str], Any]) -> Path | None:
 def damage(checkpoint: Path) -> str:
     """What is wrong with a checkpoint's files; empty if nothing is."""
     try:
-        lines = (checkpoint / SUMS).read_text(encoding="utf-8").splitlines()
+        *lines, end = (checkpoint / SUMS).read_text(encoding="utf-8").split("\n")
+        if end:
+            return f"{SUMS} is cut short"
         sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
         if missing := NEEDED - set(sums):
             return f"{SUMS} does not list {min(missing)}"

@@ -24,7 +24,8 @@ def before_start(
 ) -> None:
     """Raise UserError where the run does not fit, StoppedError where it has nothing to learn from; `force` goes on."""
     trainer = training.trainer
-    check_disk(run.path, disk_bytes(config, trainer, splits))
+    written = 0 if fresh else sum(file.stat().st_size for file in run.path.rglob("*") if file.is_file())
+    check_disk(run.path, max(0, disk_bytes(config, trainer, splits) - written))
     longest = longest_row(config, trainer, splits)
     plan = memory_plan(trainer, longest)
     out.say(f"memory: {plan}")
