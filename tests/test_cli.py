@@ -71,7 +71,7 @@ def bad_inputs(tmp_path: Path) -> dict[str, tuple[list[str], str]]:
         "trl's own check": (["train", QUICKSTART, "--grpo.vllm_importance_sampling_clip_min", "9"], "grpo: "),
         "no temperature": (["train", QUICKSTART, "--grpo.temperature", "0"], "grpo.temperature must be above 0"),
         "no limit": (["train", QUICKSTART, "--grpo.max_completion_length", "null"], "must be set"),
-        "resume": (["train", QUICKSTART, "--grpo.resume_from_checkpoint", "x"], "resuming a run is not supported"),
+        "resume": (["train", QUICKSTART, "--grpo.resume_from_checkpoint", "x"], "go on with a run by --resume"),
         "target modules": (["train", QUICKSTART, "--lora.target_modules", "[nope]"], "Target modules"),
         "no such model": (["train", QUICKSTART, "--model.name", "./nowhere"], "no such model folder: ./nowhere"),
         "no model folder": (["eval", at("folder")], "no config.json in this folder"),

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from tiny_math_solver import commands
 from tiny_math_solver.commands import BENCH_PARTS, SECTIONS
 from tiny_math_solver.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, StoppedError, UserError
+from tiny_math_solver.processes import check_environment
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -22,6 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1" if not sys.stderr.isatty() else "0")
     try:
         args = _parse(arguments)
+        check_environment()
         return args.run(args)
     except UserError as error:
         print(f"tiny-math: {_on_one_line(error)}", file=sys.stderr)

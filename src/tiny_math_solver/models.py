@@ -1,6 +1,6 @@
 """Load a model and its tokenizer by name: `embedded`, a Hub name, a model folder or an adapter folder."""
 
-import json
+import os
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -10,7 +10,15 @@ import torch
 
 from tiny_math_solver.config import EMBEDDED
 from tiny_math_solver.errors import UserError
-from tiny_math_solver.hub import hub_errors, snapshot, stay_offline
+from tiny_math_solver.hub import snapshot, stay_offline
+from tiny_math_solver.model_folder import (
+    check_adapter_folder,
+    check_adapter_loaded,
+    check_loaded,
+    check_model_folder,
+    loading,
+    read_json,
+)
 
 
 @dataclass(frozen=True)
@@ -44,7 +52,7 @@ def locate(
     name: str, revision: str | None = None, adapter: str | Path | None = None
 ) -> tuple[str, str | None, str | Path | None]:
     """`(base, revision, adapter)` behind a name; a Hub base is in the cache afterwards."""
-    if adapter is None and (Path(name) / "adapter_config.json").is_file():
+    if adapter is None and os.path.isfile(Path(name) / "adapter_config.json"):
         adapter = name
         name, revision = base_of_adapter(Path(adapter))
     resolve(name, revision)
@@ -60,26 +68,31 @@ def load_base(name: str, revision: str | None = None, dtype: str = "auto", devic
     device = device or default_device()
     source, revision = resolve(name, revision)
     stay_offline()
-    with hub_errors(f"model {name}", revision):
-        model: Any = AutoModelForCausalLM.from_pretrained(
+    with loading(f"model {name}", revision):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             source,
             revision=revision,
             dtype=resolve_dtype(dtype, device),
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
+            output_loading_info=True,
         )
+    model, report = loaded
+    check_loaded(name, model, report)
     return model.to(device)
 
 
 def load_tokenizer(name: str, revision: str | None = None) -> Any:
-    from transformers import AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
 
     source, revision = resolve(name, revision)
-    with hub_errors(f"tokenizer {name}", revision):
-        tokenizer = AutoTokenizer.from_pretrained(
-            source, revision=revision, local_files_only=True, trust_remote_code=False
-        )
+    options: dict[str, Any] = {"revision": revision, "local_files_only": True, "trust_remote_code": False}
+    with loading(f"tokenizer {name}", revision):
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        rows = AutoConfig.from_pretrained(source, **options).get_text_config().vocab_size
+    if len(tokenizer) > rows:  # a kernel would read past the end of the embedding
+        raise UserError(f"tokenizer {name} has {len(tokenizer)} tokens, its model's embedding {rows}: not of one model")
     if tokenizer.eos_token_id is None:
         raise UserError(f"tokenizer {name} has no end-of-sequence token: completions could not end")
     if tokenizer.pad_token_id is None:
@@ -94,14 +107,19 @@ def resolve(name: str, revision: str | None = None) -> tuple[str, str | None]:
     """
     if name == EMBEDDED:
         return str(resources.files("tiny_math_solver") / "embedded"), None
+    if not name:
+        raise UserError("the model's name is empty")
     path = Path(name).expanduser()
-    if path.is_dir():
+    if os.path.isdir(path):
         if not (path / "config.json").is_file():
             raise UserError(f"{name}: no config.json in this folder, so it is not a model folder")
+        check_model_folder(path)
         return str(path), None
-    if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
+    if os.path.exists(path) or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise UserError(f"no such model folder: {name}")
-    return name, snapshot("model", name, revision).name
+    folder = snapshot("model", name, revision)
+    check_model_folder(folder)
+    return name, folder.name
 
 
 def base_of_adapter(folder: Path) -> tuple[str, str | None]:
@@ -109,14 +127,13 @@ def base_of_adapter(folder: Path) -> tuple[str, str | None]:
     path = folder / "adapter_config.json"
     if not path.is_file():
         raise UserError(f"{folder}: no adapter_config.json, so it is not an adapter folder")
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-        base = settings["base_model_name_or_path"]
-    except (ValueError, KeyError) as error:
-        raise UserError(f"{path}: cannot tell the base model ({error})") from None
+    settings = read_json(path)
+    base, revision = settings.get("base_model_name_or_path"), settings.get("revision")
+    if not isinstance(base, str) or not isinstance(revision, str | None):
+        raise UserError(f"{path}: cannot tell the base model: base_model_name_or_path = {base!r}")
     if Path(base).parts[-2:] == ("tiny_math_solver", EMBEDDED):
         base = EMBEDDED  # wherever the package is installed today
-    return base, settings.get("revision")
+    return base, revision
 
 
 def resolve_dtype(dtype: str, device: str) -> torch.dtype:
@@ -134,7 +151,7 @@ def stored_dtype(name: str, revision: str | None = None) -> torch.dtype:
     from transformers import AutoConfig
 
     source, revision = resolve(name, revision)
-    with hub_errors(f"model {name}", revision):
+    with loading(f"model {name}", revision):
         dtype = AutoConfig.from_pretrained(
             source, revision=revision, local_files_only=True, trust_remote_code=False
         ).dtype
@@ -149,7 +166,8 @@ def _with_adapter(model: Any, folder: Path) -> Any:
     from peft import PeftModel
 
     base_of_adapter(folder)
-    if not (folder / "adapter_model.safetensors").is_file():
-        raise UserError(f"{folder}: no adapter_model.safetensors, and no other format of weights is loaded")
-    with hub_errors(f"adapter {folder}", None):
-        return PeftModel.from_pretrained(model, str(folder))
+    check_adapter_folder(folder)
+    with loading(f"adapter {folder}"):
+        model = PeftModel.from_pretrained(model, str(folder))
+    check_adapter_loaded(folder, model)
+    return model

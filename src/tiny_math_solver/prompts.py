@@ -27,16 +27,23 @@ def chat_messages(question: str, system: str = "") -> list[Message]:
 def encode_prompt(tokenizer: Any, messages: list[Message]) -> list[int]:
     """Token ids `[T]` of the prompt, chat template applied, ending where the assistant's turn begins.
 
-    Raises UserError where the tokenizer has no chat template: an instruction-tuned model would be asked in a
-    format it has never seen, and nothing else would say so.
+    Raises UserError where the tokenizer has no chat template, or one that fails: an instruction-tuned model would be
+    asked in a format it has never seen, and nothing else would say so.
     """
     if not getattr(tokenizer, "chat_template", None):
         raise UserError(
             f"tokenizer {tokenizer.name_or_path!r} has no chat template; use an instruction-tuned model, "
             "or add a chat_template to its tokenizer_config.json"
         )
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
+    try:
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    except Exception as error:  # a template is a program of the model's: whatever it raises is its own
+        hint = "; some take no system prompt: leave it empty" if messages[0]["role"] == "system" else ""
+        raise UserError(f"tokenizer {tokenizer.name_or_path!r}: its chat template fails: {error}{hint}") from error
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    if not ids:
+        raise UserError(f"tokenizer {tokenizer.name_or_path!r}: its chat template makes an empty prompt")
+    return ids
 
 
 def within_limit(

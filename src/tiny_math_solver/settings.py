@@ -1,16 +1,16 @@
 """How a model wants to be asked: the prompt and problems of the run it came from."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from tiny_math_solver.config import EMBEDDED, ProblemsSection, build_config
+from tiny_math_solver.config import EMBEDDED, ProblemsSection, load_config
 from tiny_math_solver.errors import UserError
 from tiny_math_solver.problems.embedded import embedded_problems
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.problems.sources import is_file, read_file
 from tiny_math_solver.problems.splits import load_test_problems
 from tiny_math_solver.prompts import GSM8K_SYSTEM_PROMPT
-from tiny_math_solver.runs import read_config
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,9 @@ def settings_of(model: str, system: str | None = None, max_new_tokens: int | Non
 
     A `system` or `max_new_tokens` that is given wins.
     """
-    if (tree := read_config(Path(model))) is not None:
-        config = build_config(tree, origin=str(Path(model) / "config.yaml"))
+    path = Path(model) / "config.yaml"
+    if os.path.exists(path):
+        config = load_config(path)
         own = Settings(config.prompt.system, config.grpo["max_completion_length"], config.problems)
     elif model == EMBEDDED:
         own = Settings("", 112, ProblemsSection(source=EMBEDDED))
@@ -43,6 +44,8 @@ def problems_to_ask(source: str | None, settings: Settings) -> list[Problem]:
     """The test problems of `source` (all of a file; `embedded:unseen` for unseen kinds), or of the run itself."""
     if source is None:
         return load_test_problems(settings.problems)
+    if not source:
+        raise UserError("--problems is empty; name a source, or leave it out")
     name, _, split = source.partition(":")
     if name == EMBEDDED:
         if split not in ("", "test", "dev", "unseen"):

@@ -8,13 +8,14 @@ from tiny_math_solver.config import Config
 from tiny_math_solver.errors import UserError
 
 PACKAGES = ("wandb", "tensorboard", "trackio")
+WANDB_MODES = ("", "online", "offline", "disabled", "shared", "dryrun", "run")
 
 
 def choose_trackers(config: Config) -> None:
     """Where `grpo.report_to` is not set: W&B if its token is in the environment, else none. Checks what is chosen.
 
-    `WANDB_TOKEN` stands for `WANDB_API_KEY`; `WANDB_MODE=offline` needs neither. Raises UserError with the one
-    command to run where a tracker's package is missing.
+    `WANDB_TOKEN` stands for `WANDB_API_KEY`; `WANDB_MODE=offline` needs neither. Raises UserError for a tracker that
+    does not exist, and with the one command to run where its package is missing.
     """
     if token := os.environ.get("WANDB_TOKEN"):
         os.environ.setdefault("WANDB_API_KEY", token)
@@ -25,6 +26,22 @@ def choose_trackers(config: Config) -> None:
     for tracker in chosen:
         if tracker in PACKAGES and find_spec(tracker) is None:
             raise UserError(f"{tracker} is not installed; run: {sys.executable} -m pip install {tracker}")
+        if tracker not in (*PACKAGES, "none", "all"):
+            _check_foreign(tracker)
     if "wandb" in chosen:
+        if mode not in WANDB_MODES:
+            raise UserError(f"environment: WANDB_MODE={mode!r}: choose {' or '.join(WANDB_MODES[1:4])}, or unset it")
         os.environ.setdefault("WANDB_PROJECT", "tiny-math-solver")
         config.grpo.setdefault("run_name", config.output_dir.name)
+
+
+def _check_foreign(tracker: str) -> None:
+    """A tracker that transformers knows and this package has nothing to do with."""
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+    if tracker not in INTEGRATION_TO_CALLBACK:
+        raise UserError(f"grpo.report_to: no tracker {tracker!r}; choose none, {', '.join(PACKAGES)}")
+    try:
+        INTEGRATION_TO_CALLBACK[tracker]()
+    except (RuntimeError, ImportError) as error:  # its package is missing
+        raise UserError(f"grpo.report_to: {tracker}: {error}") from None

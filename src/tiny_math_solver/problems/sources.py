@@ -72,14 +72,16 @@ def _jsonl_rows(path: Path) -> Iterator[Row]:
 
 
 def _json_object(where: str, line: bytes) -> dict[str, Any]:
+    if b"\0" in line:
+        raise UserError(f"{where}: holds NUL bytes; expected UTF-8 text")
     try:
         row = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise UserError(f"{where}: not UTF-8 text ({error.reason} at byte {error.start} of the line)") from None
     except json.JSONDecodeError as error:
-        one_array = line.lstrip().startswith(b"[") and error.pos >= len(line.strip()) - 1
-        advice = "; it looks like a JSON array: write an object a line, without commas" if one_array else ""
-        raise UserError(f"{where}: not a JSON object: {error.msg}{advice}") from None
+        is_cut = error.pos >= len(line.strip()) - 1
+        advice = "; it goes on in the next line? write each object on a line of its own, without commas between"
+        raise UserError(f"{where}: not a JSON object: {error.msg}{advice * is_cut}") from None
     except (RecursionError, ValueError) as error:  # ValueError: a number of thousands of digits
         reason = "nested too deeply" if isinstance(error, RecursionError) else "a number is too long"
         raise UserError(f"{where}: not a JSON object: {reason}") from None
