@@ -106,7 +106,7 @@ def test_fetch_then_train_and_evaluate_without_network(pinned_hub: HubStandin, t
 
     asked = len(pinned_hub.requests)
     out = tmp_path / "adapter"
-    trained = tiny_math(env, "train", str(CONFIG), *SHORT, "--grpo.output_dir", str(out))
+    trained = tiny_math(env, "train", str(CONFIG), *SHORT, "--force", "--grpo.output_dir", str(out))
     # a random model earns nothing and the run says so with its own exit code
     assert trained.returncode in (0, 3), trained.stderr
     assert "each step: 4 problems × 4 samples = 16 completions" in trained.stdout

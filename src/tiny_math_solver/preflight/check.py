@@ -88,7 +88,10 @@ def _with_model(config: Config, price: float | None) -> Iterator[Check]:
     RunFolder(config.output_dir).check()
     splits, tokenizer, plan = prepare(config)
     golds = [parse_gold(p.answer) for part in (splits.train, splits.dev, splits.test, splits.unseen) for p in part]
-    yield Check("ok", "problems", f"{len(golds):,} with a gold that can be read; {' '.join(plan[2:3])}".strip())
+    dropped = next((line for line in plan if " dropped: " in line), "")
+    step = next(line for line in plan if line.startswith("each step"))
+    text = f"{len(golds):,} with a gold that can be read; {step}{'; ' * bool(dropped)}{dropped}"
+    yield Check("warn" if dropped else "ok", "problems", text)
     yield _template(config, tokenizer, splits.train[0].question)
     with tempfile.TemporaryDirectory() as nowhere:
         aside = _written_to(config, Path(nowhere) / "run")
