@@ -28,15 +28,16 @@ def train(args: argparse.Namespace) -> int:
     check_launch()
     config = load_config(args.config, args.overrides)
     choose_trackers(config)  # before the slow imports: what is missing is said at once
+    from tiny_math_solver.argument_checks import check_arguments
     from tiny_math_solver.grpo.build import prepare, training_arguments
     from tiny_math_solver.grpo.resume import Asked
     from tiny_math_solver.grpo.run import train as run
     from tiny_math_solver.terminal import output
     from tiny_math_solver.verdict import nothing_learned, run_lines
 
+    check_arguments(training_arguments(config))
     if args.dry_run:
         _, _, plan = prepare(config)
-        training_arguments(config)
         print(config.to_yaml())
         print("\n".join(plan))
         return 0
@@ -53,10 +54,15 @@ def train(args: argparse.Namespace) -> int:
 
 
 def check(args: argparse.Namespace) -> int:
+    from tiny_math_solver.argument_checks import check_arguments
     from tiny_math_solver.config import load_config
+    from tiny_math_solver.grpo.build import training_arguments
     from tiny_math_solver.preflight.check import check as checks
+    from tiny_math_solver.processes import check_launch
 
+    check_launch()
     config, worst = load_config(args.config, args.overrides), "ok"
+    check_arguments(training_arguments(config))
     for finding in checks(config, args.price):
         _say(str(finding))
         worst = max(worst, finding.verdict, key=("ok", "warn", "fail").index)

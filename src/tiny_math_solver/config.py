@@ -5,6 +5,7 @@ against those classes; the other sections are ours. Precedence: defaults here < 
 """
 
 import re
+import warnings
 from dataclasses import fields as dataclass_fields
 from functools import cache
 from pathlib import Path
@@ -262,7 +263,8 @@ def _check_lora(config: Config, sources: dict[str, str], origin: str) -> None:
     from peft import LoraConfig
 
     try:
-        LoraConfig(**config.lora)
+        with warnings.catch_warnings(action="ignore"):  # said once more where the adapter is made
+            LoraConfig(**config.lora)
     except Exception as error:  # PEFT raises whatever comes up for values it does not check
         raise UserError(f"{sources.get('lora', origin)}: lora: {' '.join(str(error).split())}") from None
 

@@ -53,6 +53,7 @@ BOUNDS: dict[str, dict[str, Any]] = {
     "grpo.save_steps": _ABOVE_0,
     "grpo.save_total_limit": _AT_LEAST_1,
     "grpo.dataloader_num_workers": _AT_LEAST_0,
+    "grpo.neftune_noise_alpha": _AT_LEAST_0,
     "lora.r": {"ge": 1, "le": 2**14},
     "lora.lora_alpha": _AT_LEAST_1,
     "lora.lora_dropout": {"ge": 0, "lt": 1},
@@ -65,6 +66,10 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "grpo.scale_rewards": ("group", "batch", "none"),
     "grpo.multi_objective_aggregation": ("sum_then_normalize", "normalize_then_sum"),
     "grpo.vllm_mode": ("colocate", "server"),
+    "grpo.train_sampling_strategy": ("random", "sequential", "group_by_length", "batch_rebalance"),
+    "grpo.log_level": ("debug", "info", "warning", "error", "critical", "passive"),
+    "grpo.log_level_replica": ("debug", "info", "warning", "error", "critical", "passive"),
+    "grpo.include_num_input_tokens_seen": ("all", "non_padding", "no"),
     "lora.task_type": ("CAUSAL_LM",),
     "lora.peft_type": ("LORA",),
 }
@@ -74,6 +79,7 @@ REFUSED = {
     "grpo.push_to_hub": "train first, then upload the adapter with `hf upload NAME FOLDER`",
     "grpo.resume_from_checkpoint": "go on with a run by --resume",
     "grpo.model_init_kwargs": "the model is loaded as the section model says",
+    "grpo.log_completions": "rollouts.jsonl has every completion",
     "grpo.remove_unused_columns": "the rewards need the columns of the problems",
     "lora.inference_mode": "nothing would be trained",
 }
@@ -159,6 +165,14 @@ def _check_modules(value: Any) -> None:
             raise ValueError(f"not a regular expression: {error}") from None
 
 
+def _check_patterns(value: Any) -> None:
+    for pattern in value if isinstance(value, dict) else []:
+        try:
+            re.compile(str(pattern))
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}") from None
+
+
 def _check_path(value: Any) -> None:
     if value == "":
         raise ValueError("must be set")
@@ -170,6 +184,8 @@ OWN = {
     "grpo.run_name": _check_name,
     "grpo.max_steps": _check_steps,
     "lora.target_modules": _check_modules,
+    "lora.rank_pattern": _check_patterns,
+    "lora.alpha_pattern": _check_patterns,
     "grpo.output_dir": _check_path,
     "model.name": _check_path,
     "problems.source": _check_path,
