@@ -17,7 +17,7 @@ from hub import DATASET, MODEL, Fault, HubStandin, build_gsm8k, build_qwen2, fli
 from tiny_math_solver.errors import UserError
 from tiny_math_solver.hub import PINNED_REVISIONS
 from tiny_math_solver.models import load_model
-from tiny_math_solver.patience import without_secrets
+from tiny_math_solver.redact import without_secrets
 
 CONFIG = Path(__file__).parents[1] / "configs" / "gsm8k-qwen2.5-0.5b.yaml"
 SHORT = [

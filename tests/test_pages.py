@@ -76,6 +76,11 @@ def test_the_verdict_and_every_curve_with_data_are_shown(report: SimpleNamespace
     assert page.locator(".chart .scatterlayer .trace").count() >= 6
 
 
+def test_warnings_of_the_run_stand_under_the_verdict_as_text(report: SimpleNamespace):
+    cells = report.page.locator("#verdict td").all()
+    assert [cell.evaluate("e => e.textContent") for cell in cells] == ["3", "truncation", f"40% are cut off {HOSTILE}"]
+
+
 def test_a_problem_opens_with_both_answers_and_the_first_difference(report: SimpleNamespace):
     page = report.page
     cells = page.locator("#problems .cells button")

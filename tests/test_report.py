@@ -128,6 +128,7 @@ def write_run(folder: Path, rollouts: int = 40, finished: bool = True, after_rig
             for i in range(rollouts)
         ],
     )  # fmt: skip
+    jsonl("events.jsonl", [{"step": 3, "name": "truncation", "text": f"40% are cut off {HOSTILE}"}])
     jsonl("eval/dev-000000.jsonl", answers(1, "hashes"))
     jsonl("eval/dev-000004.jsonl", answers(after_right, "hashes"))
     jsonl("eval/before.jsonl", answers(1, "phrase"))
@@ -170,7 +171,7 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path):
 def test_what_a_model_wrote_cannot_leave_its_place(tmp_path: Path):
     text = page(page_data([write_run(tmp_path / "run")]))
     assert "<img src=x" not in text
-    assert text.count("document.title=") == 2  # both inside the data
+    assert text.count("document.title=") == 4  # all inside the data
     start = text.index('type="application/json">') + len('type="application/json">')
     data = json.loads(text[start : text.index("</script>", start)])
     assert data["runs"][0]["rollouts"]["completion"][3] == HOSTILE

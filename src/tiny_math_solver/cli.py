@@ -12,6 +12,7 @@ from tiny_math_solver import commands
 from tiny_math_solver.commands import BENCH_PARTS, SECTIONS
 from tiny_math_solver.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, StoppedError, UserError
 from tiny_math_solver.processes import check_environment
+from tiny_math_solver.redact import without_secrets
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -24,6 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         args = _parse(arguments)
         check_environment()
+        sys.argv[1:] = map(without_secrets, sys.argv[1:])  # which trackers record, as we do
         return args.run(args)
     except UserError as error:
         print(f"tiny-math: {_on_one_line(error)}", file=sys.stderr)
@@ -38,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _on_one_line(error: Exception) -> str:
     """A message as a terminal can show it: what comes from a file may hold line ends, or codes that move the cursor."""
-    text = " ".join(str(error).split())
+    text = " ".join(without_secrets(str(error)).split())
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
@@ -181,7 +183,7 @@ def _model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", default="auto", help="float32, bfloat16, float16 or auto (default)")
     parser.add_argument("--system", help="system prompt (default: the run's own, else the one for GSM8K)")
     parser.add_argument(
-        "--max-new-tokens", type=_positive, help="limit of a completion (default: the run's own, else 512)"
+        "--max-new-tokens", type=_tokens, help="limit of a completion (default: the run's own, else 512)"
     )
     parser.add_argument("--batch-size", type=_positive, default=128, help="completions at once (default 128)")
 
@@ -213,6 +215,10 @@ def _share(text: str) -> float:
 
 def _positive(text: str) -> int:
     return _number(text, int, lambda number: 1 <= number < 2**31, "a whole number of 1 or more")
+
+
+def _tokens(text: str) -> int:
+    return _number(text, int, lambda number: 1 <= number <= 2**17, "a whole number from 1 to 131072")
 
 
 def _natural(text: str) -> int:

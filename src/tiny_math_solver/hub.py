@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tiny_math_solver.errors import UserError
-from tiny_math_solver.patience import BUSY, WAITS, Patience, UnreachableError, say, without_secrets
+from tiny_math_solver.patience import BUSY, WAITS, Patience, UnreachableError, say
+from tiny_math_solver.redact import without_secrets
 
 # What a bare name stands for: the commits this package was written against.
 PINNED_REVISIONS = {

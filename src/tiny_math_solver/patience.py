@@ -5,13 +5,14 @@ and gives a Hub that does not answer six times a minute.
 """
 
 import logging
-import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from importlib import import_module
 from typing import Any
+
+from tiny_math_solver.redact import without_secrets
 
 WAITS = (1.0, 4.0, 10.0)  # seconds before the second, third and fourth try of a request
 LONGEST_WAIT = 10.0  # seconds, whatever longer time a busy Hub asks for
@@ -107,8 +108,3 @@ class Patience:
 
 def say(line: str) -> None:
     print(f"tiny-math: {without_secrets(line)}", file=sys.stderr, flush=True)
-
-
-def without_secrets(text: str) -> str:
-    """A message without the passwords of its addresses and without tokens."""
-    return re.sub(r"(//)[^/\s]*@|(Bearer )\S+", r"\1\2", text)

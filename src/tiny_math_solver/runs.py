@@ -118,9 +118,6 @@ class RunFolder:
     def write_json(self, name: str, value: Any) -> None:
         self.write_text(name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
-    def read_json(self, name: str) -> Any:
-        return json.loads((self.path / name).read_text(encoding="utf-8"))
-
     def write_jsonl(self, name: str, rows: Iterable[dict[str, Any]]) -> None:
         self.write_text(name, json_lines(rows))
 
@@ -242,17 +239,47 @@ def read_config(folder: Path) -> dict[str, Any] | None:
     import yaml
 
     path = folder / "config.yaml"
-    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from None
+    if not isinstance(tree, dict):
+        raise UserError(f"{path}: holds no configuration")
+    return tree
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a JSONL file, none where it is not there; a last line still being written is left out."""
+    """The rows of a JSONL file, none where it is not there; a last line still being written is left out.
+
+    Raises UserError naming file and line where one is no JSON object.
+    """
     if not path.is_file():
         return
-    with path.open(encoding="utf-8") as file:
-        for line in file:
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for number, line in enumerate(file, 1):
             if line.endswith("\n"):
-                yield json.loads(line)
+                yield _json_object(line, f"{path}:{number}")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file. Raises UserError where it cannot be read or is no JSON object."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from None
+    return _json_object(text, str(path))
+
+
+def _json_object(text: str, where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise UserError(f"{where}: damaged, not a JSON object")
+    return value
 
 
 def command_line() -> list[str]:

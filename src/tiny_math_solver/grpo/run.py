@@ -17,10 +17,11 @@ from tiny_math_solver.preflight.start import before_start
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.problems.splits import Splits
 from tiny_math_solver.prompts import chat_messages, encode_prompt
+from tiny_math_solver.redact import without_secrets
 from tiny_math_solver.report import REPORT, write_report
 from tiny_math_solver.rollouts import EngineRollouts, ReferenceRollouts, Rollouts, Sampling, make_rollouts
 from tiny_math_solver.rollouts.certificate import PROMPTS, Certificate, certify
-from tiny_math_solver.runs import RunFolder, command_line, read_jsonl, write_environment
+from tiny_math_solver.runs import RunFolder, command_line, read_json, read_jsonl, write_environment
 from tiny_math_solver.terminal import Output
 from tiny_math_solver.verdict import evaluation_lines
 
@@ -52,7 +53,7 @@ def train(config: Config, out: Output, asked: Asked = Asked()) -> Outcome:  # no
         else:
             with memory_errors("rollouts.batch_size, update.tokens_per_pass or grpo.max_completion_length"):
                 _train(config, out, run, splits, tokenizer, asked, checkpoint)
-        summary = run.read_json("summary.json")
+        summary = read_json(run.path / "summary.json")
         if run.writes:
             write_report([run.path], run.path / REPORT)
         return Outcome(summary, run.path, summary["best_reward"] > 0)
@@ -73,7 +74,7 @@ def _train(
     else:
         training.checkpointing.rewind(checkpoint)
         events.tell(int(checkpoint.name.removeprefix("checkpoint-")), "resumed", f"from {checkpoint}")
-    run.write_text("config.yaml", config.to_yaml())
+    run.write_text("config.yaml", without_secrets(config.to_yaml()))
     events.begin()
 
     with training.stop.listening():

@@ -1,7 +1,6 @@
 """A run folder → what the page shows, as plain JSON. Of a run that goes on, what is there so far."""
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,22 +16,30 @@ from tiny_math_solver.report.diagnose import (
     gain,
     waste,
 )
-from tiny_math_solver.runs import read_jsonl
+from tiny_math_solver.runs import read_json, read_jsonl
 from tiny_math_solver.statistics import mcnemar, wilson_interval
 
 Record = dict[str, Any]
 
 
 def run_data(folder: Path) -> dict[str, Any]:
-    """Everything that the page says about one run. Raises UserError where `folder` holds no run."""
+    """Everything that the page says about one run. Raises UserError where `folder` holds no run, or a damaged one."""
     if not (folder / "config.yaml").is_file():
         raise UserError(f"{folder}: no config.yaml, so it is not a run folder")
+    try:
+        return _run_data(folder)
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{folder}: its records are damaged, or not those of a run ({error!r})") from error
+
+
+def _run_data(folder: Path) -> dict[str, Any]:
     metrics = list(read_jsonl(folder / "metrics.jsonl"))
     rollouts = [{**row, "correct": _is_correct(row)} for row in read_jsonl(folder / "rollouts.jsonl")]
     before, after = (list(_greedy(folder / "eval" / f"{when}.jsonl")) for when in ("before", "after"))
     return {
         "name": folder.absolute().name,
         "summary": _json(folder / "summary.json"),
+        "events": list(read_jsonl(folder / "events.jsonl")),
         "curves": _curves(metrics),
         "dev": [_dev_point(path) for path in sorted((folder / "eval").glob("dev-*.jsonl"))],
         "dead": [{"step": step, **shares} for step, shares in dead_groups(rollouts).items()],
@@ -71,7 +78,7 @@ def _greedy(path: Path) -> Iterator[Record]:
 
 
 def _json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return read_json(path) if path.is_file() else None
 
 
 def _is_correct(row: Record) -> bool:

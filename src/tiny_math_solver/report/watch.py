@@ -10,7 +10,7 @@ from typing import Any
 from tiny_math_solver.report import page, page_data
 from tiny_math_solver.serving import Answer, LocalServer
 
-RECORDS = ("metrics.jsonl", "rollouts.jsonl", "summary.json", "eval")
+RECORDS = ("metrics.jsonl", "rollouts.jsonl", "events.jsonl", "summary.json", "eval")
 
 
 class Watch:

@@ -32,9 +32,21 @@ function drawVerdict(runs, comparisons) {
       );
     }
   } else {
-    parts.push(...verdictOf(runs[0]));
+    parts.push(...verdictOf(runs[0]), ...eventsOf(runs[0]));
   }
   section("verdict").replaceChildren(...parts);
+}
+
+/** Warnings, resumptions, and what had to be worked around. */
+function eventsOf({ events }) {
+  if (!events.length) return [];
+  return [
+    make("h3", {}, "What the run had to say"),
+    table(
+      ["step", "", ""],
+      events.map(({ step, name, text }) => [String(step), make("b", {}, name), text]),
+    ),
+  ];
 }
 
 const interval = (block) => `${percent(block.ci95[0])}–${percent(block.ci95[1])}`;
