@@ -17,6 +17,7 @@ import platform
 import shutil
 import sys
 import tempfile
+import uuid
 from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
@@ -222,6 +223,7 @@ def write_environment(run: RunFolder, command: list[str], seed: int) -> None:
     run.write_json(
         "environment.json",
         {
+            "run_id": uuid.uuid4().hex[:8],
             "command": command,
             "seed": seed,
             "python": platform.python_version(),

@@ -35,6 +35,12 @@ def choose_trackers(config: Config) -> None:
         config.grpo.setdefault("run_name", config.output_dir.name)
 
 
+def same_wandb_run(run_id: str) -> None:
+    """Have Weights & Biases know a run by `run_id`, so that it goes on there after an interruption, as one run."""
+    os.environ["WANDB_RUN_ID"] = run_id
+    os.environ.setdefault("WANDB_RESUME", "allow")
+
+
 def _check_foreign(tracker: str) -> None:
     """A tracker that transformers knows and this package has nothing to do with."""
     from transformers.integrations import integration_utils

@@ -13,6 +13,7 @@ from tiny_math_solver.grpo.checkpoints import load_tree, newest_whole
 from tiny_math_solver.runs import RunFolder, read_config
 
 OF_ANOTHER_RUN = ("model", "problems", "prompt", "lora")  # sections that cannot change within a run
+HARMLESS = ("grpo.output_dir", "grpo.report_to", "grpo.run_name", "grpo.disable_tqdm")  # change nothing that is learned
 ABSENT = "not set"
 
 
@@ -57,12 +58,12 @@ def starting_point(
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """`(dotted key, "old → new")` wherever two configurations differ, the folder they are written to left out."""
+    """`(dotted key, "old → new")` wherever two configurations differ in what is learned."""
     for key in {**old, **new}:
         before, after = old.get(key, ABSENT), new.get(key, ABSENT)
         if isinstance(before, dict) and isinstance(after, dict) and not prefix:
             yield from differences(before, after, f"{key}.")
-        elif before != after and f"{prefix}{key}" != "grpo.output_dir":
+        elif before != after and f"{prefix}{key}" not in HARMLESS:
             yield f"{prefix}{key}", f"{before} → {after}"
 
 

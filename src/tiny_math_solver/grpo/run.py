@@ -23,6 +23,7 @@ from tiny_math_solver.rollouts import EngineRollouts, ReferenceRollouts, Rollout
 from tiny_math_solver.rollouts.certificate import PROMPTS, Certificate, certify
 from tiny_math_solver.runs import RunFolder, command_line, read_json, read_jsonl, write_environment
 from tiny_math_solver.terminal import Output
+from tiny_math_solver.trackers import same_wandb_run
 from tiny_math_solver.verdict import evaluation_lines
 
 
@@ -76,6 +77,8 @@ def _train(
         events.tell(int(checkpoint.name.removeprefix("checkpoint-")), "resumed", f"from {checkpoint}")
     run.write_text("config.yaml", without_secrets(config.to_yaml()))
     events.begin()
+    if "wandb" in args.report_to:
+        same_wandb_run(read_json(run.path / "environment.json")["run_id"])
 
     with training.stop.listening():
         certificate = check_engine(config, trainer, splits.train, say)
