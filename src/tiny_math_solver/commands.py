@@ -26,6 +26,8 @@ def train(args: argparse.Namespace) -> int:
     from tiny_math_solver.trackers import choose_trackers
 
     check_launch()
+    if args.allow and not args.resume:
+        raise UserError("--allow goes with --resume: it says what may differ from the run that goes on")
     config = load_config(args.config, args.overrides)
     choose_trackers(config)  # before the slow imports: what is missing is said at once
     from tiny_math_solver.argument_checks import check_arguments
@@ -81,7 +83,7 @@ def _own_name() -> str:
 
 def evaluate_model(args: argparse.Namespace) -> int:
     from tiny_math_solver.evaluate import evaluate
-    from tiny_math_solver.models import load_model, locate
+    from tiny_math_solver.models import base_of_adapter, load_model, locate
     from tiny_math_solver.rollouts import Sampling, make_rollouts
     from tiny_math_solver.runs import json_lines, write_whole
     from tiny_math_solver.settings import problems_to_ask, settings_of
@@ -101,7 +103,11 @@ def evaluate_model(args: argparse.Namespace) -> int:
             seed=args.seed,
         )
 
-    _check_out(args.out)
+    _check_out(args.out, ".jsonl")
+    if args.out and args.problems and args.out.exists() and args.out.resolve() == Path(args.problems).resolve():
+        raise UserError(f"{args.out}: holds the problems; choose another --out")
+    if args.adapter:
+        base_of_adapter(Path(args.adapter))
     for name in filter(None, (args.model, args.against)):
         locate(name, args.revision)  # whatever has to come from the Hub comes first
     settings = settings_of(args.adapter or args.model, args.system, args.max_new_tokens)
@@ -199,7 +205,7 @@ def report(args: argparse.Namespace) -> int:
     from tiny_math_solver.report import REPORT, write_report
 
     out = args.out or (args.runs[0] / REPORT if len(args.runs) == 1 else Path(REPORT))
-    _check_out(out)
+    _check_out(out, ".html")
     write_report(args.runs, out)
     print(f"report: {out}")
     return 0
@@ -229,7 +235,7 @@ def bench(args: argparse.Namespace) -> int:
             raise UserError(f"no part {part!r} to measure; choose of {', '.join(BENCH_PARTS)}")
     if args.vllm_python and not shutil.which(args.vllm_python):
         raise UserError(f"no such Python: {args.vllm_python}")
-    _check_out(args.out)
+    _check_out(args.out, ".json")
 
     def save(result: dict[str, Any]) -> None:
         if args.out:
@@ -268,14 +274,16 @@ def fetch(args: argparse.Namespace) -> int:
     return 0
 
 
-def _check_out(path: Path | None) -> None:
-    """Refuse an `--out` that could not be written, before anything is measured for it."""
+def _check_out(path: Path | None, suffix: str) -> None:
+    """Refuse an `--out` that could not be written, or is something else's, before anything is measured for it."""
     from tiny_math_solver.runs import check_writable
 
     if path is None:
         return
     if path.is_dir():
         raise UserError(f"{path} is a folder; --out takes the name of a file")
+    if path.exists() and path.suffix != suffix:
+        raise UserError(f"{path}: exists and is no {suffix} file; choose another --out")
     check_writable(path.parent, "choose another --out")
 
 

@@ -77,7 +77,7 @@ def _train(
         events.tell(int(checkpoint.name.removeprefix("checkpoint-")), "resumed", f"from {checkpoint}")
     run.write_text("config.yaml", without_secrets(config.to_yaml()))
     events.begin()
-    if "wandb" in args.report_to:
+    if run.writes and "wandb" in (args.report_to or []):
         same_wandb_run(read_json(run.path / "environment.json")["run_id"])
 
     with training.stop.listening():
