@@ -11,17 +11,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOConfig
 
 from tiny_math_solver.answers import extract_answer, write_number
 from tiny_math_solver.config import Config
 from tiny_math_solver.grpo.native import NativeUpdate, why_not
+from tiny_math_solver.grpo.resumable import ResumableGRPOTrainer
 from tiny_math_solver.grpo.update import Batch, completion_logprobs, passes, rows_by_length, trimmed
 from tiny_math_solver.oom import with_smaller_parts
 from tiny_math_solver.problems.problem import Problem
@@ -41,7 +41,7 @@ SCORED = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
 SAMPLED = "sampling_per_token_logps"  # what TRL calls the rollouts' own log-probabilities
 
 
-class MathGRPOTrainer(GRPOTrainer):
+class MathGRPOTrainer(ResumableGRPOTrainer):
     """GRPO on word problems with the two rule-based rewards."""
 
     def __init__(
@@ -348,46 +348,6 @@ class MathGRPOTrainer(GRPOTrainer):
             self._recording = False
             text = "rollouts.jsonl has come to records.rollouts_mb: later completions are not kept"
             self.tell(self.state.global_step + 1, "records", text)
-
-    # -- Checkpoints ----------------------------------------------------------------------------------------------
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        if self.checkpointing:
-            self.checkpointing.save()
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        assert self.checkpointing
-        self.checkpointing.restore_policy(Path(resume_from_checkpoint))
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is not None and self.checkpointing:
-            self.checkpointing.restore_optimizer()
-
-    def _load_scaler(self, checkpoint: str | None) -> None:
-        """Restored with the optimizer."""
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        if checkpoint is not None and self.checkpointing:
-            self.checkpointing.restore_process(Path(checkpoint))
-
-    def _get_train_sampler(self, dataset: Any = None) -> Any:
-        self._sampler = super()._get_train_sampler(dataset)
-        return self._sampler
-
-    def _init_training_state(
-        self, max_steps: int, num_update_steps_per_epoch: int, num_train_epochs: int, resume: Any, trial: Any
-    ) -> tuple[int, int]:
-        epochs, skipped = super()._init_training_state(
-            max_steps, num_update_steps_per_epoch, num_train_epochs, resume, trial
-        )
-        for _ in range(epochs):  # the sampler draws a new order an epoch
-            next(iter(self._sampler))
-        self.state.compute_steps(self.args, max_steps)  # as configured: those of the checkpoint may be others
-        return epochs, skipped
-
-    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        if self.state.global_step < self.state.max_steps:  # a checkpoint may be that of the last step
-            super()._run_epoch(*args, **kwargs)
 
 
 def sampling_of(args: GRPOConfig) -> Sampling:
