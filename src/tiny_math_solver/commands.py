@@ -108,8 +108,9 @@ def evaluate_model(args: argparse.Namespace) -> int:
         raise UserError(f"{args.out}: holds the problems; choose another --out")
     if args.adapter:
         base_of_adapter(Path(args.adapter))
-    for name in filter(None, (args.model, args.against)):
-        locate(name, args.revision)  # whatever has to come from the Hub comes first
+    for name in (args.model, args.against):
+        if name is not None:
+            locate(name, args.revision)  # whatever has to come from the Hub comes first
     settings = settings_of(args.adapter or args.model, args.system, args.max_new_tokens)
     problems = problems_to_ask(args.problems, settings)[: args.limit]
     result = measure(load(args.model, args.adapter))
