@@ -11,8 +11,8 @@ from trl import GRPOTrainer
 
 from tiny_math_solver.config import load_config
 from tiny_math_solver.grpo import update
+from tiny_math_solver.grpo.build import training_arguments
 from tiny_math_solver.grpo.native import why_not
-from tiny_math_solver.grpo.run import training_arguments
 from tiny_math_solver.grpo.trainer import MathGRPOTrainer
 from tiny_math_solver.grpo.update import ChosenLogProb, rows_by_length, rows_by_prompt
 from tiny_math_solver.models import load_base, load_tokenizer
