@@ -25,6 +25,7 @@ from bad_input_cases import (
     parquet,
 )
 from bad_model_cases import MODELS, edited
+from bad_run_cases import RUNS, SHORT
 from hub import build_qwen2
 
 from tiny_math_solver.cli import main
@@ -36,13 +37,14 @@ TABLES = {
     "model": MODELS,
     "command": COMMANDS,
     "environment": ENVIRONMENT,
+    "run folder": RUNS,
 }
 CASES = [pytest.param(case, id=f"{kind}: {case.why}") for kind, table in TABLES.items() for case in table]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def tiny_folders(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """A random two-layer model and an adapter of it."""
+    """A random two-layer model, an adapter of it, and a run of the shipped model."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
@@ -52,6 +54,8 @@ def tiny_folders(tmp_path_factory: pytest.TempPathFactory) -> None:
     base = AutoModelForCausalLM.from_pretrained(TINY["model"], dtype=torch.float32)
     config = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
     get_peft_model(base, config).save_pretrained(TINY["adapter"])
+    TINY["run"] = tmp_path_factory.mktemp("runs") / "run"
+    assert main(shlex.split(f"train {QUICKSTART} --grpo.output_dir {TINY['run']} --quiet {SHORT}")) == 0
 
 
 def lay_out(files: dict[str, Content]) -> None:
@@ -65,7 +69,9 @@ def lay_out(files: dict[str, Content]) -> None:
 
 
 def state(folder: Path) -> list[tuple[str, int, int]]:
-    return sorted((str(p), p.lstat().st_size, p.lstat().st_mtime_ns) for p in folder.rglob("*"))
+    """Of folders the names alone: whether one can be written is tried with a file that is gone again."""
+    files = {p: (0, 0) if p.is_dir() else (p.lstat().st_size, p.lstat().st_mtime_ns) for p in folder.rglob("*")}
+    return sorted((str(path), *status) for path, status in files.items())
 
 
 @pytest.mark.parametrize("case", CASES)

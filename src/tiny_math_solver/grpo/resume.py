@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from tiny_math_solver.config import Config
+from tiny_math_solver.config import Config, known_fields
 from tiny_math_solver.errors import UserError
 from tiny_math_solver.grpo.checkpoints import load_tree, newest_whole
 from tiny_math_solver.runs import RunFolder, read_config
@@ -38,6 +38,7 @@ def starting_point(
     `problems` is the fingerprint of the problems as they are. Raises UserError where going on was asked for and there
     is no run, or one of another configuration.
     """
+    _check_names(asked.allow)
     if not run.holds_run:
         if asked.resume:
             raise UserError(f"{run.path}: no run there to resume")
@@ -65,6 +66,13 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> I
             yield from differences(before, after, f"{key}.")
         elif before != after and f"{prefix}{key}" not in HARMLESS:
             yield f"{prefix}{key}", f"{before} → {after}"
+
+
+def _check_names(allow: tuple[str, ...]) -> None:
+    for key in allow:
+        section, dot, name = key.partition(".")
+        if section not in Config.model_fields or (dot and name not in known_fields(section)):
+            raise UserError(f"--allow {key}: no such field or section; they are listed by tiny-math fields")
 
 
 def _refuse(folder: Path, changes: dict[str, str], allow: tuple[str, ...]) -> None:
