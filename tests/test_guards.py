@@ -16,12 +16,12 @@ from tiny_math_solver.config import Config, load_config
 from tiny_math_solver.errors import EXIT_LEARNED_NOTHING, StoppedError, UserError
 from tiny_math_solver.grpo import native, update
 from tiny_math_solver.grpo.guards import WINDOW, findings
-from tiny_math_solver.grpo.run import train
 from tiny_math_solver.grpo.trainer import MathGRPOTrainer
 from tiny_math_solver.rollouts import decoder
 from tiny_math_solver.rollouts.native import NativeDecoder
 from tiny_math_solver.rollouts.weights import PolicyWeights
 from tiny_math_solver.terminal import Output
+from tiny_math_solver.training import train
 
 QUICKSTART = Path(__file__).parents[1] / "configs" / "quickstart.yaml"
 HEALTHY = {

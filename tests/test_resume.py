@@ -21,10 +21,10 @@ from tiny_math_solver.config import load_config
 from tiny_math_solver.errors import UserError
 from tiny_math_solver.grpo.checkpoints import checkpoints, damage
 from tiny_math_solver.grpo.resume import Asked
-from tiny_math_solver.grpo.run import train
 from tiny_math_solver.grpo.trainer import MathGRPOTrainer
 from tiny_math_solver.runs import RunFolder
 from tiny_math_solver.terminal import Output
+from tiny_math_solver.training import train
 
 ROOT = Path(__file__).parents[1]
 QUICKSTART = ROOT / "configs" / "quickstart.yaml"

@@ -13,13 +13,13 @@ from tiny_math_solver.config import load_config
 from tiny_math_solver.errors import UserError
 from tiny_math_solver.evaluate import evaluate
 from tiny_math_solver.grpo.resume import Asked
-from tiny_math_solver.grpo.run import Outcome, train
 from tiny_math_solver.models import load_model
 from tiny_math_solver.problems.embedded import embedded_problems
 from tiny_math_solver.problems.splits import load_test_problems
 from tiny_math_solver.rollouts import ReferenceRollouts, Sampling, certificate
 from tiny_math_solver.statistics import mcnemar
 from tiny_math_solver.terminal import Output
+from tiny_math_solver.training import Outcome, train
 
 ROOT = Path(__file__).parents[1]
 QUICKSTART = ROOT / "configs" / "quickstart.yaml"

@@ -33,8 +33,8 @@ def train(args: argparse.Namespace) -> int:
     from tiny_math_solver.argument_checks import check_arguments
     from tiny_math_solver.grpo.build import prepare, training_arguments
     from tiny_math_solver.grpo.resume import Asked
-    from tiny_math_solver.grpo.run import train as run
     from tiny_math_solver.terminal import output
+    from tiny_math_solver.training import train as run
     from tiny_math_solver.verdict import nothing_learned, run_lines
 
     check_arguments(training_arguments(config))

@@ -18,6 +18,7 @@ from tiny_math_solver.hub import hub_errors
 
 WEIGHTS, INDEX, ADAPTER_WEIGHTS = "model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"
 WRITERS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")  # how the classes that write text are called
+MOST_LAYERS = 1000  # they are made one by one, before anything is compared with the weights
 VOCABULARIES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken")
 
 
@@ -33,6 +34,8 @@ def check_model_folder(folder: Path) -> None:
     architectures = config.get("architectures") or []
     if isinstance(architectures, list) and architectures and not any(str(a).endswith(WRITERS) for a in architectures):
         raise UserError(f"{folder}: a {architectures[0]} does not write text; use a causal language model")
+    if isinstance(layers := config.get("num_hidden_layers"), int) and layers > MOST_LAYERS:
+        raise UserError(f"{folder / 'config.json'}: num_hidden_layers = {layers}: over {MOST_LAYERS} is no model's")
     _check_weights(folder)
     if not any(file.is_file() for pattern in VOCABULARIES for file in folder.glob(pattern)):
         raise UserError(f"{folder}: no tokenizer.json and no other vocabulary; save the tokenizer with the model")

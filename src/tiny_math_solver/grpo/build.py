@@ -19,8 +19,11 @@ from tiny_math_solver.grpo.state import Checkpointing, fingerprint
 from tiny_math_solver.grpo.trainer import MathGRPOTrainer
 from tiny_math_solver.grpo.watchdog import Watchdog
 from tiny_math_solver.models import default_device, load_base, load_tokenizer, resolve_dtype
+from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.problems.splits import Splits, load_splits
-from tiny_math_solver.prompts import within_limit
+from tiny_math_solver.prompts import chat_messages, encode_prompt, within_limit
+from tiny_math_solver.rollouts import EngineRollouts, ReferenceRollouts
+from tiny_math_solver.rollouts.certificate import PROMPTS, Certificate, certify
 from tiny_math_solver.runs import RunFolder
 from tiny_math_solver.terminal import Output
 
@@ -77,7 +80,7 @@ def build_training(
                 peft_config=LoraConfig(**{"revision": config.model.revision, **config.lora}),
                 config=config,
                 run=run,
-                callbacks=[dev, metrics, samples, stop, watchdog],
+                callbacks=[dev, metrics, samples, stop, watchdog, checkpointing],
                 checkpointing=checkpointing,
                 say=out.say,
                 tell=tell,
@@ -103,3 +106,22 @@ def training_arguments(config: Config) -> GRPOConfig:
         return GRPOConfig(**chosen)
     except (ValueError, ImportError) as error:
         raise UserError(f"grpo: {' '.join(str(error).split())}") from None
+
+
+def check_engine(config: Config, trainer: MathGRPOTrainer, train: list[Problem], say: Any) -> Certificate | None:
+    """Compare the engine with transformers on real prompts; where they differ stop, or fall back if so configured."""
+    rollouts = trainer.rollouts
+    if not isinstance(rollouts, EngineRollouts):
+        return None
+    asked = [chat_messages(p.question, config.prompt.system) for p in train[:PROMPTS]]
+    certificate = certify(rollouts, [encode_prompt(rollouts.tokenizer, messages) for messages in asked])
+    say(f"engine ({rollouts.kind}): {certificate}")
+    if not certificate.passed:
+        if not config.rollouts.fall_back:
+            raise UserError(
+                "the engine does not reproduce this model; --rollouts.engine false trains with transformers' generate"
+            )
+        say("rollouts by transformers' generate from here on, many times slower")
+        trainer.rollouts = ReferenceRollouts(rollouts.model, rollouts.tokenizer, rollouts.batch_size)
+        trainer.native = None  # it shares the engine's weights
+    return certificate

@@ -1,20 +1,27 @@
 """TRL's trainer with checkpoints of our own: what is written and read is decided in state.py, when is the Trainer's."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from trl import GRPOTrainer
 
-if TYPE_CHECKING:
-    from tiny_math_solver.grpo.state import Checkpointing
+
+class Checkpoints(Protocol):
+    """What saves a trainer and puts it back, part by part, in the order in which the Trainer asks."""
+
+    def save(self) -> None: ...
+
+    def restore_policy(self, checkpoint: Path) -> None: ...
+
+    def restore_optimizer(self) -> None: ...
+
+    def restore_process(self, checkpoint: Path) -> None: ...
 
 
 class ResumableGRPOTrainer(GRPOTrainer):
     """`train(resume_from_checkpoint=folder)` goes on exactly; without `checkpointing` nothing is saved."""
 
-    checkpointing: Checkpointing | None = None
+    checkpointing: Checkpoints | None = None
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         if self.checkpointing:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from accelerate.utils import gather_object
@@ -21,7 +21,7 @@ from trl import GRPOConfig
 from tiny_math_solver.answers import extract_answer, write_number
 from tiny_math_solver.config import Config
 from tiny_math_solver.grpo.native import NativeUpdate, why_not
-from tiny_math_solver.grpo.resumable import ResumableGRPOTrainer
+from tiny_math_solver.grpo.resumable import Checkpoints, ResumableGRPOTrainer
 from tiny_math_solver.grpo.update import Batch, completion_logprobs, passes, rows_by_length, trimmed
 from tiny_math_solver.oom import with_smaller_parts
 from tiny_math_solver.problems.problem import Problem
@@ -32,9 +32,6 @@ from tiny_math_solver.rollouts.rollout import causal_lm
 from tiny_math_solver.rollouts.weights import UnsupportedModelError, refuse_unsupported
 from tiny_math_solver.runs import RunFolder
 from tiny_math_solver.terminal import PARTS
-
-if TYPE_CHECKING:
-    from tiny_math_solver.grpo.state import Checkpointing
 
 CHECK_EVERY, CHECK_ROWS = 5, 8  # steps between comparisons of the native passes with the model, and their rows
 SCORED = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
@@ -54,7 +51,7 @@ class MathGRPOTrainer(ResumableGRPOTrainer):
         config: Config,
         run: RunFolder,
         callbacks: list[Any],
-        checkpointing: Checkpointing | None = None,
+        checkpointing: Checkpoints | None = None,
         say: Any = print,
         tell: Callable[[int, str, str], Any] | None = None,
     ):
@@ -85,7 +82,7 @@ class MathGRPOTrainer(ResumableGRPOTrainer):
             train_dataset=Dataset.from_list(rows),
             processing_class=tokenizer,
             peft_config=peft_config,
-            callbacks=[*callbacks, *filter(None, [checkpointing])],
+            callbacks=callbacks,
             rollout_func=None if own_backend else self._rollout,
         )
         engine, native = config.rollouts.engine, config.rollouts.native

@@ -130,7 +130,7 @@ def _ends(trainer: Any) -> Check:
 
 def _model(config: Config, trainer: Any, splits: Any, price: float | None) -> Iterator[Check]:
     """Memory, the engine against transformers, and what the base model makes of a few problems."""
-    from tiny_math_solver.grpo.run import check_engine
+    from tiny_math_solver.grpo.build import check_engine
     from tiny_math_solver.preflight.forecast import duration, forecast
     from tiny_math_solver.preflight.memory import memory_plan, try_longest
     from tiny_math_solver.preflight.start import longest_row

@@ -108,7 +108,7 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
                 for values in zip(*columns, strict=True):
                     number += 1
                     yield f"{path} row {number}", dict(zip(batch.schema.names, values, strict=True))
-    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a readable Parquet file: {' '.join(str(error).split())[:200]}") from None
 
 

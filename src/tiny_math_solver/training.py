@@ -5,22 +5,17 @@ from pathlib import Path
 from typing import Any
 
 from tiny_math_solver.config import Config
-from tiny_math_solver.errors import UserError
 from tiny_math_solver.evaluate import Evaluation, evaluate
-from tiny_math_solver.grpo.build import build_training, prepare
+from tiny_math_solver.grpo.build import build_training, check_engine, prepare
 from tiny_math_solver.grpo.resume import Asked, starting_point
 from tiny_math_solver.grpo.state import fingerprint
-from tiny_math_solver.grpo.trainer import MathGRPOTrainer
 from tiny_math_solver.models import load_model
 from tiny_math_solver.oom import memory_errors
 from tiny_math_solver.preflight.start import before_start
-from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.problems.splits import Splits
-from tiny_math_solver.prompts import chat_messages, encode_prompt
 from tiny_math_solver.redact import without_secrets
 from tiny_math_solver.report import REPORT, write_report
-from tiny_math_solver.rollouts import EngineRollouts, ReferenceRollouts, Rollouts, Sampling, make_rollouts
-from tiny_math_solver.rollouts.certificate import PROMPTS, Certificate, certify
+from tiny_math_solver.rollouts import EngineRollouts, Rollouts, Sampling, make_rollouts
 from tiny_math_solver.runs import RunFolder, command_line, read_json, read_jsonl, write_environment
 from tiny_math_solver.terminal import Output
 from tiny_math_solver.trackers import same_wandb_run
@@ -138,25 +133,6 @@ class Events:
         if self.waiting:
             self.run.append_jsonl("events.jsonl", self.waiting)
         self.waiting = None
-
-
-def check_engine(config: Config, trainer: MathGRPOTrainer, train: list[Problem], say: Any) -> Certificate | None:
-    """Compare the engine with transformers on real prompts; where they differ stop, or fall back if so configured."""
-    rollouts = trainer.rollouts
-    if not isinstance(rollouts, EngineRollouts):
-        return None
-    asked = [chat_messages(p.question, config.prompt.system) for p in train[:PROMPTS]]
-    certificate = certify(rollouts, [encode_prompt(rollouts.tokenizer, messages) for messages in asked])
-    say(f"engine ({rollouts.kind}): {certificate}")
-    if not certificate.passed:
-        if not config.rollouts.fall_back:
-            raise UserError(
-                "the engine does not reproduce this model; --rollouts.engine false trains with transformers' generate"
-            )
-        say("rollouts by transformers' generate from here on, many times slower")
-        trainer.rollouts = ReferenceRollouts(rollouts.model, rollouts.tokenizer, rollouts.batch_size)
-        trainer.native = None  # it shares the engine's weights
-    return certificate
 
 
 def evaluate_test(
