@@ -157,6 +157,16 @@ def test_a_change_that_is_meant_goes_on(cut: Path, stopped: SimpleNamespace):
     assert "max_steps: 7" in (cut / "config.yaml").read_text()
 
 
+def test_a_finished_run_can_be_made_longer(stopped: SimpleNamespace, tmp_path: Path):
+    """It samples what it would have, had it been that long from the start; dev was evaluated once more, at its end."""
+    folder = shutil.copytree(stopped.straight, tmp_path / "run")
+    longer = [*stopped.options, "--grpo.max_steps", "7"]
+    run(folder, *longer, asked=Asked(resume=True, allow=("grpo.max_steps",)))
+    straight = run(tmp_path / "straight", *longer).folder
+    assert (folder / "rollouts.jsonl").read_text() == (straight / "rollouts.jsonl").read_text()
+    assert json.loads((folder / "summary.json").read_text())["steps"] == 7
+
+
 def test_without_resume_another_configuration_begins_anew_and_loses_nothing(cut: Path, stopped: SimpleNamespace):
     before = contents(cut)
     result = run(cut, *stopped.options, "--grpo.max_steps", "1")

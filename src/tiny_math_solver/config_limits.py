@@ -97,14 +97,14 @@ def checked(key: str, kind: Any, value: Any) -> Any:
         _check_choice(value, choices)
     if isinstance(value, str) and _admits(kind, dict):
         _check_mapping(key, value)
-    if key in OWN:
-        OWN[key](value)
     bounded: Any = Annotated[kind, Field(**BOUNDS[key])] if key in BOUNDS else kind
     try:
         result = TypeAdapter(bounded).validate_python(value)
     except ValidationError as error:
         raise ValueError(" or: ".join(dict.fromkeys(problem["msg"] for problem in error.errors()[:3]))) from None
     _check_leaves(result)  # a text such as "nan" has become a number
+    if key in OWN:
+        OWN[key](result)
     return result
 
 

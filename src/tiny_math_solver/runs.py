@@ -90,7 +90,7 @@ class RunFolder:
         self._take_lock()
 
     def rewind(self, sizes: dict[str, int], step: int) -> None:
-        """Cut the records back to `sizes` in bytes, and drop whatever else was written after `step`."""
+        """Cut the records back to `sizes` in bytes, and drop whatever else was written after `step`, a verdict too."""
         if not self.writes:
             return
         with self._writing(self.path):
@@ -99,6 +99,8 @@ class RunFolder:
             for record in self.path.glob("*.jsonl"):
                 if record.stat().st_size > sizes.get(record.name, 0):
                     os.truncate(record, sizes.get(record.name, 0))
+            for verdict in ("summary.json", "report.html", "eval/after.jsonl", "eval/after-unseen.jsonl"):
+                (self.path / verdict).unlink(missing_ok=True)
             for evaluation in self.path.glob("eval/dev-*.jsonl"):
                 if int(evaluation.stem.removeprefix("dev-")) > step:
                     evaluation.unlink()

@@ -43,12 +43,10 @@ def train(config: Config, out: Output, asked: Asked = Asked()) -> Outcome:  # no
     run = RunFolder(config.output_dir)
     run.check()
     with run.locked():
-        checkpoint = starting_point(run, config, fingerprint(splits), asked, out.say)
-        if asked.resume and run.finished:
-            out.say(f"{run.path}: this run is finished")
-        else:
+        start = starting_point(run, config, fingerprint(splits), asked, out.say)
+        if not start.over:
             with memory_errors("rollouts.batch_size, update.tokens_per_pass or grpo.max_completion_length"):
-                _train(config, out, run, splits, tokenizer, asked, checkpoint)
+                _train(config, out, run, splits, tokenizer, asked, start.checkpoint)
         summary = read_json(run.path / "summary.json")
         if run.writes:
             write_report([run.path], run.path / REPORT)
@@ -73,7 +71,7 @@ def _train(
     run.write_text("config.yaml", without_secrets(config.to_yaml()))
     events.begin()
     if run.writes and "wandb" in (args.report_to or []):
-        same_wandb_run(read_json(run.path / "environment.json")["run_id"])
+        same_wandb_run(read_json(run.path / "environment.json").get("run_id", run.path.name))
 
     with training.stop.listening():
         certificate = check_engine(config, trainer, splits.train, say)

@@ -86,7 +86,9 @@ def parse_gold(answer: "str | int | float | Number") -> Number:
         value = parse_number(answer.rpartition("####")[2])
     elif isinstance(answer, Fraction):
         value = canonical(answer)
-    elif isinstance(answer, (int, float, Decimal)) and not isinstance(answer, bool):
+    elif isinstance(answer, Decimal):  # an exponent of thousands would be written out wherever it is compared
+        value = answer if answer.is_finite() and abs(answer.adjusted()) <= DIGITS else None
+    elif isinstance(answer, (int, float)) and not isinstance(answer, bool):
         value = parse_number(str(answer))
     if value is None:
         raise ValueError(f"gold answer is not one number: {str(answer)[-80:]!r}")

@@ -30,32 +30,40 @@ class Asked:
     force: bool = False
 
 
-def starting_point(
-    run: RunFolder, config: Config, problems: str, asked: Asked, say: Callable[[str], Any]
-) -> Path | None:
-    """The checkpoint to go on from; None to begin anew, with an earlier run moved aside.
+@dataclass(frozen=True)
+class Start:
+    """The checkpoint to go on from; without one a run begins anew, and an earlier one is moved aside."""
 
-    `problems` is the fingerprint of the problems as they are. Raises UserError where going on was asked for and there
-    is no run, or one of another configuration.
+    checkpoint: Path | None = None
+    over: bool = False  # the run is finished, and is to be shown again
+
+
+def starting_point(run: RunFolder, config: Config, problems: str, asked: Asked, say: Callable[[str], Any]) -> Start:
+    """Where to begin; `problems` is the fingerprint of the problems as they are.
+
+    Raises UserError where going on was asked for and there is no run, or one of another configuration.
     """
     _check_names(asked.allow)
     if not run.holds_run:
         if asked.resume:
             raise UserError(f"{run.path}: no run there to resume")
-        return None
+        return Start()
     if asked.resume is False or (run.finished and not asked.resume):
-        return None
+        return Start()
     changes = dict(differences(read_config(run.path) or {}, yaml.safe_load(config.to_yaml())))
     if changes and not asked.resume:
         say(f"the run in {run.path} has another configuration ({_listed(changes)}) and is moved aside")
-        return None
+        return Start()
     _refuse(run.path, changes, asked.allow)
+    if run.finished and not changes:
+        say(f"{run.path}: this run is finished")
+        return Start(over=True)
     checkpoint = newest_whole(run.path, say)
     if checkpoint is None:
         say(f"no checkpoint in {run.path} yet: from the beginning")
     elif load_tree(checkpoint / "state")["problems"] != problems:
         raise UserError(f"{run.path}: the problems are not those it was trained on; choose another grpo.output_dir")
-    return checkpoint
+    return Start(checkpoint)
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

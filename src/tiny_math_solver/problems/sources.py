@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tiny_math_solver.answers import parse_gold
+from tiny_math_solver.answers import is_correct, parse_gold
 from tiny_math_solver.errors import UserError
 from tiny_math_solver.hub import hub_errors, snapshot
 from tiny_math_solver.problems.problem import Problem
@@ -150,12 +150,14 @@ def _problem(id: str, where: str, row: dict[str, Any]) -> Problem:
         raise UserError(f"{where}: the question is empty")
     solution, marker, answer = row["answer"].rpartition("####")
     try:
-        parse_gold(row["answer"])
+        is_payable = is_correct(f"#### {answer.strip()}", parse_gold(row["answer"]), strict=True)
     except ValueError:
+        is_payable = False
+    if not is_payable:  # no completion could ever earn a reward
         raise UserError(
             f"{where}: cannot read a gold number from the answer {row['answer'][-60:]!r}; "
             "expected it to end in '#### 18'"
-        ) from None
+        )
     return Problem(id, row["question"].strip(), solution.strip() if marker else "", answer.strip())
 
 
