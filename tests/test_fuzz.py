@@ -190,7 +190,11 @@ values = scalars | st.recursive(
 
 
 def plain(default: Any) -> Any:
-    return default if type(default) in (bool, int, float, str, list, dict) else None
+    """A default as a file could hold it: neither an enumeration nor an object."""
+    try:
+        return yaml.safe_load(yaml.safe_dump(default))
+    except yaml.YAMLError:
+        return None
 
 
 @st.composite
@@ -199,11 +203,8 @@ def trees(draw: Any) -> dict[str, Any]:
     tree = {}
     for section in draw(st.lists(st.sampled_from([*Config.model_fields, "grpo", "lora"]), max_size=4)):
         known = known_fields(section)
-        body = {
-            key: draw(values | st.just(known[key][1]))
-            for key in draw(st.lists(st.sampled_from(sorted(known)), max_size=3))
-        }
-        tree[section] = body
+        keys = draw(st.lists(st.sampled_from(sorted(known)), max_size=3))
+        tree[section] = {key: draw(values | st.just(plain(known[key][1]))) for key in keys}
     if draw(st.integers(0, 4)) == 0:
         tree[draw(st.sampled_from(sorted(Config.model_fields)) | st.text(max_size=4))] = draw(
             values | st.dictionaries(scalars.filter(lambda key: key == key), values, max_size=3)
