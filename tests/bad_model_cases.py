@@ -143,10 +143,13 @@ MODELS = [
     model("no bytes of weights", holding("model.safetensors", b""), "cannot load model ./m: SafetensorError"),
     model("weights are something else", holding("model.safetensors", b"\xff" * 999), "cannot load model ./m: Safe"),
     model(
-        "other shapes", having("config.json", hidden_size=128), "the shapes of its weights are not those that config"
+        "other shapes",
+        having("config.json", hidden_size=128),
+        "has the shape [348, 64], config.json makes it [348, 128]",
     ),
-    model("shapes of terabytes", having("config.json", hidden_size=10**9), "the shapes of its weights are not those"),
-    model("a smaller vocabulary", having("config.json", vocab_size=300), "the shapes of its weights are not those"),
+    model("shapes of terabytes", having("config.json", hidden_size=10**9), "config.json makes it ["),
+    model("heads of gigabytes", having("config.json", num_key_value_heads=1_398_855), "config.json makes it [22381680"),
+    model("a smaller vocabulary", having("config.json", vocab_size=300), "config.json makes it ["),
     model(
         "a layer too few",
         having("config.json", num_hidden_layers=3, layer_types=["full_attention"] * 3),
@@ -157,7 +160,7 @@ MODELS = [
         having("config.json", num_hidden_layers=1, layer_types=["full_attention"]),
         "config.json has no place for model.layers.1.input_layernorm.weight and 11 more",
     ),
-    model("no tensors", tensors("model.safetensors", lambda _: {}), "its weights lack"),
+    model("no tensors", tensors("model.safetensors", lambda _: {}), "its weights are 0 numbers"),
     model(
         "NaN in the weights",
         tensors("model.safetensors", lambda found: {k: v * float("nan") for k, v in found.items()}),

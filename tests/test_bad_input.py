@@ -105,11 +105,11 @@ def test_bad_input_in_a_process_of_its_own(tmp_path: Path):
     """Catches what only a fresh process shows: libraries that print while they are loaded, a question on stdin."""
     folder = tmp_path / "m"
     shutil.copytree(TINY["model"], folder)
-    edited(folder, "config.json", hidden_size=128)
+    edited(folder, "config.json", num_hidden_layers=3, layer_types=["full_attention"] * 3)  # it would print a report
     command = [sys.executable, "-m", "tiny_math_solver.cli", "eval", str(folder), "--problems", "embedded"]
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     assert done.returncode == 2
-    assert done.stderr.startswith("tiny-math: cannot load model")
+    assert done.stderr.startswith(f"tiny-math: model {folder}: its weights lack")
     assert done.stderr.count("\n") == 1
     assert not done.stdout
 

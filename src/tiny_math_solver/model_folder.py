@@ -5,6 +5,7 @@ adapter that does nothing. They also run a model's own code where they are allow
 """
 
 import json
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,6 +48,32 @@ def check_adapter_folder(folder: Path) -> None:
         is_pickle = (folder / "adapter_model.bin").is_file()
         why = "adapter_model.bin is a pickle, which may run code and is not loaded" if is_pickle else "nothing to load"
         raise UserError(f"{folder}: no {ADAPTER_WEIGHTS}: {why}")
+
+
+def check_shapes(folder: Path, config: Any) -> None:
+    """Raise UserError where the weights are not what `config` describes; nothing is loaded, no memory taken.
+
+    transformers compares shapes too, once it has made every tensor in the shape that config.json gives.
+    """
+    from safetensors import safe_open
+    from transformers import AutoModelForCausalLM
+
+    if getattr(config, "quantization_config", None):
+        return  # packed weights have other shapes
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    wanted = {name: list(weight.shape) for name, weight in model.state_dict().items()}
+    stored = 0
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118  (it is no mapping)
+                shape = file.get_slice(name).get_shape()
+                stored += math.prod(shape)
+                if wanted.get(name, shape) != shape:
+                    raise UserError(f"{path}: {name} has the shape {shape}, config.json makes it {wanted[name]}")
+    described = sum(weight.numel() for weight in model.parameters())
+    if described > 2 * stored:
+        raise UserError(f"{folder}: config.json describes {described:,} parameters, its weights are {stored:,} numbers")
 
 
 def check_loaded(name: str, model: Any, report: dict[str, Any]) -> None:

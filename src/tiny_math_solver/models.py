@@ -16,6 +16,7 @@ from tiny_math_solver.model_folder import (
     check_adapter_loaded,
     check_loaded,
     check_model_folder,
+    check_shapes,
     loading,
     read_json,
 )
@@ -61,22 +62,19 @@ def locate(
 
 def load_base(name: str, revision: str | None = None, dtype: str = "auto", device: str | None = None) -> Any:
     """The bare transformers model on `device` (a GPU where there is one), in `dtype`."""
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # its bars are for reading and writing weights: seconds here
     device = device or default_device()
     source, revision = resolve(name, revision)
+    folder = Path(source) if os.path.isdir(source) else snapshot("model", source, revision)
     stay_offline()
+    options: dict[str, Any] = {"revision": revision, "local_files_only": True, "trust_remote_code": False}
     with loading(f"model {name}", revision):
+        check_shapes(folder, AutoConfig.from_pretrained(source, **options))
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source,
-            revision=revision,
-            dtype=resolve_dtype(dtype, device),
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=False,
-            output_loading_info=True,
+            source, dtype=resolve_dtype(dtype, device), use_safetensors=True, output_loading_info=True, **options
         )
     model, report = loaded
     check_loaded(name, model, report)
