@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+FLAGS = ("--dry-run", "--quiet", "--resume", "--no-resume", "--force")  # options without a value
 DEFAULT_CONFIG = Path(__file__).resolve().parents[1] / "configs" / "gsm8k-qwen2.5-0.5b.yaml"
 
 
@@ -16,7 +17,7 @@ def arguments(argv: list[str]) -> list[str]:
     """The command line of `tiny-math`: a YAML file among `argv` that is no option's value is the config."""
     for i, argument in enumerate(argv):
         before = argv[i - 1] if i else ""
-        follows_option = before.startswith("-") and "=" not in before and before not in ("--dry-run", "--quiet")
+        follows_option = before.startswith("-") and "=" not in before and before not in FLAGS
         if argument.endswith((".yaml", ".yml")) and not argument.startswith("-") and not follows_option:
             return ["train", argument, *argv[:i], *argv[i + 1 :]]
     return ["train", str(DEFAULT_CONFIG), *argv]

@@ -81,6 +81,9 @@ REFUSED = {
     "grpo.model_init_kwargs": "the model is loaded as the section model says",
     "grpo.log_completions": "rollouts.jsonl has every completion",
     "grpo.remove_unused_columns": "the rewards need the columns of the problems",
+    "grpo.ignore_data_skip": "a resumed run would see other problems",
+    "grpo.neftune_noise_alpha": "the update would see another policy than the rollouts",
+    "grpo.sync_ref_model": "with an adapter the base is the reference",
     "lora.inference_mode": "nothing would be trained",
 }
 FILES = ("grpo.accelerator_config", "grpo.deepspeed", "grpo.fsdp_config")  # a mapping, or the name of a JSON file
@@ -150,6 +153,16 @@ def _check_name(value: Any) -> None:
         raise ValueError("a plain name is expected, without slashes, of at most 128 characters")
 
 
+def _check_logging(value: Any) -> None:
+    if getattr(value, "value", value) != "steps":
+        raise ValueError("metrics are logged by steps: see grpo.logging_steps")
+
+
+def _check_adapter_start(value: Any) -> None:
+    if value is False:
+        raise ValueError("training would start from a random adapter, not from the base")
+
+
 def _check_steps(value: Any) -> None:
     if value == 0:
         raise ValueError("nothing would be trained; -1 goes by num_train_epochs")
@@ -183,6 +196,8 @@ def _check_path(value: Any) -> None:
 OWN = {
     "grpo.run_name": _check_name,
     "grpo.max_steps": _check_steps,
+    "grpo.logging_strategy": _check_logging,
+    "lora.init_lora_weights": _check_adapter_start,
     "lora.target_modules": _check_modules,
     "lora.rank_pattern": _check_patterns,
     "lora.alpha_pattern": _check_patterns,

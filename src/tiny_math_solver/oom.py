@@ -28,7 +28,7 @@ def memory_errors(settings: str) -> Iterator[None]:
     except Exception as error:
         if not out_of_memory(error):
             raise
-        remedy = f"lower {settings}; the same command with --resume --allow goes on from the last checkpoint"
+        remedy = f"lower {settings}, and go on from the last checkpoint with --resume --allow KEY for what you lowered"
         raise UserError(f"out of memory: {remedy}") from error
 
 

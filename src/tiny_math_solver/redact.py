@@ -3,14 +3,16 @@
 import os
 import re
 
-NAMES = re.compile(r"(TOKEN|SECRET|PASSWORD|KEY)$", re.IGNORECASE)  # of environment variables that hold one
+NAMES = re.compile(  # of environment variables that hold one
+    r"(^|_)(\w*TOKEN|SECRETS?|PASSWORD|PASSWD|PASS|PAT|CREDENTIALS?|\w*KEYS?)(_(READ|WRITE|ID))?$", re.IGNORECASE
+)
 SHORTEST = 8  # characters: whatever is shorter would blot out ordinary words
 HIDDEN = "***"
 
 
 def without_secrets(text: str) -> str:
     """`text` without the values of secret environment variables, the passwords of its addresses, and bearer tokens."""
-    for name, value in os.environ.items():
-        if NAMES.search(name) and len(value) >= SHORTEST:
-            text = text.replace(value, HIDDEN)
+    secrets = [value for name, value in os.environ.items() if NAMES.search(name) and len(value) >= SHORTEST]
+    for value in sorted(secrets, key=len, reverse=True):  # one may begin with another
+        text = text.replace(value, HIDDEN)
     return re.sub(r"(//)[^/\s@]*@|(Bearer )\S+", r"\1\2", text)

@@ -26,6 +26,7 @@ from typing import Any
 from tiny_math_solver.errors import UserError
 from tiny_math_solver.processes import is_first
 
+RECORDS = ("metrics.jsonl", "rollouts.jsonl", "events.jsonl")  # that grow while a run goes on
 LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "tokenizers", "safetensors")
 
 
@@ -39,7 +40,7 @@ class RunFolder:
     def __init__(self, path: Path):
         self.path = path
         self.writes = is_first()
-        self._lock: int | None = None  # descriptor of the folder: the lock goes with the process, however it ends
+        self._lock: int | None = None  # descriptor of the folder: the lock goes with the process and its children
 
     @property
     def holds_run(self) -> bool:
@@ -51,7 +52,7 @@ class RunFolder:
 
     def check(self) -> None:
         """Raise UserError where a run cannot go here: a folder of something else, or one that cannot be written."""
-        if occupied(self.path) and not self.holds_run:
+        if (occupied(self.path) and not self.holds_run) or (self.path.is_symlink() and not self.path.exists()):
             raise UserError(f"{self.path}: exists and is not a run folder; choose another grpo.output_dir")
         check_writable(self.path, "choose another grpo.output_dir")
 
@@ -84,10 +85,14 @@ class RunFolder:
         if not self.writes:
             return
         with self._writing(self.path):
+            if self.holds_run and self._lock is None:
+                raise self._in_use()  # it has come into being since we looked
             if self.holds_run:
-                self.path.rename(_free_name(self.path))
+                self.path.rename(_free_name(self.path.absolute()))
             self.path.mkdir(parents=True, exist_ok=True)
         self._take_lock()
+        if self.holds_run:
+            raise self._in_use()
 
     def rewind(self, sizes: dict[str, int], step: int) -> None:
         """Cut the records back to `sizes` in bytes, and drop whatever else was written after `step`, a verdict too."""
@@ -96,22 +101,25 @@ class RunFolder:
         with self._writing(self.path):
             for leftover in self.path.glob(".part-*"):
                 shutil.rmtree(leftover)
-            for record in self.path.glob("*.jsonl"):
+            for record in self._records():
                 if record.stat().st_size > sizes.get(record.name, 0):
                     os.truncate(record, sizes.get(record.name, 0))
             for verdict in ("summary.json", "report.html", "eval/after.jsonl", "eval/after-unseen.jsonl"):
                 (self.path / verdict).unlink(missing_ok=True)
-            for evaluation in self.path.glob("eval/dev-*.jsonl"):
-                if int(evaluation.stem.removeprefix("dev-")) > step:
+            for evaluation in self.path.glob("eval/dev-[0-9]*.jsonl"):
+                if evaluation.stem > f"dev-{step:06d}":
                     evaluation.unlink()
 
     def record_sizes(self) -> dict[str, int]:
         """Bytes of every record, which are on the disk afterwards."""
         sizes = {}
-        for record in sorted(self.path.glob("*.jsonl")):
+        for record in self._records():
             sync(record)
             sizes[record.name] = record.stat().st_size
         return sizes
+
+    def _records(self) -> list[Path]:
+        return [path for name in RECORDS if (path := self.path / name).is_file()]
 
     def write_text(self, name: str, text: str) -> None:
         if self.writes:
@@ -141,9 +149,11 @@ class RunFolder:
             return
         with self.beside() as folder:
             save(folder)
-            for file in sorted(folder.iterdir()):
+            for file in sorted(file for file in folder.rglob("*") if file.is_file()):
                 sync(file)
-                os.replace(file, self.path / file.name)
+                place = self.path / file.relative_to(folder)
+                place.parent.mkdir(exist_ok=True)
+                os.replace(file, place)
 
     @contextlib.contextmanager
     def beside(self) -> Iterator[Path]:
@@ -165,12 +175,13 @@ class RunFolder:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(
-                f"{self.path}: another run is at work in this folder; choose another grpo.output_dir"
-            ) from None
+            raise self._in_use() from None
         except OSError as error:
             if error.errno not in (errno.EBADF, errno.ENOLCK, errno.ENOTSUP):  # what network file systems say
                 raise
+
+    def _in_use(self) -> UserError:
+        return UserError(f"{self.path}: another run is at work in this folder; choose another grpo.output_dir")
 
     @contextlib.contextmanager
     def _writing(self, path: Path) -> Iterator[None]:

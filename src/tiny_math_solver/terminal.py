@@ -12,6 +12,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from tiny_math_solver.redact import without_secrets
 from tiny_math_solver.rewards import FORMAT_REWARD
 
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -53,11 +54,22 @@ def line(news: News) -> str:
 class Output:
     """Where a run prints: `say` a line, `show` a step. A context, since a live view has to give the screen back."""
 
-    def __init__(self, say: Callable[[str], Any]):
-        self.say = say
+    def __init__(self, write: Callable[[str], Any]):
+        self.write = write
+        self.gone = False  # the terminal was closed, or what read the pipe has ended: a run goes on without
+
+    def say(self, text: str) -> None:
+        self.attempt(lambda: self.write(without_secrets(text)))
 
     def show(self, news: News) -> None:
         self.say(line(news))
+
+    def attempt(self, printing: Callable[[], Any]) -> None:
+        if not self.gone:
+            try:
+                printing()
+            except OSError:
+                self.gone = True
 
     def __enter__(self) -> Self:
         return self
@@ -91,14 +103,14 @@ class LiveView(Output):
         parts: list[Any] = [_board(news)]
         if self.sample:
             parts.append(_sample(self.sample))
-        self.live.update(Group(*parts), refresh=True)
+        self.attempt(lambda: self.live.update(Group(*parts), refresh=True))
 
     def __enter__(self) -> Self:
-        self.live.start()
+        self.attempt(self.live.start)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self.live.stop()
+        self.attempt(self.live.stop)
 
 
 def _board(news: News) -> Panel:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tiny_math_solver.config import Config
+from tiny_math_solver.errors import UserError
 from tiny_math_solver.evaluate import Evaluation, evaluate
 from tiny_math_solver.grpo.build import build_training, check_engine, prepare
 from tiny_math_solver.grpo.resume import Asked, starting_point
@@ -64,11 +65,12 @@ def _train(
     trainer.accelerator.wait_for_everyone()  # every process has seen where to begin
     if checkpoint is None:
         run.create()
-        write_environment(run, command_line(), config.grpo["seed"])
     else:
         training.checkpointing.rewind(checkpoint)
         events.tell(int(checkpoint.name.removeprefix("checkpoint-")), "resumed", f"from {checkpoint}")
-    run.write_text("config.yaml", without_secrets(config.to_yaml()))
+    run.write_text("config.yaml", without_secrets(config.to_yaml()))  # first: it makes the folder a run's
+    if checkpoint is None:
+        write_environment(run, command_line(), config.grpo["seed"])
     events.begin()
     if run.writes and "wandb" in (args.report_to or []):
         same_wandb_run(read_json(run.path / "environment.json").get("run_id", run.path.name))
@@ -159,12 +161,16 @@ def evaluate_test(
 
 
 def recorded_test(run: RunFolder, splits: Splits, when: str) -> dict[str, Evaluation] | None:
-    """What `evaluate_test` left on disk, if all of it is there."""
-    names = ["test", *(["unseen"] if splits.unseen else [])]
-    files = {name: run.path / _record_name(when, name) for name in names}
-    if not all(file.is_file() for file in files.values()):
-        return None
-    return {name: Evaluation.from_rows(read_jsonl(file)) for name, file in files.items()}
+    """What `evaluate_test` left on disk, if all of it is there and of these problems."""
+    found = {}
+    for name, problems in {"test": splits.test, **({"unseen": splits.unseen} if splits.unseen else {})}.items():
+        try:
+            found[name] = Evaluation.from_rows(read_jsonl(run.path / _record_name(when, name)))
+        except (TypeError, UserError):  # rows of something else
+            return None
+        if [record.id for record in found[name].greedy] != [problem.id for problem in problems]:
+            return None
+    return found
 
 
 def _record_name(when: str, name: str) -> str:

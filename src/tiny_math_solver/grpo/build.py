@@ -13,7 +13,7 @@ from tiny_math_solver.config import Config
 from tiny_math_solver.errors import UserError
 from tiny_math_solver.grpo.callbacks import DevEvaluation, Metrics
 from tiny_math_solver.grpo.interrupt import StopOnSignal
-from tiny_math_solver.grpo.plan import plan_lines
+from tiny_math_solver.grpo.plan import plan_lines, steps_per_epoch
 from tiny_math_solver.grpo.samples import Samples
 from tiny_math_solver.grpo.state import Checkpointing, fingerprint
 from tiny_math_solver.grpo.trainer import MathGRPOTrainer
@@ -49,6 +49,11 @@ def prepare(config: Config) -> tuple[Splits, Any, list[str]]:
     train, dropped = within_limit(tokenizer, splits.train, config.prompt.system, config.prompt.max_tokens)
     if not train:
         raise UserError(f"every prompt has over {config.prompt.max_tokens} tokens; raise prompt.max_tokens")
+    if not steps_per_epoch(config, len(train)):
+        raise UserError(
+            f"{len(train)} train problems are fewer than a generation batch asks, "
+            f"{config.generation_batch // config.grpo['num_generations']}; lower grpo.gradient_accumulation_steps"
+        )
     splits = Splits(train, splits.dev, splits.test, splits.unseen, splits.notes)
     return splits, tokenizer, plan_lines(config, splits, dropped)
 
@@ -85,7 +90,10 @@ def build_training(
                 say=out.say,
                 tell=tell,
             )
-    except ValueError as error:  # what PEFT and TRL refuse: target modules that are not there, options that clash
+    except (
+        ValueError,
+        NotImplementedError,
+    ) as error:  # what PEFT and TRL refuse: target modules that are not there, options that clash
         raise UserError(" ".join(str(error).split())) from error
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)

@@ -47,7 +47,8 @@ def write_checkpoint(run: RunFolder, step: int, save: Callable[[Path], None]) ->
 
 def checkpoints(folder: Path) -> list[tuple[int, Path]]:
     """`(step, folder)` of the checkpoints of a run, the newest first."""
-    found = (re.fullmatch(r"checkpoint-(\d+)", path.name) for path in folder.glob("checkpoint-*"))
+    places = [path for path in folder.glob("checkpoint-*") if path.is_dir() and not path.is_symlink()]
+    found = (re.fullmatch(r"checkpoint-(\d+)", path.name) for path in places)
     return sorted(((int(match[1]), folder / match[0]) for match in found if match), reverse=True)
 
 
@@ -79,11 +80,25 @@ def damage(checkpoint: Path) -> str:
     return ""
 
 
+def files_of(checkpoint: Path) -> list[str]:
+    """The names of a whole checkpoint's files."""
+    return [line.partition("  ")[2] for line in (checkpoint / SUMS).read_text(encoding="utf-8").splitlines()]
+
+
+def set_aside(folder: Path, step: int) -> None:
+    """Rename checkpoints beyond `step`, from which a run goes on: they are damaged, and others take their place."""
+    for number, checkpoint in checkpoints(folder):
+        if number > step:
+            aside = checkpoint.with_name(f"{checkpoint.name}.damaged")
+            shutil.rmtree(aside, ignore_errors=True)
+            checkpoint.rename(aside)
+
+
 def keep(folder: Path, last: int | None, best: int) -> None:
     """Delete all checkpoints but the `last` newest (None: all) and that of step `best`."""
     for step, checkpoint in checkpoints(folder)[last:] if last else []:
         if step != best:
-            shutil.rmtree(checkpoint)
+            shutil.rmtree(checkpoint, ignore_errors=True)
 
 
 # -- Trees of numbers and tensors -------------------------------------------------------------------------------
@@ -92,7 +107,7 @@ def keep(folder: Path, last: int | None, best: int) -> None:
 def save_tree(stem: Path, tree: Any) -> None:
     """Write dicts, lists, numbers, text and tensors as `<stem>.json` and `<stem>.safetensors`; tuples become lists.
 
-    Raises TypeError for anything else: what cannot be written down must not be lost silently.
+    Raises UserError for anything else: what cannot be written down must not be lost silently.
     """
     tensors: dict[str, Tensor] = {}
 
@@ -106,7 +121,10 @@ def save_tree(stem: Path, tree: Any) -> None:
             return [plain(part) for part in value]
         return value
 
-    text = json.dumps(plain(tree))
+    try:
+        text = json.dumps(plain(tree))
+    except TypeError as error:
+        raise UserError(f"a checkpoint cannot hold this run's state ({error}): choose another grpo.optim") from None
     save_file(tensors, stem.with_suffix(".safetensors"))
     stem.with_suffix(".json").write_text(text, encoding="utf-8")
 

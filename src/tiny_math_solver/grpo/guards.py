@@ -65,11 +65,12 @@ class Look:
 
 def no_reward(look: Look) -> Finding | None:
     patience = look.config.guards.zero_reward_steps
-    if len(look.rows) < patience or any(row["reward"] for row in look.rows):
+    steps = look.rows[-1].get("step", len(look.rows))
+    if steps < patience or any(row["reward"] for row in look.rows):
         return None
     return Finding(
         "no reward",
-        f"no completion of the first {len(look.rows)} steps earned anything (cut off: "
+        f"no completion of the first {steps} steps earned anything (cut off: "
         f"{look.mean('completions/clipped_ratio'):.0%}): read them, then see prompt.system, "
         "grpo.max_completion_length or an easier problems.source",
         fatal=True,

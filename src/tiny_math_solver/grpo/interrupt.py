@@ -49,7 +49,8 @@ class StopOnSignal(TrainerCallback):
             raise StoppedError(f"{name}: left at once; the same command goes on from the last checkpoint", 128 + number)
         self.asked = number
         # print() must not be entered from a signal handler: it may be at work
-        os.write(2, f"tiny-math: {name}: finishing and saving this step (once more: leave at once)\n".encode())
+        with contextlib.suppress(OSError):  # the terminal may be gone, which is what SIGHUP says
+            os.write(2, f"tiny-math: {name}: finishing and saving this step (once more: leave at once)\n".encode())
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.training = True

@@ -7,9 +7,10 @@ from tiny_math_solver.problems.splits import Splits
 
 
 def steps_per_epoch(config: Config, train_problems: int) -> int:
-    """Optimizer steps in one pass over the train problems; a last group that is not full is left out."""
-    per_step = config.completions_per_step / config.grpo["num_generations"]
-    return max(1, int(train_problems * config.grpo.get("num_iterations", 1) / per_step))
+    """Optimizer steps in one pass over the train problems; a last generation batch that is not full is left out."""
+    batches = train_problems // (config.generation_batch // config.grpo["num_generations"])
+    completions = batches * config.generation_batch * config.grpo.get("num_iterations", 1)
+    return math.ceil(completions / config.completions_per_step)
 
 
 def total_steps(config: Config, train_problems: int) -> int:

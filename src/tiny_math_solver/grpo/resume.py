@@ -10,9 +10,10 @@ import yaml
 from tiny_math_solver.config import Config, known_fields
 from tiny_math_solver.errors import UserError
 from tiny_math_solver.grpo.checkpoints import load_tree, newest_whole
+from tiny_math_solver.redact import without_secrets
 from tiny_math_solver.runs import RunFolder, read_config
 
-OF_ANOTHER_RUN = ("model", "problems", "prompt", "lora")  # sections that cannot change within a run
+OF_ANOTHER_RUN = ("model", "problems", "prompt", "lora", "grpo.optim")  # which cannot change within a run
 HARMLESS = ("grpo.output_dir", "grpo.report_to", "grpo.run_name", "grpo.disable_tqdm")  # change nothing that is learned
 ABSENT = "not set"
 
@@ -50,7 +51,8 @@ def starting_point(run: RunFolder, config: Config, problems: str, asked: Asked, 
         return Start()
     if asked.resume is False or (run.finished and not asked.resume):
         return Start()
-    changes = dict(differences(read_config(run.path) or {}, yaml.safe_load(config.to_yaml())))
+    new = yaml.safe_load(without_secrets(config.to_yaml()))  # as it is on record
+    changes = dict(differences(read_config(run.path) or {}, new))
     if changes and not asked.resume:
         say(f"the run in {run.path} has another configuration ({_listed(changes)}) and is moved aside")
         return Start()
@@ -85,7 +87,7 @@ def _check_names(allow: tuple[str, ...]) -> None:
 
 def _refuse(folder: Path, changes: dict[str, str], allow: tuple[str, ...]) -> None:
     sections = {key: key.partition(".")[0] for key in changes}
-    if never := {key: changes[key] for key in changes if sections[key] in OF_ANOTHER_RUN}:
+    if never := {key: changes[key] for key in changes if {key, sections[key]} & set(OF_ANOTHER_RUN)}:
         raise UserError(
             f"{folder}: is a run with {_listed(never)}; that takes a run of its own: another grpo.output_dir"
         )

@@ -21,13 +21,15 @@ from transformers import TrainerCallback
 
 from tiny_math_solver.adapter import save_adapter
 from tiny_math_solver.grpo.callbacks import DevEvaluation, Metrics
-from tiny_math_solver.grpo.checkpoints import keep, load_tree, save_tree, write_checkpoint
+from tiny_math_solver.grpo.checkpoints import files_of, keep, load_tree, save_tree, set_aside, write_checkpoint
 from tiny_math_solver.problems.splits import Splits
 from tiny_math_solver.runs import RunFolder
 
 ADAPTER = "adapter_model.safetensors"
 TRAINER_STATE = "trainer_state.json"
-COUNTERS = ("completions", "completion_tokens", "best_reward", "tokens_per_pass", "extra_metrics", "_logged_step")
+COUNTERS = (
+    "completions", "completion_tokens", "best_reward", "extra_metrics", "dropped_steps", "_logged_step", "_recording",
+)  # fmt: skip
 LOSSES = ("_tr_loss", "_globalstep_last_logged")  # of steps that are not logged yet
 ENTROPY = ("entropy_coef", "_last_world_entropy")  # TRL's adaptive entropy bonus
 
@@ -75,7 +77,8 @@ class Checkpointing(TrainerCallback):
                 "losses": {name: getattr(trainer, name) for name in LOSSES},
                 "entropy": {name: getattr(trainer, name) for name in ENTROPY},
                 "unlogged": dict(trainer._metrics["train"]),
-                "batch_size": trainer.rollouts.batch_size,
+                "sizes": _sizes(trainer),
+                "sizes_asked_for": trainer.sizes_asked_for,
                 "dev": {"history": self.dev.history, "best": self.dev.best, "best_step": self.dev.best_step},
             },
         )
@@ -86,10 +89,19 @@ class Checkpointing(TrainerCallback):
 
     def rewind(self, checkpoint: Path) -> None:
         """The run folder as it was: its records, and the best adapter at its top."""
-        run, state = self.run, load_tree(checkpoint / "state")
-        run.rewind(state["records"], int(checkpoint.name.removeprefix("checkpoint-")))
-        run.write_folder(lambda folder: shutil.copytree(checkpoint, folder, ignore=_not_adapter, dirs_exist_ok=True))
-        run.write_folder(lambda folder: shutil.copy(checkpoint / "best" / ADAPTER, folder))
+        run, step = self.run, int(checkpoint.name.removeprefix("checkpoint-"))
+        run.rewind(load_tree(checkpoint / "state")["records"], step)
+
+        def restore(folder: Path) -> None:
+            for name in files_of(checkpoint):
+                if not name.startswith(("best/", "state.", "process-", TRAINER_STATE)):
+                    (folder / name).parent.mkdir(exist_ok=True)
+                    shutil.copy(checkpoint / name, folder / name)
+            shutil.copy(checkpoint / "best" / ADAPTER, folder)
+
+        run.write_folder(restore)
+        if run.writes:
+            set_aside(run.path, step)
 
     def restore_policy(self, checkpoint: Path) -> None:
         """The adapter, and what the trainer counts."""
@@ -102,18 +114,29 @@ class Checkpointing(TrainerCallback):
         for name, value in state["entropy"].items():
             setattr(trainer, name, value)
         trainer._metrics["train"] = defaultdict(list, state["unlogged"])
-        trainer.rollouts.batch_size = state["batch_size"]
+        if state["sizes_asked_for"] == trainer.sizes_asked_for:  # made smaller since, when memory ran out
+            saved, now = state["sizes"], _sizes(trainer)
+            trainer.tokens_per_pass = min(saved["tokens_per_pass"], now["tokens_per_pass"])
+            trainer.rollouts.batch_size = min(saved["batch_size"], now["batch_size"])
         self.dev.history, self.dev.best_step = state["dev"]["history"], state["dev"]["best_step"]
         self.dev.best = tuple(state["dev"]["best"])
         self.metrics.before = state["seconds"]
 
     def restore_optimizer(self) -> None:
+        """Moments and schedule; what is configured stays as it is now, which may have been changed on purpose."""
         state, trainer = self._restored, self.trainer
-        moments = state["optimizer"]["state"]  # JSON has no numbers as keys
-        trainer.optimizer.load_state_dict(
-            {**state["optimizer"], "state": {int(index): moments[index] for index in moments}}
-        )
-        trainer.lr_scheduler.load_state_dict(state["scheduler"])
+        moments, groups = state["optimizer"]["state"], []
+        base_lrs = getattr(trainer.lr_scheduler, "base_lrs", None)
+        for index, (saved, now) in enumerate(
+            zip(state["optimizer"]["param_groups"], trainer.optimizer.state_dict()["param_groups"], strict=True)
+        ):
+            group = {**now, "params": saved["params"], "lr": saved["lr"]}
+            if base_lrs and base_lrs[index] != saved.get("initial_lr"):
+                group["lr"] = saved["lr"] * base_lrs[index] / saved["initial_lr"]
+            groups.append(group)
+        numbered = {int(index): moments[index] for index in moments}  # JSON has no numbers as keys
+        trainer.optimizer.load_state_dict({"state": numbered, "param_groups": groups})
+        trainer.lr_scheduler.load_state_dict(state["scheduler"] | ({"base_lrs": base_lrs} if base_lrs else {}))
         if state["scaler"] is not None and trainer.accelerator.scaler is not None:
             trainer.accelerator.scaler.load_state_dict(state["scaler"])
 
@@ -126,8 +149,9 @@ class Checkpointing(TrainerCallback):
         torch.set_rng_state(state["torch"])
         if state["cuda"] and torch.cuda.is_available():
             torch.cuda.set_rng_state_all(state["cuda"])
-        # counted anew: the accumulation may be another one if the user allowed it
-        trainer._step = trainer.state.global_step * trainer.args.gradient_accumulation_steps
+        trainer._step = state["step"]
+        if state["accumulation"] != trainer.args.gradient_accumulation_steps:  # which was allowed
+            trainer._step = trainer.state.global_step * trainer.args.gradient_accumulation_steps
         waiting = state["waiting"]
         if waiting and len(waiting) == trainer.args.steps_per_generation:
             device = trainer.accelerator.device
@@ -156,12 +180,14 @@ def _process_state(trainer: Any) -> dict[str, Any]:
         "numpy": [torch.from_numpy(numpy[1].astype(np.int64)), *numpy[2:]],
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "step": trainer._step,
+        "accumulation": trainer.args.gradient_accumulation_steps,
         "waiting": buffer if waiting else [],
     }
 
 
-def _not_adapter(folder: str, names: list[str]) -> list[str]:
-    return [name for name in names if name.startswith(("best", "state", "process-", "trainer_state", "SHA256SUMS"))]
+def _sizes(trainer: Any) -> dict[str, int]:
+    return {"tokens_per_pass": trainer.tokens_per_pass, "batch_size": trainer.rollouts.batch_size}
 
 
 def fingerprint(splits: Splits) -> str:

@@ -63,6 +63,8 @@ class MathGRPOTrainer(ResumableGRPOTrainer):
         self.best_reward = 0.0
         self.rollouts_bytes = config.records.rollouts_mb * 10**6
         self._recording = True
+        self.dropped_steps = 0  # in a row, since something was not finite
+        self.sizes_asked_for = [config.update.tokens_per_pass, config.rollouts.batch_size]
         self.tell = tell or (lambda step, name, text: say(f"{name}: {text}"))
         self.last_rows: list[dict[str, Any]] = []  # of rollouts.jsonl
         self.extra_metrics: dict[str, float] = {}  # merged into the next logged line

@@ -29,8 +29,8 @@ class Watchdog(TrainerCallback):
         self.rows: list[Row] = []
         self.speaking: set[str] = set()
         self.examples: list[Row] = []  # of rollouts.jsonl
-        self.dropped = 0  # steps in a row
         self.reason = ""  # why the run has to stop
+        self.by_choice = False  # guards.stop says so
         self._kept: list[torch.Tensor] = []  # the adapter before the optimizer's step
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -38,16 +38,16 @@ class Watchdog(TrainerCallback):
         self.speaking = {finding.name for finding in self._find()} if self.rows else set()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Row | None = None, **kwargs: Any) -> None:
-        if not logs or "reward" not in logs:
+        if not logs or "reward" not in logs or "loss" not in logs:
             return
         self.examples = self.examples or self.trainer.last_rows[:EXAMPLES]
-        self.rows.append(logs)
+        self.rows.append({"step": state.global_step, **logs})
         found = self._find()
         for finding in found:
             if finding.name not in self.speaking:
                 self.tell(state.global_step, finding.name, finding.text)
             if finding.fatal and self.config.guards.stop:
-                self.reason = finding.name
+                self.reason, self.by_choice = finding.name, True
                 control.should_training_stop = True
         self.speaking = {finding.name for finding in found}
 
@@ -63,25 +63,25 @@ class Watchdog(TrainerCallback):
         finite_loss = self.trainer.finite_loss or args.world_size > 1  # of several processes the gradients tell all
         norms = torch.stack(torch._foreach_norm(gradients)) if gradients else torch.zeros(1)
         if bool(norms.isfinite().all()) and finite_loss:
-            self.dropped = 0
+            self.trainer.dropped_steps = 0
             if not self._kept:
                 self._kept = [torch.empty_like(p) for p in parameters]
             with torch.no_grad():
                 torch._foreach_copy_(self._kept, parameters)
             return
-        self.dropped += 1
+        self.trainer.dropped_steps += 1
         for parameter in parameters:
             parameter.grad = None
         what = "gradient" if finite_loss else "loss"
         self.tell(state.global_step + 1, "not finite", f"the {what} is not finite: this step is dropped")
-        if self.dropped == DROPPED_STEPS:
+        if self.trainer.dropped_steps == DROPPED_STEPS:
             self.reason = (
                 f"{DROPPED_STEPS} steps in a row were not finite; lower grpo.learning_rate, or model.dtype float32"
             )
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Take the step back where it left weights that are not finite; the optimizer's moments are lost then."""
-        if not self._kept or self.dropped:
+        if not self._kept or self.trainer.dropped_steps:
             return
         parameters = self._parameters()
         if not bool(torch.stack(torch._foreach_norm(parameters)).isfinite().all()):
@@ -94,7 +94,7 @@ class Watchdog(TrainerCallback):
         if self.reason:
             control.should_training_stop = True
             # after a step that was taken back the optimizer's moments are lost: the last checkpoint has them
-            control.should_save = bool(self.dropped) and args.save_strategy != SaveStrategy.NO
+            control.should_save = bool(self.trainer.dropped_steps) and args.save_strategy != SaveStrategy.NO
 
     def _parameters(self) -> list[Any]:
         return [p for p in self.trainer.model.parameters() if p.requires_grad]
@@ -107,8 +107,8 @@ class Watchdog(TrainerCallback):
             for row in self.examples:
                 say(f"\nquestion: {printable(row['question'])}\ngold: {row['gold']}")
                 say(f"completion: {printable(row['completion'][:EXAMPLE_CHARACTERS])}")
+        anyway = "; --resume --allow guards.stop --guards.stop false goes on" if self.by_choice else ""
         raise StoppedError(
-            f"stopped by a guard: {self.reason} (--guards.stop false goes on); records and the best adapter so far are "
-            f"in {self.run.path}",
+            f"stopped by a guard: {self.reason}{anyway}; records and the best adapter so far are in {self.run.path}",
             EXIT_LEARNED_NOTHING,
         )

@@ -12,6 +12,7 @@ from tiny_math_solver.answers import parse_gold
 from tiny_math_solver.config import EMBEDDED, Config
 from tiny_math_solver.errors import UserError
 from tiny_math_solver.hub import cache_flaw, is_reachable
+from tiny_math_solver.oom import memory_errors
 from tiny_math_solver.preflight.grader import TRICKY, misread
 from tiny_math_solver.problems.sources import is_file
 from tiny_math_solver.prompts import chat_messages, encode_prompt
@@ -48,7 +49,8 @@ def check(config: Config, price: float | None = None) -> Iterator[Check]:
     if any(finding.verdict != "ok" for finding in missing):
         return
     try:
-        yield from _with_model(config, price)
+        with memory_errors("rollouts.batch_size, update.tokens_per_pass or grpo.max_completion_length"):
+            yield from _with_model(config, price)
     except UserError as error:
         yield Check("fail", "refused", str(error))
 

@@ -84,10 +84,10 @@ def memory_plan(trainer: MathGRPOTrainer, longest: Longest) -> Plan:
 def _pass_bytes(trainer: MathGRPOTrainer, longest: Longest) -> int:
     """What one forward and backward pass keeps: activations layer by layer, and logits."""
     config = trainer.accelerator.unwrap_model(trainer.model).config
-    width, gate = config.hidden_size, config.intermediate_size
-    heads = config.num_attention_heads
+    width, heads = config.hidden_size, config.num_attention_heads
+    gate = getattr(config, "intermediate_size", None) or 4 * width
     dim = getattr(config, "head_dim", None) or width // heads
-    qkv = (heads + 2 * config.num_key_value_heads) * dim
+    qkv = (heads + 2 * (getattr(config, "num_key_value_heads", None) or heads)) * dim
     if trainer.native:
         tokens, token = max(trainer.tokens_per_pass, longest.tokens), (4 * width + qkv + heads * dim + 3 * gate) * FLOAT
         logits = NATIVE_HEAD_TOKENS * config.vocab_size * FLOAT

@@ -3,6 +3,8 @@
 import shutil
 from pathlib import Path
 
+from transformers.trainer_utils import SaveStrategy
+
 from tiny_math_solver.config import Config
 from tiny_math_solver.errors import EXIT_LEARNED_NOTHING, StoppedError, UserError
 from tiny_math_solver.grpo.build import Training
@@ -16,6 +18,7 @@ from tiny_math_solver.runs import RunFolder
 from tiny_math_solver.terminal import Output
 
 TOKEN_BYTES, RECORD_BYTES = 5, 600  # of a completion in rollouts.jsonl and again in report.html; of all else in a row
+LONGEST_TRIED = 32  # problems, by characters: the one with the most tokens is among them
 OTHER_BYTES = 30_000_000  # tokenizer, evaluations, the page
 
 
@@ -50,10 +53,11 @@ def forecast_line(found: Forecast) -> str:
 
 
 def longest_row(config: Config, trainer: MathGRPOTrainer, splits: Splits) -> Longest:
-    """The longest prompt of all that will be asked, and the limit of a completion."""
-    asked = max((p for part in (splits.train, splits.dev, splits.test) for p in part), key=lambda p: len(p.question))
-    prompt = encode_prompt(trainer.processing_class, chat_messages(asked.question, config.prompt.system))
-    return Longest(len(prompt), trainer.sampling.max_new_tokens)
+    """The longest prompt of training, and the limit of a completion."""
+    by_length = sorted(splits.train, key=lambda p: -len(p.question))[:LONGEST_TRIED]
+    asked = [chat_messages(p.question, config.prompt.system) for p in by_length]
+    prompt = max(len(encode_prompt(trainer.processing_class, messages)) for messages in asked)
+    return Longest(prompt, trainer.sampling.max_new_tokens)
 
 
 def disk_bytes(config: Config, trainer: MathGRPOTrainer, splits: Splits) -> int:
@@ -61,7 +65,10 @@ def disk_bytes(config: Config, trainer: MathGRPOTrainer, splits: Splits) -> int:
     model, args = trainer.accelerator.unwrap_model(trainer.model), trainer.args
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad) * FLOAT
     steps = total_steps(config, len(splits.train))
-    kept = args.save_total_limit or steps // max(1, int(args.save_steps)) + 1
+    apart = args.save_steps if args.save_steps >= 1 else max(1, args.save_steps * steps)
+    kept = args.save_total_limit or int(steps / apart) + 1
+    if args.save_strategy == SaveStrategy.NO:
+        kept = 0
     row = trainer.sampling.max_new_tokens * TOKEN_BYTES + RECORD_BYTES
     rollouts = min(config.records.rollouts_mb * 10**6, steps * config.completions_per_step * row)
     return (kept + 2) * 4 * trained + 2 * rollouts + OTHER_BYTES
