@@ -82,6 +82,7 @@ def test_a_model_that_cannot_learn_is_refused_and_can_be_forced(tiny_model_folde
         (["--update.own_passes", "false"], "speed", "warn", "update.own_passes is false"),
         (["--records.rollouts_mb", "900000000", "--grpo.max_steps", "900000000"], "refused", "fail", "make room"),
         (["--prompt.max_tokens", "3"], "refused", "fail", "raise prompt.max_tokens"),
+        (["--problems.train", "15"], "refused", "fail", "fewer than a generation batch asks, 16"),
     ],
 )
 def test_what_would_go_wrong_is_found(overrides: list[str], name: str, verdict: str, words: str):

@@ -4,11 +4,13 @@ import contextlib
 import json
 import os
 import pickle
+import pty
 import resource
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -93,8 +95,9 @@ def same(one: Path, other: Path) -> None:
         ["--grpo.num_iterations", "2", "--grpo.steps_per_generation", "4"],  # a batch is learned from four times
         ["--grpo.logging_steps", "3", "--grpo.beta", "0.05"],
         ["--update.own_passes", "false", "--rollouts.native", "false"],
+        ["--problems.train", "18", "--grpo.steps_per_generation", "3"],  # steps that span two passes
     ],
-    ids=["plain", "dropout", "reused batches", "sparse log", "trl's micro-batches"],
+    ids=["plain", "dropout", "reused batches", "sparse log", "trl's micro-batches", "across epochs"],
 )
 def test_a_resumed_run_ends_as_one_straight_through(tmp_path: Path, overrides: list[str]):
     """Seven steps are two passes over the problems and a bit: the second order of the problems is met as well.
@@ -167,6 +170,13 @@ def test_a_finished_run_can_be_made_longer(stopped: SimpleNamespace, tmp_path: P
     assert json.loads((folder / "summary.json").read_text())["steps"] == 7
 
 
+def test_a_learning_rate_that_was_changed_on_purpose_is_used(cut: Path, stopped: SimpleNamespace):
+    """The checkpoint has the old one, in the optimizer and in the schedule."""
+    changed = ["--grpo.learning_rate", "2e-4", "--grpo.weight_decay", "0.1"]
+    run(cut, *stopped.options, *changed, asked=Asked(resume=True, allow=("grpo",)))
+    assert [row["learning_rate"] for row in rows(cut / "metrics.jsonl")] == pytest.approx([1e-3] * 4 + [2e-4])
+
+
 def test_without_resume_another_configuration_begins_anew_and_loses_nothing(cut: Path, stopped: SimpleNamespace):
     before = contents(cut)
     result = run(cut, *stopped.options, "--grpo.max_steps", "1")
@@ -222,6 +232,19 @@ def test_two_runs_do_not_share_a_folder(cut: Path, stopped: SimpleNamespace):
     run(cut, *stopped.options)  # the lock goes with its holder
 
 
+def test_a_run_that_has_come_into_being_meanwhile_is_left_alone(tmp_path: Path):
+    """Two starts at the same moment see no folder; the second would move the first one aside while it writes."""
+    first, second = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "run")
+    with first.locked(), second.locked():
+        first.create()
+        with pytest.raises(UserError, match="another run is at work"):
+            second.create()
+        first.write_text("config.yaml", "a: 1\n")
+        with pytest.raises(UserError, match="another run is at work"):
+            second.create()
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
 # -- Damage -----------------------------------------------------------------------------------------------------
 
 
@@ -261,6 +284,28 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(cut: Path, sto
     assert any(line.startswith(f"{file.parent} is damaged") for line in result.lines)
     assert f"step 3: resumed: from {cut / 'checkpoint-3'}" in result.lines
     same(stopped.straight, cut)
+
+
+def test_a_new_checkpoint_is_not_deleted_for_a_damaged_one(cut: Path, stopped: SimpleNamespace):
+    """With one to keep, the newest by number was a damaged one; a stray one stays out of the way as well."""
+    (cut / "checkpoint-4" / "state.json").write_text("{}")
+    interrupted(cut, 4, *stopped.options, "--grpo.save_total_limit", "1",
+                asked=Asked(resume=True, allow=("grpo.save_total_limit",)))  # fmt: skip
+    assert damage(cut / "checkpoint-4") == ""
+    assert (cut / "checkpoint-4.damaged").is_dir()
+
+
+def test_files_that_are_not_ours_stay_as_they_are(cut: Path, stopped: SimpleNamespace):
+    own = {"mine.jsonl": '{"a": 1}\n', "eval/dev-mine.jsonl": "{}\n", "checkpoint-2/notes.txt": "look at this one"}
+    for name, text in own.items():
+        (cut / name).parent.mkdir(exist_ok=True)
+        (cut / name).write_text(text)
+    (cut / "checkpoint-77").write_text("a file")
+    run(cut, *stopped.options, "--grpo.save_total_limit", "3")
+    for name in ("mine.jsonl", "eval/dev-mine.jsonl"):
+        assert (cut / name).read_text() == own[name]
+    assert (cut / "checkpoint-77").read_text() == "a file"
+    assert not (cut / "notes.txt").exists()
 
 
 def test_an_adapter_at_the_top_that_was_deleted_or_damaged_is_restored(cut: Path, stopped: SimpleNamespace):
@@ -431,3 +476,24 @@ def test_a_second_signal_leaves_at_once(tmp_path: Path):
     _, err = process.communicate(timeout=60)
     assert process.returncode in (128 + signal.SIGINT, 128 + signal.SIGTERM)
     assert "left at once; the same command goes on from the last checkpoint" in err
+
+
+def test_a_terminal_that_is_closed_ends_the_run_in_good_order(tmp_path: Path):
+    """On a real terminal, whose other end goes away: every print fails from then on, and SIGHUP comes."""
+    command = [sys.executable, "-m", "tiny_math_solver.cli", "train", str(QUICKSTART), *SHORT,
+               "--grpo.max_steps", "500", "--evaluation.every", "400", "--grpo.save_steps", "400",
+               "--grpo.output_dir", str(tmp_path / "run")]  # fmt: skip
+    process, terminal = pty.fork()
+    if not process:
+        os.environ["OMP_NUM_THREADS"] = "1"
+        os.execv(command[0], command)
+    deadline = time.monotonic() + 100
+    while not (tmp_path / "run" / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        with contextlib.suppress(BlockingIOError):
+            os.read(terminal, 4096)
+    os.close(terminal)
+    _, status = os.waitpid(process, 0)
+    assert os.waitstatus_to_exitcode(status) == 128 + signal.SIGHUP
+    last = rows(tmp_path / "run" / "metrics.jsonl")[-1]["step"]
+    assert last < 500
+    assert damage(tmp_path / "run" / f"checkpoint-{last}") == ""

@@ -31,13 +31,15 @@ def test_nothing_a_run_writes_or_says_holds_a_secret(tmp_path: Path):
     ]  # fmt: skip
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200)
     assert done.returncode in (0, 3), done.stderr
+    again = subprocess.run([*command, "--resume"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert "this run is finished" in again.stdout, again.stderr
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert any("wandb" in path.parts for path in written)
     assert any("tfevents" in path.name for path in written)
     assert any(path.parent.name.startswith("checkpoint-") for path in written)
     assert (tmp_path / "run" / "report.html") in written
     for secret in SECRETS.values():
-        assert secret not in done.stdout + done.stderr
+        assert secret not in done.stdout + done.stderr + again.stdout + again.stderr
         found = [str(path) for path in written if secret.encode() in path.read_bytes()]
         assert not found, found
 
@@ -65,6 +67,10 @@ def test_what_is_hidden_and_what_is_not(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SOME_API_KEY", "abcdefgh")
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "notasecret")
     monkeypatch.setenv("SHORT_KEY", "a")
-    assert without_secrets("xabcdefghx") == "x***x"
+    monkeypatch.setenv("OTHER_KEY", "abcdefgh-and-more")
+    monkeypatch.setenv("GITHUB_PAT", "ijklmnop")
+    monkeypatch.setenv("SOME_PATH", "/usr/local/bin")
+    assert without_secrets("xabcdefghx ijklmnop") == "x***x ***"
+    assert without_secrets("abcdefgh-and-more /usr/local/bin") == "*** /usr/local/bin"
     assert without_secrets("https://ada:pw@host/path") == "https://host/path"
     assert without_secrets("notasecret and a") == "notasecret and a"

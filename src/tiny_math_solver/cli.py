@@ -1,6 +1,8 @@
 """The `tiny-math` command: what can be typed, and how each mistake ends. What the commands do is in commands.py."""
 
 import argparse
+import contextlib
+import errno
 import os
 import sys
 import warnings
@@ -10,7 +12,7 @@ from typing import Any, NoReturn
 
 from tiny_math_solver import commands
 from tiny_math_solver.commands import BENCH_PARTS, SECTIONS
-from tiny_math_solver.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, StoppedError, UserError
+from tiny_math_solver.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_NO_READER, StoppedError, UserError
 from tiny_math_solver.processes import check_environment
 from tiny_math_solver.redact import without_secrets
 
@@ -28,14 +30,24 @@ def main(arguments: list[str] | None = None) -> int:
         sys.argv[1:] = map(without_secrets, sys.argv[1:])  # which trackers record, as we do
         return args.run(args)
     except UserError as error:
-        print(f"tiny-math: {_on_one_line(error)}", file=sys.stderr)
+        _complain(_on_one_line(error))
         return EXIT_BAD_INPUT
     except StoppedError as stopped:
-        print(f"tiny-math: {_on_one_line(stopped)}", file=sys.stderr)
+        _complain(_on_one_line(stopped))
         return stopped.exit_code
     except KeyboardInterrupt:
-        print("tiny-math: interrupted", file=sys.stderr)
+        _complain("interrupted")
         return EXIT_INTERRUPTED
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.EIO):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read what we print is gone
+        return EXIT_NO_READER
+
+
+def _complain(text: str) -> None:
+    with contextlib.suppress(OSError):  # the terminal may be gone
+        print(f"tiny-math: {text}", file=sys.stderr)
 
 
 def _on_one_line(error: Exception) -> str:

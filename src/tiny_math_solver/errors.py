@@ -1,6 +1,6 @@
 """How a command ends when it does not succeed, and what each end returns to the shell."""
 
-EXIT_BAD_INPUT, EXIT_LEARNED_NOTHING, EXIT_PROOF_FAILED, EXIT_INTERRUPTED = 2, 3, 4, 130
+EXIT_BAD_INPUT, EXIT_LEARNED_NOTHING, EXIT_PROOF_FAILED, EXIT_INTERRUPTED, EXIT_NO_READER = 2, 3, 4, 130, 141
 
 
 class UserError(Exception):

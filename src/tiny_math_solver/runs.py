@@ -169,16 +169,19 @@ class RunFolder:
     def _take_lock(self) -> None:
         if not self.writes:
             return
-        if self._lock is not None:
-            os.close(self._lock)
-        self._lock = os.open(self.path, os.O_RDONLY)
+        descriptor = os.open(self.path, os.O_RDONLY)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            os.close(descriptor)
             raise self._in_use() from None
         except OSError as error:
             if error.errno not in (errno.EBADF, errno.ENOLCK, errno.ENOTSUP):  # what network file systems say
+                os.close(descriptor)
                 raise
+        if self._lock is not None:
+            os.close(self._lock)
+        self._lock = descriptor
 
     def _in_use(self) -> UserError:
         return UserError(f"{self.path}: another run is at work in this folder; choose another grpo.output_dir")

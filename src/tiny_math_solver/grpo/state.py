@@ -136,7 +136,8 @@ class Checkpointing(TrainerCallback):
             groups.append(group)
         numbered = {int(index): moments[index] for index in moments}  # JSON has no numbers as keys
         trainer.optimizer.load_state_dict({"state": numbered, "param_groups": groups})
-        trainer.lr_scheduler.load_state_dict(state["scheduler"] | ({"base_lrs": base_lrs} if base_lrs else {}))
+        schedule = {"base_lrs": base_lrs, "_last_lr": [group["lr"] for group in groups]} if base_lrs else {}
+        trainer.lr_scheduler.load_state_dict(state["scheduler"] | schedule)
         if state["scaler"] is not None and trainer.accelerator.scaler is not None:
             trainer.accelerator.scaler.load_state_dict(state["scaler"])
 

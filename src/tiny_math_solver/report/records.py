@@ -41,7 +41,7 @@ def _run_data(folder: Path) -> dict[str, Any]:
         "summary": _json(folder / "summary.json"),
         "events": list(read_jsonl(folder / "events.jsonl")),
         "curves": _curves(metrics),
-        "dev": [_dev_point(path) for path in sorted((folder / "eval").glob("dev-*.jsonl"))],
+        "dev": [_dev_point(path) for path in sorted((folder / "eval").glob("dev-[0-9]*.jsonl"))],
         "dead": [{"step": step, **shares} for step, shares in dead_groups(rollouts).items()],
         "waste": [{"name": name, "share": share, "advice": WASTE[name]} for name, share in waste(rollouts).items()],
         "test": _paired(before, after),
