@@ -74,7 +74,7 @@ class Watchdog(TrainerCallback):
             parameter.grad = None
         what = "gradient" if finite_loss else "loss"
         self.tell(state.global_step + 1, "not finite", f"the {what} is not finite: this step is dropped")
-        if self.trainer.dropped_steps == DROPPED_STEPS:
+        if self.trainer.dropped_steps >= DROPPED_STEPS:
             self.reason = (
                 f"{DROPPED_STEPS} steps in a row were not finite; lower grpo.learning_rate, or model.dtype float32"
             )
