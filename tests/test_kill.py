@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -66,17 +67,30 @@ def test_killed_while_a_checkpoint_is_written(tmp_path: Path):
 @pytest.mark.large
 @pytest.mark.timeout(3600)
 def test_killed_at_50_random_moments_of_a_quickstart(tmp_path: Path):
-    """Prints how many kills came before training, within a step, and while something was being written."""
-    log, rng = tmp_path / "log", random.Random(0)
+    """Every fourth kill waits, from its random moment on, until a checkpoint or an adapter is being written."""
     began = time.perf_counter()
-    straight = finish(tmp_path / "straight", [], log)
-    whole, kills, runs, writing = time.perf_counter() - began, 0, 0, 0
-    while kills < 50:
-        folder, runs = tmp_path / f"run-{runs}", runs + 1
-        while kills < 50:
-            moment = time.perf_counter() + rng.uniform(0, whole)
-            if not kill_when(lambda: time.perf_counter() >= moment, folder, [], log):  # noqa: B023
-                break
-            kills, writing = kills + 1, writing + any(folder.glob(".part-*"))
-        assert finish(folder, [], log) == straight, f"run {runs} after {kills} kills"
-        print(f"run {runs}: {kills} kills so far, {writing} of them while something was being written; same bytes")
+    straight = finish(tmp_path / "straight", [], tmp_path / "log")
+    whole = time.perf_counter() - began
+
+    def chain(seed: int) -> int:
+        """25 kills, each run started again until it ends; how many came while something was being written."""
+        log, rng = tmp_path / f"log-{seed}", random.Random(seed)
+        kills = runs = writing = 0
+        while kills < 25:
+            folder, runs = tmp_path / f"run-{seed}-{runs}", runs + 1
+            while kills < 25:
+                moment, wait = time.perf_counter() + rng.uniform(0, whole), kills % 4 == 3
+
+                def due(moment: float = moment, wait: bool = wait, folder: Path = folder) -> bool:
+                    return time.perf_counter() >= moment and (not wait or any(folder.glob(".part-*/*")))
+
+                if not kill_when(due, folder, [], log):
+                    break
+                kills, writing = kills + 1, writing + any(folder.glob(".part-*"))
+            assert finish(folder, [], log) == straight, f"run {runs} after {kills} kills"
+            print(f"chain {seed}, run {runs}: {kills} kills, {writing} while something was being written; same bytes")
+        return writing
+
+    with ThreadPoolExecutor() as pool:  # each run has one thread
+        writing = sum(pool.map(chain, (0, 1)))
+    assert writing >= 5
