@@ -441,8 +441,14 @@ def started(folder: Path, *overrides: str) -> subprocess.Popen[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     return subprocess.Popen(
         [*command, "--grpo.output_dir", str(folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env=environment,
+        env=environment, preexec_fn=listen,
     )  # fmt: skip
+
+
+def listen() -> None:
+    """Whoever runs the tests may have had signals ignored, which is inherited: nohup does, and `&` in a script."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -485,6 +491,7 @@ def test_a_terminal_that_is_closed_ends_the_run_in_good_order(tmp_path: Path):
                "--grpo.output_dir", str(tmp_path / "run")]  # fmt: skip
     process, terminal = pty.fork()
     if not process:
+        listen()
         os.environ["OMP_NUM_THREADS"] = "1"
         os.execv(command[0], command)
     deadline = time.monotonic() + 100

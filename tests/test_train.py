@@ -149,7 +149,9 @@ def test_a_run_moves_an_earlier_one_aside_and_leaves_foreign_folders_alone(tmp_p
 
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text("old: run")
-    RunFolder(tmp_path / "run").create()
+    folder = RunFolder(tmp_path / "run")
+    with folder.locked():
+        folder.create()
     assert (tmp_path / "run.1" / "config.yaml").read_text() == "old: run"
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").touch()
