@@ -331,7 +331,7 @@ def test_no_pickle_is_in_a_run_folder_and_none_is_read(cut: Path, stopped: Simpl
     endings = {p.suffix for p in stopped.straight.rglob("*") if p.is_file()}
     assert endings <= {".json", ".jsonl", ".safetensors", ".yaml", ".html", ".jinja", ""}, endings
     for file in cut.glob("checkpoint-*/*.safetensors"):
-        file.with_suffix(".bin").write_bytes(b"cos\nsystem\n(S'touch /tmp/owned'\ntR.")
+        file.with_suffix(".bin").write_bytes(b"cos\nsystem\n(S'touch owned'\ntR.")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pickle, "load", _never)
         patch.setattr(torch, "load", _never)

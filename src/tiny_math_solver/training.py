@@ -8,6 +8,7 @@ from tiny_math_solver.config import Config
 from tiny_math_solver.errors import UserError
 from tiny_math_solver.evaluate import Evaluation, evaluate
 from tiny_math_solver.grpo.build import build_training, check_engine, prepare
+from tiny_math_solver.grpo.checkpoints import step_of
 from tiny_math_solver.grpo.resume import Asked, starting_point
 from tiny_math_solver.grpo.state import fingerprint
 from tiny_math_solver.models import load_model
@@ -67,7 +68,7 @@ def _train(
         run.create()
     else:
         training.checkpointing.rewind(checkpoint)
-        events.tell(int(checkpoint.name.removeprefix("checkpoint-")), "resumed", f"from {checkpoint}")
+        events.tell(step_of(checkpoint), "resumed", f"from {checkpoint}")
     run.write_text("config.yaml", without_secrets(config.to_yaml()))  # first: it makes the folder a run's
     if checkpoint is None:
         write_environment(run, command_line(), config.grpo["seed"])

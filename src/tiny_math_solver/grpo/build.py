@@ -90,10 +90,8 @@ def build_training(
                 say=out.say,
                 tell=tell,
             )
-    except (
-        ValueError,
-        NotImplementedError,
-    ) as error:  # what PEFT and TRL refuse: target modules that are not there, options that clash
+    # what PEFT and TRL refuse: target modules that are not there, options that clash
+    except (ValueError, NotImplementedError) as error:
         raise UserError(" ".join(str(error).split())) from error
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)

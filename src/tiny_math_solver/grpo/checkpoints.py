@@ -67,7 +67,7 @@ def damage(checkpoint: Path) -> str:
         *lines, end = (checkpoint / SUMS).read_text(encoding="utf-8").split("\n")
         if end:
             return f"{SUMS} is cut short"
-        sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+        sums = _sums(lines)
         if missing := NEEDED - set(sums):
             return f"{SUMS} does not list {min(missing)}"
         for name, digest in sums.items():
@@ -82,7 +82,16 @@ def damage(checkpoint: Path) -> str:
 
 def files_of(checkpoint: Path) -> list[str]:
     """The names of a whole checkpoint's files."""
-    return [line.partition("  ")[2] for line in (checkpoint / SUMS).read_text(encoding="utf-8").splitlines()]
+    return list(_sums((checkpoint / SUMS).read_text(encoding="utf-8").splitlines()))
+
+
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("checkpoint-"))
+
+
+def _sums(lines: list[str]) -> dict[str, str]:
+    """`{file: hash}` of the lines of SHA256SUMS."""
+    return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
 
 
 def set_aside(folder: Path, step: int) -> None:

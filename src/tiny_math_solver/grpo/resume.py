@@ -9,9 +9,9 @@ import yaml
 
 from tiny_math_solver.config import Config, known_fields
 from tiny_math_solver.errors import UserError
-from tiny_math_solver.grpo.checkpoints import load_tree, newest_whole
+from tiny_math_solver.grpo.checkpoints import newest_whole
 from tiny_math_solver.redact import without_secrets
-from tiny_math_solver.runs import RunFolder, read_config
+from tiny_math_solver.runs import RunFolder, read_config, read_json
 
 OF_ANOTHER_RUN = ("model", "problems", "prompt", "lora", "grpo.optim")  # which cannot change within a run
 HARMLESS = ("grpo.output_dir", "grpo.report_to", "grpo.run_name", "grpo.disable_tqdm")  # change nothing that is learned
@@ -63,7 +63,7 @@ def starting_point(run: RunFolder, config: Config, problems: str, asked: Asked, 
     checkpoint = newest_whole(run.path, say)
     if checkpoint is None:
         say(f"no checkpoint in {run.path} yet: from the beginning")
-    elif load_tree(checkpoint / "state")["problems"] != problems:
+    elif read_json(checkpoint / "state.json")["problems"] != problems:
         raise UserError(f"{run.path}: the problems are not those it was trained on; choose another grpo.output_dir")
     return Start(checkpoint)
 

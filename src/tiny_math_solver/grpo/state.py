@@ -21,9 +21,18 @@ from transformers import TrainerCallback
 
 from tiny_math_solver.adapter import save_adapter
 from tiny_math_solver.grpo.callbacks import DevEvaluation, Metrics
-from tiny_math_solver.grpo.checkpoints import files_of, keep, load_tree, save_tree, set_aside, write_checkpoint
+from tiny_math_solver.grpo.checkpoints import (
+    files_of,
+    keep,
+    load_tree,
+    save_tree,
+    set_aside,
+    step_of,
+    write_checkpoint,
+)
+from tiny_math_solver.grpo.update import Batch
 from tiny_math_solver.problems.splits import Splits
-from tiny_math_solver.runs import RunFolder
+from tiny_math_solver.runs import RunFolder, read_json
 
 ADAPTER = "adapter_model.safetensors"
 TRAINER_STATE = "trainer_state.json"
@@ -89,8 +98,8 @@ class Checkpointing(TrainerCallback):
 
     def rewind(self, checkpoint: Path) -> None:
         """The run folder as it was: its records, and the best adapter at its top."""
-        run, step = self.run, int(checkpoint.name.removeprefix("checkpoint-"))
-        run.rewind(load_tree(checkpoint / "state")["records"], step)
+        run, step = self.run, step_of(checkpoint)
+        run.rewind(read_json(checkpoint / "state.json")["records"], step)
 
         def restore(folder: Path) -> None:
             for name in files_of(checkpoint):
@@ -155,11 +164,7 @@ class Checkpointing(TrainerCallback):
             trainer._step = trainer.state.global_step * trainer.args.gradient_accumulation_steps
         waiting = state["waiting"]
         if waiting and len(waiting) == trainer.args.steps_per_generation:
-            device = trainer.accelerator.device
-            trainer._buffered_inputs = [
-                {name: v.to(device) if isinstance(v, torch.Tensor) else v for name, v in part.items()}
-                for part in waiting
-            ]
+            trainer._buffered_inputs = _moved(waiting, trainer.accelerator.device)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not self._restored:
@@ -172,10 +177,6 @@ class Checkpointing(TrainerCallback):
 def _process_state(trainer: Any) -> dict[str, Any]:
     numpy: Any = np.random.get_state()
     waiting = trainer._step % (trainer.args.steps_per_generation * trainer.num_iterations)
-    buffer = [
-        {name: v.cpu() if isinstance(v, torch.Tensor) else v for name, v in part.items()}
-        for part in trainer._buffered_inputs or []
-    ]
     return {
         "python": random.getstate(),
         "numpy": [torch.from_numpy(numpy[1].astype(np.int64)), *numpy[2:]],
@@ -183,8 +184,14 @@ def _process_state(trainer: Any) -> dict[str, Any]:
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         "step": trainer._step,
         "accumulation": trainer.args.gradient_accumulation_steps,
-        "waiting": buffer if waiting else [],
+        "waiting": _moved(trainer._buffered_inputs, "cpu") if waiting else [],
     }
+
+
+def _moved(batches: list[Batch], device: Any) -> list[Batch]:
+    return [
+        {name: v.to(device) if isinstance(v, torch.Tensor) else v for name, v in batch.items()} for batch in batches
+    ]
 
 
 def _sizes(trainer: Any) -> dict[str, int]:

@@ -208,12 +208,18 @@ class MathGRPOTrainer(ResumableGRPOTrainer):
             self._current_train_step_time = 0.0
         return loss
 
+    def shrink_passes(self, longest: int) -> bool:
+        """Halve the tokens of a pass, down to the `longest` row; False where that is no help."""
+        if not self.own_passes or self.tokens_per_pass <= longest:
+            return False
+        self.tokens_per_pass = max(longest, self.tokens_per_pass // 2)
+        return True
+
     def _halve_passes(self) -> bool:
         """After memory ran out: smaller passes, down to a completion each, and nothing left of the attempt."""
         longest = max(int((b["prompt_mask"].sum(1) + b["completion_mask"].sum(1)).max()) for b in self._window)
-        if self.tokens_per_pass <= longest:
+        if not self.shrink_passes(longest):
             return False
-        self.tokens_per_pass = max(longest, self.tokens_per_pass // 2)
         for parameter in self._causal_lm().parameters():
             parameter.grad = None
         metrics = self._metrics["train"]

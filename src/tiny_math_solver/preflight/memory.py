@@ -65,11 +65,10 @@ class Plan:
 def memory_plan(trainer: MathGRPOTrainer, longest: Longest) -> Plan:
     """Of a trainer whose weights are loaded; activations are counted as the passes keep them."""
     model, rollouts = trainer.accelerator.unwrap_model(trainer.model), trainer.rollouts
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     device = trainer.accelerator.device.type
     parts = [
         Part("weights", sum(p.nbytes for p in model.parameters()), held=True),
-        Part("adapter's gradient and optimizer", 4 * trained * FLOAT, "lora.r"),
+        Part("adapter's gradient and optimizer", 4 * trained_bytes(trainer), "lora.r"),
     ]
     if isinstance(rollouts, EngineRollouts):
         parts.append(Part("the rollouts' copy", rollouts.weights.nbytes, held=True))
@@ -79,6 +78,12 @@ def memory_plan(trainer: MathGRPOTrainer, longest: Longest) -> Plan:
         parts.append(Part("gradients of merged weights", 2 * trainer.native.nbytes, "update.own_passes"))
     parts.append(Part("a pass of the update", _pass_bytes(trainer, longest), "update.tokens_per_pass"))
     return Plan(parts, available(device))
+
+
+def trained_bytes(trainer: MathGRPOTrainer) -> int:
+    """Of what is trained, in float32."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    return FLOAT * sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 def _pass_bytes(trainer: MathGRPOTrainer, longest: Longest) -> int:
@@ -113,9 +118,8 @@ def try_longest(trainer: MathGRPOTrainer, longest: Longest) -> float:
         rollouts.try_longest(trainer.rows_at_once, longest.prompt, trainer.sampling)
 
     def halve() -> bool:
-        if not trainer.own_passes or trainer.tokens_per_pass <= longest.tokens:
+        if not trainer.shrink_passes(longest.tokens):
             return False
-        trainer.tokens_per_pass = max(longest.tokens, trainer.tokens_per_pass // 2)
         trainer.tell(0, "out of memory", f"update.tokens_per_pass {trainer.tokens_per_pass} from here on")
         return True
 

@@ -11,7 +11,7 @@ from tiny_math_solver.grpo.build import Training
 from tiny_math_solver.grpo.plan import total_steps
 from tiny_math_solver.grpo.trainer import MathGRPOTrainer
 from tiny_math_solver.preflight.forecast import Forecast, forecast
-from tiny_math_solver.preflight.memory import FLOAT, Longest, memory_plan, readable, try_longest
+from tiny_math_solver.preflight.memory import Longest, memory_plan, readable, trained_bytes, try_longest
 from tiny_math_solver.problems.splits import Splits
 from tiny_math_solver.prompts import chat_messages, encode_prompt
 from tiny_math_solver.runs import RunFolder
@@ -62,8 +62,7 @@ def longest_row(config: Config, trainer: MathGRPOTrainer, splits: Splits) -> Lon
 
 def disk_bytes(config: Config, trainer: MathGRPOTrainer, splits: Splits) -> int:
     """What a run will write: checkpoints with the best one and one under way, and its records twice."""
-    model, args = trainer.accelerator.unwrap_model(trainer.model), trainer.args
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad) * FLOAT
+    args = trainer.args
     steps = total_steps(config, len(splits.train))
     apart = args.save_steps if args.save_steps >= 1 else max(1, args.save_steps * steps)
     kept = args.save_total_limit or int(steps / apart) + 1
@@ -71,7 +70,7 @@ def disk_bytes(config: Config, trainer: MathGRPOTrainer, splits: Splits) -> int:
         kept = 0
     row = trainer.sampling.max_new_tokens * TOKEN_BYTES + RECORD_BYTES
     rollouts = min(config.records.rollouts_mb * 10**6, steps * config.completions_per_step * row)
-    return (kept + 2) * 4 * trained + 2 * rollouts + OTHER_BYTES
+    return (kept + 2) * 4 * trained_bytes(trainer) + 2 * rollouts + OTHER_BYTES
 
 
 def check_disk(folder: Path, needed: int) -> str:
