@@ -27,6 +27,14 @@ def start(folder: Path, overrides: list[str], log: Path) -> subprocess.Popen[byt
         )
 
 
+def there(folder: Path, pattern: str) -> bool:
+    """Whether the run folder holds such a file: it may be made, or taken away again, while we look."""
+    try:
+        return any(folder.glob(pattern))
+    except FileNotFoundError:
+        return False
+
+
 def adapter(folder: Path) -> str:
     return hashlib.sha256((folder / "adapter_model.safetensors").read_bytes()).hexdigest()
 
@@ -55,10 +63,10 @@ def test_killed_while_a_checkpoint_is_written(tmp_path: Path):
     for place in (".part-*/state.json", ".part-*/SHA256SUMS", "checkpoint-5"):
 
         def due(place: str = place) -> bool:
-            return any(folder.glob(place))
+            return there(folder, place)
 
         if kill_when(due, folder, SMALL, tmp_path / "log"):
-            writing += any(folder.glob(".part-*"))
+            writing += there(folder, ".part-*")
     assert writing, "no kill came while something was being written"
     assert finish(folder, SMALL, tmp_path / "log") == straight
     assert not list(folder.glob(".part-*"))
@@ -82,11 +90,11 @@ def test_killed_at_50_random_moments_of_a_quickstart(tmp_path: Path):
                 moment, wait = time.perf_counter() + rng.uniform(0, whole), kills % 4 == 3
 
                 def due(moment: float = moment, wait: bool = wait, folder: Path = folder) -> bool:
-                    return time.perf_counter() >= moment and (not wait or any(folder.glob(".part-*/*")))
+                    return time.perf_counter() >= moment and (not wait or there(folder, ".part-*/*"))
 
                 if not kill_when(due, folder, [], log):
                     break
-                kills, writing = kills + 1, writing + any(folder.glob(".part-*"))
+                kills, writing = kills + 1, writing + there(folder, ".part-*")
             assert finish(folder, [], log) == straight, f"run {runs} after {kills} kills"
             print(f"chain {seed}, run {runs}: {kills} kills, {writing} while something was being written; same bytes")
         return writing
