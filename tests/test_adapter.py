@@ -7,9 +7,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 
-from tiny_math_solver.adapter import prove_merge, save_adapter
 from tiny_math_solver.cli import main
-from tiny_math_solver.models import load_base, load_tokenizer
+from tiny_math_solver.evaluation.merge import prove_merge, save_adapter
+from tiny_math_solver.models.load import load_base, load_tokenizer
 from tiny_math_solver.problems.embedded import embedded_problems
 
 

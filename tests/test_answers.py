@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from answer_cases import CASES, NONE, Case
 
-from tiny_math_solver.answers import (
+from tiny_math_solver.grading import (
     Answer,
     How,
     closing,
@@ -23,8 +23,8 @@ from tiny_math_solver.answers import (
     parse_number,
     statements,
 )
-from tiny_math_solver.answers.markup import Cue
-from tiny_math_solver.answers.statements import LINKS
+from tiny_math_solver.grading.markup import Cue
+from tiny_math_solver.grading.statements import LINKS
 
 MODULES = (extract, closing, markers, statements)
 GSM8K = Path(__file__).resolve().parents[2] / "shared" / "gsm8k"

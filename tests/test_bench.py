@@ -6,8 +6,8 @@ import pytest
 
 from tiny_math_solver.bench import rollouts, steps
 from tiny_math_solver.bench.rollouts import Case
-from tiny_math_solver.config import load_config
-from tiny_math_solver.grpo.trainer import MathGRPOTrainer
+from tiny_math_solver.config.schema import load_config
+from tiny_math_solver.training.trainer import MathGRPOTrainer
 
 QUICKSTART = Path(__file__).parents[1] / "configs" / "quickstart.yaml"
 

@@ -45,7 +45,7 @@ def test_fields_lists_every_field_with_a_line_of_help(capsys):
 
 def test_wandb_without_its_package_is_said_before_a_model_loads(monkeypatch, capsys):
     monkeypatch.setenv("WANDB_TOKEN", "secret-token")
-    monkeypatch.setattr("tiny_math_solver.trackers.find_spec", lambda name: None)
+    monkeypatch.setattr("tiny_math_solver.training.trackers.find_spec", lambda name: None)
     assert main(["train", GSM8K]) == 2
     err = capsys.readouterr().err
     assert err == f"tiny-math: wandb is not installed; run: {sys.executable} -m pip install wandb\n"
@@ -64,10 +64,10 @@ def test_bench_refuses_what_it_does_not_know_before_it_measures(capsys):
 
 
 def test_tokens_choose_the_tracker_unless_the_config_did(monkeypatch):
-    from tiny_math_solver.config import load_config
-    from tiny_math_solver.trackers import choose_trackers
+    from tiny_math_solver.config.schema import load_config
+    from tiny_math_solver.training.trackers import choose_trackers
 
-    monkeypatch.setattr("tiny_math_solver.trackers.find_spec", lambda name: object())
+    monkeypatch.setattr("tiny_math_solver.training.trackers.find_spec", lambda name: object())
 
     def chosen(config: str, **environment: str) -> list[str] | str:
         with monkeypatch.context() as patch:

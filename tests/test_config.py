@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from tiny_math_solver.config import load_config, parse_overrides
-from tiny_math_solver.errors import UserError
-from tiny_math_solver.grpo.plan import plan_lines, steps_per_epoch, total_steps
+from tiny_math_solver.config.schema import load_config, parse_overrides
+from tiny_math_solver.preflight.plan import plan_lines, steps_per_epoch, total_steps
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.problems.splits import Splits
+from tiny_math_solver.support.errors import UserError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 QWEN = CONFIGS / "gsm8k-qwen2.5-0.5b.yaml"

@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from itertools import islice
 
-from tiny_math_solver.answers import is_correct
+from tiny_math_solver.grading import is_correct
 from tiny_math_solver.problems.embedded import LARGEST_NUMBER, embedded_problems, scenario_names, stream
 
 EQUATION = re.compile(r"(\d+)([-+*/])(\d+)=\$?<<(\d+[-+*/]\d+)=(\d+)>>(\d+)")

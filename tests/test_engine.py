@@ -15,13 +15,13 @@ from transformers import (
     Qwen3Config,
 )
 
-from tiny_math_solver.models import load_model
+from tiny_math_solver.models.load import load_model
 from tiny_math_solver.problems.embedded import embedded_problems
 from tiny_math_solver.prompts import chat_messages, encode_prompt
 from tiny_math_solver.rollouts import EngineRollouts, ReferenceRollouts, Sampling, make_rollouts
-from tiny_math_solver.rollouts.certificate import certify
+from tiny_math_solver.rollouts.engine_check import certify
+from tiny_math_solver.rollouts.policy_weights import UnsupportedModelError
 from tiny_math_solver.rollouts.sampling import uniforms
-from tiny_math_solver.rollouts.weights import UnsupportedModelError
 
 GREEDY = Sampling(max_new_tokens=96, temperature=0)
 

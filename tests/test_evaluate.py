@@ -2,7 +2,7 @@
 
 import pytest
 
-from tiny_math_solver.evaluate import Evaluation, Record
+from tiny_math_solver.evaluation.evaluate import Evaluation, Record
 
 
 def record(id: str, answer: str | None, gold: str, sample: int | None = None, how: str = "hashes") -> Record:

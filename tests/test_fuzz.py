@@ -25,13 +25,13 @@ from hub import build_qwen2
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from tiny_math_solver.answers import How, extract_answer, is_correct, parse_gold, parse_number, write_number
 from tiny_math_solver.cli import _parse
-from tiny_math_solver.config import Config, known_fields, load_config
-from tiny_math_solver.errors import UserError
-from tiny_math_solver.models import load_model
+from tiny_math_solver.config.schema import Config, known_fields, load_config
+from tiny_math_solver.grading import How, extract_answer, is_correct, parse_gold, parse_number, write_number
+from tiny_math_solver.models.load import load_model
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.problems.sources import read_file
+from tiny_math_solver.support.errors import UserError
 
 MINUTES = float(os.environ.get("FUZZ_MINUTES", "0"))
 SLOW = 2.0  # seconds of this process that no single input may take

@@ -6,12 +6,12 @@ import pytest
 import torch
 from test_engine import FAMILIES, adapted, ids, small
 
-from tiny_math_solver.models import load_model
+from tiny_math_solver.models.load import load_model
 from tiny_math_solver.problems.embedded import embedded_problems
 from tiny_math_solver.prompts import chat_messages, encode_prompt
 from tiny_math_solver.rollouts import EngineRollouts, ReferenceRollouts, Sampling
-from tiny_math_solver.rollouts.certificate import certify
 from tiny_math_solver.rollouts.decoder import TorchDecoder
+from tiny_math_solver.rollouts.engine_check import certify
 
 pytestmark = [
     pytest.mark.gpu,

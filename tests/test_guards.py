@@ -12,16 +12,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tiny_math_solver.config import Config, load_config
-from tiny_math_solver.errors import EXIT_LEARNED_NOTHING, StoppedError, UserError
-from tiny_math_solver.grpo import native, update
-from tiny_math_solver.grpo.guards import WINDOW, findings
-from tiny_math_solver.grpo.trainer import MathGRPOTrainer
+from tiny_math_solver.config.schema import Config, load_config
 from tiny_math_solver.rollouts import decoder
-from tiny_math_solver.rollouts.native import NativeDecoder
-from tiny_math_solver.rollouts.weights import PolicyWeights
-from tiny_math_solver.terminal import Output
-from tiny_math_solver.training import train
+from tiny_math_solver.rollouts.kernel_decoder import NativeDecoder
+from tiny_math_solver.rollouts.policy_weights import PolicyWeights
+from tiny_math_solver.support.errors import EXIT_LEARNED_NOTHING, StoppedError, UserError
+from tiny_math_solver.train import train
+from tiny_math_solver.training.guards import WINDOW, findings
+from tiny_math_solver.training.live_view import Output
+from tiny_math_solver.training.trainer import MathGRPOTrainer
+from tiny_math_solver.update import kernel_scorer as native
+from tiny_math_solver.update import passes as update
 
 QUICKSTART = Path(__file__).parents[1] / "configs" / "quickstart.yaml"
 HEALTHY = {
@@ -138,7 +139,7 @@ def test_a_healthy_run_has_nothing_to_say(tmp_path: Path):
 
 def test_sabotage_a_reward_that_is_always_zero(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for reward in ("correctness_reward", "format_reward"):
-        monkeypatch.setattr(f"tiny_math_solver.grpo.trainer.{reward}", _never(reward))
+        monkeypatch.setattr(f"tiny_math_solver.training.trainer.{reward}", _never(reward))
     result = run(tmp_path / "run")
     assert result.stopped.exit_code == EXIT_LEARNED_NOTHING
     assert "no reward" in str(result.stopped)
@@ -158,21 +159,21 @@ def _never(name: str) -> Callable[..., list[float]]:
 
 def test_sabotage_no_reward_goes_on_where_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for reward in ("correctness_reward", "format_reward"):
-        monkeypatch.setattr(f"tiny_math_solver.grpo.trainer.{reward}", _never(reward))
+        monkeypatch.setattr(f"tiny_math_solver.training.trainer.{reward}", _never(reward))
     result = run(tmp_path / "run", "--guards.stop", "false", "--grpo.max_steps", "7")
     assert result.stopped is None
     assert [event["step"] for event in result.events if event["name"] == "no reward"] == [5]
 
 
 def test_sabotage_a_template_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from tiny_math_solver.models import load_tokenizer
+    from tiny_math_solver.models.load import load_tokenizer
 
     def bare(*args: Any) -> Any:
         tokenizer = load_tokenizer(*args)
         tokenizer.chat_template = None
         return tokenizer
 
-    monkeypatch.setattr("tiny_math_solver.grpo.build.load_tokenizer", bare)
+    monkeypatch.setattr("tiny_math_solver.training.build.load_tokenizer", bare)
     with pytest.raises(UserError, match="has no chat template"):
         run(tmp_path / "run")
 
@@ -290,7 +291,7 @@ def starved(monkeypatch: pytest.MonkeyPatch, tokens: int, steps: set[int]) -> No
 
     monkeypatch.setattr(MathGRPOTrainer, "_update", noted)
     monkeypatch.setattr(native.NativeUpdate, "logprobs", limited(native.NativeUpdate.logprobs))
-    monkeypatch.setattr("tiny_math_solver.grpo.trainer.completion_logprobs", limited(update.completion_logprobs))
+    monkeypatch.setattr("tiny_math_solver.training.trainer.completion_logprobs", limited(update.completion_logprobs))
 
 
 @pytest.mark.parametrize("overrides", [[], ["--rollouts.native", "false"]], ids=["kernels", "torch"])

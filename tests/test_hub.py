@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from hub import DATASET, MODEL, Fault, HubStandin, build_gsm8k, build_qwen2, flipped, gsm8k_rows, publish
 
-from tiny_math_solver.errors import UserError
-from tiny_math_solver.hub import PINNED_REVISIONS
-from tiny_math_solver.models import load_model
-from tiny_math_solver.redact import without_secrets
+from tiny_math_solver.hub.snapshots import PINNED_REVISIONS
+from tiny_math_solver.models.load import load_model
+from tiny_math_solver.support.errors import UserError
+from tiny_math_solver.support.redaction import without_secrets
 
 CONFIG = Path(__file__).parents[1] / "configs" / "gsm8k-qwen2.5-0.5b.yaml"
 SHORT = [
@@ -56,8 +56,8 @@ def pinned_hub(pinned_root: Path):
 
 SNAPSHOTS = """
 import json, sys
-from tiny_math_solver import hub
-from tiny_math_solver.errors import UserError
+from tiny_math_solver.hub.snapshots import snapshots as hub
+from tiny_math_solver.support.errors import UserError
 
 hub.WAITS = json.loads(sys.argv[1])
 for wanted in json.loads(sys.argv[2]):

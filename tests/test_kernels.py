@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from tiny_math_solver import kernels as package
 from tiny_math_solver.kernels import at, kernels
-from tiny_math_solver.models import load_model
+from tiny_math_solver.models.load import load_model
 from tiny_math_solver.rollouts import EngineRollouts, Sampling
 
 needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="no compiler")

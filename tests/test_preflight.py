@@ -8,17 +8,17 @@ import pytest
 import torch
 
 from tiny_math_solver.cli import main
-from tiny_math_solver.config import load_config
-from tiny_math_solver.errors import EXIT_LEARNED_NOTHING
-from tiny_math_solver.evaluate import Record
-from tiny_math_solver.grpo.build import build_training, prepare
-from tiny_math_solver.grpo.native import _ragged
+from tiny_math_solver.config.schema import load_config
+from tiny_math_solver.evaluation.evaluate import Record
 from tiny_math_solver.preflight import grader, memory
 from tiny_math_solver.preflight.check import check
 from tiny_math_solver.preflight.forecast import Forecast
 from tiny_math_solver.preflight.memory import Longest, memory_plan, readable, try_longest
-from tiny_math_solver.runs import RunFolder
-from tiny_math_solver.terminal import Output
+from tiny_math_solver.runs.folder import RunFolder
+from tiny_math_solver.support.errors import EXIT_LEARNED_NOTHING
+from tiny_math_solver.training.build import build_training, prepare
+from tiny_math_solver.training.live_view import Output
+from tiny_math_solver.update.kernel_scorer import _ragged
 
 ROOT = Path(__file__).parents[1]
 QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
@@ -94,7 +94,7 @@ def test_what_would_go_wrong_is_found(overrides: list[str], name: str, verdict: 
 def test_a_template_that_drops_the_question_or_a_turn_that_never_ends(
     tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    from tiny_math_solver.models import load_tokenizer
+    from tiny_math_solver.models.load import load_tokenizer
 
     def with_template(template: str) -> None:
         def load(*args: Any) -> Any:
@@ -102,7 +102,7 @@ def test_a_template_that_drops_the_question_or_a_turn_that_never_ends(
             tokenizer.chat_template = template
             return tokenizer
 
-        monkeypatch.setattr("tiny_math_solver.grpo.build.load_tokenizer", load)
+        monkeypatch.setattr("tiny_math_solver.training.build.load_tokenizer", load)
 
     with_template("{% if add_generation_prompt %}assistant: {% endif %}")
     assert verdicts([])["template"] == ("fail", "the chat template leaves out the question or the system prompt")

@@ -7,10 +7,10 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from tiny_math_solver.config import ProblemsSection
-from tiny_math_solver.errors import UserError
+from tiny_math_solver.config.schema import ProblemsSection
 from tiny_math_solver.problems.sources import read_file
 from tiny_math_solver.problems.splits import load_splits
+from tiny_math_solver.support.errors import UserError
 
 
 def row(number: int, question: str | None = None) -> dict[str, str]:

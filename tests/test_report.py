@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from tiny_math_solver.errors import UserError
+from tiny_math_solver.evaluation.statistics import mcnemar
 from tiny_math_solver.report import page, page_data, write_report
 from tiny_math_solver.report.diagnose import dead_groups, equations, failure_of, first_slip, gain, waste
 from tiny_math_solver.report.records import compare, run_data
-from tiny_math_solver.statistics import mcnemar
+from tiny_math_solver.support.errors import UserError
 
 
 def completion(text: str, answer: str | None = "5", correct: bool = False, finished: bool = True) -> dict[str, Any]:

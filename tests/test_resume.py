@@ -19,14 +19,14 @@ from typing import Any
 import pytest
 import torch
 
-from tiny_math_solver.config import load_config
-from tiny_math_solver.errors import UserError
-from tiny_math_solver.grpo.checkpoints import checkpoints, damage
-from tiny_math_solver.grpo.resume import Asked
-from tiny_math_solver.grpo.trainer import MathGRPOTrainer
-from tiny_math_solver.runs import RunFolder
-from tiny_math_solver.terminal import Output
-from tiny_math_solver.training import train
+from tiny_math_solver.config.schema import load_config
+from tiny_math_solver.runs.checkpoints import checkpoints, damage
+from tiny_math_solver.runs.folder import RunFolder
+from tiny_math_solver.runs.resume import Asked
+from tiny_math_solver.support.errors import UserError
+from tiny_math_solver.train import train
+from tiny_math_solver.training.live_view import Output
+from tiny_math_solver.training.trainer import MathGRPOTrainer
 
 ROOT = Path(__file__).parents[1]
 QUICKSTART = ROOT / "configs" / "quickstart.yaml"

@@ -6,7 +6,7 @@ import pytest
 from answer_cases import CASES
 
 import reward_func
-from tiny_math_solver.rewards import correctness_reward, format_reward
+from tiny_math_solver.grading.rewards import correctness_reward, format_reward
 
 
 def chat(text: Any) -> list[dict[str, Any]]:

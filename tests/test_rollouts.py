@@ -7,11 +7,11 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from tiny_math_solver.errors import UserError
-from tiny_math_solver.models import load_model, load_tokenizer
+from tiny_math_solver.models.load import load_model, load_tokenizer
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.prompts import chat_messages, encode_prompt, within_limit
 from tiny_math_solver.rollouts import EngineRollouts, ReferenceRollouts, Sampling
+from tiny_math_solver.support.errors import UserError
 
 QUESTIONS = ["2+2?", "Ada has 3 kites and finds 14 more. How many kites does she have in all?", "And then?"]
 GREEDY = Sampling(max_new_tokens=12, temperature=0)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tiny_math_solver.cli import main
-from tiny_math_solver.redact import without_secrets
+from tiny_math_solver.support.redaction import without_secrets
 
 QUICKSTART = str(Path(__file__).parents[1] / "configs" / "quickstart.yaml")
 SECRETS = {

@@ -5,7 +5,7 @@ from itertools import combinations
 
 import pytest
 
-from tiny_math_solver.statistics import maj_at_k, mcnemar, pass_at_k, wilson_interval
+from tiny_math_solver.evaluation.statistics import maj_at_k, mcnemar, pass_at_k, wilson_interval
 
 
 def test_wilson_matches_the_closed_form():

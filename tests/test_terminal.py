@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from tiny_math_solver.terminal import LiveView, News, line, output, sparkline
+from tiny_math_solver.training.live_view import LiveView, News, line, output, sparkline
 
 LOGS = {
     "reward": 1.02, "rewards/correctness_reward/mean": 0.66, "rewards/format_reward/mean": 0.36,

@@ -8,18 +8,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tiny_math_solver.answers import is_correct
-from tiny_math_solver.config import load_config
-from tiny_math_solver.errors import UserError
-from tiny_math_solver.evaluate import evaluate
-from tiny_math_solver.grpo.resume import Asked
-from tiny_math_solver.models import load_model
+from tiny_math_solver.config.schema import load_config
+from tiny_math_solver.evaluation.evaluate import evaluate
+from tiny_math_solver.evaluation.statistics import mcnemar
+from tiny_math_solver.grading import is_correct
+from tiny_math_solver.models.load import load_model
 from tiny_math_solver.problems.embedded import embedded_problems
 from tiny_math_solver.problems.splits import load_test_problems
-from tiny_math_solver.rollouts import ReferenceRollouts, Sampling, certificate
-from tiny_math_solver.statistics import mcnemar
-from tiny_math_solver.terminal import Output
-from tiny_math_solver.training import Outcome, train
+from tiny_math_solver.rollouts import ReferenceRollouts, Sampling
+from tiny_math_solver.rollouts import engine_check as certificate
+from tiny_math_solver.runs.resume import Asked
+from tiny_math_solver.support.errors import UserError
+from tiny_math_solver.train import Outcome, train
+from tiny_math_solver.training.live_view import Output
 
 ROOT = Path(__file__).parents[1]
 QUICKSTART = ROOT / "configs" / "quickstart.yaml"
@@ -145,7 +146,7 @@ def test_the_merge_snippet_of_the_readme_works(finished: SimpleNamespace, tmp_pa
 
 
 def test_a_run_moves_an_earlier_one_aside_and_leaves_foreign_folders_alone(tmp_path: Path, finished: SimpleNamespace):
-    from tiny_math_solver.runs import RunFolder
+    from tiny_math_solver.runs.folder import RunFolder
 
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text("old: run")

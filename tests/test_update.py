@@ -9,15 +9,15 @@ import torch
 from peft import LoraConfig
 from trl import GRPOTrainer
 
-from tiny_math_solver.config import load_config
-from tiny_math_solver.grpo import update
-from tiny_math_solver.grpo.build import training_arguments
-from tiny_math_solver.grpo.native import why_not
-from tiny_math_solver.grpo.trainer import MathGRPOTrainer
-from tiny_math_solver.grpo.update import ChosenLogProb, rows_by_length, rows_by_prompt
-from tiny_math_solver.models import load_base, load_tokenizer
+from tiny_math_solver.config.schema import load_config
+from tiny_math_solver.models.load import load_base, load_tokenizer
 from tiny_math_solver.problems.embedded import embedded_problems
-from tiny_math_solver.runs import RunFolder
+from tiny_math_solver.runs.folder import RunFolder
+from tiny_math_solver.training.build import training_arguments
+from tiny_math_solver.training.trainer import MathGRPOTrainer
+from tiny_math_solver.update import passes as update
+from tiny_math_solver.update.kernel_scorer import why_not
+from tiny_math_solver.update.passes import ChosenLogProb, rows_by_length, rows_by_prompt
 
 QUICKSTART = Path(__file__).parents[1] / "configs" / "quickstart.yaml"
 SMALL = [

@@ -7,8 +7,8 @@ words, through its own chat template.
 from collections.abc import Sequence
 from typing import Any
 
-from tiny_math_solver.errors import UserError
 from tiny_math_solver.problems.problem import Problem
+from tiny_math_solver.support.errors import UserError
 
 GSM8K_SYSTEM_PROMPT = (
     "Solve the problem step by step. Then write the final answer on the last line as #### <number>, "

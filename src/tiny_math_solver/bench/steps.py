@@ -16,16 +16,16 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback, set
 from trl import GRPOTrainer
 
 from tiny_math_solver.bench.rollouts import QWEN, load_case_model
-from tiny_math_solver.config import Config, load_config
-from tiny_math_solver.evaluate import evaluate
-from tiny_math_solver.grpo.build import training_arguments
-from tiny_math_solver.grpo.trainer import MathGRPOTrainer
-from tiny_math_solver.models import load_base, load_tokenizer
+from tiny_math_solver.config.schema import Config, load_config
+from tiny_math_solver.evaluation.evaluate import evaluate
+from tiny_math_solver.grading.rewards import as_text, correctness_reward, format_reward
+from tiny_math_solver.models.load import load_base, load_tokenizer
 from tiny_math_solver.problems.splits import Splits, load_splits
 from tiny_math_solver.prompts import chat_messages
-from tiny_math_solver.rewards import as_text, correctness_reward, format_reward
 from tiny_math_solver.rollouts import EngineRollouts
-from tiny_math_solver.runs import RunFolder
+from tiny_math_solver.runs.folder import RunFolder
+from tiny_math_solver.training.build import training_arguments
+from tiny_math_solver.training.trainer import MathGRPOTrainer
 
 TARGET = 0.8  # dev accuracy that the race is to
 EVERY = 2  # steps between its evaluations, which are on nobody's clock

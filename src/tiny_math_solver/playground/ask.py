@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from tiny_math_solver.answers import extract_answer, write_number
-from tiny_math_solver.models import LoadedModel
+from tiny_math_solver.evaluation.prompt_settings import Settings
+from tiny_math_solver.grading import extract_answer, write_number
+from tiny_math_solver.grading.rewards import as_text
+from tiny_math_solver.models.load import LoadedModel
 from tiny_math_solver.prompts import chat_messages, encode_prompt
-from tiny_math_solver.rewards import as_text
 from tiny_math_solver.rollouts import EngineRollouts, Rollouts, Sampling
-from tiny_math_solver.settings import Settings
 
 VOTE_TEMPERATURE = 0.8  # of the samples that vote, where none is asked for
 

@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from tiny_math_solver.playground.ask import VOTE_TEMPERATURE, Asker
 from tiny_math_solver.report import script_data
-from tiny_math_solver.serving import Answer, LocalServer
+from tiny_math_solver.support.local_server import Answer, LocalServer
 
 LONGEST_QUESTION = 4000  # characters
 MOST_SAMPLES = 64

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Iterator
 
 from tiny_math_solver.playground.ask import Asker
-from tiny_math_solver.terminal import printable
+from tiny_math_solver.training.live_view import printable
 
 
 def ask_once(asker: Asker, question: str, temperature: float, samples: int, write: Callable[[str], object]) -> None:

@@ -8,16 +8,16 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from tiny_math_solver.answers import parse_gold
-from tiny_math_solver.config import EMBEDDED, Config
-from tiny_math_solver.errors import UserError
-from tiny_math_solver.hub import cache_flaw, is_reachable
-from tiny_math_solver.oom import memory_errors
+from tiny_math_solver.config.schema import EMBEDDED, Config
+from tiny_math_solver.grading import parse_gold
+from tiny_math_solver.hub.snapshots import cache_flaw, is_reachable
 from tiny_math_solver.preflight.grader import TRICKY, misread
 from tiny_math_solver.problems.sources import is_file
 from tiny_math_solver.prompts import chat_messages, encode_prompt
-from tiny_math_solver.runs import LIBRARIES, RunFolder
-from tiny_math_solver.terminal import Output
+from tiny_math_solver.runs.folder import LIBRARIES, RunFolder
+from tiny_math_solver.support.errors import UserError
+from tiny_math_solver.support.out_of_memory import memory_errors
+from tiny_math_solver.training.live_view import Output
 
 Verdict = Literal["ok", "warn", "fail"]
 
@@ -58,7 +58,7 @@ def check(config: Config, price: float | None = None) -> Iterator[Check]:
 def _environment() -> Check:
     import torch
 
-    from tiny_math_solver.models import default_device
+    from tiny_math_solver.models.load import default_device
 
     gpu = default_device() == "cuda"
     device = torch.cuda.get_device_name() if gpu else f"{torch.get_num_threads()} CPU threads"
@@ -84,8 +84,8 @@ def _hub(config: Config) -> Iterator[Check]:
 
 
 def _with_model(config: Config, price: float | None) -> Iterator[Check]:
-    from tiny_math_solver.grpo.build import build_training, prepare
     from tiny_math_solver.preflight.start import check_disk, disk_bytes
+    from tiny_math_solver.training.build import build_training, prepare
 
     RunFolder(config.output_dir).check()
     splits, tokenizer, plan = prepare(config)
@@ -132,10 +132,10 @@ def _ends(trainer: Any) -> Check:
 
 def _model(config: Config, trainer: Any, splits: Any, price: float | None) -> Iterator[Check]:
     """Memory, the engine against transformers, and what the base model makes of a few problems."""
-    from tiny_math_solver.grpo.build import check_engine
     from tiny_math_solver.preflight.forecast import duration, forecast
     from tiny_math_solver.preflight.memory import memory_plan, try_longest
     from tiny_math_solver.preflight.start import longest_row
+    from tiny_math_solver.training.build import check_engine
 
     longest = longest_row(config, trainer, splits)
     plan = memory_plan(trainer, longest)

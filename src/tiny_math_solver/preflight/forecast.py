@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby
 
-from tiny_math_solver.config import Config
-from tiny_math_solver.evaluate import Record, sample
-from tiny_math_solver.grpo.plan import total_steps
-from tiny_math_solver.grpo.trainer import MathGRPOTrainer
+from tiny_math_solver.config.schema import Config
+from tiny_math_solver.evaluation.evaluate import Record, sample
+from tiny_math_solver.preflight.plan import total_steps
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.problems.splits import Splits
+from tiny_math_solver.training.trainer import MathGRPOTrainer
 
 PROBLEMS = 32
 HOPELESS_TRUNCATION = 0.9

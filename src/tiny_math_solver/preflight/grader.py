@@ -1,6 +1,6 @@
 """The reward on answers that have fooled graders: a table to run before trusting a number."""
 
-from tiny_math_solver.rewards import FORMAT_REWARD, correctness_reward, format_reward
+from tiny_math_solver.grading.rewards import FORMAT_REWARD, correctness_reward, format_reward
 
 # (completion, gold, whether it is right, whether its answer stands after ####)
 TRICKY = (

@@ -9,11 +9,11 @@ from typing import Any
 import psutil
 import torch
 
-from tiny_math_solver.grpo.native import HEAD_TOKENS as NATIVE_HEAD_TOKENS
-from tiny_math_solver.grpo.trainer import MathGRPOTrainer
-from tiny_math_solver.grpo.update import HEAD_TOKENS
-from tiny_math_solver.oom import with_smaller_parts
 from tiny_math_solver.rollouts import EngineRollouts
+from tiny_math_solver.support.out_of_memory import with_smaller_parts
+from tiny_math_solver.training.trainer import MathGRPOTrainer
+from tiny_math_solver.update.kernel_scorer import HEAD_TOKENS as NATIVE_HEAD_TOKENS
+from tiny_math_solver.update.passes import HEAD_TOKENS
 
 FLOAT = 4  # bytes
 

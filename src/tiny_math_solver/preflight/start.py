@@ -5,17 +5,17 @@ from pathlib import Path
 
 from transformers.trainer_utils import SaveStrategy
 
-from tiny_math_solver.config import Config
-from tiny_math_solver.errors import EXIT_LEARNED_NOTHING, StoppedError, UserError
-from tiny_math_solver.grpo.build import Training
-from tiny_math_solver.grpo.plan import total_steps
-from tiny_math_solver.grpo.trainer import MathGRPOTrainer
+from tiny_math_solver.config.schema import Config
 from tiny_math_solver.preflight.forecast import Forecast, forecast
 from tiny_math_solver.preflight.memory import Longest, memory_plan, readable, trained_bytes, try_longest
+from tiny_math_solver.preflight.plan import total_steps
 from tiny_math_solver.problems.splits import Splits
 from tiny_math_solver.prompts import chat_messages, encode_prompt
-from tiny_math_solver.runs import RunFolder
-from tiny_math_solver.terminal import Output
+from tiny_math_solver.runs.folder import RunFolder
+from tiny_math_solver.support.errors import EXIT_LEARNED_NOTHING, StoppedError, UserError
+from tiny_math_solver.training.build import Training
+from tiny_math_solver.training.live_view import Output
+from tiny_math_solver.training.trainer import MathGRPOTrainer
 
 TOKEN_BYTES, RECORD_BYTES = 5, 600  # of a completion in rollouts.jsonl and again in report.html; of all else in a row
 LONGEST_TRIED = 32  # problems, by characters: the one with the most tokens is among them

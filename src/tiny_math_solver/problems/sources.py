@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tiny_math_solver.answers import is_correct, parse_gold
-from tiny_math_solver.errors import UserError
-from tiny_math_solver.hub import hub_errors, snapshot
+from tiny_math_solver.grading import is_correct, parse_gold
+from tiny_math_solver.hub.snapshots import hub_errors, snapshot
 from tiny_math_solver.problems.problem import Problem
+from tiny_math_solver.support.errors import UserError
 
 COLUMNS = ("question", "answer")
 FILE_SUFFIXES = (".jsonl", ".parquet", ".json")

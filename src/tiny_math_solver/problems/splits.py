@@ -3,11 +3,11 @@
 import hashlib
 from dataclasses import dataclass, field
 
-from tiny_math_solver.config import EMBEDDED, ProblemsSection
-from tiny_math_solver.errors import UserError
+from tiny_math_solver.config.schema import EMBEDDED, ProblemsSection
 from tiny_math_solver.problems.embedded import embedded_problems
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.problems.sources import is_file, read_file, read_hub
+from tiny_math_solver.support.errors import UserError
 
 EMBEDDED_TRAIN, EMBEDDED_TEST, EMBEDDED_UNSEEN = 2000, 500, 200
 MOST_EMBEDDED = 50_000  # of a split: seconds to make up

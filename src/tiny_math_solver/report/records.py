@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tiny_math_solver.errors import UserError
+from tiny_math_solver.evaluation.statistics import mcnemar, wilson_interval
 from tiny_math_solver.report.diagnose import (
     FAILURES,
     WASTE,
@@ -16,8 +16,8 @@ from tiny_math_solver.report.diagnose import (
     gain,
     waste,
 )
-from tiny_math_solver.runs import read_json, read_jsonl
-from tiny_math_solver.statistics import mcnemar, wilson_interval
+from tiny_math_solver.runs.folder import read_json, read_jsonl
+from tiny_math_solver.support.errors import UserError
 
 Record = dict[str, Any]
 

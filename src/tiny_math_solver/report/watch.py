@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tiny_math_solver.report import page, page_data
-from tiny_math_solver.serving import Answer, LocalServer
+from tiny_math_solver.support.local_server import Answer, LocalServer
 
 RECORDS = ("metrics.jsonl", "rollouts.jsonl", "events.jsonl", "summary.json", "eval")
 

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from typing import Any
 
 from tiny_math_solver.rollouts.engine import EngineRollouts
+from tiny_math_solver.rollouts.policy_weights import UnsupportedModelError
 from tiny_math_solver.rollouts.reference import ReferenceRollouts
 from tiny_math_solver.rollouts.rollout import Rollout, Rollouts
 from tiny_math_solver.rollouts.sampling import Sampling
-from tiny_math_solver.rollouts.weights import UnsupportedModelError
 
 __all__ = ["EngineRollouts", "ReferenceRollouts", "Rollout", "Rollouts", "Sampling", "make_rollouts"]
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tiny_math_solver.rollouts.policy_weights import Layer, PolicyWeights
 from tiny_math_solver.rollouts.sampling import Sampling, draw
-from tiny_math_solver.rollouts.weights import Layer, PolicyWeights
 
 ROWS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)  # sizes of a graph's batch
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
-from tiny_math_solver.oom import with_smaller_parts
 from tiny_math_solver.rollouts.decoder import Decoder, TorchDecoder, reach
-from tiny_math_solver.rollouts.native import NativeDecoder
+from tiny_math_solver.rollouts.kernel_decoder import NativeDecoder
+from tiny_math_solver.rollouts.policy_weights import PolicyWeights
 from tiny_math_solver.rollouts.rollout import Rollout, eos_ids
 from tiny_math_solver.rollouts.sampling import Sampling, uniforms
-from tiny_math_solver.rollouts.weights import PolicyWeights
+from tiny_math_solver.support.out_of_memory import with_smaller_parts
 
 PREFILL_TOKENS = 16384  # of one prefill pass, padding included
 CPU_CACHE_BYTES = 4 << 30  # keys and values of all slots

@@ -1,0 +1,1 @@
+"""One typed configuration: schema, YAML files, limits, and what the libraries would refuse."""

@@ -1,0 +1,116 @@
+"""A YAML file as a tree of values, with the line that each key stands in.
+
+Read as YAML 1.2 reads numbers and words. Left out on purpose: aliases, by which ten lines stand for gigabytes, tags,
+nesting deeper than a configuration has, and keys that stand twice, of which YAML keeps the last.
+"""
+
+import re
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+from tiny_math_solver.support.errors import UserError
+
+LARGEST_FILE = 200_000  # bytes
+DEEPEST = 20  # sections and lists within each other
+
+
+def read_tree(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
+    """The file's sections, and the line of every section (`grpo`) and key (`grpo.beta`).
+
+    Raises UserError naming file and line where the file cannot be read or is no configuration.
+    """
+    text = _read_text(path)
+    try:
+        loader = _Loader(text)
+        root = loader.get_single_node()
+        tree = None if root is None else loader.construct_document(root)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise UserError(f"{path}:{line}: not valid YAML: {_on_one_line(error.problem)}") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or a number that is none
+        raise UserError(f"{path}: not valid YAML: {_on_one_line(error)}") from None
+    if tree is None:
+        return {}, {}
+    if not isinstance(tree, dict) or not isinstance(root, yaml.MappingNode):
+        raise UserError(f"{path}: expected sections (model, problems, …) at the top level")
+    lines: dict[str, int] = {}
+    for section, body in root.value:
+        lines[str(section.value)] = section.start_mark.line + 1
+        for key, _ in body.value if isinstance(body, yaml.MappingNode) else []:
+            lines[f"{section.value}.{key.value}"] = key.start_mark.line + 1
+    return {str(k): v for k, v in tree.items()}, lines
+
+
+def read_value(text: str) -> Any:
+    """One value as it would stand in a file. Raises ValueError if it is not valid YAML."""
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(_on_one_line(error)) from None
+
+
+def _read_text(path: Path) -> str:
+    try:
+        if path.is_dir():
+            raise UserError(f"{path} is a folder; expected a YAML file")
+        if not path.is_file():
+            raise UserError(f"no such config file: {path}")
+        with path.open("rb") as file:
+            data = file.read(LARGEST_FILE + 1)
+        if len(data) > LARGEST_FILE:
+            raise UserError(f"{path}: over {LARGEST_FILE:,} bytes, so it is no configuration")
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _on_one_line(message: object) -> str:
+    return " ".join(str(message).split())
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that reads 2e-3 as a number, as YAML 1.2 does, and keeps on/off/yes/no and dates as words."""
+
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent):
+            self._refuse("aliases (*name) are not read; write the value out", event)
+        if event.tag is not None:
+            self._refuse(f"tags ({event.tag}) are not read", event)
+        if self.depth == DEEPEST:
+            self._refuse(f"nested more than {DEEPEST} deep", event)
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in keys:
+                    self._refuse(f"the key {key.value} stands there twice", key)
+                keys.add(key.value)
+        return super().construct_mapping(node, deep)
+
+    def _refuse(self, problem: str, at: Any) -> NoReturn:
+        raise yaml.MarkedYAMLError(None, None, problem, at.start_mark)
+
+
+_PLAIN = ("bool", "float", "timestamp")
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag.rpartition(":")[2] not in _PLAIN]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"(true|false|True|False)$"), list("tfTF"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?((\d+\.\d*|\.\d+)([eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.inf)$|\.nan$"),
+    list("-+.0123456789"),
+)

@@ -1,0 +1,1 @@
+"""A model on fixed problems: records, statistics, verdict, and the merge with its proof."""

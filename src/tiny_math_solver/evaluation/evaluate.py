@@ -1,0 +1,155 @@
+"""Fixed problems → records: greedy answers, and several sampled ones for pass@k and maj@k."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from tiny_math_solver.evaluation.statistics import Paired, maj_at_k, mcnemar, pass_at_k, wilson_interval
+from tiny_math_solver.grading import How, extract_answer, parse_gold, write_number
+from tiny_math_solver.grading.rewards import as_text
+from tiny_math_solver.problems.problem import Problem
+from tiny_math_solver.prompts import Message, chat_messages, encode_prompt
+from tiny_math_solver.rollouts import Rollout, Rollouts, Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One graded completion of one problem; `answer` is what was read off it, `how` where it stood."""
+
+    id: str
+    question: str
+    gold: str
+    completion: str
+    answer: str | None
+    how: str
+    correct: bool  # lenient: the answer may stand anywhere
+    strict: bool  # the answer stands after ####
+    tokens: int
+    finished: bool
+    sample: int | None = None  # None: greedy
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Greedy records, one a problem, and where asked for `samples` records a problem, grouped by problem."""
+
+    greedy: list[Record]
+    sampled: list[Record] = field(default_factory=list)
+    samples: int = 0
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Every record as a JSON object, greedy ones first."""
+        return (asdict(record) for record in [*self.greedy, *self.sampled])
+
+    @classmethod
+    def from_rows(cls, rows: Iterable[dict[str, Any]]) -> "Evaluation":
+        """The evaluation that `rows` came from."""
+        records = [Record(**row) for row in rows]
+        sampled = [record for record in records if record.sample is not None]
+        samples = 1 + max((record.sample or 0 for record in sampled), default=-1)
+        return cls([record for record in records if record.sample is None], sampled, samples)
+
+    @property
+    def accuracy(self) -> float:
+        return sum(r.correct for r in self.greedy) / max(1, len(self.greedy))
+
+    def summary(self) -> dict[str, Any]:
+        """The `before` and `after` blocks of summary.json; rates are shares of 1."""
+        n, correct = len(self.greedy), sum(r.correct for r in self.greedy)
+        pass_at, maj_at = self._at_k()
+        return {
+            "n": n,
+            "correct": correct,
+            "accuracy": self.accuracy,
+            "ci95": list(wilson_interval(correct, n)),
+            "strict_accuracy": sum(r.strict for r in self.greedy) / max(1, n),
+            "pass_at_k": pass_at,
+            "maj_at_k": maj_at,
+            "sampled_problems": len(self.sampled) // self.samples if self.samples else 0,
+            "samples": self.samples,
+            "mean_tokens": sum(r.tokens for r in self.greedy) / max(1, n),
+            "finished": sum(r.finished for r in self.greedy) / max(1, n),
+        }
+
+    def against(self, before: "Evaluation") -> Paired:
+        """The paired verdict of this evaluation over an earlier one of the same problems."""
+        if [r.id for r in before.greedy] != [r.id for r in self.greedy]:
+            raise ValueError("a paired test needs the same problems in the same order")
+        return mcnemar([r.correct for r in before.greedy], [r.correct for r in self.greedy])
+
+    def _at_k(self) -> tuple[dict[str, float], dict[str, float]]:
+        groups = [self.sampled[i : i + self.samples] for i in range(0, len(self.sampled), self.samples or 1)]
+        ks = [k for k in (1, 2, 4, 8, 16, 32, 64, 128, 256) if k < self.samples] + [self.samples] * bool(self.samples)
+        if not groups:
+            return {}, {}
+        pass_at = {k: [pass_at_k(len(g), sum(r.correct for r in g), k) for g in groups] for k in ks}
+        golds = [write_number(parse_gold(g[0].gold)) for g in groups]  # as the answers are written
+        maj_at = {
+            k: [maj_at_k([r.answer for r in g], gold, k) for g, gold in zip(groups, golds, strict=True)] for k in ks
+        }
+        mean = {str(k): sum(v) / len(v) for k, v in pass_at.items()}
+        return mean, {str(k): sum(v) / len(v) for k, v in maj_at.items()}
+
+
+def evaluate(
+    rollouts: Rollouts,
+    problems: Sequence[Problem],
+    *,
+    system: str,
+    max_new_tokens: int,
+    samples: int = 0,
+    sampled_problems: int | None = None,
+    sampling: Sampling | None = None,
+    seed: int = 0,
+) -> Evaluation:
+    """Answer `problems` greedily, and the first `sampled_problems` of them `samples` times with `sampling`."""
+    greedy = Sampling(max_new_tokens=max_new_tokens, temperature=0)
+    records = list(_answer(rollouts, problems, system, 1, greedy, sampled=False))
+    if not samples:
+        return Evaluation(records)
+    sampling = replace(sampling or Sampling(max_new_tokens), seed=seed)
+    sampled = list(_answer(rollouts, problems[:sampled_problems], system, samples, sampling, sampled=True))
+    return Evaluation(records, sampled, samples)
+
+
+def sample(
+    rollouts: Rollouts, problems: Sequence[Problem], system: str, samples: int, sampling: Sampling
+) -> list[Record]:
+    """`samples` graded completions of every problem, grouped by problem."""
+    return list(_answer(rollouts, problems, system, samples, sampling, sampled=True))
+
+
+def _answer(
+    rollouts: Rollouts,
+    problems: Sequence[Problem],
+    system: str,
+    samples: int,
+    sampling: Sampling,
+    *,
+    sampled: bool,
+) -> Iterator[Record]:
+    asked = [chat_messages(p.question, system) for p in problems]
+    made = rollouts.generate([encode_prompt(rollouts.tokenizer, messages) for messages in asked], samples, sampling)
+    for index, rollout in enumerate(made):
+        i, sample = divmod(index, samples)
+        yield _grade(problems[i], asked[i], rollout, rollouts.tokenizer, sample if sampled else None)
+
+
+def _grade(problem: Problem, asked: list[Message], rollout: Rollout, tokenizer: Any, sample: int | None) -> Record:
+    """Read the answer off one rollout, as the rewards do, and compare it with the gold."""
+    completion = tokenizer.decode(rollout.completion_ids, skip_special_tokens=True)
+    answer = extract_answer(completion, question=as_text(asked))
+    correct = answer.equals(parse_gold(problem.answer))
+    return Record(
+        id=problem.id,
+        question=problem.question,
+        gold=problem.answer,
+        completion=completion,
+        answer=None if answer.value is None else write_number(answer.value),
+        how=answer.how.value,
+        correct=correct,
+        strict=correct and answer.how is How.HASHES,
+        tokens=len(rollout.completion_ids),
+        finished=rollout.finished,
+        sample=sample,
+    )

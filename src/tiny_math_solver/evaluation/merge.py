@@ -1,0 +1,91 @@
+"""Save, merge and prove an adapter; everything saved loads with plain PEFT and transformers."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tiny_math_solver.evaluation.evaluate import evaluate
+from tiny_math_solver.models.load import (
+    LoadedModel,
+    base_of_adapter,
+    load_model,
+    load_tokenizer,
+    resolve_dtype,
+    stored_dtype,
+)
+from tiny_math_solver.problems.problem import Problem
+from tiny_math_solver.prompts import chat_messages, encode_prompt
+from tiny_math_solver.rollouts import make_rollouts
+from tiny_math_solver.runs.folder import occupied
+from tiny_math_solver.support.errors import UserError
+
+PROOF_PROBLEMS = 32
+FLOAT32_TOLERANCE = 1e-3  # logits of two float32 models that differ in rounding alone stay far below this
+
+
+@dataclass(frozen=True)
+class MergeProof:
+    """Merged model against base + adapter: same greedy answers, and the largest difference of any logit."""
+
+    problems: int
+    same_answers: int
+    max_logit_difference: float
+
+
+def save_adapter(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Write the adapter as plain PEFT, with its tokenizer beside it."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card template
+
+
+def merge_adapter(adapter: Path, out: Path, dtype: str | None = None) -> torch.dtype:
+    """Merge in float32, save with tokenizer and generation config in `dtype` (the base's own where None).
+
+    Merging in bfloat16 would round the adapter's small update away against the base weight it is added to.
+    Returns the dtype saved. Raises UserError where `out` holds something already or cannot be written.
+    """
+    refuse_occupied(out)
+    base, revision = base_of_adapter(adapter)
+    loaded = load_model(str(adapter), dtype="float32", device="cpu")
+    saved = resolve_dtype(dtype, "cpu") if dtype else stored_dtype(base, revision)
+    merged = loaded.model.merge_and_unload().to(saved)
+    try:
+        merged.save_pretrained(out)
+        load_tokenizer(base, revision).save_pretrained(out)
+        if (adapter / "config.yaml").is_file():  # how it wants to be asked goes with it
+            shutil.copy(adapter / "config.yaml", out)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror or error})") from None
+    return saved
+
+
+def refuse_occupied(out: Path) -> None:
+    """Raise UserError where something stands at `out` already."""
+    if occupied(out):
+        raise UserError(f"{out}: exists already; choose another folder for the merged model")
+
+
+def prove_merge(adapter: Path, merged: Path, problems: list[Problem], system: str, max_new_tokens: int) -> MergeProof:
+    """Load both from disk, in float32, and compare them on `problems`."""
+    ours = load_model(str(adapter), dtype="float32")
+    plain = load_model(str(merged), dtype="float32")
+    answers = []
+    for loaded in (ours, plain):
+        rollouts = make_rollouts(loaded.model, loaded.tokenizer)
+        result = evaluate(rollouts, problems, system=system, max_new_tokens=max_new_tokens)
+        # where there is no answer to compare, the texts must agree
+        answers.append([record.answer or record.completion for record in result.greedy])
+    same = sum(a == b for a, b in zip(*answers, strict=True))
+    return MergeProof(len(problems), same, max(_logit_gap(ours, plain, p, system) for p in problems))
+
+
+def _logit_gap(ours: LoadedModel, plain: LoadedModel, problem: Problem, system: str) -> float:
+    ids = encode_prompt(ours.tokenizer, chat_messages(problem.question, system))
+    ids += ours.tokenizer(problem.worked_answer, add_special_tokens=False)["input_ids"]
+    with torch.inference_mode():
+        logits = [m.model(torch.tensor([ids], device=m.model.device)).logits for m in (ours, plain)]
+    return (logits[0] - logits[1]).abs().max().item()

@@ -1,0 +1,247 @@
+"""Number expressions: find them in plain text and give each its exact value.
+
+Values are `Decimal`, or `Fraction` where no finite decimal exists, so `==` is exact and never a float's.
+"""
+
+import re
+from decimal import Decimal
+from fractions import Fraction
+from typing import NamedTuple
+
+from tiny_math_solver.grading.markup import plain
+
+Number = Decimal | Fraction
+
+DIGITS = 2000  # a longer run of digits is no number anyone meant
+TOKENS = 24  # numbers looked at in one stretch of text
+
+
+class Token(NamedTuple):
+    """A number expression at text[start:end]; `value` is None where it is not one number (`1,5`, `2:30`, `18x`)."""
+
+    value: Number | None
+    start: int
+    end: int
+
+
+def scan(text: str, start: int = 0, most: int = TOKENS) -> list[Token]:
+    """The number expressions of a plain text, in order, written in digits."""
+    tokens = []
+    for match in _NUMBER.finditer(text, start):
+        tokens.append(Token(_value(text, match), match.start(), match.end()))
+        if len(tokens) == most:
+            break
+    return tokens
+
+
+def spelled(text: str) -> list[Token]:
+    """The numbers of a plain text that are written in words, such as "one hundred and twenty-five"."""
+    lower = text.lower()
+    if not any(word in lower for word in _STEMS):
+        return []
+    tokens = []
+    for match in _SPELLED.finditer(text):
+        value = None if match["part"] else _words_value(match["words"].lower())
+        if value is not None and _negative(lower, match.start()):
+            value = value.copy_negate()
+        tokens.append(Token(value, match.start(), match.end()))
+    return tokens[:TOKENS]
+
+
+def numbers(text: str) -> list[Token]:
+    """The numbers of a plain text: those in digits if there are any, else those in words."""
+    return scan(text) or spelled(text)
+
+
+def parse_number(text: str) -> Number | None:
+    r"""Read a text that is one number and nothing else but a sign, currency, percent or markup; else None."""
+    text = text.strip()
+    if len(text) > 2 * DIGITS:
+        return None
+    if len(text) <= DIGITS and text.isascii() and text.isdigit():
+        return Decimal(text)
+    bare = plain(text).strip(" .()")
+    tokens = scan(bare)
+    if len(tokens) != 1 or bare[tokens[0].end :].strip(" )"):
+        return None
+    lead = bare[: tokens[0].start]
+    return None if lead.strip(" (+-") or lead.count("-") > 1 else tokens[0].value
+
+
+def write_number(value: Number) -> str:
+    """The one way to write a number, so that equal numbers have equal texts: 18.00 and 18 are "18"."""
+    if isinstance(value, Fraction):
+        return str(value)
+    text = f"{value:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def parse_gold(answer: "str | int | float | Number") -> Number:
+    """Read a gold answer: a number, or a whole GSM8K solution that ends in `#### 18`.
+
+    Raises ValueError if it is not one finite number.
+    """
+    value: Number | None = None
+    if isinstance(answer, str):
+        value = parse_number(answer.rpartition("####")[2])
+    elif isinstance(answer, Fraction):
+        value = canonical(answer)
+    elif isinstance(answer, Decimal):  # an exponent of thousands would be written out wherever it is compared
+        value = answer if answer.is_finite() and abs(answer.adjusted()) <= DIGITS else None
+    elif isinstance(answer, (int, float)) and not isinstance(answer, bool):
+        value = parse_number(str(answer))
+    if value is None:
+        raise ValueError(f"gold answer is not one number: {str(answer)[-80:]!r}")
+    return value
+
+
+def negate(value: Number) -> Number:
+    return value.copy_negate() if isinstance(value, Decimal) else -value  # unary minus rounds a Decimal
+
+
+def canonical(value: Fraction) -> Number:
+    """A Decimal where a finite one exists, so that one number has one representation up to `==`."""
+    twos = fives = 0
+    rest = value.denominator
+    while rest % 2 == 0:
+        rest, twos = rest // 2, twos + 1
+    while rest % 5 == 0:
+        rest, fives = rest // 5, fives + 1
+    if rest != 1:
+        return value
+    places = max(twos, fives)
+    return Decimal(f"{value.numerator * 2 ** (places - twos) * 5 ** (places - fives)}e-{places}")
+
+
+# -- Digits ---------------------------------------------------------------------------------------------------
+
+# Starts with a character class, not a look-behind: the engine can then skip ahead to the next digit.
+_NUMBER = re.compile(
+    r"""(?P<body>[\d.](?<![A-Za-z0-9_].)(?:
+        (?<=\d)\d{0,8}(?:\ and)?\ \d{1,9}/\d{1,9}(?![\d/])           # 2 1/2
+      | (?<=\d)\d{0,2}(?:\ \d{3})+(?![\d,]|-[A-Za-z])(?:\.\d+)?      # 18 000
+      | (?:(?<=\d)|(?<!\.\.)(?=\d))(?:\d|[.,'_:/](?=\d))*            # 1,200.50  3/4  2:30
+        (?:[eE][+-]?\d+(?!\w))?                                      # 1e3
+        (?P<ten>\s?[*x]\s?10\^\(?[+-]?\d{1,3}\)?|(?<=10)\^\(?[+-]?\d{1,3}\)?)?  # 1.8 * 10^3, 10^3
+    ))
+    (?: \s?%
+      | (?P<glued>[A-Za-z]\w*\d|[xyn]\b|\s?pi\b)                     # 0x12, 18x, 18 pi
+      | (?P<scale>[kKMB]\b|(?:\s?(?:[Hh]undred|[Tt]housand|[MmBb]illion|[Tt]rillion)\b)+)
+    )?
+    (?:\ and\ a\ (?P<part>half|third|quarter)\b
+      |(?:\ dollars?,?(?:\ and)?|\ and)\ (?P<cents>\d\d?)\ cents?\b  # 3 dollars and 50 cents
+    )?
+    """,
+    re.VERBOSE | re.ASCII,
+)
+_SIMPLE = re.compile(r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?", re.ASCII)
+_GROUPED = re.compile(r"[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?|[1-9]\d?(?:,\d\d)+,\d{3}(?:\.\d+)?", re.ASCII)
+_SPACED = re.compile(r"\d{1,3}(?:[ '_]\d{3})+(?:\.\d+)?", re.ASCII)
+_EUROPEAN = re.compile(r"\d{1,3}(?:\.\d{3})+,\d+|\d{1,3}(?:\.\d{3}){2,}", re.ASCII)
+_SCALES = {
+    "k": 3, "m": 6, "b": 9, "hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12
+}  # fmt: skip
+_PARTS = {"half": Fraction(1, 2), "third": Fraction(1, 3), "quarter": Fraction(1, 4)}
+
+
+def _value(text: str, match: "re.Match[str]") -> Number | None:
+    body = match["body"]
+    value: Number | None
+    if len(body) < 16 and body.isdigit():
+        value = Decimal(body)
+    elif len(body) > DIGITS or match["glued"]:
+        return None
+    else:
+        value = _body_value(body, match["ten"])
+    if match.end("body") != match.end() and value is not None:
+        value = None if match["glued"] else _scaled(value, match)
+    return negate(value) if value is not None and _negative(text, match.start()) else value
+
+
+def _body_value(body: str, ten: str | None) -> Number | None:
+    if ten:
+        mantissa = body[: len(body) - len(ten)] if "*" in ten or "x" in ten else "1"
+        value = _decimal(mantissa)
+        return None if value is None else _shifted(value, int(ten.partition("^")[2].strip("()")))
+    if "/" not in body:
+        return _decimal(body)
+    whole, _, ratio = body.rpartition(" ")
+    top, _, low = (_decimal(part) for part in ratio.partition("/"))
+    if top is None or not low or any(abs(int(part.as_tuple().exponent)) > 400 for part in (top, low)):
+        return None
+    return canonical(Fraction(whole.removesuffix(" and") or 0) + Fraction(top) / Fraction(low))
+
+
+def _decimal(body: str) -> Decimal | None:
+    """None where the digits allow two readings: 1,5 or 2:30."""
+    if _SIMPLE.fullmatch(body):
+        return Decimal(body)
+    if _GROUPED.fullmatch(body):
+        return Decimal(body.replace(",", ""))
+    if _SPACED.fullmatch(body):
+        return Decimal(re.sub(r"[ '_]", "", body))
+    if _EUROPEAN.fullmatch(body):
+        return Decimal(body.replace(".", "").replace(",", "."))
+    hour, _, minutes = body.partition(":")
+    return Decimal(hour) if minutes == "00" and hour.isdigit() else None
+
+
+def _scaled(value: Number, match: "re.Match[str]") -> Number | None:
+    scale, part, cents = match["scale"], match["part"], match["cents"]
+    if part or cents:
+        value = canonical(Fraction(value) + (_PARTS[part] if part else Fraction(int(cents), 100)))
+    if scale and isinstance(value, Decimal):
+        value = _shifted(value, sum(_SCALES[word] for word in scale.lower().split()))
+    return value
+
+
+def _shifted(value: Decimal, power: int) -> Decimal:
+    """Times a power of ten, without the rounding of Decimal's arithmetic."""
+    sign, digits, exponent = value.as_tuple()
+    return Decimal((sign, digits, int(exponent) + power))
+
+
+def _negative(text: str, start: int) -> bool:
+    """Whether a minus before the number is its sign, and not an operator, a range or a dash."""
+    before = text[max(0, start - 12) : start].rstrip(" (")
+    if "-" not in before and "minus" not in before and "negative" not in before:
+        return False
+    if before[-1:] == "-":
+        ahead = before[:-1].rstrip()
+        if ahead[-1:].isdigit() or ahead.endswith((")", "%", "-")):
+            return False
+        return text[start - 1] == "-" or not ahead or ahead[-1] in "=:("
+    return before.endswith(("minus", "negative")) and not before.rpartition(" ")[0].rstrip()[-1:].isdigit()
+
+
+# -- Words ----------------------------------------------------------------------------------------------------
+
+_UNITS = (
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+)  # fmt: skip
+_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+_WORDS = {word: value for value, word in enumerate(_UNITS)}
+_WORDS |= {word: 10 * value for value, word in enumerate(_TENS, start=2)}
+_STEMS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "ty", "el", "zero", "hund")
+_SPELLED = re.compile(
+    r"\b(?P<words>(?:{0}|an? (?=hundred|thousand|million))"
+    r"(?:[\s-]*(?:\band\s+)?\b(?:{0}|hundred|thousand|million)\b)*)\b"
+    r"(?P<part>(?: and a|-a)?[ -](?:half|halves|(?:third|quarter|(?:four|fif|six|seven|eigh|nin|ten)th)s?)\b)?"
+    "".format("|".join(_WORDS)),
+    re.ASCII | re.IGNORECASE,
+)
+
+
+def _words_value(words: str) -> Decimal:
+    total = group = 0
+    for word in re.split(r"[\s-]+", words):
+        if word in ("a", "an"):
+            group = 1
+        elif word == "hundred":
+            group *= 100
+        elif word in ("thousand", "million"):
+            total, group = (total + group) * 10 ** _SCALES[word], 0
+        else:
+            group += _WORDS.get(word, 0)
+    return Decimal(total + group)

@@ -1,0 +1,1 @@
+"""The Hugging Face Hub: snapshots by commit, verified, and the retry policy of requests."""

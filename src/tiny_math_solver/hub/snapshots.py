@@ -1,0 +1,270 @@
+"""The Hugging Face Hub: pinned revisions, the cache, and its many exceptions as one clear line.
+
+Everything is fetched here, by commit, and compared with its hash before a library loads it with `local_files_only`.
+Left to themselves the libraries retry an unreachable Hub for minutes, load whatever bytes lie in the cache, and
+`datasets` takes whatever revision lies there.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from tiny_math_solver.hub.retries import BUSY, WAITS, Patience, UnreachableError, say
+from tiny_math_solver.support.errors import UserError
+from tiny_math_solver.support.redaction import without_secrets
+
+# What a bare name stands for: the commits this package was written against.
+PINNED_REVISIONS = {
+    "Qwen/Qwen2.5-0.5B-Instruct": "7ae557604adf67be50417f59c2c2f167def9a775",
+    "openai/gsm8k": "740312add88f781978c0658806c59bc2815b9866",
+}
+# All that is ever downloaded: no pickle, no code.
+FILES = {
+    "model": ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"],
+    "dataset": ["*.parquet", "*.jsonl", "*.json", "*.csv", "README.md"],
+}
+Kind = Literal["model", "dataset"]
+
+_commits: dict[tuple[Kind, str, str | None], str] = {}  # what a branch was when this process first asked
+
+
+def pinned(name: str, revision: str | None = None) -> str | None:
+    """The commit to load `name` at: the one asked for, else the pinned one, else None (its main branch)."""
+    return revision or PINNED_REVISIONS.get(name)
+
+
+def snapshot(kind: Kind, name: str, revision: str | None = None) -> Path:
+    """The folder of a repository in the Hub cache, downloaded first where it is not there yet, its files intact.
+
+    A commit that is in the cache needs no network; a branch is looked up, and taken from the cache where the Hub
+    cannot be reached. A file whose content does not match its hash is downloaded again. Raises UserError for a
+    missing, gated or unreachable repository, and for a file that is still damaged then.
+    """
+    from huggingface_hub import constants
+
+    what, revision = f"{kind} {name}", pinned(name, revision)
+    known = _commits.get((kind, name, revision), revision)
+    with hub_errors(what, revision):
+        cached, flaw = _look_in_cache(kind, name, known)
+    if cached and (constants.HF_HUB_OFFLINE or cached.name == known):
+        return cached
+    with hub_errors(what, revision, flaw):
+        try:
+            with Patience(() if cached else WAITS, connecting=False):
+                commit = _commit(kind, name, known)
+        except Exception as error:
+            if cached is None or not _is_network_trouble(error):
+                raise
+            commit = cached.name
+            say(f"cannot reach {_endpoint()} ({error}): {what} is taken from the cache, commit {commit[:12]}")
+        folder = cached if cached and cached.name == commit else _fetch(kind, name, known)
+        _commits[kind, name, revision] = folder.name
+        return folder
+
+
+def cache_flaw(kind: Kind, name: str, revision: str | None = None) -> str:
+    """Why a repository cannot be loaded from the cache; empty if it can."""
+    return _look_in_cache(kind, name, pinned(name, revision))[1]
+
+
+def is_reachable() -> bool:
+    """Whether the Hub answers within seconds."""
+    from huggingface_hub import get_session
+
+    try:
+        return bool(get_session().head(_endpoint(), timeout=5).status_code)
+    except Exception as error:
+        if not _is_network_trouble(error):
+            raise
+        return False
+
+
+def stay_offline() -> None:
+    """Keep the libraries from asking the Hub again in this process, once all that is needed is in the cache.
+
+    PEFT looks up the base's config at every save, transformers an adapter at every load; without a network each
+    look-up is retried for half a minute.
+    """
+    from huggingface_hub import constants
+
+    constants.HF_HUB_OFFLINE = True
+
+
+@contextmanager
+def hub_errors(what: str, revision: str | None = None, flaw: str = "is not in the cache") -> Iterator[None]:
+    """Turn what the Hub libraries raise for a bad name, folder or network into a UserError that says what to do.
+
+    `flaw` says why the cache cannot help where the Hub cannot be reached.
+    """
+    from huggingface_hub import errors
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        chain = list(_causes(error))
+
+        def first(*kinds: type[BaseException]) -> Any:
+            return next((cause for cause in chain if isinstance(cause, kinds)), None)
+
+        at = f" at revision {revision}" if revision else ""
+        once = "once (tiny-math fetch CONFIG fills the cache), or use a local folder or file"
+        answer = first(errors.HfHubHTTPError)
+        if first(errors.GatedRepoError):
+            message = f"{what} is gated: accept its terms on its page, then set HF_TOKEN to a token of that account"
+        elif first(errors.RevisionNotFoundError):
+            message = f"{what} has no revision {revision} on {_endpoint()}: check the revision, or leave it out"
+        elif first(errors.RepositoryNotFoundError, errors.HFValidationError):
+            message = f"no {what} on {_endpoint()}: check the name, or set HF_TOKEN if it is private"
+        elif answer and not _is_network_trouble(answer):
+            status = f"{answer.response.status_code} {answer.response.reason_phrase}"
+            message = f"{_endpoint()} answered {status} for {what}{at}: check HF_TOKEN and HF_ENDPOINT"
+        elif first(errors.OfflineModeIsEnabled):
+            message = f"cannot reach the Hub in offline mode, and {what}{at} {flaw}; unset HF_HUB_OFFLINE {once}"
+        elif any(map(_is_network_trouble, chain)):
+            trouble = first(UnreachableError)
+            why = f" ({trouble})" if trouble else ""
+            message = f"cannot reach {_endpoint()}{why}, and {what}{at} {flaw}; connect {once}"
+        elif isinstance(error, (OSError, ValueError, RuntimeError, KeyError, SafetensorError)):
+            detail = str(error).splitlines()
+            message = f"cannot load {what}{at}: {detail[0] if detail else type(error).__name__}"
+        else:
+            raise
+        raise UserError(without_secrets(message)) from error
+
+
+def _look_in_cache(kind: Kind, name: str, revision: str | None) -> tuple[Path | None, str]:
+    """`(folder, "")` of a repository that can be loaded from the cache, else `(None, why not)`."""
+    from huggingface_hub import errors
+
+    try:
+        folder = _download(kind, name, revision, from_cache=True)
+    except (errors.LocalEntryNotFoundError, FileNotFoundError) as error:
+        is_there = hasattr(error, "snapshot_path")
+        return None, "is only partly in the cache" if is_there else "is not in the cache"
+    if damaged := _damaged(kind, folder):
+        return None, f"is damaged in the cache ({', '.join(map(str, damaged))})"
+    if missing := _missing(kind, folder):
+        return None, f"is only partly in the cache, without {missing}"
+    return folder, ""
+
+
+def _missing(kind: Kind, folder: Path) -> str:
+    """What a snapshot would need to be loaded but does not have; empty if it has all."""
+    if kind == "dataset":
+        has_rows = any(any(folder.rglob(pattern)) for pattern in FILES["dataset"] if pattern != "README.md")
+        return "" if has_rows else "data files (Parquet, JSON or CSV)"
+    index = folder / "model.safetensors.index.json"
+    weights = {"model.safetensors"}
+    if index.is_file():
+        weights = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    missing = [file for file in ("config.json", *sorted(weights)) if not (folder / file).is_file()]
+    if not any((folder / file).is_file() for file in ("tokenizer_config.json", "tokenizer.json")):
+        missing.append("tokenizer_config.json")
+    return ", ".join(missing)
+
+
+def _damaged(kind: Kind, folder: Path) -> list[Path]:
+    files = (file for pattern in FILES[kind] for file in sorted(folder.rglob(pattern)))
+    return [file for file in files if file.is_symlink() and not _is_intact(file)]
+
+
+def _is_intact(file: Path) -> bool:
+    """Whether the blob that a file of the cache links to has the hash it is named by.
+
+    The Hub names large files by their SHA-256 and the others by git's id. Without links there is no name to go by.
+    """
+    expected = Path(os.readlink(file)).name
+    if not re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", expected):
+        return True
+    if not file.is_file():
+        return False
+    status = file.stat()
+    return _hash(file.resolve(), status.st_size, status.st_mtime_ns, is_git=len(expected) == 40) == expected
+
+
+@cache  # a run asks for its model several times; size and time of change tell one content of a blob from the next
+def _hash(blob: Path, size: int, changed_ns: int, *, is_git: bool) -> str:
+    start = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False) if is_git else hashlib.sha256()
+    with blob.open("rb") as content:
+        return hashlib.file_digest(content, lambda: start).hexdigest()
+
+
+def _commit(kind: Kind, name: str, revision: str | None) -> str:
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    ask: Any = api.model_info if kind == "model" else api.dataset_info
+    return ask(name, revision=revision).sha
+
+
+def _fetch(kind: Kind, name: str, revision: str | None) -> Path:
+    """Download what the cache lacks; what is damaged, in the cache or on arrival, once again.
+
+    By the name of the branch where there is one: the cache then knows it without network.
+    """
+    for is_last in (False, True):
+        with Patience(WAITS):
+            folder = _download(kind, name, revision)
+        damaged = _damaged(kind, folder)
+        if not damaged:
+            break
+        for file in damaged:
+            for path in (file.resolve(), file.parent / os.readlink(file), file):  # a blob may be a link itself
+                path.unlink(missing_ok=True)
+        wrong = f"{kind} {name}: wrong hash of {', '.join(file.relative_to(folder).as_posix() for file in damaged)}"
+        if is_last:
+            raise UserError(f"{wrong}, downloaded again from {_endpoint()}; try later, or another HF_ENDPOINT")
+        say(f"{wrong}; downloading again")
+    if missing := _missing(kind, folder):
+        raise UserError(f"{kind} {name} at revision {folder.name} has no {missing}, and nothing can stand in for it")
+    return folder
+
+
+def _download(kind: Kind, name: str, revision: str | None, *, from_cache: bool = False) -> Path:
+    """One set of patterns for both ways: the cache is complete if it holds what a download would fetch."""
+    from huggingface_hub import constants, snapshot_download
+
+    constants.HF_HUB_DISABLE_XET = True  # its own client is deaf to Patience and retries silently for minutes
+    return Path(
+        snapshot_download(
+            name,
+            repo_type=kind,
+            revision=revision,
+            allow_patterns=FILES[kind],
+            local_files_only=from_cache,
+            max_workers=1,  # one message at a time
+        )
+    )
+
+
+def _endpoint() -> str:
+    from huggingface_hub import constants
+
+    return without_secrets(constants.ENDPOINT)
+
+
+def _is_network_trouble(error: BaseException) -> bool:
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.HfHubHTTPError):
+        return error.response.status_code in BUSY
+    known = (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError, ConnectionError, TimeoutError)
+    # the HTTP client is httpx in one major version of huggingface_hub and httpx2 in the next
+    package = type(error).__module__.partition(".")[0]
+    return isinstance(error, known) or package in ("httpx", "httpx2", "httpcore", "httpcore2")
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        seen = seen.__cause__ or seen.__context__

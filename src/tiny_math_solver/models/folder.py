@@ -1,0 +1,164 @@
+"""What must be in a folder before a library is let at it, and whether what came of it is the model that was saved.
+
+transformers and PEFT make up what is missing: random weights for tensors that a file lacks, an empty tokenizer, an
+adapter that does nothing. They also run a model's own code where they are allowed to. Neither happens here.
+"""
+
+import json
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tiny_math_solver.hub.snapshots import hub_errors
+from tiny_math_solver.support.errors import UserError
+
+WEIGHTS, INDEX, ADAPTER_WEIGHTS = "model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"
+WRITERS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")  # how the classes that write text are called
+MOST_LAYERS = 1000  # they are made one by one, before anything is compared with the weights
+VOCABULARIES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken")
+
+
+def check_model_folder(folder: Path) -> None:
+    """Raise UserError for a folder that is no whole causal language model, or wants to bring code of its own."""
+    config = read_json(folder / "config.json")
+    for name in ("config.json", "tokenizer_config.json"):
+        if (folder / name).is_file() and read_json(folder / name).get("auto_map"):
+            raise UserError(
+                f"{folder / name}: auto_map wants to run code that comes with the model, which is never done here; "
+                "use a model of an architecture that transformers has"
+            )
+    architectures = config.get("architectures") or []
+    if isinstance(architectures, list) and architectures and not any(str(a).endswith(WRITERS) for a in architectures):
+        raise UserError(f"{folder}: a {architectures[0]} does not write text; use a causal language model")
+    if isinstance(layers := config.get("num_hidden_layers"), int) and layers > MOST_LAYERS:
+        raise UserError(f"{folder / 'config.json'}: num_hidden_layers = {layers}: over {MOST_LAYERS} is no model's")
+    _check_weights(folder)
+    if not any(file.is_file() for pattern in VOCABULARIES for file in folder.glob(pattern)):
+        raise UserError(f"{folder}: no tokenizer.json and no other vocabulary; save the tokenizer with the model")
+
+
+def check_adapter_folder(folder: Path) -> None:
+    """Raise UserError for a folder without the adapter's weights as safetensors."""
+    if not (folder / ADAPTER_WEIGHTS).is_file():
+        is_pickle = (folder / "adapter_model.bin").is_file()
+        why = "adapter_model.bin is a pickle, which may run code and is not loaded" if is_pickle else "nothing to load"
+        raise UserError(f"{folder}: no {ADAPTER_WEIGHTS}: {why}")
+
+
+def check_shapes(folder: Path, config: Any) -> None:
+    """Raise UserError where the weights are not what `config` describes; nothing is loaded, no memory taken.
+
+    transformers compares shapes too, once it has made every tensor in the shape that config.json gives.
+    """
+    from safetensors import safe_open
+    from transformers import AutoModelForCausalLM
+
+    if getattr(config, "quantization_config", None):
+        return  # packed weights have other shapes
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    wanted = {name: list(weight.shape) for name, weight in model.state_dict().items()}
+    stored = 0
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118  (it is no mapping)
+                shape = file.get_slice(name).get_shape()
+                stored += math.prod(shape)
+                if wanted.get(name, shape) != shape:
+                    raise UserError(f"{path}: {name} has the shape {shape}, config.json makes it {wanted[name]}")
+    described = sum(weight.numel() for weight in model.parameters())
+    if described > 2 * stored:
+        raise UserError(f"{folder}: config.json describes {described:,} parameters, its weights are {stored:,} numbers")
+
+
+def check_loaded(name: str, model: Any, report: dict[str, Any]) -> None:
+    """Raise UserError where not all of a model came from its file, or is a number; `report` is what loading said."""
+    if missing := sorted(report["missing_keys"]):
+        raise UserError(f"model {name}: its weights lack {_some(missing)}, which config.json describes")
+    if surplus := sorted(key for key in report["unexpected_keys"] if ".layers." in key):
+        raise UserError(f"model {name}: config.json has no place for {_some(surplus)} of its weights")
+    if broken := [key for key, weight in model.named_parameters() if not _is_finite(weight)]:
+        raise UserError(f"model {name}: NaN or infinity in {_some(broken)}: its weights are damaged")
+
+
+def check_adapter_loaded(folder: Path, model: Any) -> None:
+    """Raise UserError where the adapter on `model` is not what its file holds: PEFT only warns."""
+    from peft import get_peft_model_state_dict
+    from safetensors import safe_open
+
+    with safe_open(folder / ADAPTER_WEIGHTS, framework="pt") as file:
+        there = set(file.keys())
+    wanted = set(get_peft_model_state_dict(model, save_embedding_layers=False))
+    if missing := sorted(wanted - there):
+        raise UserError(f"adapter {folder}: its weights lack {_some(missing)}, which adapter_config.json describes")
+    if surplus := sorted(key for key in there - wanted if "lora_" in key):
+        raise UserError(f"adapter {folder}: adapter_config.json has no place for {_some(surplus)} of its weights")
+    if broken := [key for key, weight in model.named_parameters() if "lora_" in key and not _is_finite(weight)]:
+        raise UserError(f"adapter {folder}: NaN or infinity in {_some(broken)}: its weights are damaged")
+
+
+@contextmanager
+def loading(what: str, revision: str | None = None) -> Iterator[None]:
+    """Turn whatever a library raises while it loads a damaged folder into a UserError.
+
+    Its warnings are left out: what is missing is checked for afterwards.
+    """
+    with hub_errors(what, revision), warnings.catch_warnings(action="ignore"):
+        try:
+            yield
+        except (OSError, ValueError, UserError):
+            raise
+        except Exception as error:
+            text = " ".join(str(error).split())
+            if "ignore_mismatched_sizes" in text:
+                text = "the shapes of its weights are not those that config.json gives"
+            elif not isinstance(error, RuntimeError):
+                text = f"{type(error).__name__}: {text}"
+            raise ValueError(text if len(text) <= 300 else text[:299] + "…") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises UserError for anything else."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not a JSON file: {error}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def _check_weights(folder: Path) -> None:
+    if (folder / WEIGHTS).is_file():
+        return
+    if (folder / INDEX).is_file():
+        shards = read_json(folder / INDEX).get("weight_map")
+        if (
+            not isinstance(shards, dict)
+            or not shards
+            or not isinstance(read_json(folder / INDEX).get("metadata"), dict)
+        ):
+            raise UserError(f"{folder / INDEX}: no weight_map and metadata, so it is not the index of a model")
+        for shard in sorted({str(shard) for shard in shards.values()}):
+            if "/" in shard or not (folder / shard).is_file():
+                raise UserError(f"{folder / INDEX} names {shard}, which is not in this folder")
+        return
+    pickle = next((file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in folder.glob(pattern)), None)
+    why = f"{pickle} is a pickle, which may run code and is not loaded" if pickle else "the weights are missing"
+    raise UserError(f"{folder}: no {WEIGHTS}: {why}")
+
+
+def _is_finite(weight: torch.Tensor) -> bool:
+    """By the extremes, which a NaN becomes: thirty times as fast as looking at each."""
+    return not weight.numel() or all(bool(extreme.isfinite()) for extreme in weight.detach().aminmax())
+
+
+def _some(keys: list[str]) -> str:
+    return keys[0] + (f" and {len(keys) - 1} more" if len(keys) > 1 else "")

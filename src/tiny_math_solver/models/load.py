@@ -1,0 +1,171 @@
+"""Load a model and its tokenizer by name: `embedded`, a Hub name, a model folder or an adapter folder."""
+
+import os
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tiny_math_solver.config.schema import EMBEDDED
+from tiny_math_solver.hub.snapshots import snapshot, stay_offline
+from tiny_math_solver.models.folder import (
+    check_adapter_folder,
+    check_adapter_loaded,
+    check_loaded,
+    check_model_folder,
+    check_shapes,
+    loading,
+    read_json,
+)
+from tiny_math_solver.support.errors import UserError
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    name: str
+    model: Any  # transformers causal language model, or a PeftModel around one
+    tokenizer: Any
+
+
+def load_model(
+    name: str,
+    *,
+    adapter: str | Path | None = None,
+    revision: str | None = None,
+    dtype: str = "auto",
+    device: str | None = None,
+) -> LoadedModel:
+    """Load for inference, with its adapter if there is one; an adapter folder as `name` brings its own base.
+
+    Raises UserError for a name that is neither a folder nor a Hub repository, and for a damaged folder.
+    """
+    base, revision, adapter = locate(name, revision, adapter)
+    model = load_base(base, revision, dtype, device)
+    tokenizer = load_tokenizer(base, revision)
+    if adapter is not None:
+        model = _with_adapter(model, Path(adapter))
+    return LoadedModel(name, model.eval(), tokenizer)
+
+
+def locate(
+    name: str, revision: str | None = None, adapter: str | Path | None = None
+) -> tuple[str, str | None, str | Path | None]:
+    """`(base, revision, adapter)` behind a name; a Hub base is in the cache afterwards."""
+    if adapter is None and os.path.isfile(Path(name) / "adapter_config.json"):
+        adapter = name
+        name, revision = base_of_adapter(Path(adapter))
+    resolve(name, revision)
+    return name, revision, adapter
+
+
+def load_base(name: str, revision: str | None = None, dtype: str = "auto", device: str | None = None) -> Any:
+    """The bare transformers model on `device` (a GPU where there is one), in `dtype`."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # its bars are for reading and writing weights: seconds here
+    device = device or default_device()
+    source, revision = resolve(name, revision)
+    folder = Path(source) if os.path.isdir(source) else snapshot("model", source, revision)
+    stay_offline()
+    options: dict[str, Any] = {"revision": revision, "local_files_only": True, "trust_remote_code": False}
+    with loading(f"model {name}", revision):
+        check_shapes(folder, AutoConfig.from_pretrained(source, **options))
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            source, dtype=resolve_dtype(dtype, device), use_safetensors=True, output_loading_info=True, **options
+        )
+    model, report = loaded
+    check_loaded(name, model, report)
+    return model.to(device)
+
+
+def load_tokenizer(name: str, revision: str | None = None) -> Any:
+    from transformers import AutoConfig, AutoTokenizer
+
+    source, revision = resolve(name, revision)
+    options: dict[str, Any] = {"revision": revision, "local_files_only": True, "trust_remote_code": False}
+    with loading(f"tokenizer {name}", revision):
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        rows = AutoConfig.from_pretrained(source, **options).get_text_config().vocab_size
+    if len(tokenizer) > rows:  # a kernel would read past the end of the embedding
+        raise UserError(f"tokenizer {name} has {len(tokenizer)} tokens, its model's embedding {rows}: not of one model")
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"tokenizer {name} has no end-of-sequence token: completions could not end")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def resolve(name: str, revision: str | None = None) -> tuple[str, str | None]:
+    """`(what from_pretrained is given, commit)`; a Hub model is in the cache afterwards.
+
+    Raises UserError for a folder that is missing or no model, and for a Hub name that cannot be had.
+    """
+    if name == EMBEDDED:
+        return str(resources.files("tiny_math_solver") / "embedded"), None
+    if not name:
+        raise UserError("the model's name is empty")
+    path = Path(name).expanduser()
+    if os.path.isdir(path):
+        if not (path / "config.json").is_file():
+            raise UserError(f"{name}: no config.json in this folder, so it is not a model folder")
+        check_model_folder(path)
+        return str(path), None
+    if os.path.exists(path) or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise UserError(f"no such model folder: {name}")
+    folder = snapshot("model", name, revision)
+    check_model_folder(folder)
+    return name, folder.name
+
+
+def base_of_adapter(folder: Path) -> tuple[str, str | None]:
+    """`(base name, revision)` that an adapter was trained on."""
+    path = folder / "adapter_config.json"
+    if not path.is_file():
+        raise UserError(f"{folder}: no adapter_config.json, so it is not an adapter folder")
+    settings = read_json(path)
+    base, revision = settings.get("base_model_name_or_path"), settings.get("revision")
+    if not isinstance(base, str) or not isinstance(revision, str | None):
+        raise UserError(f"{path}: cannot tell the base model: base_model_name_or_path = {base!r}")
+    if Path(base).parts[-2:] == ("tiny_math_solver", EMBEDDED):
+        base = EMBEDDED  # wherever the package is installed today
+    return base, revision
+
+
+def resolve_dtype(dtype: str, device: str) -> torch.dtype:
+    """`auto` is bfloat16 on a GPU that has it, else float32."""
+    if dtype == "auto":
+        return torch.bfloat16 if device == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+    named = getattr(torch, dtype, None)
+    if named not in (torch.float32, torch.bfloat16, torch.float16):
+        raise UserError(f"dtype {dtype!r}: use auto, float32, bfloat16 or float16")
+    return named
+
+
+def stored_dtype(name: str, revision: str | None = None) -> torch.dtype:
+    """The dtype that a model's weights are stored in, going by its config."""
+    from transformers import AutoConfig
+
+    source, revision = resolve(name, revision)
+    with loading(f"model {name}", revision):
+        dtype = AutoConfig.from_pretrained(
+            source, revision=revision, local_files_only=True, trust_remote_code=False
+        ).dtype
+    return getattr(torch, dtype) if isinstance(dtype, str) else dtype or torch.float32
+
+
+def default_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _with_adapter(model: Any, folder: Path) -> Any:
+    from peft import PeftModel
+
+    base_of_adapter(folder)
+    check_adapter_folder(folder)
+    with loading(f"adapter {folder}"):
+        model = PeftModel.from_pretrained(model, str(folder))
+    check_adapter_loaded(folder, model)
+    return model

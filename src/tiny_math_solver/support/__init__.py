@@ -1,0 +1,1 @@
+"""What everything else may use: errors, redaction, processes and environment, out-of-memory handling."""

@@ -1,0 +1,46 @@
+"""Out of memory: how it shows, and doing the same work in smaller parts."""
+
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+
+from tiny_math_solver.support.errors import UserError
+
+T = TypeVar("T")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on a GPU or in the machine."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    words = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory", "ALLOC_FAILED")
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+
+
+@contextmanager
+def memory_errors(settings: str) -> Iterator[None]:
+    """Turn an out-of-memory error into a UserError that names the `settings` to lower."""
+    try:
+        yield
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        remedy = f"lower {settings}, and go on from the last checkpoint with --resume --allow KEY for what you lowered"
+        raise UserError(f"out of memory: {remedy}") from error
+
+
+def with_smaller_parts(work: Callable[[], T], shrink: Callable[[], bool]) -> T:
+    """`work()`, again after each `shrink()` while memory runs out; where `shrink` says False the error goes on up."""
+    while True:
+        try:
+            return work()
+        except Exception as error:
+            if not out_of_memory(error) or not shrink():
+                raise
+        # out of the handler, since the error's traceback holds on to what was in memory
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()

@@ -1,0 +1,1 @@
+"""Training with TRL: the trainer's hooks and everything that accompanies them."""

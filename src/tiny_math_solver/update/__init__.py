@@ -1,0 +1,1 @@
+"""Rows of a step → gradient of the adapter."""
