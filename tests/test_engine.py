@@ -22,6 +22,7 @@ from tiny_math_solver.rollouts import EngineRollouts, ReferenceRollouts, Samplin
 from tiny_math_solver.rollouts.engine_check import certify
 from tiny_math_solver.rollouts.policy_weights import UnsupportedModelError
 from tiny_math_solver.rollouts.sampling import uniforms
+from tiny_math_solver.support.console import CollectingConsole
 
 GREEDY = Sampling(max_new_tokens=96, temperature=0)
 
@@ -157,16 +158,16 @@ def test_bfloat16_is_as_near_to_transformers_as_rounding_allows(engine, loaded, 
 
 def test_another_architecture_falls_back_and_says_so(loaded):
     model = AutoModelForCausalLM.from_config(GPT2Config(n_layer=1, n_head=2, n_embd=16, vocab_size=1000))
-    said: list[str] = []
-    assert isinstance(make_rollouts(model, loaded.tokenizer, say=said.append), ReferenceRollouts)
-    assert said == [
+    console = CollectingConsole()
+    assert isinstance(make_rollouts(model, loaded.tokenizer, console=console), ReferenceRollouts)
+    assert console.lines == [
         "rollouts by transformers' generate, many times slower: the engine does not support architecture gpt2"
     ]
     penalised = Sampling(8, repetition_penalty=1.1)
     assert isinstance(
-        make_rollouts(loaded.model, loaded.tokenizer, sampling=penalised, say=said.append), ReferenceRollouts
+        make_rollouts(loaded.model, loaded.tokenizer, sampling=penalised, console=console), ReferenceRollouts
     )
-    assert isinstance(make_rollouts(loaded.model, loaded.tokenizer, say=said.append), EngineRollouts)
+    assert isinstance(make_rollouts(loaded.model, loaded.tokenizer, console=console), EngineRollouts)
 
 
 def test_the_certificate_passes_here_and_fails_where_something_is_wrong(engine, loaded, prompts):

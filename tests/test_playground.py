@@ -15,7 +15,7 @@ from tiny_math_solver.models.load import LoadedModel, load_model
 from tiny_math_solver.playground.ask import Asker, Vote
 from tiny_math_solver.playground.play import LONGEST_QUESTION, Playground
 from tiny_math_solver.rollouts import EngineRollouts, ReferenceRollouts, Sampling
-from tiny_math_solver.training.live_view import printable
+from tiny_math_solver.support.console import printable
 
 QUESTION = "Tom has 3 boxes of 12 pens. He gives away 6. How many pens are left?"
 

@@ -15,9 +15,9 @@ from tiny_math_solver.preflight.check import check
 from tiny_math_solver.preflight.forecast import Forecast
 from tiny_math_solver.preflight.memory import Longest, memory_plan, readable, try_longest
 from tiny_math_solver.runs.folder import RunFolder
+from tiny_math_solver.support.console import QuietConsole
 from tiny_math_solver.support.errors import EXIT_LEARNED_NOTHING
 from tiny_math_solver.training.build import build_training, prepare
-from tiny_math_solver.training.live_view import Output
 from tiny_math_solver.update.kernel_scorer import _ragged
 
 ROOT = Path(__file__).parents[1]
@@ -127,7 +127,7 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> Any:
         QUICKSTART, ["--problems.test", "8", "--grpo.output_dir", str(tmp_path_factory.mktemp("m") / "r")]
     )
     splits, tokenizer, _ = prepare(config)
-    return build_training(config, RunFolder(config.output_dir), splits, tokenizer, Output(lambda line: None))
+    return build_training(config, RunFolder(config.output_dir), splits, tokenizer, QuietConsole())
 
 
 def test_the_plan_counts_what_is_there(training: Any):

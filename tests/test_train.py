@@ -18,19 +18,21 @@ from tiny_math_solver.problems.splits import load_test_problems
 from tiny_math_solver.rollouts import ReferenceRollouts, Sampling
 from tiny_math_solver.rollouts import engine_check as certificate
 from tiny_math_solver.runs.resume import Asked
+from tiny_math_solver.support.console import CollectingConsole
 from tiny_math_solver.support.errors import UserError
 from tiny_math_solver.train import Outcome, train
-from tiny_math_solver.training.live_view import Output
 
 ROOT = Path(__file__).parents[1]
 QUICKSTART = ROOT / "configs" / "quickstart.yaml"
 
 
 def run(folder: Path, *overrides: str, config: Path = QUICKSTART, force: bool = False) -> SimpleNamespace:
-    lines: list[str] = []
+    console = CollectingConsole()
     settings = load_config(config, [*overrides, "--grpo.output_dir", str(folder)])
-    outcome: Outcome = train(settings, Output(lines.append), Asked(force=force))
-    return SimpleNamespace(folder=folder, config=settings, lines=lines, outcome=outcome, summary=outcome.summary)
+    outcome: Outcome = train(settings, console, Asked(force=force))
+    return SimpleNamespace(
+        folder=folder, config=settings, lines=console.lines, outcome=outcome, summary=outcome.summary
+    )
 
 
 def rows(path: Path) -> list[dict]:
