@@ -1,0 +1,27 @@
+"""Training runs in this process, and the records they leave."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+from helpers.paths import QUICKSTART
+from tiny_math_solver.config.schema import load_config
+from tiny_math_solver.runs.resume import Asked
+from tiny_math_solver.train import Outcome, train
+from tiny_math_solver.training.live_view import Output
+
+SHORT = [
+    "--grpo.max_steps", "1", "--problems.test", "4", "--problems.dev", "4", "--evaluation.samples", "0",
+    "--grpo.gradient_accumulation_steps", "1", "--grpo.per_device_train_batch_size", "16",
+]  # fmt: skip
+
+
+def run(folder: Path, *overrides: str, config: Path = QUICKSTART, force: bool = False) -> SimpleNamespace:
+    lines: list[str] = []
+    settings = load_config(config, [*overrides, "--grpo.output_dir", str(folder)])
+    outcome: Outcome = train(settings, Output(lines.append), Asked(force=force))
+    return SimpleNamespace(folder=folder, config=settings, lines=lines, outcome=outcome, summary=outcome.summary)
+
+
+def rows(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
