@@ -8,7 +8,7 @@ from tiny_math_solver.evaluation.statistics import Paired, maj_at_k, mcnemar, pa
 from tiny_math_solver.grading import How, extract_answer, parse_gold, write_number
 from tiny_math_solver.grading.rewards import as_text
 from tiny_math_solver.problems.problem import Problem
-from tiny_math_solver.prompts import Message, chat_messages, encode_prompt
+from tiny_math_solver.prompts import Message, chat_messages, encode_prompt, group_prompts
 from tiny_math_solver.rollouts import Rollout, Rollouts, Sampling
 
 
@@ -129,7 +129,8 @@ def _answer(
     sampled: bool,
 ) -> Iterator[Record]:
     asked = [chat_messages(p.question, system) for p in problems]
-    made = rollouts.generate([encode_prompt(rollouts.tokenizer, messages) for messages in asked], samples, sampling)
+    prompts = group_prompts(encode_prompt(rollouts.tokenizer, messages) for messages in asked)
+    made = rollouts.generate(prompts, samples, sampling)
     for index, rollout in enumerate(made):
         i, sample = divmod(index, samples)
         yield _grade(problems[i], asked[i], rollout, rollouts.tokenizer, sample if sampled else None)

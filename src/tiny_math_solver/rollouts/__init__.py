@@ -1,6 +1,6 @@
 """Prompt ids → completions: one interface for training, evaluation, the merge proof and `solve`.
 
-    generate(prompt_ids, samples, sampling) -> [Rollout]      P prompts × G samples, grouped by prompt
+    generate(prompts, samples, sampling) -> [Rollout]      P prompts × G samples, grouped by prompt
 
 `engine.py` decodes with its own merged copy of the policy (`weights.py`), a step at a time (`decoder.py`, and with
 compiled kernels on a CPU `native.py`); `reference.py` is plain transformers

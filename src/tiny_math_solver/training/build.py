@@ -14,7 +14,7 @@ from tiny_math_solver.models.load import default_device, load_base, load_tokeniz
 from tiny_math_solver.preflight.plan import plan_lines, steps_per_epoch
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.problems.splits import Splits, load_splits
-from tiny_math_solver.prompts import chat_messages, encode_prompt, within_limit
+from tiny_math_solver.prompts import chat_messages, encode_prompt, group_prompts, within_limit
 from tiny_math_solver.rollouts import EngineRollouts, ReferenceRollouts
 from tiny_math_solver.rollouts.engine_check import PROMPTS, Certificate, certify
 from tiny_math_solver.runs.folder import RunFolder
@@ -122,7 +122,7 @@ def check_engine(
     if not isinstance(rollouts, EngineRollouts):
         return None
     asked = [chat_messages(p.question, config.prompt.system) for p in train[:PROMPTS]]
-    certificate = certify(rollouts, [encode_prompt(rollouts.tokenizer, messages) for messages in asked])
+    certificate = certify(rollouts, group_prompts(encode_prompt(rollouts.tokenizer, messages) for messages in asked))
     console.say(f"engine ({rollouts.kind}): {certificate}")
     if not certificate.passed:
         if not config.rollouts.fall_back:

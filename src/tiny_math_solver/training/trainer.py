@@ -22,7 +22,7 @@ from tiny_math_solver.config.schema import Config
 from tiny_math_solver.grading import extract_answer, write_number
 from tiny_math_solver.grading.rewards import as_text, correctness_reward, format_reward
 from tiny_math_solver.problems.problem import Problem
-from tiny_math_solver.prompts import chat_messages, encode_prompt
+from tiny_math_solver.prompts import Prompt, chat_messages, encode_prompt
 from tiny_math_solver.rollouts import EngineRollouts, Rollouts, Sampling, make_rollouts
 from tiny_math_solver.rollouts.policy_weights import UnsupportedModelError, refuse_unsupported
 from tiny_math_solver.rollouts.rollout import causal_lm
@@ -129,18 +129,18 @@ class MathGRPOTrainer(ResumableGRPOTrainer):
 
     def _rollout(self, prompts: list[Any], trainer: Any) -> dict[str, Any]:
         """TRL's generation hook: `prompts` come as chat messages, already repeated once a sample."""
-        encoded: dict[str, list[int]] = {}
+        groups: dict[str, Prompt] = {}
         for messages in prompts:
-            if (key := as_text(messages)) not in encoded:
-                encoded[key] = encode_prompt(self.processing_class, messages)
-        prompt_ids = [encoded[as_text(messages)] for messages in prompts]
+            if (key := as_text(messages)) not in groups:
+                groups[key] = Prompt(encode_prompt(self.processing_class, messages), len(groups))
+        asked = [groups[as_text(messages)] for messages in prompts]
         # processes may share a group, so each needs draws of its own, and so does every batch
         batch = self._step * self.accelerator.num_processes + self.accelerator.process_index
         sampling = replace(self.sampling, seed=(self.args.seed << 32) + batch)
         with self.timed("rollout"):
-            rollouts = self.rollouts.generate(prompt_ids, 1, sampling)
+            rollouts = self.rollouts.generate(asked, 1, sampling)
         return {
-            "prompt_ids": prompt_ids,
+            "prompt_ids": [prompt.ids for prompt in asked],
             "completion_ids": [r.completion_ids for r in rollouts],
             # TRL carries them along and reads them for vLLM's importance-sampling correction only
             "logprobs": None if rollouts[0].logprobs is None else [r.logprobs for r in rollouts],
