@@ -15,18 +15,18 @@ from tiny_math_solver.grading import (
     Answer,
     How,
     closing,
-    extract,
     extract_answer,
     is_correct,
     markers,
     parse_gold,
     parse_number,
+    reader,
     statements,
 )
 from tiny_math_solver.grading.markup import Cue
 from tiny_math_solver.grading.statements import LINKS
 
-MODULES = (extract, closing, markers, statements)
+MODULES = (reader, closing, markers, statements)
 GSM8K = Path(__file__).resolve().parents[2] / "shared" / "gsm8k"
 
 

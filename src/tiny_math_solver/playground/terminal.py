@@ -13,8 +13,8 @@ def ask_once(asker: Asker, question: str, temperature: float, samples: int, writ
     for piece in asker.stream(question, temperature):
         parts.append(piece)
         write(printable(piece))
-    answer = asker.read(question, "".join(parts))
-    write(f"\nanswer: {answer.value or 'none found'}\n")
+    graded = asker.read(question, "".join(parts))
+    write(f"\nanswer: {graded.answer or 'none found'}\n")
     if samples:
         vote = asker.vote(question, samples, temperature)
         counted = ", ".join(f"{value}: {count}" for value, count in vote.counts) or "no sample has an answer"
