@@ -10,7 +10,8 @@ import torch
 from helpers.paths import GSM8K, QUICKSTART
 from tiny_math_solver.cli import main
 from tiny_math_solver.config.schema import load_config
-from tiny_math_solver.evaluation.evaluate import Record
+from tiny_math_solver.evaluation.evaluate import EvaluationRecord
+from tiny_math_solver.grading import Graded, How, parse_gold
 from tiny_math_solver.preflight import grader, memory
 from tiny_math_solver.preflight.check import check
 from tiny_math_solver.preflight.forecast import Forecast
@@ -112,7 +113,7 @@ def test_a_template_that_drops_the_question_or_a_turn_that_never_ends(
 
 def test_a_grader_that_misreads_is_caught(monkeypatch: pytest.MonkeyPatch):
     assert grader.misread() == []
-    monkeypatch.setattr(grader, "correctness_reward", lambda completions, golds: [1.0])
+    monkeypatch.setattr(grader, "grade", lambda question, text, gold: Graded(parse_gold(gold), How.HASHES, True))
     assert len(grader.misread()) > 3
 
 
@@ -210,8 +211,8 @@ def test_bytes_for_people():
 # -- Forecast ---------------------------------------------------------------------------------------------------
 
 
-def record(*, correct: bool = False, how: str = "hashes", finished: bool = True) -> Record:
-    return Record("p", "q", "1", "c", "1", how, correct, correct, 10, finished)
+def record(*, correct: bool = False, how: str = "hashes", finished: bool = True) -> EvaluationRecord:
+    return EvaluationRecord("p", "q", "1", "c", "1", how, correct, correct, 10, finished)
 
 
 def test_the_forecast_counts_groups_without_a_gradient():

@@ -13,8 +13,8 @@ def ask_once(asker: Asker, question: str, temperature: float, samples: int, cons
     for piece in asker.stream(question, temperature):
         parts.append(piece)
         console.say(printable(piece), end="")
-    answer = asker.read(question, "".join(parts))
-    console.say(f"\nanswer: {answer.value or 'none found'}")
+    graded = asker.read(question, "".join(parts))
+    console.say(f"\nanswer: {graded.answer or 'none found'}")
     if samples:
         vote = asker.vote(question, samples, temperature)
         counted = ", ".join(f"{value}: {count}" for value, count in vote.counts) or "no sample has an answer"
