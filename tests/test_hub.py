@@ -56,7 +56,7 @@ def pinned_hub(pinned_root: Path):
 
 SNAPSHOTS = """
 import json, sys
-from tiny_math_solver.hub.snapshots import snapshots as hub
+from tiny_math_solver.hub import snapshots as hub
 from tiny_math_solver.support.errors import UserError
 
 hub.WAITS = json.loads(sys.argv[1])
