@@ -1,16 +1,17 @@
 """Bad run folders: not ours, half-written, damaged, in use, or of another configuration."""
 
+import fcntl
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from bad_input_cases import QUICKSTART, TINY, Case, Content
-from filelock import FileLock
 
 SHORT = "--grpo.max_steps 1 --problems.test 4 --problems.dev 4 --evaluation.samples 0"
 TRAIN = f"train {QUICKSTART} --grpo.output_dir r {SHORT}"
 RESUME = f"{TRAIN} --resume"
-HELD: list[FileLock] = []  # of runs at work
+HELD: list[int] = []  # descriptors of locked folders
 
 
 def a_run(*without: str, **damaged: bytes) -> Callable[[Path], object]:
@@ -28,8 +29,8 @@ def a_run(*without: str, **damaged: bytes) -> Callable[[Path], object]:
 
 def locked(path: Path) -> None:
     a_run("summary.json")(path)
-    HELD.append(FileLock(path / ".lock"))
-    HELD[-1].acquire()
+    HELD.append(os.open(path, os.O_RDONLY))
+    fcntl.flock(HELD[-1], fcntl.LOCK_EX)
 
 
 def case(why: str, arguments: str, message: str, content: Content) -> Case:

@@ -258,7 +258,7 @@ def test_a_folder_with_nothing_of_a_run_in_it_takes_one(tmp_path: Path, kind: st
     assert result.summary["steps"] == 1
     assert damage(folder / "checkpoint-1") == ""
     hidden = [".nfs0001"] if "hidden" in kind else []
-    assert [path.name for path in folder.rglob(".*")] == hidden  # no lock is left behind
+    assert [path.name for path in folder.rglob(".*")] == hidden  # nothing of the lock is left behind
     assert folder.is_symlink() == ("link" in kind)
     assert not (tmp_path / "run.1").exists()
 
@@ -290,6 +290,18 @@ def test_the_lock_goes_to_the_new_folder_when_an_earlier_run_is_moved_aside(tmp_
         with RunFolder(aside).locked():  # which may be gone on with
             pass
     assert contents(folder) == {}
+
+
+def test_an_empty_folder_in_which_a_run_has_begun_is_not_removed(tmp_path: Path):
+    """Another start that saw no folder makes one for a moment, and takes it away if it is still empty."""
+    first, second = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "run")
+    with first.locked(), second.left_as_found():
+        first.create()
+    assert (tmp_path / "run").is_dir()
+    (tmp_path / "run").rmdir()
+    with second.left_as_found():
+        (tmp_path / "run").mkdir()
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_lock_of_a_killed_process_is_gone(tmp_path: Path):

@@ -6,7 +6,9 @@ summary.json      before, after, paired verdict   events.jsonl     warnings, res
 report.html       all of it as a page             eval/*.jsonl     one line per problem and sample
 checkpoint-N/     everything needed to resume (checkpoints.py)
 adapter_model.safetensors, adapter_config.json and the tokenizer at the top: plain PEFT, the best on dev
-.lock             held while a run is at work here
+
+While a run is at work it holds a lock on the folder itself: no file of it is left behind, it stays with the run when
+its folder is renamed, and the kernel releases it when the process ends, however that happens.
 """
 
 import contextlib
@@ -18,16 +20,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import lock_descriptor
 
 from tiny_math_solver.runs.records import CONFIG, GROWING, SUMMARY
 from tiny_math_solver.support.environment import is_first
 from tiny_math_solver.support.errors import UserError
 from tiny_math_solver.support.files import check_writable, free_name, json_lines, occupied, sync, write_whole
 
-LOCK = ".lock"
-# what network file systems answer that have no locks
-NO_LOCKS = (errno.EBADF, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
+NO_LOCKS = (errno.EBADF, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)  # answers of file systems without locks
 
 
 class RunFolder:
@@ -40,7 +40,7 @@ class RunFolder:
     def __init__(self, path: Path):
         self.path = path
         self.writes = is_first()
-        self._lock: FileLock | None = None  # the kernel releases it when the process ends, however that happens
+        self._lock: int | None = None  # open descriptor of the folder
 
     @property
     def holds_run(self) -> bool:
@@ -67,18 +67,22 @@ class RunFolder:
                 self._take_lock()
             yield
         finally:
-            self._release_lock(self.path)
+            self._release_lock()
 
     @contextlib.contextmanager
     def left_as_found(self) -> Iterator[None]:
-        """Remove the folders that come into being inside the block and are still empty at its end."""
+        """Remove the folders that come into being inside the block and are still empty, and not locked, at its end."""
         missing = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         try:
             yield
         finally:
             for folder in missing:
                 with contextlib.suppress(OSError):
-                    folder.rmdir()
+                    if (lock := _lock(folder)) is not None:
+                        try:
+                            folder.rmdir()
+                        finally:
+                            os.close(lock)
 
     def create(self) -> None:
         """Make the folder; an earlier run there is moved aside to `<name>.1`, `.2`, …, never overwritten."""
@@ -89,9 +93,8 @@ class RunFolder:
             raise self._in_use()  # it has appeared since `locked` looked
         with self._writing(self.path):
             if self.holds_run:
-                earlier = free_name(self.path.absolute())
-                self.path.rename(earlier)
-                self._release_lock(earlier)  # it went with the folder
+                self.path.rename(free_name(self.path.absolute()))
+                self._release_lock()  # which went with the earlier run
             self.path.mkdir(parents=True, exist_ok=True)
         if self._lock is None:
             self._take_lock()
@@ -173,26 +176,14 @@ class RunFolder:
     def _take_lock(self) -> None:
         if not self.writes:
             return
-        lock = FileLock(self.path / LOCK)
-        with self._writing(self.path / LOCK):
-            try:
-                lock.acquire(blocking=False)
-            except Timeout:
-                raise self._in_use() from None
-            except OSError as error:
-                if error.errno not in NO_LOCKS:
-                    raise
-        self._lock = lock
+        with self._writing(self.path):
+            self._lock = _lock(self.path)
+        if self._lock is None:
+            raise self._in_use()
 
-    def _release_lock(self, folder: Path) -> None:
-        """Release the lock, whose file is in `folder`.
-
-        The file is deleted first: whoever has opened it and waits finds it gone, and tries again with a new one.
-        """
+    def _release_lock(self) -> None:
         if self._lock is not None:
-            with contextlib.suppress(OSError):
-                (folder / LOCK).unlink(missing_ok=True)
-            self._lock.release()
+            os.close(self._lock)
             self._lock = None
 
     def _in_use(self) -> UserError:
@@ -209,3 +200,21 @@ class RunFolder:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             saved = "; what was saved before is whole: the same command goes on from there" if self.holds_run else ""
             raise UserError(f"{path}: cannot be written ({reason}){saved}") from error
+
+
+def _lock(folder: Path) -> int | None:
+    """A descriptor that holds the lock on a folder until it is closed; None if another process has it.
+
+    A file system without locks counts as one where nobody else holds it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        if lock_descriptor(descriptor, blocking=False):
+            return descriptor
+    except OSError as error:
+        if error.errno in NO_LOCKS:
+            return descriptor
+        os.close(descriptor)
+        raise
+    os.close(descriptor)
+    return None
