@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from tiny_math_solver.hub.retries import BUSY, WAITS, Patience, UnreachableError, say
+from tiny_math_solver.hub.retries import RETRY_STATUS, WAITS, UnreachableError, announce, retrying
 from tiny_math_solver.support.errors import UserError
 from tiny_math_solver.support.redaction import without_secrets
 
@@ -56,13 +56,13 @@ def snapshot(kind: Kind, name: str, revision: str | None = None) -> Path:
         return cached
     with hub_errors(what, revision, flaw):
         try:
-            with Patience(() if cached else WAITS, connecting=False):
+            with retrying(() if cached else WAITS, connecting=False):
                 commit = _commit(kind, name, known)
         except Exception as error:
             if cached is None or not _is_network_trouble(error):
                 raise
             commit = cached.name
-            say(f"cannot reach {_endpoint()} ({error}): {what} is taken from the cache, commit {commit[:12]}")
+            announce(f"cannot reach {_endpoint()} ({error}): {what} is taken from the cache, commit {commit[:12]}")
         folder = cached if cached and cached.name == commit else _fetch(kind, name, known)
         _commits[kind, name, revision] = folder.name
         return folder
@@ -212,7 +212,7 @@ def _fetch(kind: Kind, name: str, revision: str | None) -> Path:
     By the name of the branch where there is one: the cache then knows it without network.
     """
     for is_last in (False, True):
-        with Patience(WAITS):
+        with retrying(WAITS):
             folder = _download(kind, name, revision)
         damaged = _damaged(kind, folder)
         if not damaged:
@@ -223,7 +223,7 @@ def _fetch(kind: Kind, name: str, revision: str | None) -> Path:
         wrong = f"{kind} {name}: wrong hash of {', '.join(file.relative_to(folder).as_posix() for file in damaged)}"
         if is_last:
             raise UserError(f"{wrong}, downloaded again from {_endpoint()}; try later, or another HF_ENDPOINT")
-        say(f"{wrong}; downloading again")
+        announce(f"{wrong}; downloading again")
     if missing := _missing(kind, folder):
         raise UserError(f"{kind} {name} at revision {folder.name} has no {missing}, and nothing can stand in for it")
     return folder
@@ -233,7 +233,7 @@ def _download(kind: Kind, name: str, revision: str | None, *, from_cache: bool =
     """One set of patterns for both ways: the cache is complete if it holds what a download would fetch."""
     from huggingface_hub import constants, snapshot_download
 
-    constants.HF_HUB_DISABLE_XET = True  # its own client is deaf to Patience and retries silently for minutes
+    constants.HF_HUB_DISABLE_XET = True  # its own client is deaf to our retry policy and retries silently for minutes
     return Path(
         snapshot_download(
             name,
@@ -256,7 +256,7 @@ def _is_network_trouble(error: BaseException) -> bool:
     from huggingface_hub import errors
 
     if isinstance(error, errors.HfHubHTTPError):
-        return error.response.status_code in BUSY
+        return error.response.status_code in RETRY_STATUS
     known = (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError, ConnectionError, TimeoutError)
     # the HTTP client is httpx in one major version of huggingface_hub and httpx2 in the next
     package = type(error).__module__.partition(".")[0]
