@@ -12,7 +12,7 @@ import torch
 from tiny_math_solver.bench import rollouts, steps
 from tiny_math_solver.bench.machine import ceilings, describe
 from tiny_math_solver.models.load import default_device
-from tiny_math_solver.runs.folder import command_line
+from tiny_math_solver.runs.environment import command_line
 from tiny_math_solver.support.console import Console
 
 CONFIG = Path("configs/quickstart.yaml")

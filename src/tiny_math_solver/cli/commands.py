@@ -88,7 +88,7 @@ def evaluate_model(args: argparse.Namespace, console: Console) -> int:
     from tiny_math_solver.evaluation.verdict import evaluation_lines, paired_line
     from tiny_math_solver.models.load import base_of_adapter, load_model, locate
     from tiny_math_solver.rollouts import Sampling, make_rollouts
-    from tiny_math_solver.runs.folder import json_lines, write_whole
+    from tiny_math_solver.support.files import json_lines, write_whole
 
     def load(name: str, adapter: str | None = None) -> Any:
         return load_model(name, adapter=adapter, revision=args.revision, dtype=args.dtype)
@@ -141,7 +141,7 @@ def merge(args: argparse.Namespace, console: Console) -> int:
     )
     from tiny_math_solver.evaluation.prompt_settings import problems_to_ask, settings_of
     from tiny_math_solver.models.load import base_of_adapter
-    from tiny_math_solver.runs.folder import read_config
+    from tiny_math_solver.runs.records import read_config
 
     refuse_occupied(args.out)
     base_of_adapter(args.adapter)
@@ -227,7 +227,7 @@ def _serve(server: Any, console: Console) -> int:
 
 def bench(args: argparse.Namespace, console: Console) -> int:
     from tiny_math_solver.bench.report import run
-    from tiny_math_solver.runs.folder import write_whole
+    from tiny_math_solver.support.files import write_whole
 
     for part in args.parts:
         if part not in BENCH_PARTS:
@@ -277,7 +277,7 @@ def fetch(args: argparse.Namespace, console: Console) -> int:
 
 def _check_out(path: Path | None, suffix: str) -> None:
     """Refuse an `--out` that could not be written, or is something else's, before anything is measured for it."""
-    from tiny_math_solver.runs.folder import check_writable
+    from tiny_math_solver.support.files import check_writable
 
     if path is None:
         return
