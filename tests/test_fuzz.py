@@ -123,7 +123,7 @@ def test_an_answer_is_a_number_or_none(text: str, question: str | None) -> None:
     answer = timed(lambda: extract_answer(text, question=question))
     assert (answer.value is None) is (answer.how is How.NONE)
     assert answer.value is None or is_number(answer.value)
-    assert answer.twin is None or is_number(answer.twin)
+    assert answer.equivalent is None or is_number(answer.equivalent)
     assert extract_answer(text, question=question) == answer
     if answer.value is not None and len(written := write_number(answer.value)) <= 2000:
         assert parse_number(written) == answer.value
