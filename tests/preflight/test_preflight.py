@@ -21,7 +21,10 @@ from tiny_math_solver.training.build import build_training, prepare
 from tiny_math_solver.training.live_view import Output
 from tiny_math_solver.update.kernel_scorer import _ragged
 
-SHORT = ["--problems.test", "8", "--problems.dev", "8", "--evaluation.samples", "0", "--grpo.max_steps", "2"]
+SHORT = [
+    "--problems.train", "64", "--problems.test", "8", "--problems.dev", "8",
+    "--evaluation.samples", "0", "--grpo.max_steps", "2",
+]  # fmt: skip
 
 
 def verdicts(overrides: list[str], config: Path = QUICKSTART) -> dict[str, tuple[str, str]]:

@@ -17,10 +17,12 @@ SECRETS = {
     "AWS_SECRET_ACCESS_KEY": "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLE",
     "DB_PASSWORD": "correct-horse-battery",
 }
-SHORT = ["--problems.test", "4", "--problems.dev", "4", "--evaluation.samples", "0", "--grpo.max_steps", "2"]
+SHORT = [
+    "--problems.train", "64", "--problems.test", "4", "--problems.dev", "4",
+    "--evaluation.samples", "0", "--grpo.max_steps", "2", "--grpo.per_device_train_batch_size", "16",
+]  # fmt: skip
 
 
-@pytest.mark.slow
 def test_nothing_a_run_writes_or_says_holds_a_secret(tmp_path: Path):
     """With W&B and TensorBoard on, and a secret even among the arguments."""
     environment = {**os.environ, **SECRETS, "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"}
