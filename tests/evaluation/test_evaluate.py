@@ -2,12 +2,12 @@
 
 import pytest
 
-from tiny_math_solver.evaluation.evaluate import Evaluation, Record
+from tiny_math_solver.evaluation.evaluate import Evaluation, EvaluationRecord
 
 
-def record(id: str, answer: str | None, gold: str, sample: int | None = None, how: str = "hashes") -> Record:
+def record(id: str, answer: str | None, gold: str, sample: int | None = None, how: str = "hashes") -> EvaluationRecord:
     right = answer == gold
-    return Record(id, "q", gold, "text", answer, how, right, right and how == "hashes", 5, True, sample)
+    return EvaluationRecord(id, "q", gold, "text", answer, how, right, right and how == "hashes", 5, True, sample)
 
 
 def test_the_block_counts_lenient_and_strict_apart():

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 from helpers.paths import QUICKSTART
 from tiny_math_solver.config.schema import load_config
 from tiny_math_solver.runs.resume import Asked
+from tiny_math_solver.support.console import CollectingConsole
 from tiny_math_solver.train import Outcome, train
-from tiny_math_solver.training.live_view import Output
 
 SHORT = [
     "--grpo.max_steps", "1", "--problems.train", "64", "--problems.test", "4", "--problems.dev", "4",
@@ -17,10 +17,12 @@ SHORT = [
 
 
 def run(folder: Path, *overrides: str, config: Path = QUICKSTART, force: bool = False) -> SimpleNamespace:
-    lines: list[str] = []
+    console = CollectingConsole()
     settings = load_config(config, [*overrides, "--grpo.output_dir", str(folder)])
-    outcome: Outcome = train(settings, Output(lines.append), Asked(force=force))
-    return SimpleNamespace(folder=folder, config=settings, lines=lines, outcome=outcome, summary=outcome.summary)
+    outcome: Outcome = train(settings, console, Asked(force=force))
+    return SimpleNamespace(
+        folder=folder, config=settings, lines=console.lines, outcome=outcome, summary=outcome.summary
+    )
 
 
 def rows(path: Path) -> list[dict]:

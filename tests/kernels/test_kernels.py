@@ -12,6 +12,7 @@ from torch.nn import functional
 from tiny_math_solver import kernels as package
 from tiny_math_solver.kernels import at, kernels
 from tiny_math_solver.models.load import load_model
+from tiny_math_solver.prompts import Prompt
 from tiny_math_solver.rollouts import EngineRollouts, Sampling
 
 needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="no compiler")
@@ -107,7 +108,7 @@ def test_without_a_compiler_torch_does_it(fresh: Path, monkeypatch: pytest.Monke
     loaded = load_model("embedded", dtype="float32")
     rollouts = EngineRollouts(loaded.model, loaded.tokenizer)
     assert rollouts.kind == "torch alone: no g++ found"
-    (made,) = rollouts.generate([[5, 6, 7]], 1, Sampling(4, temperature=0))
+    (made,) = rollouts.generate([Prompt([5, 6, 7], 0)], 1, Sampling(4, temperature=0))
     assert len(made.completion_ids) in range(1, 5)
 
 

@@ -14,8 +14,9 @@ from tiny_math_solver.evaluation.prompt_settings import settings_of
 from tiny_math_solver.models.load import LoadedModel, load_model
 from tiny_math_solver.playground.ask import Asker, Vote
 from tiny_math_solver.playground.play import LONGEST_QUESTION, Playground
+from tiny_math_solver.prompts import Prompt
 from tiny_math_solver.rollouts import EngineRollouts, ReferenceRollouts, Sampling
-from tiny_math_solver.training.live_view import printable
+from tiny_math_solver.support.console import printable
 
 QUESTION = "Tom has 3 boxes of 12 pens. He gives away 6. How many pens are left?"
 
@@ -34,7 +35,7 @@ def asker() -> Asker:
 
 def greedy(asker: Asker) -> str:
     rollouts = ReferenceRollouts(asker.loaded.model, asker.loaded.tokenizer)
-    (made,) = rollouts.generate([asker._prompt(QUESTION)], 1, Sampling(40, temperature=0))
+    (made,) = rollouts.generate([Prompt(asker._prompt_ids(QUESTION), 0)], 1, Sampling(40, temperature=0))
     return asker.loaded.tokenizer.decode(made.completion_ids, skip_special_tokens=True)
 
 

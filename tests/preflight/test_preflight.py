@@ -10,15 +10,16 @@ import torch
 from helpers.paths import GSM8K, QUICKSTART
 from tiny_math_solver.cli import main
 from tiny_math_solver.config.schema import load_config
-from tiny_math_solver.evaluation.evaluate import Record
+from tiny_math_solver.evaluation.evaluate import EvaluationRecord
+from tiny_math_solver.grading import Graded, How, parse_gold
 from tiny_math_solver.preflight import grader, memory
 from tiny_math_solver.preflight.check import check
 from tiny_math_solver.preflight.forecast import Forecast
 from tiny_math_solver.preflight.memory import Longest, memory_plan, readable, try_longest
 from tiny_math_solver.runs.folder import RunFolder
+from tiny_math_solver.support.console import QuietConsole
 from tiny_math_solver.support.errors import EXIT_LEARNED_NOTHING
 from tiny_math_solver.training.build import build_training, prepare
-from tiny_math_solver.training.live_view import Output
 from tiny_math_solver.update.kernel_scorer import _ragged
 
 SHORT = [
@@ -115,7 +116,7 @@ def test_a_template_that_drops_the_question_or_a_turn_that_never_ends(
 
 def test_a_grader_that_misreads_is_caught(monkeypatch: pytest.MonkeyPatch):
     assert grader.misread() == []
-    monkeypatch.setattr(grader, "correctness_reward", lambda completions, golds: [1.0])
+    monkeypatch.setattr(grader, "grade", lambda question, text, gold: Graded(parse_gold(gold), How.HASHES, True))
     assert len(grader.misread()) > 3
 
 
@@ -128,7 +129,7 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> Any:
         QUICKSTART, ["--problems.test", "8", "--grpo.output_dir", str(tmp_path_factory.mktemp("m") / "r")]
     )
     splits, tokenizer, _ = prepare(config)
-    return build_training(config, RunFolder(config.output_dir), splits, tokenizer, Output(lambda line: None))
+    return build_training(config, RunFolder(config.output_dir), splits, tokenizer, QuietConsole())
 
 
 def test_the_plan_counts_what_is_there(training: Any):
@@ -213,8 +214,8 @@ def test_bytes_for_people():
 # -- Forecast ---------------------------------------------------------------------------------------------------
 
 
-def record(*, correct: bool = False, how: str = "hashes", finished: bool = True) -> Record:
-    return Record("p", "q", "1", "c", "1", how, correct, correct, 10, finished)
+def record(*, correct: bool = False, how: str = "hashes", finished: bool = True) -> EvaluationRecord:
+    return EvaluationRecord("p", "q", "1", "c", "1", how, correct, correct, 10, finished)
 
 
 def test_the_forecast_counts_groups_without_a_gradient():

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,8 @@ import pytest
 
 from helpers.made_up_run import HOSTILE, write_run
 from helpers.paths import QUICKSTART
-from tiny_math_solver.playground.ask import Answer, Vote
+from tiny_math_solver.grading import Graded, How
+from tiny_math_solver.playground.ask import Vote
 from tiny_math_solver.playground.play import Playground
 from tiny_math_solver.report import write_report
 from tiny_math_solver.report.watch import Watch
@@ -241,8 +243,8 @@ class Scripted:
         text = HOSTILE if base else f"{question}: 2+2=4\n#### 4"
         yield from (text[i : i + 7] for i in range(0, len(text), 7))
 
-    def read(self, question: str, text: str) -> Answer:
-        return Answer(text, "4", "hashes", True)
+    def read(self, question: str, text: str) -> Graded:
+        return Graded(Decimal(4), How.HASHES, False)
 
     def vote(self, question: str, samples: int, temperature: float, base: bool = False) -> Vote:
         return Vote([("4", samples - 1), ("5", 1)], samples)

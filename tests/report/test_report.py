@@ -9,7 +9,7 @@ import pytest
 from helpers.made_up_run import HOSTILE, write_run
 from tiny_math_solver.report import page, page_data, write_report
 from tiny_math_solver.report.diagnose import dead_groups, equations, failure_of, first_slip, gain, waste
-from tiny_math_solver.report.records import compare, run_data
+from tiny_math_solver.report.records import _with_grades, compare, run_data
 from tiny_math_solver.support.errors import UserError
 
 
@@ -85,6 +85,25 @@ def test_dead_groups_and_waste_are_counted_by_what_they_were():
     }
     assert waste(rows) == {"all right": 0.2, "all wrong": 0.2, "cut off": 0.3}
     assert waste([]) == {"all right": 0.0, "all wrong": 0.0, "cut off": 0.0}
+
+
+def test_rollouts_written_without_grades_take_them_from_their_rewards(tmp_path: Path):
+    folder = write_run(tmp_path / "run", rollouts=0)
+    row = {"step": 1, "id": "a", "question": "q", "gold": "4", "completion": "4", "answer": "4", "advantage": 0.0}
+    paid = {"correctness_reward": 1.0, "format_reward": 0.0}
+    rows = [
+        {**row, "how": "closing", "rewards": paid, "tokens": 3, "finished": True},
+        {
+            **row, "how": "closing", "rewards": {"own": 0.0}, "tokens": 1, "finished": True,
+            "correct": True, "strict": False,
+        },
+    ]  # fmt: skip
+    for group in ([rows[0]], [rows[1]]):
+        (folder / "rollouts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in group))
+        assert run_data(folder)["dead"] == [{"step": 1, "all right": 1.0, "all wrong": 0.0}]
+    assert _with_grades(rows[0])["strict"] is False
+    assert _with_grades({**rows[0], "how": "hashes"})["strict"] is True
+    assert _with_grades(rows[1]) == rows[1]
 
 
 # -- Pages ------------------------------------------------------------------------------------------------------

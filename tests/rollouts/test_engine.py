@@ -12,11 +12,13 @@ from transformers import AutoModelForCausalLM, GPT2Config, Qwen3Config
 from helpers.models import FAMILIES, adapted, ids, small
 from tiny_math_solver.models.load import load_model
 from tiny_math_solver.problems.embedded import embedded_problems
-from tiny_math_solver.prompts import chat_messages, encode_prompt
+from tiny_math_solver.prompts import Prompt, chat_messages, encode_prompt, group_prompts
 from tiny_math_solver.rollouts import EngineRollouts, ReferenceRollouts, Sampling, make_rollouts
+from tiny_math_solver.rollouts.decoder import Decoder
 from tiny_math_solver.rollouts.engine_check import certify
 from tiny_math_solver.rollouts.policy_weights import UnsupportedModelError
 from tiny_math_solver.rollouts.sampling import uniforms
+from tiny_math_solver.support.console import CollectingConsole
 
 GREEDY = Sampling(max_new_tokens=96, temperature=0)
 
@@ -41,16 +43,17 @@ def engine(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.fixture(scope="module")
-def prompts(loaded) -> list[list[int]]:
+def prompts(loaded) -> list[Prompt]:
     """Of very different lengths: some problems are asked two or three at once."""
     problems = [p.question for p in embedded_problems("test", 200)]
     texts = [" ".join(problems[i : i + 1 + (i % 7 == 0) + (i % 13 == 0)]) for i in range(200)]
-    return [encode_prompt(loaded.tokenizer, chat_messages(text)) for text in texts]
+    return group_prompts(encode_prompt(loaded.tokenizer, chat_messages(text)) for text in texts)
 
 
 def test_greedy_is_transformers_token_for_token(engine, loaded, prompts):
     """200 prompts of mixed length, all at once and through few slots, so that rows leave, move and are replaced."""
-    assert max(map(len, prompts)) > 2 * min(map(len, prompts))
+    lengths = [len(p.ids) for p in prompts]
+    assert max(lengths) > 2 * min(lengths)
     expected = ids(ReferenceRollouts(loaded.model, loaded.tokenizer, 200).generate(prompts, 1, GREEDY))
     for slots in (200, 24, 3):
         assert ids(engine(loaded.model, loaded.tokenizer, slots).generate(prompts, 1, GREEDY)) == expected
@@ -70,6 +73,32 @@ def test_a_seed_means_the_same_completions_whatever_the_batch(engine, loaded, pr
     assert ids(engine(loaded.model, loaded.tokenizer).generate(prompts[:40], 4, other)) != ids(whole)
 
 
+def test_a_group_is_prefilled_once_and_its_samples_are_counted_through(
+    engine, loaded, prompts, monkeypatch: pytest.MonkeyPatch
+):
+    """Draws and prefill follow the group that a prompt carries; equal token ids say nothing."""
+    prefilled: list[int] = []
+    admit = Decoder.admit
+
+    def counted(self: Any, first: int, prompts: list[list[int]], *rest: Any) -> None:
+        prefilled.append(len(prompts))
+        admit(self, first, prompts, *rest)
+
+    monkeypatch.setattr(Decoder, "admit", counted)
+    sampling = Sampling(max_new_tokens=48, seed=5)
+    a, b = prompts[7], prompts[8]
+    whole = ids(engine(loaded.model, loaded.tokenizer).generate([a, b], 4, sampling))
+    assert prefilled.pop() == 2
+    mixed = ids(engine(loaded.model, loaded.tokenizer).generate([a, b, a, b], 2, sampling))
+    assert prefilled.pop() == 2
+    assert mixed == [*whole[:2], *whole[4:6], *whole[2:4], *whole[6:]]
+    twins = ids(engine(loaded.model, loaded.tokenizer).generate([a, Prompt(a.ids, a.group + 1)], 4, sampling))
+    assert prefilled.pop() == 2
+    assert twins == [*whole[:4], *whole[:4]]
+    with pytest.raises(ValueError, match="group 7 has two different prompts"):
+        engine(loaded.model, loaded.tokenizer).generate([a, Prompt(b.ids, 7)], 1, sampling)
+
+
 def test_many_waiting_rows_go_through_few_slots(engine, loaded, prompts):
     """A slot that is taken over must not remember anything."""
     short = Sampling(max_new_tokens=24, seed=1)
@@ -81,7 +110,7 @@ def test_logprobs_are_those_of_a_plain_forward_pass(engine, loaded, prompts):
     sampling = Sampling(max_new_tokens=48, temperature=0.8, seed=2)
     rollouts = engine(loaded.model, loaded.tokenizer, 32).generate(prompts[:60], 1, sampling)
     reference = ReferenceRollouts(loaded.model, loaded.tokenizer)
-    scores = reference._logprobs(loaded.model, prompts[:60], ids(rollouts), sampling)
+    scores = reference._logprobs(loaded.model, [p.ids for p in prompts[:60]], ids(rollouts), sampling)
     gaps = [abs(a - b) for r, s in zip(rollouts, scores, strict=True) for a, b in zip(r.logprobs, s, strict=True)]
     assert max(gaps) < 1e-4
 
@@ -109,7 +138,7 @@ def test_bfloat16_is_as_near_to_transformers_as_rounding_allows(engine, loaded, 
     rollouts = engine(small(FAMILIES["qwen2"]).to(torch.bfloat16), loaded.tokenizer, 32)
     made = rollouts.generate(prompts[:40], 1, Sampling(max_new_tokens=40, seed=1))
     exact = ReferenceRollouts(small(FAMILIES["qwen2"]), loaded.tokenizer)
-    scores = exact._logprobs(exact.model, prompts[:40], ids(made), Sampling(40))
+    scores = exact._logprobs(exact.model, [p.ids for p in prompts[:40]], ids(made), Sampling(40))
     flat = [torch.tensor([score for row in rows for score in row]) for rows in ([r.logprobs for r in made], scores)]
     gaps = (flat[0] - flat[1]).abs()
     assert len(gaps) > 1000
@@ -119,16 +148,16 @@ def test_bfloat16_is_as_near_to_transformers_as_rounding_allows(engine, loaded, 
 
 def test_another_architecture_falls_back_and_says_so(loaded):
     model = AutoModelForCausalLM.from_config(GPT2Config(n_layer=1, n_head=2, n_embd=16, vocab_size=1000))
-    said: list[str] = []
-    assert isinstance(make_rollouts(model, loaded.tokenizer, say=said.append), ReferenceRollouts)
-    assert said == [
+    console = CollectingConsole()
+    assert isinstance(make_rollouts(model, loaded.tokenizer, console=console), ReferenceRollouts)
+    assert console.lines == [
         "rollouts by transformers' generate, many times slower: the engine does not support architecture gpt2"
     ]
     penalised = Sampling(8, repetition_penalty=1.1)
     assert isinstance(
-        make_rollouts(loaded.model, loaded.tokenizer, sampling=penalised, say=said.append), ReferenceRollouts
+        make_rollouts(loaded.model, loaded.tokenizer, sampling=penalised, console=console), ReferenceRollouts
     )
-    assert isinstance(make_rollouts(loaded.model, loaded.tokenizer, say=said.append), EngineRollouts)
+    assert isinstance(make_rollouts(loaded.model, loaded.tokenizer, console=console), EngineRollouts)
 
 
 def test_the_certificate_passes_here_and_fails_where_something_is_wrong(engine, loaded, prompts):
@@ -250,7 +279,7 @@ def test_graph_sized_batches_are_safe_with_one_new_token(loaded, prompts):
     rollouts = EngineRollouts(loaded.model, loaded.tokenizer, 64, native=False)
     with torch.inference_mode():
         decoder = rollouts._decoder(64, 128, Sampling(max_new_tokens=1, temperature=0))
-        decoder.admit(0, prompts[:5], [0, 1, 2, 3, 4], None)
+        decoder.admit(0, [p.ids for p in prompts[:5]], [0, 1, 2, 3, 4], None)
         for _ in range(8):
             decoder._step(64, 128)
     assert decoder.made[:5].tolist() == [1] * 5

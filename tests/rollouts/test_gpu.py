@@ -8,7 +8,7 @@ import torch
 from helpers.models import FAMILIES, adapted, ids, small
 from tiny_math_solver.models.load import load_model
 from tiny_math_solver.problems.embedded import embedded_problems
-from tiny_math_solver.prompts import chat_messages, encode_prompt
+from tiny_math_solver.prompts import Prompt, chat_messages, encode_prompt, group_prompts
 from tiny_math_solver.rollouts import EngineRollouts, ReferenceRollouts, Sampling
 from tiny_math_solver.rollouts.decoder import TorchDecoder
 from tiny_math_solver.rollouts.engine_check import certify
@@ -26,10 +26,10 @@ def loaded():
 
 
 @pytest.fixture(scope="module")
-def prompts(loaded) -> list[list[int]]:
+def prompts(loaded) -> list[Prompt]:
     problems = [p.question for p in embedded_problems("test", 200)]
     texts = [" ".join(problems[i : i + 1 + (i % 7 == 0) + (i % 13 == 0)]) for i in range(200)]
-    return [encode_prompt(loaded.tokenizer, chat_messages(text)) for text in texts]
+    return group_prompts(encode_prompt(loaded.tokenizer, chat_messages(text)) for text in texts)
 
 
 def test_greedy_is_transformers_token_for_token(loaded, prompts):
@@ -75,7 +75,7 @@ def test_no_step_waits_for_the_host(loaded, prompts):
     ((_, decoder),) = rollouts._decoders
     assert isinstance(decoder, TorchDecoder)
     with torch.inference_mode():
-        decoder.admit(0, prompts[:8], list(range(8)), None)
+        decoder.admit(0, [p.ids for p in prompts[:8]], list(range(8)), None)
         decoder.step(8)  # captures where this size was not met yet
         captured = len(decoder.graphs)
         torch.cuda.set_sync_debug_mode("error")

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from tiny_math_solver.models.load import load_model, load_tokenizer
 from tiny_math_solver.problems.problem import Problem
-from tiny_math_solver.prompts import chat_messages, encode_prompt, within_limit
+from tiny_math_solver.prompts import Prompt, chat_messages, encode_prompt, group_prompts, within_limit
 from tiny_math_solver.rollouts import EngineRollouts, ReferenceRollouts, Sampling
 from tiny_math_solver.support.errors import UserError
 
@@ -23,8 +23,8 @@ def loaded(tiny_model_folder: Path):
 
 
 @pytest.fixture(scope="module")
-def prompts(loaded) -> list[list[int]]:
-    return [encode_prompt(loaded.tokenizer, chat_messages(q)) for q in QUESTIONS]
+def prompts(loaded) -> list[Prompt]:
+    return group_prompts(encode_prompt(loaded.tokenizer, chat_messages(q)) for q in QUESTIONS)
 
 
 @pytest.fixture(params=[EngineRollouts, ReferenceRollouts], ids=["engine", "reference"])
@@ -46,9 +46,9 @@ def test_greedy_is_argmax_whatever_the_padding_and_the_models_own_settings(kind,
     assert loaded.model.generation_config.repetition_penalty != 1.0  # the trap is set
     made = kind(loaded.model, loaded.tokenizer).generate(prompts, 1, GREEDY)
     eos = {loaded.tokenizer.eos_token_id, loaded.tokenizer.pad_token_id}
-    for rollout, ids in zip(made, prompts, strict=True):
-        assert rollout.prompt_ids == ids
-        assert rollout.completion_ids == by_hand(loaded.model, ids, 12, eos)
+    for rollout, prompt in zip(made, prompts, strict=True):
+        assert rollout.prompt_ids == prompt.ids
+        assert rollout.completion_ids == by_hand(loaded.model, prompt.ids, 12, eos)
     assert loaded.model.generation_config.repetition_penalty != 1.0  # and stays the model's own afterwards
 
 
@@ -56,7 +56,7 @@ def test_order_and_groups_survive_batching_by_length(kind, loaded, prompts):
     one = kind(loaded.model, loaded.tokenizer, batch_size=1).generate(prompts, 2, GREEDY)
     many = kind(loaded.model, loaded.tokenizer, batch_size=64).generate(prompts, 2, GREEDY)
     assert [r.completion_ids for r in one] == [r.completion_ids for r in many]
-    assert [r.prompt_ids for r in many] == [ids for ids in prompts for _ in range(2)]
+    assert [r.prompt_ids for r in many] == [prompt.ids for prompt in prompts for _ in range(2)]
 
 
 def test_every_end_token_of_the_model_is_kept_and_ends_the_completion(kind, loaded, prompts):
@@ -89,7 +89,7 @@ def test_samples_follow_the_policy(kind, loaded, prompts):
     model = loaded.model
     sharpened = Sampling(max_new_tokens=1, temperature=0.05, top_k=0, seed=1)
     made = kind(model, loaded.tokenizer, 1000).generate(prompts[:1], 4000, sharpened)
-    expected = (model(torch.tensor([prompts[0]])).logits[0, -1] / 0.05).softmax(-1).detach()
+    expected = (model(torch.tensor([prompts[0].ids])).logits[0, -1] / 0.05).softmax(-1).detach()
     counts = torch.bincount(torch.tensor([r.completion_ids[0] for r in made]), minlength=len(expected))
     likely = expected * 4000 >= 5
     seen = [*counts[likely].tolist(), counts[~likely].sum().item()]
@@ -124,6 +124,11 @@ def test_the_prompt_is_the_chat_template_and_nothing_else(loaded):
     expected = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
     assert encode_prompt(tokenizer, messages) == expected
     assert tokenizer.decode(expected).endswith("<|im_start|>assistant\n")
+
+
+def test_prompts_without_groups_of_their_own_get_one_for_each_that_is_distinct():
+    """A problem that stands twice in a file must not be answered twice with the same draws."""
+    assert group_prompts([[5, 6], [7], [5, 6]]) == [Prompt([5, 6], 0), Prompt([7], 1), Prompt([5, 6], 0)]
 
 
 def test_a_tokenizer_without_chat_template_is_refused(tiny_model_folder: Path):

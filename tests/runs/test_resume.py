@@ -25,9 +25,9 @@ from tiny_math_solver.config.schema import load_config
 from tiny_math_solver.runs.checkpoints import checkpoints, damage
 from tiny_math_solver.runs.folder import RunFolder
 from tiny_math_solver.runs.resume import Asked
+from tiny_math_solver.support.console import CollectingConsole
 from tiny_math_solver.support.errors import UserError
 from tiny_math_solver.train import train
-from tiny_math_solver.training.live_view import Output
 from tiny_math_solver.training.trainer import MathGRPOTrainer
 
 SHORT = [
@@ -43,11 +43,9 @@ class PowerCutError(Exception):
 
 
 def run(folder: Path, *overrides: str, asked: Asked = Asked()) -> SimpleNamespace:  # noqa: B008  frozen
-    lines: list[str] = []
-    outcome = train(
-        load_config(QUICKSTART, [*SHORT, *overrides, "--grpo.output_dir", str(folder)]), Output(lines.append), asked
-    )
-    return SimpleNamespace(folder=folder, lines=lines, summary=outcome.summary)
+    console = CollectingConsole()
+    outcome = train(load_config(QUICKSTART, [*SHORT, *overrides, "--grpo.output_dir", str(folder)]), console, asked)
+    return SimpleNamespace(folder=folder, lines=console.lines, summary=outcome.summary)
 
 
 def interrupted(folder: Path, step: int, *overrides: str, asked: Asked = Asked()) -> None:  # noqa: B008  frozen

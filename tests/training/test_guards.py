@@ -17,10 +17,10 @@ from tiny_math_solver.config.schema import Config, load_config
 from tiny_math_solver.rollouts import decoder
 from tiny_math_solver.rollouts.kernel_decoder import NativeDecoder
 from tiny_math_solver.rollouts.policy_weights import PolicyWeights
+from tiny_math_solver.support.console import CollectingConsole
 from tiny_math_solver.support.errors import EXIT_LEARNED_NOTHING, StoppedError, UserError
 from tiny_math_solver.train import train
 from tiny_math_solver.training.guards import WINDOW, findings
-from tiny_math_solver.training.live_view import Output
 from tiny_math_solver.training.trainer import MathGRPOTrainer
 from tiny_math_solver.update import kernel_scorer as native
 from tiny_math_solver.update import passes as update
@@ -114,14 +114,14 @@ SHORT = [
 
 
 def run(folder: Path, *overrides: str) -> SimpleNamespace:
-    lines: list[str] = []
+    console = CollectingConsole()
     config = load_config(QUICKSTART, [*SHORT, *overrides, "--grpo.output_dir", str(folder)])
     stopped = None
     try:
-        train(config, Output(lines.append))
+        train(config, console)
     except StoppedError as error:
         stopped = error
-    return SimpleNamespace(folder=folder, lines=lines, stopped=stopped, events=rows(folder / "events.jsonl"))
+    return SimpleNamespace(folder=folder, lines=console.lines, stopped=stopped, events=rows(folder / "events.jsonl"))
 
 
 def rows(path: Path) -> list[dict[str, Any]]:

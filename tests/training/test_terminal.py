@@ -4,9 +4,9 @@ import io
 from typing import Any
 
 import pytest
-from rich.console import Console
+import rich.console
 
-from tiny_math_solver.training.live_view import LiveView, News, line, output, sparkline
+from tiny_math_solver.training.live_view import LiveView, StepReport, show_step, sparkline, step_line, training_console
 
 LOGS = {
     "reward": 1.02, "rewards/correctness_reward/mean": 0.66, "rewards/format_reward/mean": 0.36,
@@ -20,14 +20,14 @@ SAMPLE: dict[str, Any] = {
     "question": "What is 2+2?", "completion": "\x1b[31m2+2=4\n#### 4", "answer": "4", "how": "hashes", "gold": "4",
     "rewards": {"correctness_reward": 1.0, "format_reward": 0.5},
 }  # fmt: skip
-NEWS = News(6, 24, 12.0, LOGS, DEV, 128, SAMPLE)
+REPORT = StepReport(6, 24, 12.0, LOGS, DEV, 128, SAMPLE)
 
 
 def screen(**settings: Any) -> str:
     file = io.StringIO()
-    console = Console(file=file, force_terminal=True, width=110, **settings)
-    with LiveView(console) as view:
-        view.show(NEWS)
+    terminal = rich.console.Console(file=file, force_terminal=True, width=110, **settings)
+    with LiveView(terminal) as view:
+        show_step(view, REPORT)
         view.say("a [bold]line[/bold] that is no markup")
     return file.getvalue()
 
@@ -44,15 +44,18 @@ def test_the_live_view_says_how_the_run_is_doing():
 
 
 def test_a_line_a_step_has_no_control_characters():
-    assert line(NEWS) == "step 6/24  reward 1.02  correct 66.0%  format 72.0%  tokens 36  no-gradient groups 25%  12 s"
-    assert line(News(6, 24, 12.0, LOGS | {"dev/accuracy": 0.61}, DEV, 128)).endswith("12 s  dev 61.0%")
+    assert (
+        step_line(REPORT)
+        == "step 6/24  reward 1.02  correct 66.0%  format 72.0%  tokens 36  no-gradient groups 25%  12 s"
+    )
+    assert step_line(StepReport(6, 24, 12.0, LOGS | {"dev/accuracy": 0.61}, DEV, 128)).endswith("12 s  dev 61.0%")
 
 
 def test_plain_lines_where_nobody_looks_and_none_where_asked_to_be_quiet(capsys):
-    for quiet, expected in ((False, ["hello", line(NEWS)]), (True, [])):
-        with output(quiet) as out:
-            out.say("hello")
-            out.show(NEWS)
+    for quiet, expected in ((False, ["hello", step_line(REPORT)]), (True, [])):
+        with training_console(quiet) as console:
+            console.say("hello")
+            show_step(console, REPORT)
         assert capsys.readouterr().out.splitlines() == expected
 
 

@@ -5,15 +5,15 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from tiny_math_solver.evaluation.statistics import Paired, maj_at_k, mcnemar, pass_at_k, wilson_interval
-from tiny_math_solver.grading import How, extract_answer, parse_gold, write_number
+from tiny_math_solver.grading import grade, parse_gold, rewards_of, write_number
 from tiny_math_solver.grading.rewards import as_text
 from tiny_math_solver.problems.problem import Problem
-from tiny_math_solver.prompts import Message, chat_messages, encode_prompt
+from tiny_math_solver.prompts import Message, chat_messages, encode_prompt, group_prompts
 from tiny_math_solver.rollouts import Rollout, Rollouts, Sampling
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class EvaluationRecord:
     """One graded completion of one problem; `answer` is what was read off it, `how` where it stood."""
 
     id: str
@@ -28,13 +28,18 @@ class Record:
     finished: bool
     sample: int | None = None  # None: greedy
 
+    @property
+    def rewards(self) -> dict[str, float]:
+        """What training would pay for the completion."""
+        return rewards_of(self.correct, self.how)
+
 
 @dataclass(frozen=True)
 class Evaluation:
     """Greedy records, one a problem, and where asked for `samples` records a problem, grouped by problem."""
 
-    greedy: list[Record]
-    sampled: list[Record] = field(default_factory=list)
+    greedy: list[EvaluationRecord]
+    sampled: list[EvaluationRecord] = field(default_factory=list)
     samples: int = 0
 
     def rows(self) -> Iterator[dict[str, Any]]:
@@ -44,7 +49,7 @@ class Evaluation:
     @classmethod
     def from_rows(cls, rows: Iterable[dict[str, Any]]) -> "Evaluation":
         """The evaluation that `rows` came from."""
-        records = [Record(**row) for row in rows]
+        records = [EvaluationRecord(**row) for row in rows]
         sampled = [record for record in records if record.sample is not None]
         samples = 1 + max((record.sample or 0 for record in sampled), default=-1)
         return cls([record for record in records if record.sample is None], sampled, samples)
@@ -114,7 +119,7 @@ def evaluate(
 
 def sample(
     rollouts: Rollouts, problems: Sequence[Problem], system: str, samples: int, sampling: Sampling
-) -> list[Record]:
+) -> list[EvaluationRecord]:
     """`samples` graded completions of every problem, grouped by problem."""
     return list(_answer(rollouts, problems, system, samples, sampling, sampled=True))
 
@@ -127,28 +132,30 @@ def _answer(
     sampling: Sampling,
     *,
     sampled: bool,
-) -> Iterator[Record]:
+) -> Iterator[EvaluationRecord]:
     asked = [chat_messages(p.question, system) for p in problems]
-    made = rollouts.generate([encode_prompt(rollouts.tokenizer, messages) for messages in asked], samples, sampling)
+    prompts = group_prompts(encode_prompt(rollouts.tokenizer, messages) for messages in asked)
+    made = rollouts.generate(prompts, samples, sampling)
     for index, rollout in enumerate(made):
         i, sample = divmod(index, samples)
-        yield _grade(problems[i], asked[i], rollout, rollouts.tokenizer, sample if sampled else None)
+        yield _record(problems[i], asked[i], rollout, rollouts.tokenizer, sample if sampled else None)
 
 
-def _grade(problem: Problem, asked: list[Message], rollout: Rollout, tokenizer: Any, sample: int | None) -> Record:
-    """Read the answer off one rollout, as the rewards do, and compare it with the gold."""
+def _record(
+    problem: Problem, asked: list[Message], rollout: Rollout, tokenizer: Any, sample: int | None
+) -> EvaluationRecord:
+    """One rollout, graded as in training."""
     completion = tokenizer.decode(rollout.completion_ids, skip_special_tokens=True)
-    answer = extract_answer(completion, question=as_text(asked))
-    correct = answer.equals(parse_gold(problem.answer))
-    return Record(
+    graded = grade(as_text(asked), completion, problem.answer)
+    return EvaluationRecord(
         id=problem.id,
         question=problem.question,
         gold=problem.answer,
         completion=completion,
-        answer=None if answer.value is None else write_number(answer.value),
-        how=answer.how.value,
-        correct=correct,
-        strict=correct and answer.how is How.HASHES,
+        answer=graded.answer,
+        how=graded.how.value,
+        correct=graded.correct,
+        strict=graded.strict,
         tokens=len(rollout.completion_ids),
         finished=rollout.finished,
         sample=sample,

@@ -68,8 +68,8 @@ class Playground:
         for piece in self.asker.stream(question, base=base):
             parts.append(piece)
             yield _event("piece", piece)
-        answer = self.asker.read(question, "".join(parts))
-        yield _event("answer", {"value": answer.value, "how": answer.how})
+        graded = self.asker.read(question, "".join(parts))
+        yield _event("answer", {"value": graded.answer, "how": graded.how})
         if samples:
             vote = self.asker.vote(question, samples, temperature, base=base)
             yield _event("vote", {"counts": vote.counts, "samples": vote.samples})

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from tiny_math_solver.config.schema import Config
-from tiny_math_solver.evaluation.evaluate import Record, sample
+from tiny_math_solver.evaluation.evaluate import EvaluationRecord, sample
 from tiny_math_solver.preflight.plan import total_steps
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.problems.splits import Splits
@@ -21,11 +21,11 @@ HOPELESS_TRUNCATION = 0.9
 class Forecast:
     """Completions of the base model, sampled as in training, a group a problem."""
 
-    groups: list[list[Record]]
+    groups: list[list[EvaluationRecord]]
     seconds: float  # that they took
 
     @property
-    def records(self) -> list[Record]:
+    def records(self) -> list[EvaluationRecord]:
         return [record for group in self.groups for record in group]
 
     @property
@@ -39,7 +39,7 @@ class Forecast:
     @property
     def dead(self) -> float:
         """Share of the groups in which all rewards are the same."""
-        return self._share(len({_reward(record) for record in group}) == 1 for group in self.groups)
+        return self._share(len({tuple(record.rewards.values()) for record in group}) == 1 for group in self.groups)
 
     @property
     def tokens(self) -> float:
@@ -61,7 +61,7 @@ class Forecast:
     def hopeless(self) -> str:
         """Why GRPO cannot learn from this model as configured; empty if it can."""
         count = len(self.records)
-        if not any(any(_reward(record)) for record in self.records):
+        if not any(any(record.rewards.values()) for record in self.records):
             return (
                 f"none of {count} completions earns a reward ({self.truncated:.0%} are cut off): see prompt.system, "
                 "grpo.max_completion_length, or choose easier problems or a model that can solve some"
@@ -104,7 +104,7 @@ def forecast(config: Config, trainer: MathGRPOTrainer, train: list[Problem]) -> 
         records = sample(trainer.rollouts, problems, config.prompt.system, samples, trainer.sampling)
         groups = [list(group) for _, group in groupby(records, key=lambda record: record.id)]
         found = Forecast([*found.groups, *groups], time.perf_counter() - started)
-        if any(any(_reward(record)) for record in found.records):
+        if any(any(record.rewards.values()) for record in found.records):
             break
     return found
 
@@ -121,8 +121,3 @@ def duration(config: Config, found: Forecast, splits: Splits, prompt: float, upd
     asked = 2 * test + (1 + steps // settings.every) * len(splits.dev)
     learned = completions * (1 - found.dead) * config.grpo.get("num_iterations", 1)
     return Duration(completions * each, learned * (found.tokens + prompt) / update_speed, asked * each)
-
-
-def _reward(record: Record) -> tuple[bool, bool]:
-    """What the two rewards see."""
-    return record.correct, record.how == "hashes"

@@ -34,7 +34,7 @@ def run_data(folder: Path) -> dict[str, Any]:
 
 def _run_data(folder: Path) -> dict[str, Any]:
     metrics = list(read_jsonl(folder / "metrics.jsonl"))
-    rollouts = [{**row, "correct": _is_correct(row)} for row in read_jsonl(folder / "rollouts.jsonl")]
+    rollouts = [_with_grades(row) for row in read_jsonl(folder / "rollouts.jsonl")]
     before, after = (list(_greedy(folder / "eval" / f"{when}.jsonl")) for when in ("before", "after"))
     return {
         "name": folder.absolute().name,
@@ -81,8 +81,12 @@ def _json(path: Path) -> Any:
     return read_json(path) if path.is_file() else None
 
 
-def _is_correct(row: Record) -> bool:
-    return row["rewards"]["correctness_reward"] > 0
+def _with_grades(row: Record) -> Record:
+    """A row of rollouts.jsonl with `correct` and `strict`; a row without them has both in its rewards."""
+    if "correct" in row and "strict" in row:
+        return row
+    correct = row["rewards"]["correctness_reward"] > 0
+    return {**row, "correct": correct, "strict": correct and row["how"] == "hashes"}
 
 
 def _curves(metrics: list[Record]) -> dict[str, list[float | None]]:
