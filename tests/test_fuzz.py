@@ -33,6 +33,7 @@ from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.problems.sources import read_file
 from tiny_math_solver.support.errors import UserError
 
+pytestmark = pytest.mark.fuzz
 MINUTES = float(os.environ.get("FUZZ_MINUTES", "0"))
 SLOW = 2.0  # seconds of this process that no single input may take
 FOLDER = tempfile.TemporaryDirectory(prefix="fuzz-")

@@ -202,6 +202,7 @@ def test_a_cache_without_links_has_nothing_to_compare(pinned_hub: HubStandin, tm
     assert online[1] == []
 
 
+@pytest.mark.slow
 def test_passing_trouble_is_waited_out_and_said(pinned_hub: HubStandin, tmp_path: Path):
     """Catches: no second try, a silent one, or one that ignores a Retry-After."""
     api, files = f"/api/models/{MODEL}", f"/{MODEL}/resolve/{PINNED_REVISIONS[MODEL]}"
@@ -261,6 +262,7 @@ def test_a_long_file_is_resumed_where_it_was_cut(tmp_path: Path):
     assert len(said) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
@@ -342,6 +344,7 @@ def test_offline_says_whether_the_cache_is_empty_or_incomplete(pinned_hub: HubSt
     assert "is only partly in the cache; connect once (tiny-math fetch" in again[0]
 
 
+@pytest.mark.slow
 def test_no_message_has_a_password_or_a_token(pinned_hub: HubStandin, tmp_path: Path):
     """Catches: an address printed as it stands in HF_ENDPOINT, by this package or by a library's warning."""
     secret = {
@@ -361,6 +364,7 @@ def test_no_message_has_a_password_or_a_token(pinned_hub: HubStandin, tmp_path: 
     assert without_secrets("at http://a:b@c/d, header b'Bearer hf_abc'") == "at http://c/d, header b'Bearer "
 
 
+@pytest.mark.slow
 def test_a_warm_cache_needs_no_network(pinned_hub: HubStandin, tmp_path: Path):
     """Catches: a request for what is pinned and there; waiting for a Hub that a branch could only be compared with."""
     branch = ("model", MODEL, "main")

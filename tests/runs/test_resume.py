@@ -89,7 +89,7 @@ def same(one: Path, other: Path) -> None:
         ["--grpo.num_iterations", "2", "--grpo.steps_per_generation", "4"],  # a batch is learned from four times
         ["--grpo.logging_steps", "3", "--grpo.beta", "0.05"],
         ["--update.own_passes", "false", "--rollouts.native", "false"],
-        ["--problems.train", "18", "--grpo.steps_per_generation", "3"],  # steps that span two passes
+        ["--problems.train", "9", "--grpo.steps_per_generation", "3"],  # steps that span two passes
     ],
     ids=["plain", "dropout", "reused batches", "sparse log", "trl's micro-batches", "across epochs"],
 )
@@ -99,7 +99,8 @@ def test_a_resumed_run_ends_as_one_straight_through(tmp_path: Path, overrides: l
     Catches a sampler that begins anew, lost random states, a lost generation batch, moments of the optimizer that
     start at zero, records written twice.
     """
-    overrides = [*overrides, "--grpo.max_steps", "7"]
+    small = ["--grpo.per_device_train_batch_size", "8", "--grpo.max_completion_length", "64", "--problems.train", "12"]
+    overrides = [*small, *overrides, "--grpo.max_steps", "7"]
     straight = run(tmp_path / "straight", *overrides)
     folder = tmp_path / "cut"
     interrupted(folder, 3, *overrides)
@@ -522,7 +523,14 @@ def listen() -> None:
         signal.signal(number, signal.SIG_DFL)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGTERM,
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, marks=pytest.mark.slow),
+    ],
+)
 def test_a_signal_finishes_and_saves_the_step(tmp_path: Path, number: signal.Signals):
     folder = tmp_path / "run"
     process = started(folder, "--grpo.max_steps", "500", "--grpo.save_steps", "400", "--evaluation.every", "400")
@@ -540,6 +548,7 @@ def test_a_signal_finishes_and_saves_the_step(tmp_path: Path, number: signal.Sig
     assert damage(folder / f"checkpoint-{steps[-1]}") == ""
 
 
+@pytest.mark.slow
 def test_a_second_signal_leaves_at_once(tmp_path: Path):
     process = started(tmp_path / "run", "--grpo.max_steps", "500", "--evaluation.every", "400")
     assert process.stdout
@@ -555,6 +564,7 @@ def test_a_second_signal_leaves_at_once(tmp_path: Path):
     assert "left at once; the same command goes on from the last checkpoint" in err
 
 
+@pytest.mark.slow
 def test_a_terminal_that_is_closed_ends_the_run_in_good_order(tmp_path: Path):
     """On a real terminal, whose other end goes away: every print fails from then on, and SIGHUP comes."""
     command = [sys.executable, "-m", "tiny_math_solver.cli", "train", str(QUICKSTART), *SHORT,
