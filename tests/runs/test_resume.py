@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import torch
+from trl import GRPOTrainer
 
 from helpers.paths import QUICKSTART
 from helpers.runs import rows
@@ -28,7 +29,6 @@ from tiny_math_solver.runs.resume import Asked
 from tiny_math_solver.support.console import CollectingConsole
 from tiny_math_solver.support.errors import UserError
 from tiny_math_solver.train import train
-from tiny_math_solver.training.trainer import MathGRPOTrainer
 
 SHORT = [
     "--problems.train", "24", "--problems.test", "8", "--problems.dev", "8", "--evaluation.every", "2",
@@ -50,7 +50,7 @@ def run(folder: Path, *overrides: str, asked: Asked = Asked()) -> SimpleNamespac
 
 def interrupted(folder: Path, step: int, *overrides: str, asked: Asked = Asked()) -> None:  # noqa: B008  frozen
     """A run that ends within optimizer step `step` + 1, as at a power cut: nothing more is written."""
-    training_step = MathGRPOTrainer.training_step
+    training_step = GRPOTrainer.training_step
 
     def cut(self: Any, *args: Any, **kwargs: Any) -> Any:
         out = training_step(self, *args, **kwargs)
@@ -59,7 +59,7 @@ def interrupted(folder: Path, step: int, *overrides: str, asked: Asked = Asked()
         return out
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(MathGRPOTrainer, "training_step", cut)
+        patch.setattr(GRPOTrainer, "training_step", cut)
         with pytest.raises(PowerCutError):
             run(folder, *overrides, asked=asked)
 
@@ -419,7 +419,7 @@ def _never(*args: Any, **kwargs: Any) -> Any:
 
 def at_step(step: int, action: Callable[[], Any]) -> pytest.MonkeyPatch:
     """Have `action` happen in optimizer step `step`; undo it by `.undo()`."""
-    patch, training_step = pytest.MonkeyPatch(), MathGRPOTrainer.training_step
+    patch, training_step = pytest.MonkeyPatch(), GRPOTrainer.training_step
     done: list[bool] = []
 
     def watched(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -428,7 +428,7 @@ def at_step(step: int, action: Callable[[], Any]) -> pytest.MonkeyPatch:
             action()
         return training_step(self, *args, **kwargs)
 
-    patch.setattr(MathGRPOTrainer, "training_step", watched)
+    patch.setattr(GRPOTrainer, "training_step", watched)
     return patch
 
 

@@ -42,14 +42,15 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from tiny_math_solver.evaluation.verdict import nothing_learned, run_lines
     from tiny_math_solver.runs.resume import Asked
     from tiny_math_solver.train import train
-    from tiny_math_solver.training.build import prepare, training_arguments
+    from tiny_math_solver.training.build import training_arguments
     from tiny_math_solver.training.live_view import training_console
+    from tiny_math_solver.training.plan import prepare
 
     check_arguments(training_arguments(config))
     if args.dry_run:
-        _, _, plan = prepare(config)
+        plan = prepare(config).plan
         console.say(config.to_yaml())
-        console.say("\n".join(plan))
+        console.say("\n".join(plan.lines))
         return 0
     with training_console(args.quiet or not is_first()) as progress:
         outcome = train(config, progress, Asked(args.resume, tuple(args.allow), args.force))
