@@ -22,7 +22,7 @@ import torch
 from tiny_math_solver.config.schema import load_config
 from tiny_math_solver.runs.checkpoints import checkpoints, damage
 from tiny_math_solver.runs.folder import RunFolder
-from tiny_math_solver.runs.resume import Asked
+from tiny_math_solver.runs.resume import ResumeOptions
 from tiny_math_solver.support.errors import UserError
 from tiny_math_solver.train import train
 from tiny_math_solver.training.live_view import Output
@@ -42,7 +42,7 @@ class PowerCutError(Exception):
     pass
 
 
-def run(folder: Path, *overrides: str, asked: Asked = Asked()) -> SimpleNamespace:  # noqa: B008  frozen
+def run(folder: Path, *overrides: str, asked: ResumeOptions = ResumeOptions()) -> SimpleNamespace:  # noqa: B008  frozen
     lines: list[str] = []
     outcome = train(
         load_config(QUICKSTART, [*SHORT, *overrides, "--grpo.output_dir", str(folder)]), Output(lines.append), asked
@@ -50,7 +50,7 @@ def run(folder: Path, *overrides: str, asked: Asked = Asked()) -> SimpleNamespac
     return SimpleNamespace(folder=folder, lines=lines, summary=outcome.summary)
 
 
-def interrupted(folder: Path, step: int, *overrides: str, asked: Asked = Asked()) -> None:  # noqa: B008  frozen
+def interrupted(folder: Path, step: int, *overrides: str, asked: ResumeOptions = ResumeOptions()) -> None:  # noqa: B008  frozen
     """A run that ends within optimizer step `step` + 1, as at a power cut: nothing more is written."""
     training_step = MathGRPOTrainer.training_step
 
@@ -143,18 +143,24 @@ def test_another_configuration_is_refused_with_what_differs(cut: Path, stopped: 
     before = contents(cut)
     changed = [*stopped.options, "--grpo.learning_rate", "5e-4", "--grpo.max_steps", "6"]
     with pytest.raises(
-        UserError, match=r"learning_rate: 0.001 → 0.0005, grpo.max_steps: 5 → 6; if that is meant: --allow"
+        UserError,
+        match=r"learning_rate: 0.001 → 0.0005, grpo.max_steps: 5 → 6\); to resume it with these changes, add --allow",
     ):
-        run(cut, *changed, asked=Asked(resume=True))
-    with pytest.raises(UserError, match=r"grpo.learning_rate: 0.001 → 0.0005; if that is meant: --allow grpo.learn"):
-        run(cut, *changed, asked=Asked(resume=True, allow=("grpo.max_steps",)))
-    with pytest.raises(UserError, match=r"is a run with lora.r: 16 → 8; that takes a run of its own"):
-        run(cut, *stopped.options, "--lora.r", "8", asked=Asked(resume=True, allow=("lora",)))
+        run(cut, *changed, asked=ResumeOptions(resume=True))
+    with pytest.raises(
+        UserError,
+        match=r"grpo.learning_rate: 0.001 → 0.0005\); to resume it with these changes, add --allow grpo.learn",
+    ):
+        run(cut, *changed, asked=ResumeOptions(resume=True, allow=("grpo.max_steps",)))
+    with pytest.raises(UserError, match=r"holds a run with lora.r: 16 → 8, which cannot change within a run"):
+        run(cut, *stopped.options, "--lora.r", "8", asked=ResumeOptions(resume=True, allow=("lora",)))
     assert contents(cut) == before
 
 
 def test_a_change_that_is_meant_goes_on(cut: Path, stopped: SimpleNamespace):
-    longer = run(cut, *stopped.options, "--grpo.max_steps", "7", asked=Asked(resume=True, allow=("grpo.max_steps",)))
+    longer = run(
+        cut, *stopped.options, "--grpo.max_steps", "7", asked=ResumeOptions(resume=True, allow=("grpo.max_steps",))
+    )
     assert longer.summary["steps"] == 7
     assert timeless(cut / "metrics.jsonl")[:4] == timeless(stopped.straight / "metrics.jsonl")[:4]
     assert "max_steps: 7" in (cut / "config.yaml").read_text()
@@ -164,7 +170,7 @@ def test_a_finished_run_can_be_made_longer(stopped: SimpleNamespace, tmp_path: P
     """It samples what it would have, had it been that long from the start; dev was evaluated once more, at its end."""
     folder = shutil.copytree(stopped.straight, tmp_path / "run")
     longer = [*stopped.options, "--grpo.max_steps", "7"]
-    run(folder, *longer, asked=Asked(resume=True, allow=("grpo.max_steps",)))
+    run(folder, *longer, asked=ResumeOptions(resume=True, allow=("grpo.max_steps",)))
     straight = run(tmp_path / "straight", *longer).folder
     assert (folder / "rollouts.jsonl").read_text() == (straight / "rollouts.jsonl").read_text()
     assert json.loads((folder / "summary.json").read_text())["steps"] == 7
@@ -173,7 +179,7 @@ def test_a_finished_run_can_be_made_longer(stopped: SimpleNamespace, tmp_path: P
 def test_a_learning_rate_that_was_changed_on_purpose_is_used(cut: Path, stopped: SimpleNamespace):
     """The checkpoint has the old one, in the optimizer and in the schedule."""
     changed = ["--grpo.learning_rate", "2e-4", "--grpo.weight_decay", "0.1"]
-    run(cut, *stopped.options, *changed, asked=Asked(resume=True, allow=("grpo",)))
+    run(cut, *stopped.options, *changed, asked=ResumeOptions(resume=True, allow=("grpo",)))
     assert [row["learning_rate"] for row in rows(cut / "metrics.jsonl")] == pytest.approx([1e-3] * 4 + [2e-4])
 
 
@@ -186,14 +192,14 @@ def test_without_resume_another_configuration_begins_anew_and_loses_nothing(cut:
 
 def test_to_begin_anew_can_be_asked_for(cut: Path, stopped: SimpleNamespace):
     before = contents(cut)
-    run(cut, *stopped.options, "--problems.test", "4", asked=Asked(resume=False))
+    run(cut, *stopped.options, "--problems.test", "4", asked=ResumeOptions(resume=False))
     assert contents(cut.with_name("cut.1")) == before
 
 
 def test_a_finished_run_is_shown_again_by_resume_and_moved_aside_without(stopped: SimpleNamespace, tmp_path: Path):
     folder = shutil.copytree(stopped.straight, tmp_path / "done")
     before = contents(folder)
-    again = run(folder, *stopped.options, asked=Asked(resume=True))
+    again = run(folder, *stopped.options, asked=ResumeOptions(resume=True))
     assert again.summary == json.loads(before["summary.json"])
     assert {**contents(folder), "report.html": b""} == {**before, "report.html": b""}
     assert run(folder, *stopped.options, "--grpo.max_steps", "1").summary["steps"] == 1
@@ -202,15 +208,15 @@ def test_a_finished_run_is_shown_again_by_resume_and_moved_aside_without(stopped
 
 def test_resume_without_a_run_says_so_and_writes_nothing(tmp_path: Path):
     with pytest.raises(UserError, match="no run there to resume"):
-        run(tmp_path / "nothing", asked=Asked(resume=True))
+        run(tmp_path / "nothing", asked=ResumeOptions(resume=True))
     assert not list(tmp_path.iterdir())
 
 
 def test_a_run_without_a_checkpoint_yet_begins_anew(cut: Path, stopped: SimpleNamespace):
     for checkpoint in cut.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
-    result = run(cut, *stopped.options, asked=Asked(resume=True))
-    assert f"no checkpoint in {cut} yet: from the beginning" in result.lines
+    result = run(cut, *stopped.options, asked=ResumeOptions(resume=True))
+    assert f"no checkpoint in {cut} yet: starting from the beginning" in result.lines
     same(stopped.straight, cut)
 
 
@@ -221,7 +227,7 @@ def test_the_problems_must_be_the_same(cut: Path, stopped: SimpleNamespace, monk
     real = splits.embedded_problems
     monkeypatch.setattr(splits, "embedded_problems", lambda split, count, seed: real(split, count, seed + 1))
     with pytest.raises(UserError, match="the problems are not those it was trained on"):
-        run(cut, *stopped.options, asked=Asked(resume=True))
+        run(cut, *stopped.options, asked=ResumeOptions(resume=True))
 
 
 def test_two_runs_do_not_share_a_folder(cut: Path, stopped: SimpleNamespace):
@@ -367,7 +373,7 @@ def test_a_new_checkpoint_is_not_deleted_for_a_damaged_one(cut: Path, stopped: S
     """With one to keep, the newest by number was a damaged one; a stray one stays out of the way as well."""
     (cut / "checkpoint-4" / "state.json").write_text("{}")
     interrupted(cut, 4, *stopped.options, "--grpo.save_total_limit", "1",
-                asked=Asked(resume=True, allow=("grpo.save_total_limit",)))  # fmt: skip
+                asked=ResumeOptions(resume=True, allow=("grpo.save_total_limit",)))  # fmt: skip
     assert damage(cut / "checkpoint-4") == ""
     assert (cut / "checkpoint-4.damaged").is_dir()
 

@@ -17,7 +17,7 @@ from tiny_math_solver.problems.embedded import embedded_problems
 from tiny_math_solver.problems.splits import load_test_problems
 from tiny_math_solver.rollouts import ReferenceRollouts, Sampling
 from tiny_math_solver.rollouts import engine_check as certificate
-from tiny_math_solver.runs.resume import Asked
+from tiny_math_solver.runs.resume import ResumeOptions
 from tiny_math_solver.support.errors import UserError
 from tiny_math_solver.train import Outcome, train
 from tiny_math_solver.training.live_view import Output
@@ -29,7 +29,7 @@ QUICKSTART = ROOT / "configs" / "quickstart.yaml"
 def run(folder: Path, *overrides: str, config: Path = QUICKSTART, force: bool = False) -> SimpleNamespace:
     lines: list[str] = []
     settings = load_config(config, [*overrides, "--grpo.output_dir", str(folder)])
-    outcome: Outcome = train(settings, Output(lines.append), Asked(force=force))
+    outcome: Outcome = train(settings, Output(lines.append), ResumeOptions(force=force))
     return SimpleNamespace(folder=folder, config=settings, lines=lines, outcome=outcome, summary=outcome.summary)
 
 

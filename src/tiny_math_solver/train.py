@@ -12,13 +12,13 @@ from tiny_math_solver.preflight.start import before_start
 from tiny_math_solver.problems.splits import Splits
 from tiny_math_solver.report import REPORT, write_report
 from tiny_math_solver.rollouts import EngineRollouts, Rollouts, Sampling, make_rollouts
-from tiny_math_solver.runs.checkpoints import step_of
+from tiny_math_solver.runs.checkpoints import checkpoint_step
 from tiny_math_solver.runs.environment import command_line, write_environment
 from tiny_math_solver.runs.folder import RunFolder
 from tiny_math_solver.runs.records import read_json, read_jsonl
-from tiny_math_solver.runs.resume import Asked, starting_point
+from tiny_math_solver.runs.resume import ResumeOptions, starting_point
 from tiny_math_solver.support.errors import UserError
-from tiny_math_solver.support.out_of_memory import memory_errors
+from tiny_math_solver.support.out_of_memory import oom_as_user_error
 from tiny_math_solver.support.redaction import without_secrets
 from tiny_math_solver.training.build import build_training, check_engine, prepare
 from tiny_math_solver.training.checkpointing import fingerprint
@@ -35,7 +35,7 @@ class Outcome:
     earned: bool
 
 
-def train(config: Config, out: Output, asked: Asked = Asked()) -> Outcome:  # noqa: B008  frozen
+def train(config: Config, out: Output, asked: ResumeOptions = ResumeOptions()) -> Outcome:  # noqa: B008  frozen
     """Run GRPO as configured, telling `out` how it goes. Returns when adapter, records and page are on disk.
 
     Goes on with an earlier run in the folder where `asked` says so. Raises StoppedError where the run ends before its
@@ -48,8 +48,8 @@ def train(config: Config, out: Output, asked: Asked = Asked()) -> Outcome:  # no
     run.check()
     with run.locked():
         start = starting_point(run, config, fingerprint(splits), asked, out.say)
-        if not start.over:
-            with memory_errors("rollouts.batch_size, update.tokens_per_pass or grpo.max_completion_length"):
+        if not start.finished:
+            with oom_as_user_error("rollouts.batch_size, update.tokens_per_pass or grpo.max_completion_length"):
                 _train(config, out, run, splits, tokenizer, asked, start.checkpoint)
         summary = read_json(run.path / "summary.json")
         if run.writes:
@@ -58,7 +58,13 @@ def train(config: Config, out: Output, asked: Asked = Asked()) -> Outcome:  # no
 
 
 def _train(
-    config: Config, out: Output, run: RunFolder, splits: Splits, tokenizer: Any, asked: Asked, checkpoint: Path | None
+    config: Config,
+    out: Output,
+    run: RunFolder,
+    splits: Splits,
+    tokenizer: Any,
+    asked: ResumeOptions,
+    checkpoint: Path | None,
 ) -> None:
     """From model to summary.json."""
     say, events = out.say, Events(run, out)
@@ -70,7 +76,7 @@ def _train(
         run.create()
     else:
         training.checkpointing.rewind(checkpoint)
-        events.tell(step_of(checkpoint), "resumed", f"from {checkpoint}")
+        events.tell(checkpoint_step(checkpoint), "resumed", f"from {checkpoint}")
     run.write_text("config.yaml", without_secrets(config.to_yaml()))  # first: it makes the folder a run's
     if checkpoint is None:
         write_environment(run, command_line(), config.grpo["seed"])

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from tiny_math_solver.cli import commands
 from tiny_math_solver.cli.commands import BENCH_PARTS, SECTIONS
-from tiny_math_solver.support.environment import check_environment
+from tiny_math_solver.support.environment import check_library_variables
 from tiny_math_solver.support.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_NO_READER, StoppedError, UserError
 from tiny_math_solver.support.redaction import without_secrets
 
@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1" if not sys.stderr.isatty() else "0")
     try:
         args = _parse(arguments)
-        check_environment()
+        check_library_variables()
         sys.argv[1:] = map(without_secrets, sys.argv[1:])  # which trackers record, as we do
         return args.run(args)
     except UserError as error:

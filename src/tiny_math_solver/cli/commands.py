@@ -22,17 +22,17 @@ EXAMPLE_QUESTION = (
 
 def train(args: argparse.Namespace) -> int:
     from tiny_math_solver.config.schema import load_config
-    from tiny_math_solver.support.environment import check_launch, is_first
+    from tiny_math_solver.support.environment import check_launcher_variables, is_main_process
     from tiny_math_solver.training.trackers import choose_trackers
 
-    check_launch()
+    check_launcher_variables()
     if args.allow and not args.resume:
         raise UserError("--allow goes with --resume: it says what may differ from the run that goes on")
     config = load_config(args.config, args.overrides)
     choose_trackers(config)  # before the slow imports: what is missing is said at once
     from tiny_math_solver.config.library_checks import check_arguments
     from tiny_math_solver.evaluation.verdict import nothing_learned, run_lines
-    from tiny_math_solver.runs.resume import Asked
+    from tiny_math_solver.runs.resume import ResumeOptions
     from tiny_math_solver.train import train as run
     from tiny_math_solver.training.build import prepare, training_arguments
     from tiny_math_solver.training.live_view import output
@@ -43,9 +43,9 @@ def train(args: argparse.Namespace) -> int:
         print(config.to_yaml())
         print("\n".join(plan))
         return 0
-    with output(args.quiet or not is_first()) as out:
-        outcome = run(config, out, Asked(args.resume, tuple(args.allow), args.force))
-    if not is_first():
+    with output(args.quiet or not is_main_process()) as out:
+        outcome = run(config, out, ResumeOptions(args.resume, tuple(args.allow), args.force))
+    if not is_main_process():
         return 0
     if not outcome.earned:
         print(f"tiny-math: {nothing_learned(outcome.folder)}", file=sys.stderr)
@@ -59,10 +59,10 @@ def check(args: argparse.Namespace) -> int:
     from tiny_math_solver.config.library_checks import check_arguments
     from tiny_math_solver.config.schema import load_config
     from tiny_math_solver.preflight.check import check as checks
-    from tiny_math_solver.support.environment import check_launch
+    from tiny_math_solver.support.environment import check_launcher_variables
     from tiny_math_solver.training.build import training_arguments
 
-    check_launch()
+    check_launcher_variables()
     config, worst = load_config(args.config, args.overrides), "ok"
     check_arguments(training_arguments(config))
     for finding in checks(config, args.price):
@@ -85,7 +85,8 @@ def evaluate_model(args: argparse.Namespace) -> int:
     from tiny_math_solver.evaluation.evaluate import evaluate
     from tiny_math_solver.evaluation.prompt_settings import problems_to_ask, settings_of
     from tiny_math_solver.evaluation.verdict import evaluation_lines, paired_line
-    from tiny_math_solver.models.load import base_of_adapter, load_model, locate
+    from tiny_math_solver.models.adapter import base_of_adapter
+    from tiny_math_solver.models.load import load_model, locate
     from tiny_math_solver.rollouts import Sampling, make_rollouts
     from tiny_math_solver.support.files import json_lines, write_whole
 
@@ -139,7 +140,7 @@ def merge(args: argparse.Namespace) -> int:
         refuse_occupied,
     )
     from tiny_math_solver.evaluation.prompt_settings import problems_to_ask, settings_of
-    from tiny_math_solver.models.load import base_of_adapter
+    from tiny_math_solver.models.adapter import base_of_adapter
     from tiny_math_solver.runs.records import read_config
 
     refuse_occupied(args.out)

@@ -17,7 +17,7 @@ import torch
 from tiny_math_solver.hub.snapshots import hub_errors
 from tiny_math_solver.support.errors import UserError
 
-WEIGHTS, INDEX, ADAPTER_WEIGHTS = "model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 WRITERS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")  # how the classes that write text are called
 MOST_LAYERS = 1000  # they are made one by one, before anything is compared with the weights
 VOCABULARIES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken")
@@ -40,14 +40,6 @@ def check_model_folder(folder: Path) -> None:
     _check_weights(folder)
     if not any(file.is_file() for pattern in VOCABULARIES for file in folder.glob(pattern)):
         raise UserError(f"{folder}: no tokenizer.json and no other vocabulary; save the tokenizer with the model")
-
-
-def check_adapter_folder(folder: Path) -> None:
-    """Raise UserError for a folder without the adapter's weights as safetensors."""
-    if not (folder / ADAPTER_WEIGHTS).is_file():
-        is_pickle = (folder / "adapter_model.bin").is_file()
-        why = "adapter_model.bin is a pickle, which may run code and is not loaded" if is_pickle else "nothing to load"
-        raise UserError(f"{folder}: no {ADAPTER_WEIGHTS}: {why}")
 
 
 def check_shapes(folder: Path, config: Any) -> None:
@@ -79,31 +71,15 @@ def check_shapes(folder: Path, config: Any) -> None:
 def check_loaded(name: str, model: Any, report: dict[str, Any]) -> None:
     """Raise UserError where not all of a model came from its file, or is a number; `report` is what loading said."""
     if missing := sorted(report["missing_keys"]):
-        raise UserError(f"model {name}: its weights lack {_some(missing)}, which config.json describes")
+        raise UserError(f"model {name}: its weights lack {some_of(missing)}, which config.json describes")
     if surplus := sorted(key for key in report["unexpected_keys"] if ".layers." in key):
-        raise UserError(f"model {name}: config.json has no place for {_some(surplus)} of its weights")
-    if broken := [key for key, weight in model.named_parameters() if not _is_finite(weight)]:
-        raise UserError(f"model {name}: NaN or infinity in {_some(broken)}: its weights are damaged")
-
-
-def check_adapter_loaded(folder: Path, model: Any) -> None:
-    """Raise UserError where the adapter on `model` is not what its file holds: PEFT only warns."""
-    from peft import get_peft_model_state_dict
-    from safetensors import safe_open
-
-    with safe_open(folder / ADAPTER_WEIGHTS, framework="pt") as file:
-        there = set(file.keys())
-    wanted = set(get_peft_model_state_dict(model, save_embedding_layers=False))
-    if missing := sorted(wanted - there):
-        raise UserError(f"adapter {folder}: its weights lack {_some(missing)}, which adapter_config.json describes")
-    if surplus := sorted(key for key in there - wanted if "lora_" in key):
-        raise UserError(f"adapter {folder}: adapter_config.json has no place for {_some(surplus)} of its weights")
-    if broken := [key for key, weight in model.named_parameters() if "lora_" in key and not _is_finite(weight)]:
-        raise UserError(f"adapter {folder}: NaN or infinity in {_some(broken)}: its weights are damaged")
+        raise UserError(f"model {name}: config.json has no place for {some_of(surplus)} of its weights")
+    if broken := [key for key, weight in model.named_parameters() if not is_finite(weight)]:
+        raise UserError(f"model {name}: NaN or infinity in {some_of(broken)}: its weights are damaged")
 
 
 @contextmanager
-def loading(what: str, revision: str | None = None) -> Iterator[None]:
+def load_errors(what: str, revision: str | None = None) -> Iterator[None]:
     """Turn whatever a library raises while it loads a damaged folder into a UserError.
 
     Its warnings are left out: what is missing is checked for afterwards.
@@ -155,10 +131,10 @@ def _check_weights(folder: Path) -> None:
     raise UserError(f"{folder}: no {WEIGHTS}: {why}")
 
 
-def _is_finite(weight: torch.Tensor) -> bool:
+def is_finite(weight: torch.Tensor) -> bool:
     """By the extremes, which a NaN becomes: thirty times as fast as looking at each."""
     return not weight.numel() or all(bool(extreme.isfinite()) for extreme in weight.detach().aminmax())
 
 
-def _some(keys: list[str]) -> str:
+def some_of(keys: list[str]) -> str:
     return keys[0] + (f" and {len(keys) - 1} more" if len(keys) > 1 else "")

@@ -10,15 +10,8 @@ import torch
 
 from tiny_math_solver.config.schema import EMBEDDED
 from tiny_math_solver.hub.snapshots import snapshot, stay_offline
-from tiny_math_solver.models.folder import (
-    check_adapter_folder,
-    check_adapter_loaded,
-    check_loaded,
-    check_model_folder,
-    check_shapes,
-    loading,
-    read_json,
-)
+from tiny_math_solver.models.adapter import base_of_adapter, is_adapter, load_adapter
+from tiny_math_solver.models.folder import check_loaded, check_model_folder, check_shapes, load_errors
 from tiny_math_solver.support.errors import UserError
 
 
@@ -45,7 +38,7 @@ def load_model(
     model = load_base(base, revision, dtype, device)
     tokenizer = load_tokenizer(base, revision)
     if adapter is not None:
-        model = _with_adapter(model, Path(adapter))
+        model = load_adapter(model, Path(adapter))
     return LoadedModel(name, model.eval(), tokenizer)
 
 
@@ -53,7 +46,7 @@ def locate(
     name: str, revision: str | None = None, adapter: str | Path | None = None
 ) -> tuple[str, str | None, str | Path | None]:
     """`(base, revision, adapter)` behind a name; a Hub base is in the cache afterwards."""
-    if adapter is None and os.path.isfile(Path(name) / "adapter_config.json"):
+    if adapter is None and is_adapter(Path(name)):
         adapter = name
         name, revision = base_of_adapter(Path(adapter))
     resolve(name, revision)
@@ -71,7 +64,7 @@ def load_base(name: str, revision: str | None = None, dtype: str = "auto", devic
     folder = Path(source) if os.path.isdir(source) else snapshot("model", source, revision)
     stay_offline()
     options: dict[str, Any] = {"revision": revision, "local_files_only": True, "trust_remote_code": False}
-    with loading(f"model {name}", revision):
+    with load_errors(f"model {name}", revision):
         check_shapes(folder, AutoConfig.from_pretrained(source, **options))
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source, dtype=resolve_dtype(dtype, device), use_safetensors=True, output_loading_info=True, **options
@@ -86,7 +79,7 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
 
     source, revision = resolve(name, revision)
     options: dict[str, Any] = {"revision": revision, "local_files_only": True, "trust_remote_code": False}
-    with loading(f"tokenizer {name}", revision):
+    with load_errors(f"tokenizer {name}", revision):
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
         rows = AutoConfig.from_pretrained(source, **options).get_text_config().vocab_size
     if len(tokenizer) > rows:  # a kernel would read past the end of the embedding
@@ -120,20 +113,6 @@ def resolve(name: str, revision: str | None = None) -> tuple[str, str | None]:
     return name, folder.name
 
 
-def base_of_adapter(folder: Path) -> tuple[str, str | None]:
-    """`(base name, revision)` that an adapter was trained on."""
-    path = folder / "adapter_config.json"
-    if not path.is_file():
-        raise UserError(f"{folder}: no adapter_config.json, so it is not an adapter folder")
-    settings = read_json(path)
-    base, revision = settings.get("base_model_name_or_path"), settings.get("revision")
-    if not isinstance(base, str) or not isinstance(revision, str | None):
-        raise UserError(f"{path}: cannot tell the base model: base_model_name_or_path = {base!r}")
-    if Path(base).parts[-2:] == ("tiny_math_solver", EMBEDDED):
-        base = EMBEDDED  # wherever the package is installed today
-    return base, revision
-
-
 def resolve_dtype(dtype: str, device: str) -> torch.dtype:
     """`auto` is bfloat16 on a GPU that has it, else float32."""
     if dtype == "auto":
@@ -149,7 +128,7 @@ def stored_dtype(name: str, revision: str | None = None) -> torch.dtype:
     from transformers import AutoConfig
 
     source, revision = resolve(name, revision)
-    with loading(f"model {name}", revision):
+    with load_errors(f"model {name}", revision):
         dtype = AutoConfig.from_pretrained(
             source, revision=revision, local_files_only=True, trust_remote_code=False
         ).dtype
@@ -158,14 +137,3 @@ def stored_dtype(name: str, revision: str | None = None) -> torch.dtype:
 
 def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _with_adapter(model: Any, folder: Path) -> Any:
-    from peft import PeftModel
-
-    base_of_adapter(folder)
-    check_adapter_folder(folder)
-    with loading(f"adapter {folder}"):
-        model = PeftModel.from_pretrained(model, str(folder))
-    check_adapter_loaded(folder, model)
-    return model

@@ -10,7 +10,7 @@ import psutil
 import torch
 
 from tiny_math_solver.rollouts import EngineRollouts
-from tiny_math_solver.support.out_of_memory import with_smaller_parts
+from tiny_math_solver.support.out_of_memory import retry_on_oom
 from tiny_math_solver.training.trainer import MathGRPOTrainer
 from tiny_math_solver.update.kernel_scorer import HEAD_TOKENS as NATIVE_HEAD_TOKENS
 from tiny_math_solver.update.passes import HEAD_TOKENS
@@ -125,7 +125,7 @@ def try_longest(trainer: MathGRPOTrainer, longest: Longest) -> float:
 
     devices = [trainer.accelerator.device] if trainer.accelerator.device.type == "cuda" else []
     with torch.random.fork_rng(devices):
-        speed = with_smaller_parts(lambda: _try_pass(trainer, longest), halve)
+        speed = retry_on_oom(lambda: _try_pass(trainer, longest), halve)
         return max(speed, _try_pass(trainer, longest)) if trainer.tokens_per_pass < speed else speed  # once warm
 
 

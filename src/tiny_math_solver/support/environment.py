@@ -14,12 +14,12 @@ def world_size() -> int:
     return _whole("WORLD_SIZE", default=1, lowest=1)
 
 
-def is_first() -> bool:
+def is_main_process() -> bool:
     """Whether this process is the one that prints and writes."""
     return _whole("RANK", default=0, lowest=0) == 0
 
 
-def check_launch() -> None:
+def check_launcher_variables() -> None:
     """Raise UserError where the variables of a launcher are no numbers or contradict each other."""
     processes = world_size()
     for name, lowest in (("RANK", 0), ("LOCAL_RANK", -1)):
@@ -27,7 +27,7 @@ def check_launch() -> None:
             raise UserError(f"environment: {name}={os.environ[name]} of {processes} processes (WORLD_SIZE){_ADVICE}")
 
 
-def check_environment() -> None:
+def check_library_variables() -> None:
     """Raise UserError where a library that is loaded later would not understand one of its variables."""
     for name in ("HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT"):
         if not re.fullmatch(r"\s*\d*\s*", os.environ.get(name, "")):

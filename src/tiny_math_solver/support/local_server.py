@@ -13,7 +13,7 @@ ADDRESS = "127.0.0.1"
 
 
 @dataclass(frozen=True)
-class Answer:
+class Response:
     body: bytes
     kind: str  # MIME type
     status: HTTPStatus = HTTPStatus.OK
@@ -29,7 +29,7 @@ class LocalServer(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, routes: dict[str, Callable[[BaseHTTPRequestHandler], Answer]], port: int = 0):
+    def __init__(self, routes: dict[str, Callable[[BaseHTTPRequestHandler], Response]], port: int = 0):
         self.routes = routes
         try:
             super().__init__((ADDRESS, port), _Handler)

@@ -27,7 +27,7 @@ from tiny_math_solver.rollouts import EngineRollouts, Rollouts, Sampling, make_r
 from tiny_math_solver.rollouts.policy_weights import UnsupportedModelError, refuse_unsupported
 from tiny_math_solver.rollouts.rollout import causal_lm
 from tiny_math_solver.runs.folder import RunFolder
-from tiny_math_solver.support.out_of_memory import with_smaller_parts
+from tiny_math_solver.support.out_of_memory import retry_on_oom
 from tiny_math_solver.training.live_view import PARTS
 from tiny_math_solver.training.resumable import Checkpoints, ResumableGRPOTrainer
 from tiny_math_solver.update.kernel_scorer import NativeUpdate, why_not
@@ -200,7 +200,7 @@ class MathGRPOTrainer(ResumableGRPOTrainer):
         loss = torch.zeros((), device=self.args.device)
         if self.accelerator.sync_gradients:
             with self.timed("update"):
-                loss = with_smaller_parts(lambda: self._update(model), self._halve_passes)
+                loss = retry_on_oom(lambda: self._update(model), self._halve_passes)
             self._window = []
         self._current_train_step_time += time.perf_counter() - started
         if self.accelerator.sync_gradients:
