@@ -1,4 +1,4 @@
-"""Load a model and its tokenizer by name: `embedded`, a Hub name, a model folder or an adapter folder."""
+"""Models and their tokenizers, loaded by name: `embedded`, a Hub name, a model folder or an adapter folder."""
 
 import os
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ def load_model(
     dtype: str = "auto",
     device: str | None = None,
 ) -> LoadedModel:
-    """Load for inference, with its adapter if there is one; an adapter folder as `name` brings its own base.
+    """A model for inference, with its adapter if there is one; an adapter folder as `name` brings its own base.
 
     Raises UserError for a name that is neither a folder nor a Hub repository, and for a damaged folder.
     """
@@ -45,7 +45,7 @@ def load_model(
 def locate(
     name: str, revision: str | None = None, adapter: str | Path | None = None
 ) -> tuple[str, str | None, str | Path | None]:
-    """`(base, revision, adapter)` behind a name; a Hub base is in the cache afterwards."""
+    """`(base, revision, adapter)` of a name; a Hub base is in the cache afterwards."""
     if adapter is None and is_adapter(Path(name)):
         adapter = name
         name, revision = base_of_adapter(Path(adapter))
@@ -54,11 +54,11 @@ def locate(
 
 
 def load_base(name: str, revision: str | None = None, dtype: str = "auto", device: str | None = None) -> Any:
-    """The bare transformers model on `device` (a GPU where there is one), in `dtype`."""
+    """The bare transformers model on `device` (by default a GPU if there is one), in `dtype`."""
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils import logging
 
-    logging.disable_progress_bar()  # its bars are for reading and writing weights: seconds here
+    logging.disable_progress_bar()  # of reading and writing weights, which takes seconds
     device = device or default_device()
     source, revision = resolve(name, revision)
     folder = Path(source) if os.path.isdir(source) else snapshot("model", source, revision)
@@ -83,7 +83,9 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
         rows = AutoConfig.from_pretrained(source, **options).get_text_config().vocab_size
     if len(tokenizer) > rows:  # a kernel would read past the end of the embedding
-        raise UserError(f"tokenizer {name} has {len(tokenizer)} tokens, its model's embedding {rows}: not of one model")
+        raise UserError(
+            f"tokenizer {name} has {len(tokenizer)} tokens, its model's embedding {rows}: they do not belong together"
+        )
     if tokenizer.eos_token_id is None:
         raise UserError(f"tokenizer {name} has no end-of-sequence token: completions could not end")
     if tokenizer.pad_token_id is None:
@@ -92,9 +94,9 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
 
 
 def resolve(name: str, revision: str | None = None) -> tuple[str, str | None]:
-    """`(what from_pretrained is given, commit)`; a Hub model is in the cache afterwards.
+    """`(name or folder for from_pretrained, commit)`; a Hub model is in the cache afterwards.
 
-    Raises UserError for a folder that is missing or no model, and for a Hub name that cannot be had.
+    Raises UserError for a folder that is missing or not a model, and for a Hub name that cannot be downloaded.
     """
     if name == EMBEDDED:
         return str(resources.files("tiny_math_solver") / "embedded"), None
@@ -114,7 +116,7 @@ def resolve(name: str, revision: str | None = None) -> tuple[str, str | None]:
 
 
 def resolve_dtype(dtype: str, device: str) -> torch.dtype:
-    """`auto` is bfloat16 on a GPU that has it, else float32."""
+    """A dtype by name; `auto` is bfloat16 on a GPU that has it, else float32."""
     if dtype == "auto":
         return torch.bfloat16 if device == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
     named = getattr(torch, dtype, None)
@@ -124,7 +126,7 @@ def resolve_dtype(dtype: str, device: str) -> torch.dtype:
 
 
 def stored_dtype(name: str, revision: str | None = None) -> torch.dtype:
-    """The dtype that a model's weights are stored in, going by its config."""
+    """The dtype that a model's weights are stored in, according to its config."""
     from transformers import AutoConfig
 
     source, revision = resolve(name, revision)

@@ -1,4 +1,4 @@
-"""Where a run starts: from its newest intact checkpoint, or from the beginning."""
+"""The start of a run: at its newest intact checkpoint, or from the beginning."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ class Start:
 def starting_point(
     run: RunFolder, config: Config, problems: str, options: ResumeOptions, say: Callable[[str], Any]
 ) -> Start:
-    """Where to start; `problems` is the fingerprint of the problems as they are.
+    """The point to start from; `problems` is the fingerprint of the problems as loaded for this start.
 
     Raises UserError if `options` ask to resume and there is no run, or one of another configuration.
     """

@@ -1,4 +1,4 @@
-"""Pages for a browser on this machine: bound to the loopback address, and answering to no other name."""
+"""A web server for this machine's browser: bound to the loopback address, and answering to no other name."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,10 +21,10 @@ class Response:
 
 
 class LocalServer(ThreadingHTTPServer):
-    """Answers GET by path, with what `routes` make of the request.
+    """Answers GET requests by path, each with the response of its route.
 
-    A request that names another host is refused: a page elsewhere could have its own name resolve to this machine.
-    Raises UserError where the port is taken.
+    Refuses a request that names another host: a foreign page could have its own name resolve to this machine.
+    Raises UserError if the port is taken.
     """
 
     daemon_threads = True
@@ -41,7 +41,7 @@ class LocalServer(ThreadingHTTPServer):
         return f"http://{ADDRESS}:{self.server_port}/"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A browser that went away in the middle of an answer is nothing to report."""
+        """Stay silent: a browser that leaves in the middle of a response is no error."""
 
 
 class _Handler(BaseHTTPRequestHandler):
