@@ -22,14 +22,14 @@ from tiny_math_solver.models.load import load_model
 from tiny_math_solver.preflight.start import Preflight, preflight
 from tiny_math_solver.report import REPORT, write_report
 from tiny_math_solver.rollouts import EngineRollouts, make_rollouts
-from tiny_math_solver.runs.checkpoints import step_of
+from tiny_math_solver.runs.checkpoints import checkpoint_step
 from tiny_math_solver.runs.environment import command_line, write_environment
 from tiny_math_solver.runs.events import EventLog
 from tiny_math_solver.runs.folder import RunFolder
 from tiny_math_solver.runs.records import read_json
-from tiny_math_solver.runs.resume import Asked, starting_point
+from tiny_math_solver.runs.resume import ResumeOptions, starting_point
 from tiny_math_solver.support.console import Console
-from tiny_math_solver.support.out_of_memory import memory_errors
+from tiny_math_solver.support.out_of_memory import oom_as_user_error
 from tiny_math_solver.support.redaction import without_secrets
 from tiny_math_solver.training.build import Training, build_training
 from tiny_math_solver.training.checkpointing import TRAINER_STATE
@@ -48,7 +48,7 @@ class Outcome:
     earned: bool
 
 
-def train(config: Config, console: Console, options: Asked = Asked()) -> Outcome:  # noqa: B008  frozen
+def train(config: Config, console: Console, options: ResumeOptions = ResumeOptions()) -> Outcome:  # noqa: B008  frozen
     """Run GRPO as configured, or resume a run as `options` say; returns when adapter, records and page are on disk.
 
     Raises UserError for bad input, and StoppedError if the run ends before its last step, with all of it saved.
@@ -60,8 +60,8 @@ def train(config: Config, console: Console, options: Asked = Asked()) -> Outcome
     run.check()
     with run.locked():
         start = starting_point(run, config, fingerprint(prepared.splits), options, console)
-        if not start.over:
-            with memory_errors(SETTINGS_THAT_SAVE_MEMORY):
+        if not start.finished:
+            with oom_as_user_error(SETTINGS_THAT_SAVE_MEMORY):
                 _run(prepared, run, start.checkpoint, console, force=options.force)
         summary = read_json(run.path / "summary.json")
         if run.writes:
@@ -89,7 +89,7 @@ def _open_folder(config: Config, run: RunFolder, training: Training, checkpoint:
         run.create()
     else:
         training.checkpointing.rewind(checkpoint)
-        events.add(step_of(checkpoint), "resumed", f"from {checkpoint}")
+        events.add(checkpoint_step(checkpoint), "resumed", f"from {checkpoint}")
     run.write_text("config.yaml", without_secrets(config.to_yaml()))  # first: it makes the folder a run's
     if checkpoint is None:
         write_environment(run, command_line(), config.grpo["seed"])
@@ -114,7 +114,7 @@ def _loop(prepared: Prepared, training: Training, checkpoint: Path | None, conso
     if checkpoint is None:
         console.say("a loss near 0 at step 1 is how GRPO starts: look at the reward")
         trainer.train()
-    elif step_of(checkpoint) < prepared.plan.steps:
+    elif checkpoint_step(checkpoint) < prepared.plan.steps:
         trainer.train(resume_from_checkpoint=str(checkpoint))
     else:  # the Trainer would train one step more
         training.checkpointing.restore_policy(checkpoint)

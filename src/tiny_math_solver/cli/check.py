@@ -20,10 +20,10 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from tiny_math_solver.config.library_checks import check_arguments
     from tiny_math_solver.config.schema import load_config
     from tiny_math_solver.preflight.check import check
-    from tiny_math_solver.support.environment import check_launch
+    from tiny_math_solver.support.environment import check_launcher_variables
     from tiny_math_solver.training.build import training_arguments
 
-    check_launch()
+    check_launcher_variables()
     config, worst = load_config(args.config, args.overrides), "ok"
     check_arguments(training_arguments(config))
     for finding in check(config, args.price):

@@ -3,14 +3,13 @@
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from tiny_math_solver.evaluation.evaluate import evaluate
+from tiny_math_solver.models.adapter import base_of_adapter
 from tiny_math_solver.models.load import (
     LoadedModel,
-    base_of_adapter,
     load_model,
     load_tokenizer,
     resolve_dtype,
@@ -33,13 +32,6 @@ class MergeProof:
     problems: int
     same_answers: int
     max_logit_difference: float
-
-
-def save_adapter(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Write the adapter as plain PEFT, with its tokenizer beside it."""
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card template
 
 
 def merge_adapter(adapter: Path, out: Path, dtype: str | None = None) -> torch.dtype:

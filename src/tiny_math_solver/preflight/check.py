@@ -32,7 +32,7 @@ from tiny_math_solver.runs.events import EventLog
 from tiny_math_solver.runs.folder import RunFolder
 from tiny_math_solver.support.console import CollectingConsole
 from tiny_math_solver.support.errors import UserError
-from tiny_math_solver.support.out_of_memory import memory_errors
+from tiny_math_solver.support.out_of_memory import oom_as_user_error
 from tiny_math_solver.training.build import build_training
 from tiny_math_solver.training.plan import Prepared, prepare
 from tiny_math_solver.training.trainer import MathGRPOTrainer
@@ -67,7 +67,7 @@ def check(config: Config, price: float | None = None) -> Iterator[Check]:
     if any(finding.verdict != "ok" for finding in missing):
         return
     try:
-        with memory_errors("rollouts.batch_size, update.tokens_per_pass or grpo.max_completion_length"):
+        with oom_as_user_error("rollouts.batch_size, update.tokens_per_pass or grpo.max_completion_length"):
             yield from _with_model(config, price)
     except UserError as error:
         yield Check("fail", "refused", str(error))

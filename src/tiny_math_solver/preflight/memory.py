@@ -10,7 +10,7 @@ import psutil
 import torch
 
 from tiny_math_solver.rollouts import EngineRollouts
-from tiny_math_solver.support.out_of_memory import with_smaller_parts
+from tiny_math_solver.support.out_of_memory import retry_on_oom
 from tiny_math_solver.training.trainer import MathGRPOTrainer
 from tiny_math_solver.update.passes import Batch
 from tiny_math_solver.update.scorer import whole_rows
@@ -117,7 +117,7 @@ def try_longest(trainer: MathGRPOTrainer, longest: Longest) -> float:
 
     devices = [trainer.accelerator.device] if trainer.accelerator.device.type == "cuda" else []
     with torch.random.fork_rng(devices):
-        speed = with_smaller_parts(lambda: _try_pass(trainer, longest), shrink)
+        speed = retry_on_oom(lambda: _try_pass(trainer, longest), shrink)
         is_short = update is not None and update.tokens_per_pass.value < speed
         return max(speed, _try_pass(trainer, longest)) if is_short else speed  # once more, warm
 

@@ -18,7 +18,7 @@ from tiny_math_solver.rollouts.policy_weights import PolicyWeights
 from tiny_math_solver.rollouts.rollout import Rollout, eos_ids
 from tiny_math_solver.rollouts.sampling import Sampling, uniforms
 from tiny_math_solver.support.batch_size import BatchSize
-from tiny_math_solver.support.out_of_memory import with_smaller_parts
+from tiny_math_solver.support.out_of_memory import retry_on_oom
 
 PREFILL_TOKENS = 16384  # of one prefill pass, padding included
 CPU_CACHE_BYTES = 4 << 30  # keys and values of all slots
@@ -56,7 +56,7 @@ class EngineRollouts:
         self.weights.sync()
         if not prompts or not sampling.max_new_tokens:
             return [Rollout(prompt.ids, [], False, []) for prompt in prompts for _ in range(samples)]
-        return with_smaller_parts(lambda: self._generate(prompts, samples, sampling), self._halve_batch)
+        return retry_on_oom(lambda: self._generate(prompts, samples, sampling), self._halve_batch)
 
     def _generate(self, prompts: Sequence[Prompt], samples: int, sampling: Sampling) -> list[Rollout]:
         requests = _requests(prompts, samples)
@@ -85,7 +85,7 @@ class EngineRollouts:
             for _ in range(min(steps, sampling.max_new_tokens - 1)):
                 decoder.step(decoder.slots)
 
-        with_smaller_parts(attempt, self._halve_batch)
+        retry_on_oom(attempt, self._halve_batch)
 
     def _halve_batch(self) -> bool:
         widest = max((decoder.slots for _, decoder in self._decoders), default=None)

@@ -16,18 +16,17 @@ from peft import set_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from tiny_math_solver.evaluation.merge import save_adapter
+from tiny_math_solver.models.adapter import save_adapter
 from tiny_math_solver.runs.checkpoints import (
-    files_of,
-    keep,
-    load_tree,
-    save_tree,
-    set_aside,
-    step_of,
+    checkpoint_files,
+    checkpoint_step,
+    delete_old,
+    rename_damaged,
     write_checkpoint,
 )
 from tiny_math_solver.runs.folder import RunFolder
 from tiny_math_solver.runs.records import read_json
+from tiny_math_solver.runs.state_files import load_tree, save_tree
 from tiny_math_solver.training.dev_evaluation import DevEvaluation
 from tiny_math_solver.training.metrics_log import MetricsLog
 from tiny_math_solver.training.trainer import MathGRPOTrainer
@@ -91,7 +90,7 @@ class Checkpointing(TrainerCallback):
         processes = gather_object([{name: part.state_dict() for name, part in self.process.items()}])
         if self.run.writes:
             write_checkpoint(self.run, step, lambda folder: self._write(folder, processes))
-            keep(self.run.path, trainer.args.save_total_limit, self.dev.best_step)
+            delete_old(self.run.path, trainer.args.save_total_limit, self.dev.best_step)
         trainer.accelerator.wait_for_everyone()
         self.saved_step = step
 
@@ -121,11 +120,11 @@ class Checkpointing(TrainerCallback):
 
     def rewind(self, checkpoint: Path) -> None:
         """Put the run folder back: its records, and the best adapter at its top."""
-        run, step = self.run, step_of(checkpoint)
+        run, step = self.run, checkpoint_step(checkpoint)
         run.rewind(read_json(checkpoint / "state.json")["records"], step)
 
         def restore(folder: Path) -> None:
-            for name in files_of(checkpoint):
+            for name in checkpoint_files(checkpoint):
                 if not name.startswith(("best/", "state.", "process-", TRAINER_STATE)):
                     (folder / name).parent.mkdir(exist_ok=True)
                     shutil.copy(checkpoint / name, folder / name)
@@ -133,7 +132,7 @@ class Checkpointing(TrainerCallback):
 
         run.write_folder(restore)
         if run.writes:
-            set_aside(run.path, step)
+            rename_damaged(run.path, step)
 
     def restore_policy(self, checkpoint: Path) -> None:
         """Load the adapter and the parts."""

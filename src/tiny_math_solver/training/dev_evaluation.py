@@ -6,7 +6,7 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import SaveStrategy
 
 from tiny_math_solver.evaluation.evaluate import evaluate
-from tiny_math_solver.evaluation.merge import save_adapter
+from tiny_math_solver.models.adapter import save_adapter
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.runs.folder import RunFolder
 from tiny_math_solver.training.trainer import MathGRPOTrainer

@@ -23,7 +23,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from tiny_math_solver.rollouts import Rollouts, Sampling
 from tiny_math_solver.rollouts.rollout import causal_lm
-from tiny_math_solver.support.out_of_memory import with_smaller_parts
+from tiny_math_solver.support.out_of_memory import retry_on_oom
 from tiny_math_solver.training.generation import Generation, Row
 from tiny_math_solver.training.recorder import Recorder
 from tiny_math_solver.training.step_metrics import StepMetrics
@@ -187,7 +187,7 @@ class MathGRPOTrainer(GRPOTrainer):
             )
 
         with self.times.timed("update"):
-            result = with_smaller_parts(attempt, update.shrink)
+            result = retry_on_oom(attempt, update.shrink)
         for name, value in result.metrics.items():
             self.logged.replace(mark, name, value)
         update.window = []
