@@ -77,7 +77,7 @@ def _train(
         events.tell(step_of(checkpoint), "resumed", f"from {checkpoint}")
     run.write_text("config.yaml", without_secrets(config.to_yaml()))  # first: it makes the folder a run's
     if checkpoint is None:
-        write_environment(run, command_line(), config.grpo["seed"])
+        write_environment(run, command_line(), config.grpo_config.seed)
     events.begin()
     if run.writes and "wandb" in (args.report_to or []):
         same_wandb_run(read_json(run.path / "environment.json").get("run_id", run.path.name))
@@ -146,9 +146,9 @@ def evaluate_test(
     config: Config, rollouts: Rollouts, splits: Splits, run: RunFolder, when: str
 ) -> dict[str, Evaluation]:
     """Greedy on every test problem, sampled on some; the records go to `eval/<when>.jsonl`."""
-    grpo, settings = config.grpo, config.evaluation
-    ask: dict[str, Any] = {"system": config.prompt.system, "max_new_tokens": grpo["max_completion_length"]}
-    sampling = Sampling(grpo["max_completion_length"], temperature=grpo["temperature"])
+    grpo, settings = config.grpo_config, config.evaluation
+    ask: dict[str, Any] = {"system": config.prompt.system, "max_new_tokens": config.max_completion_length}
+    sampling = Sampling(config.max_completion_length, temperature=grpo.temperature)
     results = {
         "test": evaluate(
             rollouts,
@@ -157,7 +157,7 @@ def evaluate_test(
             samples=settings.samples,
             sampled_problems=settings.sampled_problems,
             sampling=sampling,
-            seed=grpo["seed"],
+            seed=grpo.seed,
         )
     }
     if splits.unseen:

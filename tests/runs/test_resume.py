@@ -21,7 +21,7 @@ import torch
 
 from helpers.paths import QUICKSTART
 from helpers.runs import rows
-from tiny_math_solver.config.schema import load_config
+from tiny_math_solver.config.loading import load_config
 from tiny_math_solver.runs.checkpoints import checkpoints, damage
 from tiny_math_solver.runs.folder import RunFolder
 from tiny_math_solver.runs.resume import Asked

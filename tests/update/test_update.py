@@ -6,15 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig
 from trl import GRPOTrainer
 
 from helpers.paths import QUICKSTART
-from tiny_math_solver.config.schema import load_config
+from tiny_math_solver.config.loading import load_config
 from tiny_math_solver.models.load import load_base, load_tokenizer
 from tiny_math_solver.problems.embedded import embedded_problems
 from tiny_math_solver.runs.folder import RunFolder
-from tiny_math_solver.training.build import training_arguments
 from tiny_math_solver.training.trainer import MathGRPOTrainer
 from tiny_math_solver.update import passes as update
 from tiny_math_solver.update.kernel_scorer import why_not
@@ -33,10 +31,10 @@ def make_trainer(folder: Path, *overrides: str) -> MathGRPOTrainer:
     run.create()
     trainer = MathGRPOTrainer(
         model=load_base("embedded"),
-        args=training_arguments(config),
+        args=config.grpo_config,
         train=embedded_problems("train", 40),
         tokenizer=load_tokenizer("embedded"),
-        peft_config=LoraConfig(**config.lora),
+        peft_config=config.lora_config,
         config=config,
         run=run,
         callbacks=[],

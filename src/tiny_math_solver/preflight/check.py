@@ -58,7 +58,7 @@ def check(config: Config, price: float | None = None) -> Iterator[Check]:
 def _environment() -> Check:
     import torch
 
-    from tiny_math_solver.models.load import default_device
+    from tiny_math_solver.support.device import default_device
 
     gpu = default_device() == "cuda"
     device = torch.cuda.get_device_name() if gpu else f"{torch.get_num_threads()} CPU threads"
@@ -96,7 +96,7 @@ def _with_model(config: Config, price: float | None) -> Iterator[Check]:
     yield Check("warn" if dropped else "ok", "problems", text)
     yield _template(config, tokenizer, splits.train[0].question)
     with tempfile.TemporaryDirectory() as nowhere:
-        aside = _written_to(config, Path(nowhere) / "run")
+        aside = config.with_grpo(output_dir=str(Path(nowhere) / "run"), report_to="none")
         console = CollectingConsole()
         training = build_training(aside, RunFolder(aside.output_dir), splits, tokenizer, console)
         for line in console.lines:  # slower ways that had to be taken
@@ -163,10 +163,6 @@ def _model(config: Config, trainer: Any, splits: Any, price: float | None) -> It
     yield Check("ok", "time", f"about {_in_words(time.total)}{cost} ({parts}) while completions stay as long")
     if found.hopeless:
         yield Check("fail", "hopeless", found.hopeless)
-
-
-def _written_to(config: Config, folder: Path) -> Config:
-    return config.model_copy(update={"grpo": {**config.grpo, "output_dir": str(folder), "report_to": "none"}})
 
 
 def _in_words(seconds: float) -> str:

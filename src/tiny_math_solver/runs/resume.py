@@ -7,7 +7,8 @@ from typing import Any
 
 import yaml
 
-from tiny_math_solver.config.schema import Config, known_fields
+from tiny_math_solver.config.fields import known_fields
+from tiny_math_solver.config.schema import Config
 from tiny_math_solver.runs.checkpoints import newest_whole
 from tiny_math_solver.runs.folder import RunFolder, read_config, read_json
 from tiny_math_solver.support.console import Console

@@ -4,13 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from peft import LoraConfig
 from transformers import PrinterCallback, ProgressCallback, set_seed
-from trl import GRPOConfig
 
 from tiny_math_solver.config.schema import Config
-from tiny_math_solver.models.load import default_device, load_base, load_tokenizer, resolve_dtype
+from tiny_math_solver.models.load import load_base, load_tokenizer
 from tiny_math_solver.preflight.plan import plan_lines, steps_per_epoch
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.problems.splits import Splits, load_splits
@@ -52,7 +49,7 @@ def prepare(config: Config) -> tuple[Splits, Any, list[str]]:
     if not steps_per_epoch(config, len(train)):
         raise UserError(
             f"{len(train)} train problems are fewer than a generation batch asks, "
-            f"{config.generation_batch // config.grpo['num_generations']}; lower grpo.gradient_accumulation_steps"
+            f"{config.generation_batch // config.num_generations}; lower grpo.gradient_accumulation_steps"
         )
     splits = Splits(train, splits.dev, splits.test, splits.unseen, splits.notes)
     return splits, tokenizer, plan_lines(config, splits, dropped)
@@ -67,7 +64,7 @@ def build_training(
     tell: Tell = lambda step, name, text: None,
 ) -> Training:
     """Load the model, put an adapter on it, and a trainer around both; writes nothing. `tell` takes events."""
-    args = training_arguments(config)
+    args = config.grpo_config
     set_seed(args.seed)  # before the adapter is made: TRL seeds only afterwards
     model = load_base(config.model.name, config.model.revision, config.model.dtype, args.device.type)
     ask = {"system": config.prompt.system, "max_new_tokens": args.max_completion_length}
@@ -82,7 +79,7 @@ def build_training(
                 args=args,
                 train=splits.train,
                 tokenizer=tokenizer,
-                peft_config=LoraConfig(**{"revision": config.model.revision, **config.lora}),
+                peft_config=config.lora_config,
                 config=config,
                 run=run,
                 callbacks=[dev, metrics, samples, stop, watchdog, checkpointing],
@@ -97,21 +94,6 @@ def build_training(
     trainer.remove_callback(PrinterCallback)
     dev.trainer = samples.trainer = checkpointing.trainer = watchdog.trainer = trainer
     return Training(trainer, dev, metrics, stop, watchdog, checkpointing)
-
-
-def training_arguments(config: Config) -> GRPOConfig:
-    """GRPOConfig as configured, fitted to the hardware where the configuration leaves that open."""
-    chosen = dict(config.grpo)
-    device = "cpu" if chosen.setdefault("use_cpu", default_device() == "cpu") else "cuda"
-    if device == "cpu":
-        chosen.setdefault("dataloader_pin_memory", False)
-    if device == "cpu" or resolve_dtype(config.model.dtype, device) is not torch.bfloat16:
-        chosen.setdefault("bf16", False)
-    chosen.setdefault("disable_tqdm", True)
-    try:
-        return GRPOConfig(**chosen)
-    except (ValueError, ImportError) as error:
-        raise UserError(f"grpo: {' '.join(str(error).split())}") from None
 
 
 def check_engine(
