@@ -11,11 +11,6 @@ from typing import Any
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.support.errors import UserError
 
-GSM8K_SYSTEM_PROMPT = (
-    "Solve the problem step by step. Then write the final answer on the last line as #### <number>, "
-    "with nothing after the number."
-)
-
 Message = dict[str, str]
 
 

@@ -92,7 +92,7 @@ def _open_folder(config: Config, run: RunFolder, training: Training, checkpoint:
         events.add(checkpoint_step(checkpoint), "resumed", f"from {checkpoint}")
     run.write_text("config.yaml", without_secrets(config.to_yaml()))  # first: it makes the folder a run's
     if checkpoint is None:
-        write_environment(run, command_line(), config.grpo["seed"])
+        write_environment(run, command_line(), config.grpo_config.seed)
     events.open()
     if run.writes and "wandb" in (training.trainer.args.report_to or []):
         same_wandb_run(read_json(run.path / "environment.json").get("run_id", run.path.name))

@@ -5,7 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from helpers.paths import QUICKSTART
-from tiny_math_solver.config.schema import load_config
+from tiny_math_solver.config.loading import load_config
 from tiny_math_solver.runs.resume import ResumeOptions
 from tiny_math_solver.support.console import CollectingConsole
 from tiny_math_solver.train import Outcome, train

@@ -9,7 +9,7 @@ import torch
 
 from helpers.paths import GSM8K, QUICKSTART
 from tiny_math_solver.cli import main
-from tiny_math_solver.config.schema import load_config
+from tiny_math_solver.config.loading import load_config
 from tiny_math_solver.evaluation.evaluate import EvaluationRecord
 from tiny_math_solver.grading import Graded, How, parse_gold
 from tiny_math_solver.preflight import grader, memory

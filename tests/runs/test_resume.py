@@ -22,7 +22,7 @@ from trl import GRPOTrainer
 
 from helpers.paths import QUICKSTART
 from helpers.runs import rows
-from tiny_math_solver.config.schema import load_config
+from tiny_math_solver.config.loading import load_config
 from tiny_math_solver.runs.checkpoints import checkpoints, damage
 from tiny_math_solver.runs.folder import RunFolder
 from tiny_math_solver.runs.resume import ResumeOptions

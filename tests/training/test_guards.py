@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 from helpers.paths import QUICKSTART
-from tiny_math_solver.config.schema import Config, load_config
+from tiny_math_solver.config.loading import load_config
+from tiny_math_solver.config.schema import Config
 from tiny_math_solver.grading import Graded, How
 from tiny_math_solver.rollouts import decoder
 from tiny_math_solver.rollouts.kernel_decoder import NativeDecoder

@@ -9,7 +9,7 @@ import torch
 from trl import GRPOTrainer
 
 from helpers.paths import QUICKSTART
-from tiny_math_solver.config.schema import load_config
+from tiny_math_solver.config.loading import load_config
 from tiny_math_solver.models.load import load_base, load_tokenizer
 from tiny_math_solver.problems.embedded import embedded_problems
 from tiny_math_solver.prompts import train_prompts
@@ -17,7 +17,7 @@ from tiny_math_solver.rollouts import EngineRollouts
 from tiny_math_solver.runs.events import EventLog
 from tiny_math_solver.runs.folder import RunFolder
 from tiny_math_solver.support.console import QuietConsole
-from tiny_math_solver.training.build import make_trainer, training_arguments
+from tiny_math_solver.training.build import make_trainer
 from tiny_math_solver.training.trainer import MathGRPOTrainer
 from tiny_math_solver.update import torch_scorer
 from tiny_math_solver.update.kernel_scorer import KernelScorer, unsupported
@@ -36,8 +36,8 @@ def new_trainer(folder: Path, *overrides: str) -> MathGRPOTrainer:
     run, console, tokenizer = RunFolder(folder), QuietConsole(), load_tokenizer("embedded")
     run.create()
     problems, prompts = train_prompts(tokenizer, embedded_problems("train", 40), "", 1000)
-    model, args, events = load_base("embedded"), training_arguments(config), EventLog(run, console)
-    trainer = make_trainer(config, args, model, tokenizer, problems, prompts, run, console, events)
+    model, events = load_base("embedded"), EventLog(run, console)
+    trainer = make_trainer(config, model, tokenizer, problems, prompts, run, console, events)
     generator = torch.Generator().manual_seed(1)
     for name, weight in trainer.model.named_parameters():  # an adapter that does something: B starts at zero
         if "lora_B" in name:

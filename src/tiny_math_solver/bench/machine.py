@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from tiny_math_solver.kernels import at, kernels
-from tiny_math_solver.models.load import default_device
+from tiny_math_solver.support.device import default_device
 
 REPEATS = 7
 SIZE = {"cpu": 2048, "cuda": 8192}  # rows and columns of the products

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    from tiny_math_solver.config.schema import load_config
+    from tiny_math_solver.config.loading import load_config
     from tiny_math_solver.support.environment import check_launcher_variables, is_main_process
     from tiny_math_solver.training.trackers import choose_trackers
 
@@ -42,11 +42,10 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from tiny_math_solver.evaluation.verdict import nothing_learned, run_lines
     from tiny_math_solver.runs.resume import ResumeOptions
     from tiny_math_solver.train import train
-    from tiny_math_solver.training.build import training_arguments
     from tiny_math_solver.training.live_view import training_console
     from tiny_math_solver.training.plan import prepare
 
-    check_arguments(training_arguments(config))
+    check_arguments(config.grpo_config)
     if args.dry_run:
         plan = prepare(config).plan
         console.say(config.to_yaml())

@@ -8,16 +8,11 @@ import torch
 
 from tiny_math_solver.evaluation.evaluate import evaluate
 from tiny_math_solver.models.adapter import base_of_adapter
-from tiny_math_solver.models.load import (
-    LoadedModel,
-    load_model,
-    load_tokenizer,
-    resolve_dtype,
-    stored_dtype,
-)
+from tiny_math_solver.models.load import LoadedModel, load_model, load_tokenizer, stored_dtype
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.prompts import chat_messages, encode_prompt
 from tiny_math_solver.rollouts import make_rollouts
+from tiny_math_solver.support.device import resolve_dtype
 from tiny_math_solver.support.errors import UserError
 from tiny_math_solver.support.files import occupied
 

@@ -15,9 +15,9 @@ TestResult = dict[str, Evaluation]  # "test", and "unseen" where there are probl
 
 def evaluate_test(config: Config, rollouts: Rollouts, splits: Splits, run: RunFolder, when: str) -> TestResult:
     """Answer every test problem greedily and sample some; the records go to `eval/<when>.jsonl`."""
-    grpo, settings = config.grpo, config.evaluation
-    ask: dict[str, Any] = {"system": config.prompt.system, "max_new_tokens": grpo["max_completion_length"]}
-    sampling = Sampling(grpo["max_completion_length"], temperature=grpo["temperature"])
+    grpo, settings = config.grpo_config, config.evaluation
+    ask: dict[str, Any] = {"system": config.prompt.system, "max_new_tokens": config.max_completion_length}
+    sampling = Sampling(config.max_completion_length, temperature=grpo.temperature)
     results = {
         "test": evaluate(
             rollouts,
@@ -26,7 +26,7 @@ def evaluate_test(config: Config, rollouts: Rollouts, splits: Splits, run: RunFo
             samples=settings.samples,
             sampled_problems=settings.sampled_problems,
             sampling=sampling,
-            seed=grpo["seed"],
+            seed=grpo.seed,
         )
     }
     if splits.unseen:

@@ -5,7 +5,6 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib import metadata
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -13,7 +12,6 @@ import torch
 from tiny_math_solver.config.schema import EMBEDDED, Config
 from tiny_math_solver.grading import parse_gold
 from tiny_math_solver.hub.snapshots import cache_flaw, is_reachable
-from tiny_math_solver.models.load import default_device
 from tiny_math_solver.preflight.forecast import duration, forecast
 from tiny_math_solver.preflight.grader import TRICKY, misread
 from tiny_math_solver.preflight.memory import memory_plan, try_longest
@@ -31,6 +29,7 @@ from tiny_math_solver.runs.environment import LIBRARIES
 from tiny_math_solver.runs.events import EventLog
 from tiny_math_solver.runs.folder import RunFolder
 from tiny_math_solver.support.console import CollectingConsole
+from tiny_math_solver.support.device import default_device
 from tiny_math_solver.support.errors import UserError
 from tiny_math_solver.support.out_of_memory import oom_as_user_error
 from tiny_math_solver.training.build import build_training
@@ -108,7 +107,7 @@ def _with_model(config: Config, price: float | None) -> Iterator[Check]:
     yield Check("warn" if plan.dropped else "ok", "problems", "; ".join(found))
     yield _template(config, tokenizer, splits.train[0].question)
     with tempfile.TemporaryDirectory() as nowhere:
-        aside = replace(prepared, config=_written_to(config, Path(nowhere) / "run"))
+        aside = replace(prepared, config=config.with_grpo(output_dir=f"{nowhere}/run", report_to="none"))
         console, run = CollectingConsole(), RunFolder(aside.config.output_dir)
         training = build_training(aside, run, console, EventLog(run, console))
         for line in console.lines:  # slower ways that had to be taken
@@ -173,10 +172,6 @@ def _model(prepared: Prepared, trainer: MathGRPOTrainer, price: float | None) ->
     yield Check("ok", "time", f"about {_in_words(time.total)}{cost} ({parts}) while completions stay as long")
     if found.hopeless:
         yield Check("fail", "hopeless", found.hopeless)
-
-
-def _written_to(config: Config, folder: Path) -> Config:
-    return config.model_copy(update={"grpo": {**config.grpo, "output_dir": str(folder), "report_to": "none"}})
 
 
 def _in_words(seconds: float) -> str:

@@ -104,7 +104,7 @@ def forecast(config: Config, trainer: MathGRPOTrainer, train: list[Problem]) -> 
 
     The adapter must be a fresh one, which changes nothing.
     """
-    started, found, samples = time.perf_counter(), Forecast([], 0.0), config.grpo["num_generations"]
+    started, found, samples = time.perf_counter(), Forecast([], 0.0), config.num_generations
     for problems in (train[:PROBLEMS], train[PROBLEMS : 4 * PROBLEMS]):
         records = sample(trainer.rollouts, problems, config.prompt.system, samples, trainer.sampling)
         groups = [list(group) for _, group in groupby(records, key=lambda record: record.id)]
@@ -124,5 +124,5 @@ def duration(plan: Plan, found: Forecast, prompt: float, update_speed: float) ->
     each = found.tokens / found.tokens_per_second
     test = len(splits.test) + len(splits.unseen) + min(settings.sampled_problems, len(splits.test)) * settings.samples
     asked = 2 * test + (1 + steps // settings.every) * len(splits.dev)
-    learned = completions * (1 - found.dead) * config.grpo.get("num_iterations", 1)
+    learned = completions * (1 - found.dead) * config.grpo_config.num_iterations
     return Duration(completions * each, learned * (found.tokens + prompt) / update_speed, asked * each)

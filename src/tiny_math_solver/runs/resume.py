@@ -7,7 +7,8 @@ from typing import Any
 
 import yaml
 
-from tiny_math_solver.config.schema import Config, known_fields
+from tiny_math_solver.config.fields import known_fields
+from tiny_math_solver.config.schema import Config
 from tiny_math_solver.runs.checkpoints import newest_intact
 from tiny_math_solver.runs.folder import RunFolder
 from tiny_math_solver.runs.records import read_config, read_json

@@ -4,13 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from peft import LoraConfig
 from transformers import PrinterCallback, ProgressCallback, set_seed
-from trl import GRPOConfig
 
 from tiny_math_solver.config.schema import Config
-from tiny_math_solver.models.load import default_device, load_base, resolve_dtype
+from tiny_math_solver.models.load import load_base
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.prompts import Prompt
 from tiny_math_solver.rollouts import EngineRollouts, ReferenceRollouts, make_rollouts
@@ -53,13 +50,11 @@ class Training:
 def build_training(prepared: Prepared, run: RunFolder, console: Console, events: EventLog) -> Training:
     """Load the model, put an adapter on it, and a trainer with its callbacks around both; writes nothing."""
     config, splits = prepared.config, prepared.splits
-    args = training_arguments(config)
+    args = config.grpo_config
     set_seed(args.seed)  # before the adapter is made: TRL seeds only afterwards
     model = load_base(config.model.name, config.model.revision, config.model.dtype, args.device.type)
     with run.left_as_found():  # the Trainer makes its folder at once
-        trainer = make_trainer(
-            config, args, model, prepared.tokenizer, splits.train, prepared.prompts, run, console, events
-        )
+        trainer = make_trainer(config, model, prepared.tokenizer, splits.train, prepared.prompts, run, console, events)
     dev = DevEvaluation(trainer, run, splits.dev, config.evaluation.every, config.prompt.system)
     metrics = MetricsLog(trainer, run, dev, console)
     signals, watchdog = StopOnSignal(), Watchdog(trainer, run, config, events)
@@ -72,7 +67,6 @@ def build_training(prepared: Prepared, run: RunFolder, console: Console, events:
 
 def make_trainer(
     config: Config,
-    args: GRPOConfig,
     model: Any,
     tokenizer: Any,
     problems: Sequence[Problem],
@@ -82,14 +76,14 @@ def make_trainer(
     events: EventLog,
 ) -> MathGRPOTrainer:
     """A trainer with its rollouts and its update, and no callbacks. Raises UserError for what PEFT and TRL refuse."""
-    generation = Generation(prompts, sampling_of(args), StepMetrics())
+    generation = Generation(prompts, sampling_of(config.grpo_config), StepMetrics())
     try:
         trainer = MathGRPOTrainer(
             model=model,
-            args=args,
+            args=config.grpo_config,
             rows=dataset_rows(problems, prompts, config.prompt.system),
             tokenizer=tokenizer,
-            lora_config=LoraConfig(**{"revision": config.model.revision, **config.lora}),
+            lora_config=config.lora_config,
             generation=generation,
             recorder=Recorder(run, config.records.rollouts_mb * 10**6, events),
         )
@@ -145,21 +139,6 @@ def fall_back_to_generate(trainer: MathGRPOTrainer) -> None:
     trainer.generation.rollouts = ReferenceRollouts(rollouts.model, rollouts.tokenizer, rollouts.batch_size)
     if trainer.update is not None:
         trainer.update.scorer = trainer.update.torch_scorer
-
-
-def training_arguments(config: Config) -> GRPOConfig:
-    """GRPOConfig as configured, fitted to the hardware where the configuration leaves that open."""
-    chosen = dict(config.grpo)
-    device = "cpu" if chosen.setdefault("use_cpu", default_device() == "cpu") else "cuda"
-    if device == "cpu":
-        chosen.setdefault("dataloader_pin_memory", False)
-    if device == "cpu" or resolve_dtype(config.model.dtype, device) is not torch.bfloat16:
-        chosen.setdefault("bf16", False)
-    chosen.setdefault("disable_tqdm", True)
-    try:
-        return GRPOConfig(**chosen)
-    except (ValueError, ImportError) as error:
-        raise UserError(f"grpo: {' '.join(str(error).split())}") from None
 
 
 def _needs_micro_batches(trainer: MathGRPOTrainer) -> str:

@@ -25,22 +25,22 @@ class Plan:
     def steps_per_epoch(self) -> int:
         """Optimizer steps in one pass over the train problems; a last generation batch that is not full is left out."""
         config = self.config
-        batches = len(self.splits.train) // (config.generation_batch // config.grpo["num_generations"])
-        completions = batches * config.generation_batch * config.grpo.get("num_iterations", 1)
+        batches = len(self.splits.train) // (config.generation_batch // config.num_generations)
+        completions = batches * config.generation_batch * config.grpo_config.num_iterations
         return math.ceil(completions / config.completions_per_step)
 
     @property
     def steps(self) -> int:
         """Optimizer steps of the whole run."""
-        steps = self.config.grpo.get("max_steps", -1)
+        steps = self.config.grpo_config.max_steps
         if steps and steps > 0:
             return steps
-        return math.ceil(self.config.grpo.get("num_train_epochs", 3.0) * self.steps_per_epoch)
+        return math.ceil(self.config.grpo_config.num_train_epochs * self.steps_per_epoch)
 
     @property
     def step_line(self) -> str:
         """The batch arithmetic of one step."""
-        completions, samples = self.config.completions_per_step, self.config.grpo["num_generations"]
+        completions, samples = self.config.completions_per_step, self.config.num_generations
         return (
             f"each step: {completions / samples:g} problems × {samples} samples = {completions:,} completions; "
             f"{self.steps_per_epoch:,} steps an epoch"
@@ -56,17 +56,17 @@ class Plan:
     @property
     def lines(self) -> list[str]:
         """The plan, a sentence a line."""
-        config, grpo, splits = self.config, self.config.grpo, self.splits
+        config, grpo, splits = self.config, self.config.grpo_config, self.splits
         return [
-            f"model: {config.model.name}, LoRA r={config.lora['r']} alpha={config.lora['lora_alpha']}",
+            f"model: {config.model.name}, LoRA r={config.lora_config.r} alpha={config.lora_config.lora_alpha}",
             f"problems: {config.problems.source}: {len(splits.train):,} train, {len(splits.dev):,} dev, "
             f"{len(splits.test):,} test" + (f", {len(splits.unseen):,} of unseen kinds" if splits.unseen else ""),
             *splits.notes,
             *filter(None, [self.dropped_line]),
             self.step_line,
             f"{self.steps:,} steps in all: {self.steps * config.completions_per_step:,} completions of at most "
-            f"{grpo['max_completion_length']} tokens, temperature {grpo['temperature']:g}, learning rate "
-            f"{grpo['learning_rate']:g}, beta {grpo.get('beta', 0.0):g}",
+            f"{config.max_completion_length} tokens, temperature {grpo.temperature:g}, learning rate "
+            f"{grpo.learning_rate:g}, beta {grpo.beta:g}",
             f"greedy on dev every {config.evaluation.every} steps (the best adapter is kept), on test before and after",
             f"output: {config.output_dir}",
         ]
@@ -97,7 +97,7 @@ def prepare(config: Config) -> Prepared:
     if not plan.steps_per_epoch:
         raise UserError(
             f"{len(train)} train problems are fewer than a generation batch asks, "
-            f"{config.generation_batch // config.grpo['num_generations']}; lower grpo.gradient_accumulation_steps"
+            f"{config.generation_batch // config.num_generations}; lower grpo.gradient_accumulation_steps"
         )
     return Prepared(config, plan.splits, prompts, tokenizer, plan)
 
