@@ -21,10 +21,10 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import yaml
-from hub import build_qwen2
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from helpers.hub import build_qwen2
 from tiny_math_solver.cli import _parse
 from tiny_math_solver.config.schema import Config, known_fields, load_config
 from tiny_math_solver.grading import How, extract_answer, is_correct, parse_gold, parse_number, write_number

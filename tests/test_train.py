@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tiny_math_solver.config.schema import load_config
+from helpers.paths import GSM8K, ROOT
+from helpers.runs import SHORT, rows, run
 from tiny_math_solver.evaluation.evaluate import evaluate
 from tiny_math_solver.evaluation.statistics import mcnemar
 from tiny_math_solver.grading import is_correct
@@ -17,24 +18,7 @@ from tiny_math_solver.problems.embedded import embedded_problems
 from tiny_math_solver.problems.splits import load_test_problems
 from tiny_math_solver.rollouts import ReferenceRollouts, Sampling
 from tiny_math_solver.rollouts import engine_check as certificate
-from tiny_math_solver.runs.resume import Asked
 from tiny_math_solver.support.errors import UserError
-from tiny_math_solver.train import Outcome, train
-from tiny_math_solver.training.live_view import Output
-
-ROOT = Path(__file__).parents[1]
-QUICKSTART = ROOT / "configs" / "quickstart.yaml"
-
-
-def run(folder: Path, *overrides: str, config: Path = QUICKSTART, force: bool = False) -> SimpleNamespace:
-    lines: list[str] = []
-    settings = load_config(config, [*overrides, "--grpo.output_dir", str(folder)])
-    outcome: Outcome = train(settings, Output(lines.append), Asked(force=force))
-    return SimpleNamespace(folder=folder, config=settings, lines=lines, outcome=outcome, summary=outcome.summary)
-
-
-def rows(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -172,12 +156,6 @@ def test_the_same_seed_gives_the_same_adapter_and_another_does_not(tmp_path: Pat
     assert any(not torch.equal(weights[0][key], weights[2][key]) for key in weights[0])
 
 
-SHORT = [
-    "--grpo.max_steps", "1", "--problems.test", "4", "--problems.dev", "4", "--evaluation.samples", "0",
-    "--grpo.gradient_accumulation_steps", "1", "--grpo.per_device_train_batch_size", "16",
-]  # fmt: skip
-
-
 def test_an_engine_that_fails_its_check_stops_the_run_or_falls_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(certificate.LIMITS, torch.float32, 0.0)  # nothing passes
     with pytest.raises(UserError, match="the engine does not reproduce this model"):
@@ -242,7 +220,7 @@ def test_real_gsm8k_rows_train_a_step(gsm8k_folder: Path, tiny_model_folder: Pat
         "--problems.test_source", str(gsm8k_folder / "test.jsonl"),
         "--problems.test", "4", "--problems.dev", "4", "--evaluation.samples", "0",
         "--prompt.max_tokens", "2000", "--grpo.max_steps", "1", "--grpo.max_completion_length", "8",
-        config=ROOT / "configs" / "gsm8k-qwen2.5-0.5b.yaml",
+        config=GSM8K,
         force=True,  # a random model earns nothing
     )  # fmt: skip
     assert "each step: 4 problems × 4 samples = 16 completions; 1,867 steps an epoch" in result.lines
@@ -283,7 +261,7 @@ def test_a_model_of_qwens_shape_trains_two_steps_on_real_gsm8k(
         "--problems.test", "2", "--problems.dev", "2", "--evaluation.samples", "0",
         "--grpo.max_steps", "2", "--grpo.max_completion_length", "8",
         "--grpo.per_device_train_batch_size", "4", "--grpo.gradient_accumulation_steps", "2",
-        config=ROOT / "configs" / "gsm8k-qwen2.5-0.5b.yaml",
+        config=GSM8K,
         force=True,
     )  # fmt: skip
     assert result.summary["steps"] == 2

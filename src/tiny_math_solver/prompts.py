@@ -4,7 +4,8 @@ Training, evaluation, the merge proof and `solve` all come through here, so a mo
 words, through its own chat template.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from tiny_math_solver.problems.problem import Problem
@@ -16,6 +17,24 @@ GSM8K_SYSTEM_PROMPT = (
 )
 
 Message = dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """Token ids `[T]` of a prompt, and the group its samples belong to: which problem of the batch it asks.
+
+    Prompts of one group have the same ids and are prefilled once; their samples are counted through, which decides
+    their random draws. Two groups with equal ids would draw the same completions.
+    """
+
+    ids: list[int]
+    group: int
+
+
+def group_prompts(prompt_ids: Iterable[list[int]]) -> list[Prompt]:
+    """Prompts for callers without groups of their own: each distinct prompt is a group."""
+    groups: dict[tuple[int, ...], int] = {}
+    return [Prompt(ids, groups.setdefault(tuple(ids), len(groups))) for ids in prompt_ids]
 
 
 def chat_messages(question: str, system: str = "") -> list[Message]:

@@ -15,12 +15,12 @@ from tiny_math_solver.rollouts import EngineRollouts, Rollouts, Sampling, make_r
 from tiny_math_solver.runs.checkpoints import step_of
 from tiny_math_solver.runs.folder import RunFolder, command_line, read_json, read_jsonl, write_environment
 from tiny_math_solver.runs.resume import Asked, starting_point
+from tiny_math_solver.support.console import Console
 from tiny_math_solver.support.errors import UserError
 from tiny_math_solver.support.out_of_memory import memory_errors
 from tiny_math_solver.support.redaction import without_secrets
 from tiny_math_solver.training.build import build_training, check_engine, prepare
 from tiny_math_solver.training.checkpointing import fingerprint
-from tiny_math_solver.training.live_view import Output
 from tiny_math_solver.training.trackers import same_wandb_run
 
 
@@ -33,22 +33,22 @@ class Outcome:
     earned: bool
 
 
-def train(config: Config, out: Output, asked: Asked = Asked()) -> Outcome:  # noqa: B008  frozen
-    """Run GRPO as configured, telling `out` how it goes. Returns when adapter, records and page are on disk.
+def train(config: Config, console: Console, asked: Asked = Asked()) -> Outcome:  # noqa: B008  frozen
+    """Run GRPO as configured, telling `console` how it goes. Returns when adapter, records and page are on disk.
 
     Goes on with an earlier run in the folder where `asked` says so. Raises StoppedError where the run ends before its
     last step, with all of it saved.
     """
     splits, tokenizer, plan = prepare(config)
     for line in plan:
-        out.say(line)
+        console.say(line)
     run = RunFolder(config.output_dir)
     run.check()
     with run.locked():
-        start = starting_point(run, config, fingerprint(splits), asked, out.say)
+        start = starting_point(run, config, fingerprint(splits), asked, console)
         if not start.over:
             with memory_errors("rollouts.batch_size, update.tokens_per_pass or grpo.max_completion_length"):
-                _train(config, out, run, splits, tokenizer, asked, start.checkpoint)
+                _train(config, console, run, splits, tokenizer, asked, start.checkpoint)
         summary = read_json(run.path / "summary.json")
         if run.writes:
             write_report([run.path], run.path / REPORT)
@@ -56,13 +56,19 @@ def train(config: Config, out: Output, asked: Asked = Asked()) -> Outcome:  # no
 
 
 def _train(
-    config: Config, out: Output, run: RunFolder, splits: Splits, tokenizer: Any, asked: Asked, checkpoint: Path | None
+    config: Config,
+    console: Console,
+    run: RunFolder,
+    splits: Splits,
+    tokenizer: Any,
+    asked: Asked,
+    checkpoint: Path | None,
 ) -> None:
     """From model to summary.json."""
-    say, events = out.say, Events(run, out)
-    training = build_training(config, run, splits, tokenizer, out, events.tell)
+    events = Events(run, console)
+    training = build_training(config, run, splits, tokenizer, console, events.tell)
     trainer, args = training.trainer, training.trainer.args
-    before_start(config, run, training, splits, out, fresh=checkpoint is None, force=asked.force)
+    before_start(config, run, training, splits, console, fresh=checkpoint is None, force=asked.force)
     trainer.accelerator.wait_for_everyone()  # every process has seen where to begin
     if checkpoint is None:
         run.create()
@@ -77,21 +83,21 @@ def _train(
         same_wandb_run(read_json(run.path / "environment.json").get("run_id", run.path.name))
 
     with training.stop.listening():
-        certificate = check_engine(config, trainer, splits.train, say)
+        certificate = check_engine(config, trainer, splits.train, console)
         # of an interrupted run it is on record, else the adapter is still the fresh one, which changes nothing
         before = recorded_test(run, splits, "before") or evaluate_test(config, trainer.rollouts, splits, run, "before")
         for line in evaluation_lines("before", before["test"].summary()):
-            say(line)
+            console.say(line)
         if checkpoint is None:
-            say("a loss near 0 at step 1 is how GRPO starts: look at the reward")
+            console.say("a loss near 0 at step 1 is how GRPO starts: look at the reward")
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         training.stop.raise_if_asked(args, trainer.state)
-        training.watchdog.raise_if_stopped(say)
+        training.watchdog.raise_if_stopped(console)
         trainer.accelerator.wait_for_everyone()  # the first process has written the best adapter
         best = load_model(str(run.path), dtype=config.model.dtype, device=args.device.type)
         engine = isinstance(trainer.rollouts, EngineRollouts)
         batch_size, native = trainer.rollouts.batch_size, config.rollouts.native
-        rollouts = make_rollouts(best.model, best.tokenizer, batch_size, engine, native, trainer.sampling, say)
+        rollouts = make_rollouts(best.model, best.tokenizer, batch_size, engine, native, trainer.sampling, console)
         after = evaluate_test(config, rollouts, splits, run, "after")
     summary = {
         "before": before["test"].summary(),
@@ -118,12 +124,12 @@ def _train(
 class Events:
     """What a run has to say beside its numbers, told at once and kept in events.jsonl as soon as there is a folder."""
 
-    def __init__(self, run: RunFolder, out: Output):
-        self.run, self.out = run, out
+    def __init__(self, run: RunFolder, console: Console):
+        self.run, self.console = run, console
         self.waiting: list[dict[str, Any]] | None = []
 
     def tell(self, step: int, name: str, text: str) -> None:
-        self.out.say(f"step {step}: {name}: {text}")
+        self.console.say(f"step {step}: {name}: {text}")
         event = {"step": step, "name": name, "text": text}
         if self.waiting is None:
             self.run.append_jsonl("events.jsonl", [event])

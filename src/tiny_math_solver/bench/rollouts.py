@@ -16,7 +16,7 @@ from tiny_math_solver.bench.machine import seconds
 from tiny_math_solver.config.schema import EMBEDDED
 from tiny_math_solver.models.load import default_device, load_base, load_tokenizer
 from tiny_math_solver.problems.embedded import embedded_problems
-from tiny_math_solver.prompts import chat_messages, encode_prompt
+from tiny_math_solver.prompts import chat_messages, encode_prompt, group_prompts
 from tiny_math_solver.rollouts import EngineRollouts, Sampling
 from tiny_math_solver.support.errors import UserError
 
@@ -51,6 +51,7 @@ def measure(case: Case, vllm_python: str | None = None) -> dict[str, Any]:
     """Milliseconds a decode step of every side, prefill included, and the ratios to the engine."""
     model, tokenizer = load_case_model(case.model)
     prompts = _prompts(case, tokenizer)
+    groups = group_prompts(prompts)
     device = model.device.type
     engine = EngineRollouts(model, tokenizer, case.rows)
     engine.eos_ids = [NEVER]
@@ -58,7 +59,7 @@ def measure(case: Case, vllm_python: str | None = None) -> dict[str, Any]:
 
     def ours() -> Any:
         model.requires_grad_(False)  # as under an adapter: the engine keeps its copy of what is frozen
-        return engine.generate(prompts, case.samples, sampling)
+        return engine.generate(groups, case.samples, sampling)
 
     def stock() -> Any:
         model.requires_grad_(True)  # as loaded: with frozen weights torch's bfloat16 products are several times slower

@@ -1,7 +1,6 @@
 """The `tiny-math` command: what can be typed, and how each mistake ends. What the commands do is in commands.py."""
 
 import argparse
-import contextlib
 import errno
 import os
 import sys
@@ -12,6 +11,7 @@ from typing import Any, NoReturn
 
 from tiny_math_solver.cli import commands
 from tiny_math_solver.cli.commands import BENCH_PARTS, SECTIONS
+from tiny_math_solver.support.console import Console
 from tiny_math_solver.support.environment import check_environment
 from tiny_math_solver.support.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_NO_READER, StoppedError, UserError
 from tiny_math_solver.support.redaction import without_secrets
@@ -24,30 +24,26 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1" if not sys.stderr.isatty() else "0")
+    console = Console(ends_with_reader=True)
     try:
         args = _parse(arguments)
         check_environment()
         sys.argv[1:] = map(without_secrets, sys.argv[1:])  # which trackers record, as we do
-        return args.run(args)
+        return args.run(args, console)
     except UserError as error:
-        _complain(_on_one_line(error))
+        console.note(_on_one_line(error))
         return EXIT_BAD_INPUT
     except StoppedError as stopped:
-        _complain(_on_one_line(stopped))
+        console.note(_on_one_line(stopped))
         return stopped.exit_code
     except KeyboardInterrupt:
-        _complain("interrupted")
+        console.note("interrupted")
         return EXIT_INTERRUPTED
     except OSError as error:
         if error.errno not in (errno.EPIPE, errno.EIO):
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read what we print is gone
         return EXIT_NO_READER
-
-
-def _complain(text: str) -> None:
-    with contextlib.suppress(OSError):  # the terminal may be gone
-        print(f"tiny-math: {text}", file=sys.stderr)
 
 
 def _on_one_line(error: Exception) -> str:
@@ -80,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def command(name: str, run: Callable[[argparse.Namespace], int], help: str, epilog: str = "") -> Any:
+    def command(name: str, run: Callable[[argparse.Namespace, Console], int], help: str, epilog: str = "") -> Any:
         sub = subparsers.add_parser(name, help=help, description=help, epilog=epilog)
         sub.set_defaults(run=run)
         return sub

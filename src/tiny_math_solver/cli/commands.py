@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tiny_math_solver.support.console import Console, NotesConsole
 from tiny_math_solver.support.errors import EXIT_LEARNED_NOTHING, EXIT_PROOF_FAILED, UserError
 
 SECTIONS = ("model", "problems", "prompt", "evaluation", "rollouts", "update", "guards", "records", "lora", "grpo")
@@ -20,7 +21,7 @@ EXAMPLE_QUESTION = (
 )
 
 
-def train(args: argparse.Namespace) -> int:
+def train(args: argparse.Namespace, console: Console) -> int:
     from tiny_math_solver.config.schema import load_config
     from tiny_math_solver.support.environment import check_launch, is_first
     from tiny_math_solver.training.trackers import choose_trackers
@@ -35,27 +36,27 @@ def train(args: argparse.Namespace) -> int:
     from tiny_math_solver.runs.resume import Asked
     from tiny_math_solver.train import train as run
     from tiny_math_solver.training.build import prepare, training_arguments
-    from tiny_math_solver.training.live_view import output
+    from tiny_math_solver.training.live_view import training_console
 
     check_arguments(training_arguments(config))
     if args.dry_run:
         _, _, plan = prepare(config)
-        print(config.to_yaml())
-        print("\n".join(plan))
+        console.say(config.to_yaml())
+        console.say("\n".join(plan))
         return 0
-    with output(args.quiet or not is_first()) as out:
-        outcome = run(config, out, Asked(args.resume, tuple(args.allow), args.force))
+    with training_console(args.quiet or not is_first()) as on_screen:
+        outcome = run(config, on_screen, Asked(args.resume, tuple(args.allow), args.force))
     if not is_first():
         return 0
     if not outcome.earned:
-        print(f"tiny-math: {nothing_learned(outcome.folder)}", file=sys.stderr)
+        console.note(nothing_learned(outcome.folder))
         return EXIT_LEARNED_NOTHING
-    print("", *run_lines(outcome.summary, outcome.folder), sep="\n")
-    print(f'next: {_own_name()} solve {outcome.folder} "{EXAMPLE_QUESTION}"')
+    console.say("\n".join(["", *run_lines(outcome.summary, outcome.folder)]))
+    console.say(f'next: {_own_name()} solve {outcome.folder} "{EXAMPLE_QUESTION}"')
     return 0
 
 
-def check(args: argparse.Namespace) -> int:
+def check(args: argparse.Namespace, console: Console) -> int:
     from tiny_math_solver.config.library_checks import check_arguments
     from tiny_math_solver.config.schema import load_config
     from tiny_math_solver.preflight.check import check as checks
@@ -66,9 +67,9 @@ def check(args: argparse.Namespace) -> int:
     config, worst = load_config(args.config, args.overrides), "ok"
     check_arguments(training_arguments(config))
     for finding in checks(config, args.price):
-        _say(str(finding))
+        console.say(str(finding))
         worst = max(worst, finding.verdict, key=("ok", "warn", "fail").index)
-    print({"ok": "go", "warn": "can go: see the warnings", "fail": "do not start this run"}[worst])
+    console.say({"ok": "go", "warn": "can go: see the warnings", "fail": "do not start this run"}[worst])
     return EXIT_LEARNED_NOTHING if worst == "fail" else 0
 
 
@@ -81,7 +82,7 @@ def _own_name() -> str:
     return str(ours.relative_to(Path.cwd()) if ours.is_relative_to(Path.cwd()) else ours)
 
 
-def evaluate_model(args: argparse.Namespace) -> int:
+def evaluate_model(args: argparse.Namespace, console: Console) -> int:
     from tiny_math_solver.evaluation.evaluate import evaluate
     from tiny_math_solver.evaluation.prompt_settings import problems_to_ask, settings_of
     from tiny_math_solver.evaluation.verdict import evaluation_lines, paired_line
@@ -94,7 +95,7 @@ def evaluate_model(args: argparse.Namespace) -> int:
 
     def measure(loaded: Any) -> Any:
         return evaluate(
-            make_rollouts(loaded.model, loaded.tokenizer, args.batch_size, say=_say_aside),
+            make_rollouts(loaded.model, loaded.tokenizer, args.batch_size, console=NotesConsole()),
             problems,
             system=settings.system,
             max_new_tokens=settings.max_new_tokens,
@@ -121,13 +122,13 @@ def evaluate_model(args: argparse.Namespace) -> int:
         summary["against"] = other.summary()
         summary["paired"] = result.against(other).to_dict()
         lines += [paired_line(args.against, summary["paired"]), *evaluation_lines(args.against, summary["against"])]
-    print(json.dumps(summary, indent=2) if args.json else "\n".join(lines))
+    console.say(json.dumps(summary, indent=2) if args.json else "\n".join(lines))
     if args.out:
         write_whole(args.out, json_lines(result.rows()))
     return 0
 
 
-def merge(args: argparse.Namespace) -> int:
+def merge(args: argparse.Namespace, console: Console) -> int:
     import torch
 
     from tiny_math_solver.config.schema import EMBEDDED
@@ -150,44 +151,41 @@ def merge(args: argparse.Namespace) -> int:
     problems = problems_to_ask(source, settings)[:PROOF_PROBLEMS]
     dtype = merge_adapter(args.adapter, args.out, args.dtype)
     proof = prove_merge(args.adapter, args.out, problems, settings.system, settings.max_new_tokens)
-    print(f"merged into {args.out} ({str(dtype).removeprefix('torch.')}), tokenizer and generation config included")
-    print(
+    console.say(
+        f"merged into {args.out} ({str(dtype).removeprefix('torch.')}), tokenizer and generation config included"
+    )
+    console.say(
         f"proof: same greedy answer on {proof.same_answers} of {proof.problems} problems, "
         f"largest logit difference {proof.max_logit_difference:.2g}"
     )
     if dtype is torch.float32 and proof.max_logit_difference > FLOAT32_TOLERANCE:
-        print("tiny-math: the merged model is not base + adapter: do not use it", file=sys.stderr)
+        console.note("the merged model is not base + adapter: do not use it")
         return EXIT_PROOF_FAILED
     if proof.same_answers < proof.problems:
-        print(
-            f"tiny-math: rounding to {dtype} changes answers; merge with --dtype float32 to keep them", file=sys.stderr
-        )
+        console.note(f"rounding to {dtype} changes answers; merge with --dtype float32 to keep them")
         return EXIT_PROOF_FAILED
     return 0
 
 
-def solve(args: argparse.Namespace) -> int:
+def solve(args: argparse.Namespace, console: Console) -> int:
     from tiny_math_solver.playground.terminal import ask_on, ask_once
-
-    def write(text: str) -> None:
-        print(text, end="", flush=True)
 
     if args.question is not None and not args.question.strip():
         raise UserError("the question is empty; leave it out to be asked for some")
     asker = _asker(args)
     if args.question:
-        ask_once(asker, args.question, args.temperature, args.samples, write)
+        ask_once(asker, args.question, args.temperature, args.samples, console)
     else:
-        ask_on(asker, args.temperature, args.samples, write)
+        ask_on(asker, args.temperature, args.samples, console)
     return 0
 
 
-def play(args: argparse.Namespace) -> int:
+def play(args: argparse.Namespace, console: Console) -> int:
     from tiny_math_solver.playground.play import Playground
     from tiny_math_solver.problems.embedded import embedded_problems
 
     examples = [EXAMPLE_QUESTION, *(problem.question for problem in embedded_problems("test", 3))]
-    return _serve(Playground(_asker(args), args.adapter or args.model, examples).serve(args.port))
+    return _serve(Playground(_asker(args), args.adapter or args.model, examples).serve(args.port), console)
 
 
 def _asker(args: argparse.Namespace) -> Any:
@@ -198,36 +196,36 @@ def _asker(args: argparse.Namespace) -> Any:
 
     settings = settings_of(args.adapter or args.model, args.system, args.max_new_tokens)
     loaded = load_model(args.model, adapter=args.adapter, revision=args.revision, dtype=args.dtype)
-    rollouts = make_rollouts(loaded.model, loaded.tokenizer, args.batch_size, say=_say_aside)
+    rollouts = make_rollouts(loaded.model, loaded.tokenizer, args.batch_size, console=NotesConsole())
     return Asker(loaded, rollouts, settings)
 
 
-def report(args: argparse.Namespace) -> int:
+def report(args: argparse.Namespace, console: Console) -> int:
     from tiny_math_solver.report import REPORT, write_report
 
     out = args.out or (args.runs[0] / REPORT if len(args.runs) == 1 else Path(REPORT))
     _check_out(out, ".html")
     write_report(args.runs, out)
-    print(f"report: {out}")
+    console.say(f"report: {out}")
     return 0
 
 
-def watch(args: argparse.Namespace) -> int:
+def watch(args: argparse.Namespace, console: Console) -> int:
     from tiny_math_solver.report.watch import Watch
 
-    return _serve(Watch(args.run_folder).serve(args.port))
+    return _serve(Watch(args.run_folder).serve(args.port), console)
 
 
-def _serve(server: Any) -> int:
+def _serve(server: Any, console: Console) -> int:
     """Serve until Ctrl-C."""
     with server:
-        _say(f"{server.url}  (Ctrl-C ends)")
+        console.say(f"{server.url}  (Ctrl-C ends)")
         with contextlib.suppress(KeyboardInterrupt):
             server.serve_forever()
     return 0
 
 
-def bench(args: argparse.Namespace) -> int:
+def bench(args: argparse.Namespace, console: Console) -> int:
     from tiny_math_solver.bench.report import run
     from tiny_math_solver.runs.folder import write_whole
 
@@ -242,23 +240,23 @@ def bench(args: argparse.Namespace) -> int:
         if args.out:
             write_whole(args.out, json.dumps(result, indent=2) + "\n")
 
-    result = run(args.parts, args.vllm_python, _say_aside if args.json else _say, save)
+    result = run(args.parts, args.vllm_python, NotesConsole() if args.json else console, save)
     if args.json:
-        print(json.dumps(result, indent=2))
+        console.say(json.dumps(result, indent=2))
     return 0
 
 
-def fields(args: argparse.Namespace) -> int:
+def fields(args: argparse.Namespace, console: Console) -> int:
     from tiny_math_solver.config.schema import known_fields
 
     for section in [args.section] if args.section else SECTIONS:
         for name, (kind, default, help) in known_fields(section).items():
             shown = kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")
-            print(f"{section}.{name} ({shown}, default {default!r}): {help}")
+            console.say(f"{section}.{name} ({shown}, default {default!r}): {help}")
     return 0
 
 
-def fetch(args: argparse.Namespace) -> int:
+def fetch(args: argparse.Namespace, console: Console) -> int:
     from tiny_math_solver.config.schema import EMBEDDED, load_config
     from tiny_math_solver.hub.snapshots import snapshot
     from tiny_math_solver.models.load import resolve
@@ -266,12 +264,14 @@ def fetch(args: argparse.Namespace) -> int:
 
     model, problems = (config := load_config(args.config)).model, config.problems
     folder, commit = resolve(model.name, model.revision)
-    print(f"model {model.name}: {f'commit {commit} is in the cache' if commit else f'nothing to download ({folder})'}")
+    console.say(
+        f"model {model.name}: {f'commit {commit} is in the cache' if commit else f'nothing to download ({folder})'}"
+    )
     if problems.source == EMBEDDED or is_file(problems.source):
-        print(f"dataset {problems.source}: nothing to download")
+        console.say(f"dataset {problems.source}: nothing to download")
     else:
         commit = snapshot("dataset", problems.source, problems.revision).name
-        print(f"dataset {problems.source}: commit {commit} is in the cache")
+        console.say(f"dataset {problems.source}: commit {commit} is in the cache")
     return 0
 
 
@@ -286,11 +286,3 @@ def _check_out(path: Path | None, suffix: str) -> None:
     if path.exists() and path.suffix != suffix:
         raise UserError(f"{path}: exists and is no {suffix} file; choose another --out")
     check_writable(path.parent, "choose another --out")
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
-
-
-def _say_aside(line: str) -> None:
-    print(f"tiny-math: {line}", file=sys.stderr)

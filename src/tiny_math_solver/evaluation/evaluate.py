@@ -8,7 +8,7 @@ from tiny_math_solver.evaluation.statistics import Paired, maj_at_k, mcnemar, pa
 from tiny_math_solver.grading import grade, parse_gold, rewards_of, write_number
 from tiny_math_solver.grading.rewards import as_text
 from tiny_math_solver.problems.problem import Problem
-from tiny_math_solver.prompts import Message, chat_messages, encode_prompt
+from tiny_math_solver.prompts import Message, chat_messages, encode_prompt, group_prompts
 from tiny_math_solver.rollouts import Rollout, Rollouts, Sampling
 
 
@@ -134,7 +134,8 @@ def _answer(
     sampled: bool,
 ) -> Iterator[EvaluationRecord]:
     asked = [chat_messages(p.question, system) for p in problems]
-    made = rollouts.generate([encode_prompt(rollouts.tokenizer, messages) for messages in asked], samples, sampling)
+    prompts = group_prompts(encode_prompt(rollouts.tokenizer, messages) for messages in asked)
+    made = rollouts.generate(prompts, samples, sampling)
     for index, rollout in enumerate(made):
         i, sample = divmod(index, samples)
         yield _record(problems[i], asked[i], rollout, rollouts.tokenizer, sample if sampled else None)

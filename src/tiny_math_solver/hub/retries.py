@@ -5,14 +5,13 @@ and gives a Hub that does not answer six times a minute.
 """
 
 import logging
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from importlib import import_module
 from typing import Any
 
-from tiny_math_solver.support.redaction import without_secrets
+from tiny_math_solver.support.console import Console
 
 WAITS = (1.0, 4.0, 10.0)  # seconds before the second, third and fourth try of a request
 LONGEST_WAIT = 10.0  # seconds, whatever longer time a busy Hub asks for
@@ -102,9 +101,5 @@ class Patience:
             raise self.end
         wait = max(self.waits[self.failures], min(asked, LONGEST_WAIT))
         self.failures += 1
-        say(f"{request.url.host}: {reason}; trying again in {wait:g} s")
+        Console().note(f"{request.url.host}: {reason}; trying again in {wait:g} s")
         time.sleep(wait)
-
-
-def say(line: str) -> None:
-    print(f"tiny-math: {without_secrets(line)}", file=sys.stderr, flush=True)

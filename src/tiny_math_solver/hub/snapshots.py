@@ -15,7 +15,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from tiny_math_solver.hub.retries import BUSY, WAITS, Patience, UnreachableError, say
+from tiny_math_solver.hub.retries import BUSY, WAITS, Patience, UnreachableError
+from tiny_math_solver.support.console import Console
 from tiny_math_solver.support.errors import UserError
 from tiny_math_solver.support.redaction import without_secrets
 
@@ -62,7 +63,9 @@ def snapshot(kind: Kind, name: str, revision: str | None = None) -> Path:
             if cached is None or not _is_network_trouble(error):
                 raise
             commit = cached.name
-            say(f"cannot reach {_endpoint()} ({error}): {what} is taken from the cache, commit {commit[:12]}")
+            Console().note(
+                f"cannot reach {_endpoint()} ({error}): {what} is taken from the cache, commit {commit[:12]}"
+            )
         folder = cached if cached and cached.name == commit else _fetch(kind, name, known)
         _commits[kind, name, revision] = folder.name
         return folder
@@ -223,7 +226,7 @@ def _fetch(kind: Kind, name: str, revision: str | None) -> Path:
         wrong = f"{kind} {name}: wrong hash of {', '.join(file.relative_to(folder).as_posix() for file in damaged)}"
         if is_last:
             raise UserError(f"{wrong}, downloaded again from {_endpoint()}; try later, or another HF_ENDPOINT")
-        say(f"{wrong}; downloading again")
+        Console().note(f"{wrong}; downloading again")
     if missing := _missing(kind, folder):
         raise UserError(f"{kind} {name} at revision {folder.name} has no {missing}, and nothing can stand in for it")
     return folder

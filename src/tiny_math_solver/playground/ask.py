@@ -11,7 +11,7 @@ from tiny_math_solver.evaluation.prompt_settings import Settings
 from tiny_math_solver.grading import Graded, grade
 from tiny_math_solver.grading.rewards import as_text
 from tiny_math_solver.models.load import LoadedModel
-from tiny_math_solver.prompts import chat_messages, encode_prompt
+from tiny_math_solver.prompts import Prompt, chat_messages, encode_prompt
 from tiny_math_solver.rollouts import EngineRollouts, Rollouts, Sampling
 
 VOTE_TEMPERATURE = 0.8  # of the samples that vote, where none is asked for
@@ -44,7 +44,7 @@ class Asker:
         ids: list[int] = []
         shown = ""
         with self._busy, self._policy(base):
-            for made in self.rollouts.stream(self._prompt(question), sampling):
+            for made in self.rollouts.stream(self._prompt_ids(question), sampling):
                 ids += made
                 text = tokenizer.decode(ids, skip_special_tokens=True)
                 if text.endswith("\ufffd"):  # half a character
@@ -64,7 +64,7 @@ class Asker:
         """`samples` answers at `temperature`, counted."""
         sampling = Sampling(self.settings.max_new_tokens, temperature or VOTE_TEMPERATURE, seed=seed)
         with self._busy, self._policy(base):
-            made = self.rollouts.generate([self._prompt(question)], samples, sampling)
+            made = self.rollouts.generate([Prompt(self._prompt_ids(question), 0)], samples, sampling)
         texts = [self.loaded.tokenizer.decode(r.completion_ids, skip_special_tokens=True) for r in made]
         answers = [self.read(question, text).answer for text in texts]
         return Vote(Counter(answer for answer in answers if answer is not None).most_common(), samples)
@@ -72,7 +72,7 @@ class Asker:
     def _messages(self, question: str) -> list[dict[str, str]]:
         return chat_messages(question, self.settings.system)
 
-    def _prompt(self, question: str) -> list[int]:
+    def _prompt_ids(self, question: str) -> list[int]:
         return encode_prompt(self.loaded.tokenizer, self._messages(question))
 
     def _policy(self, base: bool) -> Any:

@@ -1,42 +1,42 @@
 """`tiny-math solve`: one question, or a prompt that goes on until it is left."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from tiny_math_solver.playground.ask import Asker
-from tiny_math_solver.training.live_view import printable
+from tiny_math_solver.support.console import Console, printable
 
 
-def ask_once(asker: Asker, question: str, temperature: float, samples: int, write: Callable[[str], object]) -> None:
-    """Write the reasoning as it is made, the answer, and where asked for the vote of `samples` completions."""
+def ask_once(asker: Asker, question: str, temperature: float, samples: int, console: Console) -> None:
+    """Print the reasoning as it is made, the answer, and where asked for the vote of `samples` completions."""
     parts = []
     for piece in asker.stream(question, temperature):
         parts.append(piece)
-        write(printable(piece))
+        console.say(printable(piece), end="")
     graded = asker.read(question, "".join(parts))
-    write(f"\nanswer: {graded.answer or 'none found'}\n")
+    console.say(f"\nanswer: {graded.answer or 'none found'}")
     if samples:
         vote = asker.vote(question, samples, temperature)
         counted = ", ".join(f"{value}: {count}" for value, count in vote.counts) or "no sample has an answer"
-        write(f"vote of {samples} samples: {counted}\n")
+        console.say(f"vote of {samples} samples: {counted}")
 
 
-def ask_on(asker: Asker, temperature: float, samples: int, write: Callable[[str], object]) -> None:
+def ask_on(asker: Asker, temperature: float, samples: int, console: Console) -> None:
     """Ask what is typed, line by line, until an empty line, Ctrl-D or Ctrl-C."""
-    write("A problem, then Enter. An empty line ends.\n")
-    for question in _lines(write):
-        ask_once(asker, question, temperature, samples, write)
+    console.say("A problem, then Enter. An empty line ends.")
+    for question in _lines(console):
+        ask_once(asker, question, temperature, samples, console)
 
 
-def _lines(write: Callable[[str], object]) -> Iterator[str]:
+def _lines(console: Console) -> Iterator[str]:
     while True:
-        write("> ")
+        console.say("> ", end="")
         try:
             line = sys.stdin.readline()
         except KeyboardInterrupt:
             line = ""
         if not line.strip():
             if not line:
-                write("\n")
+                console.say("")
             return
         yield line.strip()

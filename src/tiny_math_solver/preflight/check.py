@@ -15,9 +15,9 @@ from tiny_math_solver.preflight.grader import TRICKY, misread
 from tiny_math_solver.problems.sources import is_file
 from tiny_math_solver.prompts import chat_messages, encode_prompt
 from tiny_math_solver.runs.folder import LIBRARIES, RunFolder
+from tiny_math_solver.support.console import CollectingConsole
 from tiny_math_solver.support.errors import UserError
 from tiny_math_solver.support.out_of_memory import memory_errors
-from tiny_math_solver.training.live_view import Output
 
 Verdict = Literal["ok", "warn", "fail"]
 
@@ -97,9 +97,9 @@ def _with_model(config: Config, price: float | None) -> Iterator[Check]:
     yield _template(config, tokenizer, splits.train[0].question)
     with tempfile.TemporaryDirectory() as nowhere:
         aside = _written_to(config, Path(nowhere) / "run")
-        said: list[str] = []
-        training = build_training(aside, RunFolder(aside.output_dir), splits, tokenizer, Output(said.append))
-        for line in said:  # slower ways that had to be taken
+        console = CollectingConsole()
+        training = build_training(aside, RunFolder(aside.output_dir), splits, tokenizer, console)
+        for line in console.lines:  # slower ways that had to be taken
             yield Check("warn", "speed", line)
         yield _ends(training.trainer)
         yield Check("ok", "disk", check_disk(config.output_dir, disk_bytes(config, training.trainer, splits)))
@@ -144,9 +144,9 @@ def _model(config: Config, trainer: Any, splits: Any, price: float | None) -> It
         return
     speed = try_longest(trainer, longest)
     yield Check("ok", "longest rows", f"{longest.prompt} + {longest.completion} tokens, tried once")
-    lines: list[str] = []
-    check_engine(config, trainer, splits.train, lines.append)
-    for line in lines:
+    console = CollectingConsole()
+    check_engine(config, trainer, splits.train, console)
+    for line in console.lines:
         yield Check("ok" if line.startswith("engine") else "warn", "engine", line)
     found = forecast(config, trainer, splits.train)
     yield Check("ok" if found.pass_rate else "warn", "base model", f"{found.pass_rate:.0%} right; {found.histogram}")

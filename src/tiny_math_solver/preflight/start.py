@@ -12,9 +12,9 @@ from tiny_math_solver.preflight.plan import total_steps
 from tiny_math_solver.problems.splits import Splits
 from tiny_math_solver.prompts import chat_messages, encode_prompt
 from tiny_math_solver.runs.folder import RunFolder
+from tiny_math_solver.support.console import Console
 from tiny_math_solver.support.errors import EXIT_LEARNED_NOTHING, StoppedError, UserError
 from tiny_math_solver.training.build import Training
-from tiny_math_solver.training.live_view import Output
 from tiny_math_solver.training.trainer import MathGRPOTrainer
 
 TOKEN_BYTES, RECORD_BYTES = 5, 600  # of a completion in rollouts.jsonl and again in report.html; of all else in a row
@@ -23,7 +23,7 @@ OTHER_BYTES = 30_000_000  # tokenizer, evaluations, the page
 
 
 def before_start(
-    config: Config, run: RunFolder, training: Training, splits: Splits, out: Output, *, fresh: bool, force: bool
+    config: Config, run: RunFolder, training: Training, splits: Splits, console: Console, *, fresh: bool, force: bool
 ) -> None:
     """Raise UserError where the run does not fit, StoppedError where it has nothing to learn from; `force` goes on."""
     trainer = training.trainer
@@ -31,14 +31,14 @@ def before_start(
     check_disk(run.path, max(0, disk_bytes(config, trainer, splits) - written))
     longest = longest_row(config, trainer, splits)
     plan = memory_plan(trainer, longest)
-    out.say(f"memory: {plan}")
+    console.say(f"memory: {plan}")
     if not plan.fits and not force:
         raise UserError(f"not enough memory: {plan}; {plan.advice}, or --force")
     try_longest(trainer, longest)
     if not fresh:
         return
     found = forecast(config, trainer, splits.train)
-    out.say(f"before training: {forecast_line(found)}")
+    console.say(f"before training: {forecast_line(found)}")
     if found.hopeless and not force:
         raise StoppedError(
             f"not started, since nothing would be learned: {found.hopeless} (--force starts it)", EXIT_LEARNED_NOTHING

@@ -1,13 +1,12 @@
 """Prompt ids → completions: one interface for training, evaluation, the merge proof and `solve`.
 
-    generate(prompt_ids, samples, sampling) -> [Rollout]      P prompts × G samples, grouped by prompt
+    generate(prompts, samples, sampling) -> [Rollout]      P prompts × G samples, grouped by prompt
 
 `engine.py` decodes with its own merged copy of the policy (`weights.py`), a step at a time (`decoder.py`, and with
 compiled kernels on a CPU `native.py`); `reference.py` is plain transformers
 generation, for models the engine cannot run and as what it is checked against (`certificate.py`).
 """
 
-from collections.abc import Callable
 from typing import Any
 
 from tiny_math_solver.rollouts.engine import EngineRollouts
@@ -15,6 +14,7 @@ from tiny_math_solver.rollouts.policy_weights import UnsupportedModelError
 from tiny_math_solver.rollouts.reference import ReferenceRollouts
 from tiny_math_solver.rollouts.rollout import Rollout, Rollouts
 from tiny_math_solver.rollouts.sampling import Sampling
+from tiny_math_solver.support.console import Console
 
 __all__ = ["EngineRollouts", "ReferenceRollouts", "Rollout", "Rollouts", "Sampling", "make_rollouts"]
 
@@ -26,7 +26,7 @@ def make_rollouts(
     engine: bool = True,
     native: bool = True,
     sampling: Sampling | None = None,
-    say: Callable[[str], Any] = print,
+    console: Console | None = None,
 ) -> Rollouts:
     """The engine where it can run this model and these settings, else transformers' generate; says so if not asked."""
     if not engine:
@@ -36,5 +36,7 @@ def make_rollouts(
             raise UnsupportedModelError("repetition_penalty and generation_kwargs")
         return EngineRollouts(model, tokenizer, batch_size, native)
     except UnsupportedModelError as reason:
-        say(f"rollouts by transformers' generate, many times slower: the engine does not support {reason}")
+        (console or Console()).say(
+            f"rollouts by transformers' generate, many times slower: the engine does not support {reason}"
+        )
         return ReferenceRollouts(model, tokenizer, batch_size)

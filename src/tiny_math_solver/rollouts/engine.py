@@ -4,12 +4,14 @@ This file is who runs where and when: a finished row's slot is taken by a waitin
 so that the running rows are always the first ones. What a step computes is in decoder.py and native.py.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
+from tiny_math_solver.prompts import Prompt
 from tiny_math_solver.rollouts.decoder import Decoder, TorchDecoder, reach
 from tiny_math_solver.rollouts.kernel_decoder import NativeDecoder
 from tiny_math_solver.rollouts.policy_weights import PolicyWeights
@@ -47,18 +49,19 @@ class EngineRollouts:
 
     @torch.inference_mode()
     def generate(
-        self, prompt_ids: Sequence[list[int]], samples: int, sampling: Sampling, *, logprobs: bool = True
+        self, prompts: Sequence[Prompt], samples: int, sampling: Sampling, *, logprobs: bool = True
     ) -> list[Rollout]:
         """`samples` completions of every prompt, grouped by prompt in the order given; log-probabilities are free."""
         self.weights.sync()
-        if not prompt_ids or not sampling.max_new_tokens:
-            return [Rollout(ids, [], False, []) for ids in prompt_ids for _ in range(samples)]
-        return with_smaller_parts(lambda: self._generate(prompt_ids, samples, sampling), self._halve_batch)
+        if not prompts or not sampling.max_new_tokens:
+            return [Rollout(prompt.ids, [], False, []) for prompt in prompts for _ in range(samples)]
+        return with_smaller_parts(lambda: self._generate(prompts, samples, sampling), self._halve_batch)
 
-    def _generate(self, prompt_ids: Sequence[list[int]], samples: int, sampling: Sampling) -> list[Rollout]:
-        requests = _requests(prompt_ids, samples)
-        requests.sort(key=lambda r: -len(r.prompt))  # prompts of like length are prefilled together
-        _Batch(self._decoder(len(requests), len(requests[0].prompt), sampling), requests, self.eos_ids, sampling).run()
+    def _generate(self, prompts: Sequence[Prompt], samples: int, sampling: Sampling) -> list[Rollout]:
+        requests = _requests(prompts, samples)
+        requests.sort(key=lambda r: -len(r.prompt.ids))  # prompts of like length are prefilled together
+        decoder = self._decoder(len(requests), len(requests[0].prompt.ids), sampling)
+        _Batch(decoder, requests, self.eos_ids, sampling).run()
         return [r.rollout for r in sorted(requests, key=lambda r: r.place)]  # type: ignore[misc]
 
     def cache_bytes(self, rows: int, prompt_tokens: int, sampling: Sampling) -> int:
@@ -92,9 +95,9 @@ class EngineRollouts:
         self.on_shrink(self.batch_size)
         return True
 
-    def stream(self, prompt: list[int], sampling: Sampling) -> Iterator[list[int]]:
+    def stream(self, prompt_ids: list[int], sampling: Sampling) -> Iterator[list[int]]:
         """One completion's token ids as they are made, the end token included."""
-        decoder, read = self._begin(prompt, sampling), 0
+        decoder, read = self._begin(prompt_ids, sampling), 0
         while True:
             made, done = int(decoder.made[0]), bool(decoder.done[0])
             yield decoder.tokens[0, read:made].tolist()
@@ -105,12 +108,12 @@ class EngineRollouts:
                 decoder.step(1)
 
     @torch.inference_mode()
-    def _begin(self, prompt: list[int], sampling: Sampling) -> Decoder:
+    def _begin(self, prompt_ids: list[int], sampling: Sampling) -> Decoder:
         self.weights.sync()
-        decoder = self._decoder(1, len(prompt), sampling)
+        decoder = self._decoder(1, len(prompt_ids), sampling)
         new = sampling.max_new_tokens
-        drawn = None if sampling.greedy else torch.from_numpy(uniforms(prompt, 0, sampling.seed, new))[None]
-        decoder.admit(0, [prompt], [0], drawn)
+        drawn = None if sampling.greedy else torch.from_numpy(uniforms(prompt_ids, 0, sampling.seed, new))[None]
+        decoder.admit(0, [prompt_ids], [0], drawn)
         return decoder
 
     def _decoder(self, rows: int, prompt_tokens: int, sampling: Sampling) -> Decoder:
@@ -148,20 +151,22 @@ class EngineRollouts:
 
 @dataclass(slots=True)
 class _Request:
-    prompt: list[int]
-    sample: int  # counts the completions of equal prompts
+    prompt: Prompt
+    sample: int  # counts the completions of its group
     place: int  # in the order of the answer
     rollout: Rollout | None = None
 
 
-def _requests(prompt_ids: Sequence[list[int]], samples: int) -> list[_Request]:
-    asked: dict[tuple[int, ...], int] = {}
+def _requests(prompts: Sequence[Prompt], samples: int) -> list[_Request]:
+    first: dict[int, list[int]] = {}  # prompt ids of each group
+    counts: Counter[int] = Counter()
     requests: list[_Request] = []
-    for prompt in prompt_ids:
-        key = tuple(prompt)
+    for prompt in prompts:
+        if first.setdefault(prompt.group, prompt.ids) != prompt.ids:
+            raise ValueError(f"group {prompt.group} has two different prompts")
         for _ in range(samples):
-            asked[key] = sample = asked.get(key, -1) + 1
-            requests.append(_Request(prompt, sample, len(requests)))
+            requests.append(_Request(prompt, counts[prompt.group], len(requests)))
+            counts[prompt.group] += 1
     return requests
 
 
@@ -189,14 +194,14 @@ class _Batch:
     def _admit(self, free: int) -> None:
         """Prefill waiting prompts, each once, and give every one of their samples a free slot."""
         chosen = [self.waiting.pop() for _ in range(min(free, len(self.waiting)))]
-        for part in _by_prompt(chosen, max(1, PREFILL_TOKENS // len(chosen[0].prompt))):
+        for part in _by_group(chosen, max(1, PREFILL_TOKENS // len(chosen[0].prompt.ids))):
             rows = [request for group in part for request in group]
             drawn = None
             if not self.sampling.greedy:
                 new, seed = self.sampling.max_new_tokens, self.sampling.seed
-                drawn = torch.stack([torch.from_numpy(uniforms(r.prompt, r.sample, seed, new)) for r in rows])
+                drawn = torch.stack([torch.from_numpy(uniforms(r.prompt.ids, r.sample, seed, new)) for r in rows])
             index = [i for i, group in enumerate(part) for _ in group]
-            self.decoder.admit(len(self.held), [group[0].prompt for group in part], index, drawn)
+            self.decoder.admit(len(self.held), [group[0].prompt.ids for group in part], index, drawn)
             self.held += rows
 
     def _retire(self) -> None:
@@ -208,7 +213,7 @@ class _Batch:
         made, tokens, logprobs = state.made[done].tolist(), state.tokens[done].tolist(), state.logprobs[done].tolist()
         for slot, count, ids, scores in zip(done, made, tokens, logprobs, strict=True):
             request = self.held[slot]
-            request.rollout = Rollout(request.prompt, ids[:count], ids[count - 1] in self.eos, scores[:count])
+            request.rollout = Rollout(request.prompt.ids, ids[:count], ids[count - 1] in self.eos, scores[:count])
         left, moves = _close_up(running, done)
         for hole, mover in moves:
             self.held[hole] = self.held[mover]
@@ -223,10 +228,10 @@ def _close_up(count: int, gone: list[int]) -> tuple[int, list[tuple[int, int]]]:
     return left, list(zip(holes, sorted(set(range(left, count)) - set(gone)), strict=True))
 
 
-def _by_prompt(requests: list[_Request], prompts: int) -> list[list[list[_Request]]]:
-    """Requests grouped by prompt, at most `prompts` groups a part."""
-    groups: dict[tuple[int, ...], list[_Request]] = {}
+def _by_group(requests: list[_Request], size: int) -> list[list[list[_Request]]]:
+    """The requests of each group together, at most `size` groups a part."""
+    groups: dict[int, list[_Request]] = {}
     for request in requests:
-        groups.setdefault(tuple(request.prompt), []).append(request)
+        groups.setdefault(request.prompt.group, []).append(request)
     ordered = list(groups.values())
-    return [ordered[i : i + prompts] for i in range(0, len(ordered), prompts)]
+    return [ordered[i : i + size] for i in range(0, len(ordered), size)]

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from tiny_math_solver.prompts import Prompt
 from tiny_math_solver.rollouts.engine import EngineRollouts
 from tiny_math_solver.rollouts.sampling import Sampling
 
@@ -40,7 +41,7 @@ class Certificate:
         )
 
 
-def certify(rollouts: EngineRollouts, prompt_ids: Sequence[list[int]]) -> Certificate:
+def certify(rollouts: EngineRollouts, prompts: Sequence[Prompt]) -> Certificate:
     """Decode a few prompts greedily with the engine and score the result by one transformers pass a prompt."""
     model: Any = rollouts.model
     limit = LIMITS[rollouts.weights.dtype]
@@ -48,7 +49,7 @@ def certify(rollouts: EngineRollouts, prompt_ids: Sequence[list[int]]) -> Certif
     was_training = model.training
     model.eval()
     try:
-        for rollout in rollouts.generate(prompt_ids[:PROMPTS], 1, Sampling(NEW_TOKENS, temperature=0)):
+        for rollout in rollouts.generate(prompts[:PROMPTS], 1, Sampling(NEW_TOKENS, temperature=0)):
             ids, count = rollout.prompt_ids + rollout.completion_ids, len(rollout.completion_ids)
             with torch.inference_mode():
                 logits = model(torch.tensor([ids], device=rollouts.weights.device)).logits[0, -count - 1 : -1].float()

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
+from tiny_math_solver.prompts import Prompt
 from tiny_math_solver.rollouts.rollout import Rollout, causal_lm, eos_ids
 from tiny_math_solver.rollouts.sampling import Sampling
 
@@ -24,10 +25,10 @@ class ReferenceRollouts:
         self.eos_ids = eos_ids(model, tokenizer)
 
     def generate(
-        self, prompt_ids: Sequence[list[int]], samples: int, sampling: Sampling, *, logprobs: bool = False
+        self, prompts: Sequence[Prompt], samples: int, sampling: Sampling, *, logprobs: bool = False
     ) -> list[Rollout]:
         """`samples` completions of every prompt, grouped by prompt in the order given."""
-        rows = [ids for ids in prompt_ids for _ in range(samples)]
+        rows = [prompt.ids for prompt in prompts for _ in range(samples)]
         # rows of like length share a batch: padding is work
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         rollouts: list[Rollout | None] = [None] * len(rows)
@@ -41,9 +42,9 @@ class ReferenceRollouts:
                     rollouts[i] = rollout
         return [r for r in rollouts if r is not None]
 
-    def stream(self, prompt: list[int], sampling: Sampling) -> Iterator[list[int]]:
+    def stream(self, prompt_ids: list[int], sampling: Sampling) -> Iterator[list[int]]:
         """One completion's token ids, all at once."""
-        (rollout,) = self.generate([prompt], 1, sampling)
+        (rollout,) = self.generate([Prompt(prompt_ids, 0)], 1, sampling)
         yield rollout.completion_ids
 
     @contextmanager

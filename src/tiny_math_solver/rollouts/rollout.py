@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from tiny_math_solver.prompts import Prompt
 from tiny_math_solver.rollouts.sampling import Sampling
 
 
@@ -29,12 +30,12 @@ class Rollouts(Protocol):
     batch_size: int  # completions made at once
 
     def generate(
-        self, prompt_ids: Sequence[list[int]], samples: int, sampling: Sampling, *, logprobs: bool = False
+        self, prompts: Sequence[Prompt], samples: int, sampling: Sampling, *, logprobs: bool = False
     ) -> list[Rollout]:
         """`samples` completions of every prompt, grouped by prompt in the order given."""
         ...
 
-    def stream(self, prompt: list[int], sampling: Sampling) -> Iterator[list[int]]:
+    def stream(self, prompt_ids: list[int], sampling: Sampling) -> Iterator[list[int]]:
         """One completion's token ids in pieces, as far as they are made one by one."""
         ...
 

@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tiny_math_solver.runs.folder import RunFolder, sync
+from tiny_math_solver.support.console import Console
 from tiny_math_solver.support.errors import UserError
 
 SUMS = "SHA256SUMS"
@@ -52,12 +53,12 @@ def checkpoints(folder: Path) -> list[tuple[int, Path]]:
     return sorted(((int(match[1]), folder / match[0]) for match in found if match), reverse=True)
 
 
-def newest_whole(folder: Path, say: Callable[[str], Any]) -> Path | None:
+def newest_whole(folder: Path, console: Console) -> Path | None:
     """The newest checkpoint of a run that is as it was written; a damaged one is named and passed over."""
     for _, checkpoint in checkpoints(folder):
         if not (problem := damage(checkpoint)):
             return checkpoint
-        say(f"{checkpoint} is damaged ({problem}): left out")
+        console.say(f"{checkpoint} is damaged ({problem}): left out")
     return None
 
 

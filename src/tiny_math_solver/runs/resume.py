@@ -1,6 +1,6 @@
 """Where a run begins: at its newest whole checkpoint, or anew."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import yaml
 from tiny_math_solver.config.schema import Config, known_fields
 from tiny_math_solver.runs.checkpoints import newest_whole
 from tiny_math_solver.runs.folder import RunFolder, read_config, read_json
+from tiny_math_solver.support.console import Console
 from tiny_math_solver.support.errors import UserError
 from tiny_math_solver.support.redaction import without_secrets
 
@@ -39,7 +40,7 @@ class Start:
     over: bool = False  # the run is finished, and is to be shown again
 
 
-def starting_point(run: RunFolder, config: Config, problems: str, asked: Asked, say: Callable[[str], Any]) -> Start:
+def starting_point(run: RunFolder, config: Config, problems: str, asked: Asked, console: Console) -> Start:
     """Where to begin; `problems` is the fingerprint of the problems as they are.
 
     Raises UserError where going on was asked for and there is no run, or one of another configuration.
@@ -54,15 +55,15 @@ def starting_point(run: RunFolder, config: Config, problems: str, asked: Asked, 
     new = yaml.safe_load(without_secrets(config.to_yaml()))  # as it is on record
     changes = dict(differences(read_config(run.path) or {}, new))
     if changes and not asked.resume:
-        say(f"the run in {run.path} has another configuration ({_listed(changes)}) and is moved aside")
+        console.say(f"the run in {run.path} has another configuration ({_listed(changes)}) and is moved aside")
         return Start()
     _refuse(run.path, changes, asked.allow)
     if run.finished and not changes:
-        say(f"{run.path}: this run is finished")
+        console.say(f"{run.path}: this run is finished")
         return Start(over=True)
-    checkpoint = newest_whole(run.path, say)
+    checkpoint = newest_whole(run.path, console)
     if checkpoint is None:
-        say(f"no checkpoint in {run.path} yet: from the beginning")
+        console.say(f"no checkpoint in {run.path} yet: from the beginning")
     elif read_json(checkpoint / "state.json")["problems"] != problems:
         raise UserError(f"{run.path}: the problems are not those it was trained on; choose another grpo.output_dir")
     return Start(checkpoint)

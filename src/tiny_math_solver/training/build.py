@@ -14,14 +14,14 @@ from tiny_math_solver.models.load import default_device, load_base, load_tokeniz
 from tiny_math_solver.preflight.plan import plan_lines, steps_per_epoch
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.problems.splits import Splits, load_splits
-from tiny_math_solver.prompts import chat_messages, encode_prompt, within_limit
+from tiny_math_solver.prompts import chat_messages, encode_prompt, group_prompts, within_limit
 from tiny_math_solver.rollouts import EngineRollouts, ReferenceRollouts
 from tiny_math_solver.rollouts.engine_check import PROMPTS, Certificate, certify
 from tiny_math_solver.runs.folder import RunFolder
+from tiny_math_solver.support.console import Console
 from tiny_math_solver.support.errors import UserError
 from tiny_math_solver.training.callbacks import DevEvaluation, Metrics
 from tiny_math_solver.training.checkpointing import Checkpointing, fingerprint
-from tiny_math_solver.training.live_view import Output
 from tiny_math_solver.training.samples import Samples
 from tiny_math_solver.training.signals import StopOnSignal
 from tiny_math_solver.training.trainer import MathGRPOTrainer
@@ -63,7 +63,7 @@ def build_training(
     run: RunFolder,
     splits: Splits,
     tokenizer: Any,
-    out: Output,
+    console: Console,
     tell: Tell = lambda step, name, text: None,
 ) -> Training:
     """Load the model, put an adapter on it, and a trainer around both; writes nothing. `tell` takes events."""
@@ -72,7 +72,7 @@ def build_training(
     model = load_base(config.model.name, config.model.revision, config.model.dtype, args.device.type)
     ask = {"system": config.prompt.system, "max_new_tokens": args.max_completion_length}
     dev = DevEvaluation(run, splits.dev, config.evaluation.every, ask)
-    metrics, samples, stop = Metrics(run, dev, out.show), Samples(), StopOnSignal()
+    metrics, samples, stop = Metrics(run, dev, console), Samples(), StopOnSignal()
     watchdog = Watchdog(run, config, tell)
     checkpointing = Checkpointing(run, dev, metrics, fingerprint(splits))
     try:
@@ -87,7 +87,7 @@ def build_training(
                 run=run,
                 callbacks=[dev, metrics, samples, stop, watchdog, checkpointing],
                 checkpointing=checkpointing,
-                say=out.say,
+                console=console,
                 tell=tell,
             )
     # what PEFT and TRL refuse: target modules that are not there, options that clash
@@ -114,20 +114,22 @@ def training_arguments(config: Config) -> GRPOConfig:
         raise UserError(f"grpo: {' '.join(str(error).split())}") from None
 
 
-def check_engine(config: Config, trainer: MathGRPOTrainer, train: list[Problem], say: Any) -> Certificate | None:
+def check_engine(
+    config: Config, trainer: MathGRPOTrainer, train: list[Problem], console: Console
+) -> Certificate | None:
     """Compare the engine with transformers on real prompts; where they differ stop, or fall back if so configured."""
     rollouts = trainer.rollouts
     if not isinstance(rollouts, EngineRollouts):
         return None
     asked = [chat_messages(p.question, config.prompt.system) for p in train[:PROMPTS]]
-    certificate = certify(rollouts, [encode_prompt(rollouts.tokenizer, messages) for messages in asked])
-    say(f"engine ({rollouts.kind}): {certificate}")
+    certificate = certify(rollouts, group_prompts(encode_prompt(rollouts.tokenizer, messages) for messages in asked))
+    console.say(f"engine ({rollouts.kind}): {certificate}")
     if not certificate.passed:
         if not config.rollouts.fall_back:
             raise UserError(
                 "the engine does not reproduce this model; --rollouts.engine false trains with transformers' generate"
             )
-        say("rollouts by transformers' generate from here on, many times slower")
+        console.say("rollouts by transformers' generate from here on, many times slower")
         trainer.rollouts = ReferenceRollouts(rollouts.model, rollouts.tokenizer, rollouts.batch_size)
         trainer.native = None  # it shares the engine's weights
     return certificate

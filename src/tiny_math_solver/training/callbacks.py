@@ -1,7 +1,6 @@
 """What happens between steps: metrics to disk and terminal, dev evaluation, keeping the best adapter."""
 
 import time
-from collections.abc import Callable
 from math import isfinite
 from typing import Any
 
@@ -12,7 +11,8 @@ from tiny_math_solver.evaluation.evaluate import evaluate
 from tiny_math_solver.evaluation.merge import save_adapter
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.runs.folder import RunFolder
-from tiny_math_solver.training.live_view import News
+from tiny_math_solver.support.console import Console
+from tiny_math_solver.training.live_view import StepReport, show_step
 from tiny_math_solver.training.trainer import MathGRPOTrainer
 
 
@@ -63,10 +63,10 @@ class DevEvaluation(TrainerCallback):
 
 
 class Metrics(TrainerCallback):
-    """One line a step in metrics.jsonl, and news for whoever looks."""
+    """Writes each step to metrics.jsonl and shows it on the console."""
 
-    def __init__(self, run: RunFolder, dev: DevEvaluation, show: Callable[[News], Any]):
-        self.run, self.dev, self.show = run, dev, show
+    def __init__(self, run: RunFolder, dev: DevEvaluation, console: Console):
+        self.run, self.dev, self.console = run, dev, console
         self.before = 0.0  # seconds of training until the run was interrupted, or at its end
         self.started: float | None = None
 
@@ -89,5 +89,7 @@ class Metrics(TrainerCallback):
         trainer = self.dev.trainer
         if state.is_world_process_zero and trainer and "reward" in logs:  # not where earlier completions are used again
             sample = max(trainer.last_rows, key=lambda row: row["advantage"], default=None)
-            news = (state.global_step, state.max_steps, seconds, logs, self.dev.history, len(trainer.last_rows), sample)
-            self.show(News(*news))
+            report = StepReport(
+                state.global_step, state.max_steps, seconds, logs, self.dev.history, len(trainer.last_rows), sample
+            )
+            show_step(self.console, report)

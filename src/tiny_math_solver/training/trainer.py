@@ -22,11 +22,12 @@ from tiny_math_solver.config.schema import Config
 from tiny_math_solver.grading import extract_answer, write_number
 from tiny_math_solver.grading.rewards import as_text, correctness_reward, format_reward
 from tiny_math_solver.problems.problem import Problem
-from tiny_math_solver.prompts import chat_messages, encode_prompt
+from tiny_math_solver.prompts import Prompt, chat_messages, encode_prompt
 from tiny_math_solver.rollouts import EngineRollouts, Rollouts, Sampling, make_rollouts
 from tiny_math_solver.rollouts.policy_weights import UnsupportedModelError, refuse_unsupported
 from tiny_math_solver.rollouts.rollout import causal_lm
 from tiny_math_solver.runs.folder import RunFolder
+from tiny_math_solver.support.console import Console
 from tiny_math_solver.support.out_of_memory import with_smaller_parts
 from tiny_math_solver.training.live_view import PARTS
 from tiny_math_solver.training.resumable import Checkpoints, ResumableGRPOTrainer
@@ -52,11 +53,12 @@ class MathGRPOTrainer(ResumableGRPOTrainer):
         run: RunFolder,
         callbacks: list[Any],
         checkpointing: Checkpoints | None = None,
-        say: Any = print,
+        console: Console | None = None,
         tell: Callable[[int, str, str], Any] | None = None,
     ):
         from datasets import Dataset
 
+        console = console or Console()
         self.run, self.checkpointing = run, checkpointing
         self.sampling = sampling_of(args)
         self.completions = self.completion_tokens = 0
@@ -65,7 +67,7 @@ class MathGRPOTrainer(ResumableGRPOTrainer):
         self._recording = True
         self.dropped_steps = 0  # in a row, since something was not finite
         self.sizes_asked_for = [config.update.tokens_per_pass, config.rollouts.batch_size]
-        self.tell = tell or (lambda step, name, text: say(f"{name}: {text}"))
+        self.tell = tell or (lambda step, name, text: console.say(f"{name}: {text}"))
         self.last_rows: list[dict[str, Any]] = []  # of rollouts.jsonl
         self.extra_metrics: dict[str, float] = {}  # merged into the next logged line
         self.seconds = dict.fromkeys(PARTS, 0.0)  # where the time went since the last one
@@ -89,7 +91,7 @@ class MathGRPOTrainer(ResumableGRPOTrainer):
         )
         engine, native = config.rollouts.engine, config.rollouts.native
         self.rollouts: Rollouts = make_rollouts(
-            self.model, tokenizer, config.rollouts.batch_size, engine, native, self.sampling, say
+            self.model, tokenizer, config.rollouts.batch_size, engine, native, self.sampling, console
         )
         if isinstance(self.rollouts, EngineRollouts):
             self.rollouts.on_shrink = self._told_of_rollouts
@@ -99,13 +101,13 @@ class MathGRPOTrainer(ResumableGRPOTrainer):
         self._update_logprobs = torch.empty(0)  # of the pass under way
         reason = self._no_own_passes() if config.update.own_passes else "update.own_passes is false"
         if reason:
-            say(f"update in TRL's own micro-batches: {reason}")
+            console.say(f"update in TRL's own micro-batches: {reason}")
         self.own_passes = not reason
         self.native: NativeUpdate | None = None
         weights = self.rollouts.weights if isinstance(self.rollouts, EngineRollouts) else None
         if weights and weights.kernels and self.own_passes:
             if reason := why_not(weights, self.model):
-                say(f"update in torch, not by kernels: {reason}")
+                console.say(f"update in torch, not by kernels: {reason}")
             else:
                 self.native = NativeUpdate(weights)
 
@@ -127,18 +129,18 @@ class MathGRPOTrainer(ResumableGRPOTrainer):
 
     def _rollout(self, prompts: list[Any], trainer: Any) -> dict[str, Any]:
         """TRL's generation hook: `prompts` come as chat messages, already repeated once a sample."""
-        encoded: dict[str, list[int]] = {}
+        groups: dict[str, Prompt] = {}
         for messages in prompts:
-            if (key := as_text(messages)) not in encoded:
-                encoded[key] = encode_prompt(self.processing_class, messages)
-        prompt_ids = [encoded[as_text(messages)] for messages in prompts]
+            if (key := as_text(messages)) not in groups:
+                groups[key] = Prompt(encode_prompt(self.processing_class, messages), len(groups))
+        asked = [groups[as_text(messages)] for messages in prompts]
         # processes may share a group, so each needs draws of its own, and so does every batch
         batch = self._step * self.accelerator.num_processes + self.accelerator.process_index
         sampling = replace(self.sampling, seed=(self.args.seed << 32) + batch)
         with self.timed("rollout"):
-            rollouts = self.rollouts.generate(prompt_ids, 1, sampling)
+            rollouts = self.rollouts.generate(asked, 1, sampling)
         return {
-            "prompt_ids": prompt_ids,
+            "prompt_ids": [prompt.ids for prompt in asked],
             "completion_ids": [r.completion_ids for r in rollouts],
             # TRL carries them along and reads them for vLLM's importance-sampling correction only
             "logprobs": None if rollouts[0].logprobs is None else [r.logprobs for r in rollouts],

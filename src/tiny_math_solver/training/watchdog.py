@@ -9,9 +9,9 @@ from transformers.trainer_utils import SaveStrategy
 
 from tiny_math_solver.config.schema import Config
 from tiny_math_solver.runs.folder import RunFolder, read_jsonl
+from tiny_math_solver.support.console import Console, printable
 from tiny_math_solver.support.errors import EXIT_LEARNED_NOTHING, StoppedError
 from tiny_math_solver.training.guards import Finding, Row, findings
-from tiny_math_solver.training.live_view import printable
 
 DROPPED_STEPS = 3  # in a row, then the run stops
 EXAMPLES, EXAMPLE_CHARACTERS = 3, 300
@@ -99,14 +99,14 @@ class Watchdog(TrainerCallback):
     def _parameters(self) -> list[Any]:
         return [p for p in self.trainer.model.parameters() if p.requires_grad]
 
-    def raise_if_stopped(self, say: Callable[[str], Any]) -> None:
+    def raise_if_stopped(self, console: Console) -> None:
         """Raise StoppedError where a guard has ended training; shows what was sampled where nothing was ever right."""
         if not self.reason:
             return
         if self.reason == "no reward":
             for row in self.examples:
-                say(f"\nquestion: {printable(row['question'])}\ngold: {row['gold']}")
-                say(f"completion: {printable(row['completion'][:EXAMPLE_CHARACTERS])}")
+                console.say(f"\nquestion: {printable(row['question'])}\ngold: {row['gold']}")
+                console.say(f"completion: {printable(row['completion'][:EXAMPLE_CHARACTERS])}")
         anyway = "; --resume --allow guards.stop --guards.stop false goes on" if self.by_choice else ""
         raise StoppedError(
             f"stopped by a guard: {self.reason}{anyway}; records and the best adapter so far are in {self.run.path}",
