@@ -72,9 +72,9 @@ def rows(page: Any) -> list[list[str]]:
 def test_the_verdict_and_every_curve_with_data_are_shown(report: SimpleNamespace):
     page = report.page
     assert page.locator(".big").inner_text() == "25.0% → 75.0%"
-    assert "A gain is not shown" in page.locator("#verdict").inner_text()  # 2 of 4 fixed: p = 0.5
+    assert "No significant gain" in page.locator("#verdict").inner_text()  # 2 of 4 fixed: p = 0.5
     drawn = [c.get_attribute("aria-label") for c in page.locator(".chart").all() if c.is_visible()]
-    assert drawn == ["Greedy accuracy on dev", "Reward", "Groups without a gradient", "Seconds a step"]
+    assert drawn == ["Greedy accuracy on dev", "Reward", "Groups without a gradient", "Seconds per step"]
     assert page.locator(".chart .scatterlayer .trace").count() >= 6
 
 
@@ -87,7 +87,7 @@ def test_a_problem_opens_with_both_answers_and_the_first_difference(report: Simp
     page = report.page
     cells = page.locator("#problems .cells button")
     assert [c.get_attribute("aria-label").split(", ")[1] for c in cells.all()] == [
-        "right both times", "fixed", "fixed", "wrong both times",
+        "right before and after", "fixed", "fixed", "wrong before and after",
     ]  # fmt: skip
     cells.nth(1).click()
     assert page.locator("#problems pre").all_inner_texts() == ["1+2=4\n#### 4", "1+2=3\n#### 3"]

@@ -1,4 +1,4 @@
-"""`tiny-math play`: a page to ask a model on, base and trained answers side by side."""
+"""`tiny-math play`: a page where you can query a model, with the answers of base and trained model side by side."""
 
 import json
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ MOST_SAMPLES = 64
 
 
 class Playground:
-    """Serves the page, and on `/ask` the events of an answer: `piece`, `answer`, `vote`, `end`."""
+    """Serves the page, and on `/ask` an answer as events: `piece` (many), `answer`, `vote` (optional), `end`."""
 
     def __init__(self, asker: Asker, name: str, examples: list[str]):
         self.asker, self.name, self.examples = asker, name, examples
@@ -49,7 +49,7 @@ class Playground:
 
     def _ask(self, request: BaseHTTPRequestHandler) -> Answer:
         if request.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
-            return Answer(b"", "text/plain", HTTPStatus.FORBIDDEN)  # another site's page must not make this one work
+            return Answer(b"", "text/plain", HTTPStatus.FORBIDDEN)  # no page of another site may use the model
         asked = {name: values[0] for name, values in parse_qs(urlsplit(request.path).query).items()}
         try:
             question = asked["question"].strip()
