@@ -25,7 +25,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from helpers.hub import build_qwen2
-from tiny_math_solver.cli import _parse
+from tiny_math_solver.cli import parse
 from tiny_math_solver.config.schema import Config, known_fields, load_config
 from tiny_math_solver.grading import How, extract_answer, is_correct, parse_gold, parse_number, write_number
 from tiny_math_solver.models.load import load_model
@@ -33,6 +33,7 @@ from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.problems.sources import read_file
 from tiny_math_solver.support.errors import UserError
 
+pytestmark = pytest.mark.fuzz
 MINUTES = float(os.environ.get("FUZZ_MINUTES", "0"))
 SLOW = 2.0  # seconds of this process that no single input may take
 FOLDER = tempfile.TemporaryDirectory(prefix="fuzz-")
@@ -324,7 +325,7 @@ WORDS += [
 )
 def test_any_command_line_is_parsed_or_refused(arguments: list[str]) -> None:
     with contextlib.suppress(UserError):
-        assert _parse(arguments).command
+        assert parse(arguments).command
 
 
 # -- Problem files ----------------------------------------------------------------------------------------------

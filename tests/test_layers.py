@@ -17,8 +17,8 @@ LAYERS = (  # from the top; a module may import its own layer and those below
     ("config", "hub", "kernels"),
     ("support",),
 )
+KNOWN = {"config.schema → prompts"}  # to be mended; never to grow
 DEPTH = {name: depth for depth, names in enumerate(LAYERS) for name in names}
-KNOWN = {"config.schema → prompts", "training.build → preflight.plan"}  # to be mended; never to grow
 
 
 def test_every_module_stands_in_a_layer():

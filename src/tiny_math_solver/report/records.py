@@ -17,7 +17,7 @@ from tiny_math_solver.report.diagnose import (
     gain,
     waste,
 )
-from tiny_math_solver.runs.folder import read_json, read_jsonl
+from tiny_math_solver.runs.records import read_json, read_jsonl
 from tiny_math_solver.support.errors import UserError
 
 
