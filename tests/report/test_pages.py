@@ -18,8 +18,8 @@ import pytest
 from helpers.made_up_run import HOSTILE, write_run
 from helpers.paths import QUICKSTART
 from tiny_math_solver.grading import Graded, How
-from tiny_math_solver.playground.ask import Vote
 from tiny_math_solver.playground.play import Playground
+from tiny_math_solver.playground.solver import Vote
 from tiny_math_solver.report import write_report
 from tiny_math_solver.report.watch import Watch
 
@@ -235,7 +235,7 @@ def test_a_server_answers_to_its_own_name_alone(tmp_path: Path):
 
 
 class Scripted:
-    """Answers like an Asker: the base something hostile, the trained side 4."""
+    """Answers like a Solver: the base something hostile, the trained side 4."""
 
     has_adapter = True
 

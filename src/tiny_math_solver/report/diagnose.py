@@ -1,4 +1,4 @@
-"""Diagnosis of a run from its records: why answers are wrong, and which completions had no gradient.
+"""Diagnosis of a run from its records: why answers are wrong, and which tokens were wasted.
 
 Nothing is generated or graded again. A wrong answer is one of FAILURES: an arithmetic slip if one of its equations does
 not hold (`12*3=38`), wrong steps if all of them hold.
@@ -120,7 +120,7 @@ def dead_groups(rollouts: Iterable[Row]) -> dict[int, dict[str, float]]:
 
 
 def waste(rollouts: Iterable[Row]) -> dict[str, float]:
-    """The share of completion tokens that contributed nothing to the gradient, by the names in WASTE."""
+    """The shares of completion tokens that were wasted, by the names in WASTE."""
     tokens: Counter[str] = Counter()
     for rows in _groups(rollouts).values():
         outcome = _outcome(rows)

@@ -1,4 +1,4 @@
-// Why answers are wrong, and which tokens had no gradient.
+// Why answers are wrong, and which tokens were wasted.
 
 function drawFailures(run) {
   const total = run.test.length;
@@ -34,7 +34,7 @@ function drawFailures(run) {
           make(
             "p",
             { class: "note" },
-            `${percent(wasted, 0)} of all sampled tokens contributed nothing to the gradient. What to change:`,
+            `${percent(wasted, 0)} of all sampled tokens were wasted. What to change:`,
           ),
           table(
             ["part", "share", ""],

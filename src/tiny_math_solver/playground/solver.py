@@ -25,7 +25,7 @@ class Vote:
     samples: int
 
 
-class Asker:
+class Solver:
     """A loaded model with its prompt settings; answers one question at a time, from any thread."""
 
     def __init__(self, loaded: LoadedModel, rollouts: Rollouts, settings: Settings):
