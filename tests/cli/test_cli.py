@@ -6,8 +6,11 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from helpers.paths import GSM8K, QUICKSTART, ROOT
-from tiny_math_solver.cli import main
+from tiny_math_solver.cli import COMMANDS, main, parse
+from tiny_math_solver.config.schema import Config
 
 ROW = '{"question": "Ann has 3 pens and buys 2. How many?", "answer": "3+2=5\\n#### 5"}\n'
 
@@ -22,6 +25,63 @@ def test_help_answers_in_under_a_second():
     assert done.returncode == 0
     assert all(command in done.stdout for command in ("train", "eval", "merge", "solve", "fields", "fetch"))
     assert min(times) < 1
+
+
+def test_help_loads_no_library_that_takes_seconds():
+    code = (
+        "import contextlib, sys\nfrom tiny_math_solver.cli import main\n"
+        "with contextlib.suppress(SystemExit): main(['--help'])\n"
+        "print({'torch', 'transformers', 'trl', 'peft', 'datasets', 'pydantic'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "set()", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        (["solve", "embedded", "--samples", "4", "2 + 2?"], {"model": "embedded", "samples": 4, "question": "2 + 2?"}),
+        (["solve", "--samples", "4", "embedded", "2 + 2?"], {"model": "embedded", "samples": 4, "question": "2 + 2?"}),
+        (["solve", "embedded", "2 + 2?", "--samples", "4"], {"model": "embedded", "samples": 4, "question": "2 + 2?"}),
+        (["solve", "embedded", "--samples", "4"], {"model": "embedded", "samples": 4, "question": None}),
+        (["solve", "embedded", "--", "-3 + 5?"], {"model": "embedded", "question": "-3 + 5?"}),
+        (["merge", "a", "--dtype", "float32", "m"], {"adapter": Path("a"), "out": Path("m"), "dtype": "float32"}),
+        (["report", "a", "--out", "r.html", "b"], {"runs": [Path("a"), Path("b")], "out": Path("r.html")}),
+        (["watch", "--port", "1", "a"], {"run_folder": Path("a"), "port": 1}),
+        (["bench", "steps", "--json", "race"], {"parts": ["steps", "race"], "json": True}),
+        (["bench", "--json"], {"parts": [], "json": True}),
+        (["eval", "--limit", "3", "embedded", "--json"], {"model": "embedded", "limit": 3, "json": True}),
+        (
+            ["train", "--quiet", "c.yaml", "--grpo.max_steps", "-1", "--allow", "lora.r", "--resume"],
+            {"config": Path("c.yaml"), "quiet": True, "allow": ["lora.r"], "resume": True,
+             "overrides": ["--grpo.max_steps", "-1"]},
+        ),
+    ],
+)  # fmt: skip
+def test_options_may_stand_anywhere_among_the_arguments(typed: list[str], expected: dict[str, object]):
+    """Catches argparse's own habit: a positional argument after an option is an unknown one."""
+    args = vars(parse(typed))
+    assert {name: args[name] for name in expected} == expected
+
+
+def test_a_question_after_the_options_is_answered(capsys):
+    assert main(["solve", "embedded", "--samples", "2", "Ava has 3 bags of 7 marbles. How many marbles?"]) == 0
+    *_, answer, vote = capsys.readouterr().out.splitlines()
+    assert answer.startswith("answer: ")
+    assert vote.startswith("vote of 2 samples: ")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_of_its_own(name: str, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main([name, "--help"])
+    out = capsys.readouterr().out
+    assert out.startswith(f"usage: tiny-math {name} ")
+    assert COMMANDS[name].HELP.split()[0] in out
+
+
+def test_fields_offers_every_section_of_the_config():
+    assert [parse(["fields", section]).section for section in Config.model_fields] == list(Config.model_fields)
 
 
 def test_dry_run_prints_config_and_plan_and_writes_nothing(tmp_path: Path, capsys, monkeypatch):

@@ -231,6 +231,22 @@ def test_passing_trouble_is_waited_out_and_said(pinned_hub: HubStandin, tmp_path
     ]
 
 
+def test_a_list_of_files_that_is_cut_is_asked_for_again(pinned_hub: HubStandin, tmp_path: Path):
+    """Catches: retries of the connection alone, and of downloads, which huggingface_hub resumes itself."""
+    pinned_hub.faults = [Fault(f"/api/models/{MODEL}", cut_after=9, method="GET")]
+    (folder,), said = snapshots(pinned_hub, tmp_path, ("model", MODEL))
+    assert Path(folder, "config.json").is_file()
+    assert said == ["tiny-math: 127.0.0.1: connection cut; trying again in 0.1 s"]
+
+
+def test_requests_go_through_the_proxy_of_the_environment(pinned_hub: HubStandin, tmp_path: Path):
+    """Catches: a client of our own that leaves out HTTP_PROXY; the stand-in is the proxy, and refuses."""
+    (refused,), said = snapshots(pinned_hub, tmp_path, ("model", MODEL), HF_ENDPOINT="http://hub.example")
+    assert refused.startswith("UserError: ")
+    assert said == []
+    assert [request.path.split("/api/")[0] for request in pinned_hub.foreign] == ["http://hub.example"]
+
+
 def test_a_long_file_is_resumed_where_it_was_cut(tmp_path: Path):
     """Catches: starting a gigabyte over at each cut. This Hub never sends more than 11 of the file's 24 MB at once."""
     rows = b"".join(

@@ -240,6 +240,83 @@ def test_a_run_that_has_come_into_being_meanwhile_is_left_alone(tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
+@pytest.mark.parametrize("kind", ["empty", "link to an empty one", "only hidden files"])
+def test_a_folder_with_nothing_of_a_run_in_it_takes_one(tmp_path: Path, kind: str):
+    """Made by a job script or a mount: a lock taken twice on the same folder conflicted with itself."""
+    folder = tmp_path / "run"
+    (tmp_path / "real" if "link" in kind else folder).mkdir()
+    if "link" in kind:
+        folder.symlink_to(tmp_path / "real")
+    if "hidden" in kind:
+        (folder / ".nfs0001").write_text("not ours")
+    result = run(folder, "--grpo.max_steps", "1")
+    assert result.summary["steps"] == 1
+    assert damage(folder / "checkpoint-1") == ""
+    hidden = [".nfs0001"] if "hidden" in kind else []
+    assert [path.name for path in folder.rglob(".*")] == hidden  # nothing of the lock is left behind
+    assert folder.is_symlink() == ("link" in kind)
+    assert not (tmp_path / "run.1").exists()
+
+
+def test_a_second_start_in_an_empty_folder_is_refused(tmp_path: Path):
+    first, second = RunFolder(tmp_path), RunFolder(tmp_path)
+    with first.locked():
+        with pytest.raises(UserError, match="another run is at work"), second.locked():
+            pass
+        first.create()
+        with pytest.raises(UserError, match="another run is at work"), second.locked():
+            pass
+        first.write_text("config.yaml", "a: 1\n")
+    assert contents(tmp_path) == {"config.yaml": b"a: 1\n"}
+    with second.locked():  # the lock went with its holder
+        pass
+
+
+def test_the_lock_goes_to_the_new_folder_when_an_earlier_run_is_moved_aside(tmp_path: Path):
+    folder, aside = tmp_path / "run", tmp_path / "run.1"
+    folder.mkdir()
+    (folder / "config.yaml").write_text("earlier: run")
+    first = RunFolder(folder)
+    with first.locked():
+        first.create()
+        assert contents(aside) == {"config.yaml": b"earlier: run"}
+        with pytest.raises(UserError, match="another run is at work"), RunFolder(folder).locked():
+            pass
+        with RunFolder(aside).locked():  # which may be gone on with
+            pass
+    assert contents(folder) == {}
+
+
+def test_an_empty_folder_in_which_a_run_has_begun_is_not_removed(tmp_path: Path):
+    """Another start that saw no folder makes one for a moment, and takes it away if it is still empty."""
+    first, second = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "run")
+    with first.locked(), second.left_as_found():
+        first.create()
+    assert (tmp_path / "run").is_dir()
+    (tmp_path / "run").rmdir()
+    with second.left_as_found():
+        (tmp_path / "run").mkdir()
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_lock_of_a_killed_process_is_gone(tmp_path: Path):
+    script = (
+        "import sys, time; from pathlib import Path; from tiny_math_solver.runs.folder import RunFolder\n"
+        "with RunFolder(Path(sys.argv[1])).locked(): print('locked', flush=True); time.sleep(60)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", script, tmp_path], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout
+    assert holder.stdout.readline() == "locked\n"
+    with pytest.raises(UserError, match="another run is at work"), RunFolder(tmp_path).locked():
+        pass
+    holder.kill()
+    holder.wait()
+    run = RunFolder(tmp_path)
+    with run.locked():
+        run.create()
+    assert contents(tmp_path) == {}
+
+
 # -- Damage -----------------------------------------------------------------------------------------------------
 
 

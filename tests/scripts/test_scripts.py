@@ -318,6 +318,7 @@ def train_grpo() -> ModuleType:
         (["my.yml", "--a", "b"], ["train", "my.yml", "--a", "b"]),
         (["--a=b", "my.yaml"], ["train", "my.yaml", "--a=b"]),
         (["--problems.path", "x.yaml"], ["train", str(ROOT / CONFIG), "--problems.path", "x.yaml"]),
+        (["--quiet", "my.yaml", "--resume"], ["train", "my.yaml", "--quiet", "--resume"]),
     ],
 )
 def test_train_grpo_fills_in_the_config(train_grpo: ModuleType, argv: list[str], expected: list[str]) -> None:

@@ -9,19 +9,14 @@ from typing import Any
 
 import torch
 
-from tiny_math_solver.bench import rollouts, steps
+from tiny_math_solver.bench import PARTS, rollouts, steps
 from tiny_math_solver.bench.machine import ceilings, describe
 from tiny_math_solver.models.load import default_device
-from tiny_math_solver.runs.folder import command_line
+from tiny_math_solver.runs.environment import command_line
 from tiny_math_solver.support.console import Console
 
 CONFIG = Path("configs/quickstart.yaml")
 RACE_STEPS = 24
-# What is measured where nothing is asked for: on a CPU a step of the large model takes stock TRL an hour.
-PARTS = {
-    "cpu": ("machine", "rollouts", "rollouts-0.5b", "steps", "race"),
-    "cuda": ("machine", "rollouts-0.5b", "steps-0.5b", "memory"),
-}
 
 
 def run(
@@ -29,7 +24,7 @@ def run(
 ) -> dict[str, Any]:
     """Measure the chosen parts, or all that fit this machine; as each is done, print a line and save what there is."""
     torch.manual_seed(0)
-    parts = parts or list(PARTS[default_device()])
+    parts = parts or [part for part, devices in PARTS.items() if default_device() in devices]
     result: dict[str, Any] = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         # where somebody keeps vLLM says nothing to others

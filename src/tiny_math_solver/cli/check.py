@@ -1,0 +1,33 @@
+"""`tiny-math check`: try a configuration before a run is started with it."""
+
+import argparse
+from pathlib import Path
+
+from tiny_math_solver.cli.arguments import not_negative
+from tiny_math_solver.support.console import Console
+from tiny_math_solver.support.errors import EXIT_LEARNED_NOTHING
+
+HELP = "say in under a minute whether a config is worth starting here: memory, time, base model, …"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = "Takes the same --section.key overrides as train. Exit code 0: go, 3: do not."
+    parser.add_argument("config", type=Path, help="YAML file, such as configs/quickstart.yaml")
+    parser.add_argument("--price", type=not_negative, help="cost of an hour of this machine")
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    from tiny_math_solver.config.library_checks import check_arguments
+    from tiny_math_solver.config.schema import load_config
+    from tiny_math_solver.preflight.check import check
+    from tiny_math_solver.support.environment import check_launch
+    from tiny_math_solver.training.build import training_arguments
+
+    check_launch()
+    config, worst = load_config(args.config, args.overrides), "ok"
+    check_arguments(training_arguments(config))
+    for finding in check(config, args.price):
+        console.say(str(finding))
+        worst = max(worst, finding.verdict, key=("ok", "warn", "fail").index)
+    console.say({"ok": "go", "warn": "can go: see the warnings", "fail": "do not start this run"}[worst])
+    return EXIT_LEARNED_NOTHING if worst == "fail" else 0
