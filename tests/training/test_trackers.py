@@ -45,7 +45,7 @@ def test_wandb_offline_has_the_metrics_and_the_samples(tmp_path: Path, monkeypat
     assert written.name == f"run-{run_id}.wandb"  # by which a resumed run finds itself again
     history = []
     for data in wandb_records(written):
-        record = wandb_internal_pb2.Record.FromString(data)
+        record = wandb_internal_pb2.Record.FromString(data)  # type: ignore[attr-defined]  # made on import
         if record.WhichOneof("record_type") == "history":
             history.append({"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in record.history.item})
     sent = [row["train/reward"] for row in history if "train/reward" in row]
