@@ -49,7 +49,7 @@ def test_a_completion_streams_in_pieces_with_and_without_the_adapter(solver: Sol
 
 def test_a_stream_that_is_left_early_leaves_the_adapter_on(solver: Solver):
     """A browser that goes away must not turn the trained side into the base for good."""
-    stream = solver.stream(QUESTION, base=True)
+    stream: Any = solver.stream(QUESTION, base=True)
     next(stream)
     stream.close()
     assert "".join(solver.stream(QUESTION)) == greedy(solver)
