@@ -1,5 +1,6 @@
 """Shared by the tests: no network, a tiny random model, the real GSM8K where it is present."""
 
+import gc
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when huggingface_hub is imported
@@ -12,6 +13,12 @@ import pytest
 
 from helpers.hub import HubStandin, build_qwen2, publish_defaults
 from helpers.paths import GSM8K_DATA
+
+
+def pytest_collection_finish() -> None:
+    """Spare the collections of every training run the objects of the libraries that are loaded by here."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

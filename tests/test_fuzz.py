@@ -35,6 +35,7 @@ from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.problems.sources import read_file
 from tiny_math_solver.support.errors import UserError
 
+pytestmark = pytest.mark.fuzz
 MINUTES = float(os.environ.get("FUZZ_MINUTES", "0"))
 SLOW = 2.0  # seconds of this process that no single input may take
 FOLDER = tempfile.TemporaryDirectory(prefix="fuzz-")
@@ -125,7 +126,7 @@ def test_an_answer_is_a_number_or_none(text: str, question: str | None) -> None:
     answer = timed(lambda: extract_answer(text, question=question))
     assert (answer.value is None) is (answer.how is How.NONE)
     assert answer.value is None or is_number(answer.value)
-    assert answer.twin is None or is_number(answer.twin)
+    assert answer.equivalent is None or is_number(answer.equivalent)
     assert extract_answer(text, question=question) == answer
     if answer.value is not None and len(written := write_number(answer.value)) <= 2000:
         assert parse_number(written) == answer.value

@@ -16,7 +16,7 @@ from tiny_math_solver.grading import is_correct
 from tiny_math_solver.models.load import load_model
 from tiny_math_solver.problems.embedded import embedded_problems
 from tiny_math_solver.problems.splits import load_test_problems
-from tiny_math_solver.rollouts import ReferenceRollouts, Sampling
+from tiny_math_solver.rollouts import EngineRollouts, ReferenceRollouts, Sampling
 from tiny_math_solver.rollouts import engine_check as certificate
 from tiny_math_solver.support.errors import UserError
 
@@ -146,11 +146,9 @@ def test_a_run_moves_an_earlier_one_aside_and_leaves_foreign_folders_alone(tmp_p
 
 def test_the_same_seed_gives_the_same_adapter_and_another_does_not(tmp_path: Path):
     """LoRA weights drawn before the seed is set would differ from run to run."""
-    short = ["--grpo.max_steps", "2", "--problems.test", "4", "--problems.dev", "4", "--evaluation.samples", "0",
-             "--grpo.gradient_accumulation_steps", "1", "--grpo.per_device_train_batch_size", "16"]  # fmt: skip
     weights = []
     for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
-        run(tmp_path / name, *short, "--grpo.seed", seed)
+        run(tmp_path / name, *SHORT, "--grpo.max_steps", "2", "--grpo.seed", seed)
         weights.append(load_file(tmp_path / name / "adapter_model.safetensors"))
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
     assert any(not torch.equal(weights[0][key], weights[2][key]) for key in weights[0])
@@ -167,7 +165,8 @@ def test_an_engine_that_fails_its_check_stops_the_run_or_falls_back(tmp_path: Pa
 
 
 def test_the_plain_ways_can_be_asked_for(tmp_path: Path):
-    result = run(tmp_path / "plain", *SHORT, "--rollouts.engine", "false", "--update.own_passes", "false")
+    plain = ["--rollouts.engine", "false", "--update.own_passes", "false", "--grpo.max_completion_length", "32"]
+    result = run(tmp_path / "plain", *SHORT, *plain)
     assert "update in TRL's own micro-batches: update.own_passes is false" in result.lines
     assert result.summary["engine_check"] is None
     assert {"entropy", "step_time", "grad_norm"} <= rows(result.folder / "metrics.jsonl")[0].keys()
@@ -189,18 +188,15 @@ def test_the_seconds_of_a_step_are_told_apart(finished: SimpleNamespace):
 
 
 def test_beta_and_loss_type_reach_trl(tmp_path: Path):
-    short = ["--grpo.max_steps", "1", "--problems.test", "4", "--problems.dev", "4", "--evaluation.samples", "0",
-             "--grpo.gradient_accumulation_steps", "1", "--grpo.per_device_train_batch_size", "16"]  # fmt: skip
-    result = run(tmp_path / "kl", *short, "--grpo.beta", "0.1", "--grpo.loss_type", "dr_grpo")
+    result = run(tmp_path / "kl", *SHORT, "--grpo.beta", "0.1", "--grpo.loss_type", "dr_grpo")
     assert "kl" in rows(result.folder / "metrics.jsonl")[0]
 
 
-@pytest.mark.slow
 def test_the_shipped_model_can_reason_but_does_not():
     """What GRPO needs: a greedy answer that is wrong, and right ones among the samples."""
     base = load_model("embedded")
     result = evaluate(
-        ReferenceRollouts(base.model, base.tokenizer, batch_size=512),
+        EngineRollouts(base.model, base.tokenizer, batch_size=512),
         embedded_problems("test", 100),
         system="",
         max_new_tokens=112,

@@ -13,7 +13,9 @@ from tiny_math_solver.problems.splits import Splits
 from tiny_math_solver.report import REPORT, write_report
 from tiny_math_solver.rollouts import EngineRollouts, Rollouts, Sampling, make_rollouts
 from tiny_math_solver.runs.checkpoints import step_of
-from tiny_math_solver.runs.folder import RunFolder, command_line, read_json, read_jsonl, write_environment
+from tiny_math_solver.runs.environment import command_line, write_environment
+from tiny_math_solver.runs.folder import RunFolder
+from tiny_math_solver.runs.records import read_json, read_jsonl
 from tiny_math_solver.runs.resume import Asked, starting_point
 from tiny_math_solver.support.console import Console
 from tiny_math_solver.support.errors import UserError

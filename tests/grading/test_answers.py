@@ -15,18 +15,21 @@ from tiny_math_solver.grading import (
     Answer,
     How,
     closing,
+    cues,
     extract_answer,
     is_correct,
+    links,
     markers,
     parse_gold,
     parse_number,
-    reader,
-    statements,
+    prose,
+    revision,
+    units,
 )
-from tiny_math_solver.grading.markup import Cue
-from tiny_math_solver.grading.statements import LINKS
+from tiny_math_solver.grading.cues import Cue
+from tiny_math_solver.grading.links import LINKS
 
-MODULES = (reader, closing, markers, statements)
+MODULES = (closing, cues, links, markers, prose, revision, units)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.why}: {case.text[:30]!a}")

@@ -9,7 +9,7 @@ from pathlib import Path
 from helpers.bad_input_cases import TINY, Case, Content
 from helpers.paths import QUICKSTART
 
-SHORT = "--grpo.max_steps 1 --problems.test 4 --problems.dev 4 --evaluation.samples 0"
+SHORT = "--grpo.max_steps 1 --problems.train 64 --problems.test 4 --problems.dev 4 --evaluation.samples 0"
 TRAIN = f"train {QUICKSTART} --grpo.output_dir r {SHORT}"
 RESUME = f"{TRAIN} --resume"
 HELD: list[int] = []  # descriptors of locked folders

@@ -56,7 +56,7 @@ def pinned_hub(pinned_root: Path):
 
 SNAPSHOTS = """
 import json, sys
-from tiny_math_solver.hub.snapshots import snapshots as hub
+from tiny_math_solver.hub import snapshots as hub
 from tiny_math_solver.support.errors import UserError
 
 hub.WAITS = json.loads(sys.argv[1])
@@ -202,6 +202,7 @@ def test_a_cache_without_links_has_nothing_to_compare(pinned_hub: HubStandin, tm
     assert online[1] == []
 
 
+@pytest.mark.slow
 def test_passing_trouble_is_waited_out_and_said(pinned_hub: HubStandin, tmp_path: Path):
     """Catches: no second try, a silent one, or one that ignores a Retry-After."""
     api, files = f"/api/models/{MODEL}", f"/{MODEL}/resolve/{PINNED_REVISIONS[MODEL]}"
@@ -230,6 +231,22 @@ def test_passing_trouble_is_waited_out_and_said(pinned_hub: HubStandin, tmp_path
     ]
 
 
+def test_a_list_of_files_that_is_cut_is_asked_for_again(pinned_hub: HubStandin, tmp_path: Path):
+    """Catches: retries of the connection alone, and of downloads, which huggingface_hub resumes itself."""
+    pinned_hub.faults = [Fault(f"/api/models/{MODEL}", cut_after=9, method="GET")]
+    (folder,), said = snapshots(pinned_hub, tmp_path, ("model", MODEL))
+    assert Path(folder, "config.json").is_file()
+    assert said == ["tiny-math: 127.0.0.1: connection cut; trying again in 0.1 s"]
+
+
+def test_requests_go_through_the_proxy_of_the_environment(pinned_hub: HubStandin, tmp_path: Path):
+    """Catches: a client of our own that leaves out HTTP_PROXY; the stand-in is the proxy, and refuses."""
+    (refused,), said = snapshots(pinned_hub, tmp_path, ("model", MODEL), HF_ENDPOINT="http://hub.example")
+    assert refused.startswith("UserError: ")
+    assert said == []
+    assert [request.path.split("/api/")[0] for request in pinned_hub.foreign] == ["http://hub.example"]
+
+
 def test_a_long_file_is_resumed_where_it_was_cut(tmp_path: Path):
     """Catches: starting a gigabyte over at each cut. This Hub never sends more than 11 of the file's 24 MB at once."""
     rows = b"".join(
@@ -245,6 +262,7 @@ def test_a_long_file_is_resumed_where_it_was_cut(tmp_path: Path):
     assert len(said) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
@@ -326,6 +344,7 @@ def test_offline_says_whether_the_cache_is_empty_or_incomplete(pinned_hub: HubSt
     assert "is only partly in the cache; connect once (tiny-math fetch" in again[0]
 
 
+@pytest.mark.slow
 def test_no_message_has_a_password_or_a_token(pinned_hub: HubStandin, tmp_path: Path):
     """Catches: an address printed as it stands in HF_ENDPOINT, by this package or by a library's warning."""
     secret = {
@@ -345,6 +364,7 @@ def test_no_message_has_a_password_or_a_token(pinned_hub: HubStandin, tmp_path: 
     assert without_secrets("at http://a:b@c/d, header b'Bearer hf_abc'") == "at http://c/d, header b'Bearer "
 
 
+@pytest.mark.slow
 def test_a_warm_cache_needs_no_network(pinned_hub: HubStandin, tmp_path: Path):
     """Catches: a request for what is pinned and there; waiting for a Hub that a branch could only be compared with."""
     branch = ("model", MODEL, "main")

@@ -22,7 +22,10 @@ from tiny_math_solver.support.errors import EXIT_LEARNED_NOTHING
 from tiny_math_solver.training.build import build_training, prepare
 from tiny_math_solver.update.kernel_scorer import _ragged
 
-SHORT = ["--problems.test", "8", "--problems.dev", "8", "--evaluation.samples", "0", "--grpo.max_steps", "2"]
+SHORT = [
+    "--problems.train", "64", "--problems.test", "8", "--problems.dev", "8",
+    "--evaluation.samples", "0", "--grpo.max_steps", "2",
+]  # fmt: skip
 
 
 def verdicts(overrides: list[str], config: Path = QUICKSTART) -> dict[str, tuple[str, str]]:
@@ -77,8 +80,13 @@ def test_a_model_that_cannot_learn_is_refused_and_can_be_forced(tiny_model_folde
         (["--grpo.max_completion_length", "8"], "truncation", "warn", "raise grpo.max_completion_length"),
         (["--grpo.max_completion_length", "2"], "hopeless", "fail", "are cut off"),
         (["--grpo.num_generations", "2", "--grpo.temperature", "0.05"], "dead groups", "warn", "grpo.num_generations"),
-        (["--rollouts.engine", "false"], "engine", "none", ""),
-        (["--update.own_passes", "false"], "speed", "warn", "update.own_passes is false"),
+        (["--rollouts.engine", "false", "--grpo.max_completion_length", "32"], "engine", "none", ""),
+        (
+            ["--update.own_passes", "false", "--grpo.per_device_train_batch_size", "8"],
+            "speed",
+            "warn",
+            "update.own_passes is false",
+        ),
         (["--records.rollouts_mb", "900000000", "--grpo.max_steps", "900000000"], "refused", "fail", "make room"),
         (["--prompt.max_tokens", "3"], "refused", "fail", "raise prompt.max_tokens"),
         (["--problems.train", "15"], "refused", "fail", "fewer than a generation batch asks, 16"),

@@ -50,11 +50,16 @@ def prompts(loaded) -> list[Prompt]:
     return group_prompts(encode_prompt(loaded.tokenizer, chat_messages(text)) for text in texts)
 
 
-def test_greedy_is_transformers_token_for_token(engine, loaded, prompts):
+@pytest.fixture(scope="module")
+def expected(loaded, prompts) -> list[list[int]]:
+    """The greedy completions that transformers makes of all the prompts."""
+    return ids(ReferenceRollouts(loaded.model, loaded.tokenizer, 200).generate(prompts, 1, GREEDY))
+
+
+def test_greedy_is_transformers_token_for_token(engine, loaded, prompts, expected):
     """200 prompts of mixed length, all at once and through few slots, so that rows leave, move and are replaced."""
     lengths = [len(p.ids) for p in prompts]
     assert max(lengths) > 2 * min(lengths)
-    expected = ids(ReferenceRollouts(loaded.model, loaded.tokenizer, 200).generate(prompts, 1, GREEDY))
     for slots in (200, 24, 3):
         assert ids(engine(loaded.model, loaded.tokenizer, slots).generate(prompts, 1, GREEDY)) == expected
 

@@ -15,8 +15,9 @@ import pytest
 from helpers.paths import QUICKSTART
 
 SMALL = [
-    "--grpo.max_steps", "6", "--grpo.save_steps", "1", "--evaluation.every", "3", "--problems.test", "8",
-    "--problems.dev", "16", "--evaluation.samples", "0", "--grpo.per_device_train_batch_size", "16",
+    "--grpo.max_steps", "6", "--grpo.save_steps", "1", "--evaluation.every", "3", "--problems.train", "64",
+    "--problems.test", "8", "--problems.dev", "16", "--evaluation.samples", "0",
+    "--grpo.per_device_train_batch_size", "16",
 ]  # fmt: skip
 
 

@@ -1,6 +1,5 @@
 """Tokens and passwords are in nothing that a run writes or says: every file is searched."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,29 +16,35 @@ SECRETS = {
     "AWS_SECRET_ACCESS_KEY": "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLE",
     "DB_PASSWORD": "correct-horse-battery",
 }
-SHORT = ["--problems.test", "4", "--problems.dev", "4", "--evaluation.samples", "0", "--grpo.max_steps", "2"]
+SHORT = [
+    "--problems.train", "64", "--problems.test", "4", "--problems.dev", "4",
+    "--evaluation.samples", "0", "--grpo.max_steps", "2", "--grpo.per_device_train_batch_size", "16",
+]  # fmt: skip
 
 
-@pytest.mark.slow
-def test_nothing_a_run_writes_or_says_holds_a_secret(tmp_path: Path):
+def test_nothing_a_run_writes_or_says_holds_a_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd):
     """With W&B and TensorBoard on, and a secret even among the arguments."""
-    environment = {**os.environ, **SECRETS, "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"}
+    monkeypatch.chdir(tmp_path)
+    for name, value in {**SECRETS, "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"}.items():
+        monkeypatch.setenv(name, value)
     command = [
-        sys.executable, "-m", "tiny_math_solver.cli", "train", str(QUICKSTART), *SHORT,
+        "train", str(QUICKSTART), *SHORT,
         "--grpo.report_to", "[wandb, tensorboard]", "--grpo.save_steps", "1", "--grpo.output_dir", "run",
         "--prompt.system", f"The key is {SECRETS['HF_TOKEN']}.",
     ]  # fmt: skip
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200)
+    process = [sys.executable, "-m", "tiny_math_solver.cli", *command]
+    done = subprocess.run(process, capture_output=True, text=True, timeout=200)
     assert done.returncode in (0, 3), done.stderr
-    again = subprocess.run([*command, "--resume"], cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert "this run is finished" in again.stdout, again.stderr
+    main([*command, "--resume"])
+    again = capfd.readouterr()
+    assert "this run is finished" in again.out, again.err
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert any("wandb" in path.parts for path in written)
     assert any("tfevents" in path.name for path in written)
     assert any(path.parent.name.startswith("checkpoint-") for path in written)
     assert (tmp_path / "run" / "report.html") in written
     for secret in SECRETS.values():
-        assert secret not in done.stdout + done.stderr + again.stdout + again.stderr
+        assert secret not in done.stdout + done.stderr + again.out + again.err
         found = [str(path) for path in written if secret.encode() in path.read_bytes()]
         assert not found, found
 

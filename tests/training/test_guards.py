@@ -108,7 +108,8 @@ def test_healthy_runs_with_noise_are_left_in_peace(config: Config):
 # -- Runs -------------------------------------------------------------------------------------------------------
 
 SHORT = [
-    "--problems.test", "8", "--problems.dev", "16", "--evaluation.samples", "0", "--evaluation.every", "100",
+    "--problems.train", "192", "--problems.test", "8", "--problems.dev", "16", "--evaluation.samples", "0",
+    "--evaluation.every", "100",
     "--grpo.per_device_train_batch_size", "16", "--grpo.max_steps", "12", "--guards.zero_reward_steps", "5",
 ]  # fmt: skip
 

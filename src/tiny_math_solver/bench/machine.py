@@ -67,7 +67,7 @@ def describe() -> dict[str, Any]:
     """What was measured on: processor, threads, versions."""
     from importlib.metadata import version
 
-    from tiny_math_solver.runs.folder import LIBRARIES
+    from tiny_math_solver.runs.environment import LIBRARIES
 
     return {
         "processor": _processor(),

@@ -33,7 +33,7 @@ def add_port_argument(parser: argparse.ArgumentParser) -> None:
 
 def check_out(path: Path | None, suffix: str) -> None:
     """Raise UserError if `--out` could not be written, or would overwrite a file of another kind."""
-    from tiny_math_solver.runs.folder import check_writable
+    from tiny_math_solver.support.files import check_writable
 
     if path is None:
         return

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     from tiny_math_solver.bench.report import run as measure
-    from tiny_math_solver.runs.folder import write_whole
+    from tiny_math_solver.support.files import write_whole
 
     for part in args.parts:
         if part not in PARTS:

@@ -40,7 +40,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from tiny_math_solver.evaluation.verdict import evaluation_lines, paired_line
     from tiny_math_solver.models.load import base_of_adapter, load_model, locate
     from tiny_math_solver.rollouts import Sampling, make_rollouts
-    from tiny_math_solver.runs.folder import json_lines, write_whole
+    from tiny_math_solver.support.files import json_lines, write_whole
 
     def measure(name: str, adapter: str | None = None) -> Any:
         loaded = load_model(name, adapter=adapter, revision=args.revision, dtype=args.dtype)

@@ -29,7 +29,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     )
     from tiny_math_solver.evaluation.prompt_settings import evaluation_problems, prompt_settings
     from tiny_math_solver.models.load import base_of_adapter
-    from tiny_math_solver.runs.folder import read_config
+    from tiny_math_solver.runs.records import read_config
 
     refuse_occupied(args.out)
     base_of_adapter(args.adapter)

@@ -19,8 +19,8 @@ from tiny_math_solver.models.load import (
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.prompts import chat_messages, encode_prompt
 from tiny_math_solver.rollouts import make_rollouts
-from tiny_math_solver.runs.folder import occupied
 from tiny_math_solver.support.errors import UserError
+from tiny_math_solver.support.files import occupied
 
 PROOF_PROBLEMS = 32
 FLOAT32_TOLERANCE = 1e-3  # logits of two float32 models that differ in rounding alone stay far below this

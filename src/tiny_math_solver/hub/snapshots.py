@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from tiny_math_solver.hub.retries import BUSY, WAITS, Patience, UnreachableError
+from tiny_math_solver.hub.retries import RETRY_STATUS, WAITS, UnreachableError, retrying
 from tiny_math_solver.support.console import Console
 from tiny_math_solver.support.errors import UserError
 from tiny_math_solver.support.redaction import without_secrets
@@ -57,7 +57,7 @@ def snapshot(kind: Kind, name: str, revision: str | None = None) -> Path:
         return cached
     with hub_errors(what, revision, flaw):
         try:
-            with Patience(() if cached else WAITS, connecting=False):
+            with retrying(() if cached else WAITS, connecting=False):
                 commit = _commit(kind, name, known)
         except Exception as error:
             if cached is None or not _is_network_trouble(error):
@@ -215,7 +215,7 @@ def _fetch(kind: Kind, name: str, revision: str | None) -> Path:
     By the name of the branch where there is one: the cache then knows it without network.
     """
     for is_last in (False, True):
-        with Patience(WAITS):
+        with retrying(WAITS):
             folder = _download(kind, name, revision)
         damaged = _damaged(kind, folder)
         if not damaged:
@@ -236,7 +236,7 @@ def _download(kind: Kind, name: str, revision: str | None, *, from_cache: bool =
     """One set of patterns for both ways: the cache is complete if it holds what a download would fetch."""
     from huggingface_hub import constants, snapshot_download
 
-    constants.HF_HUB_DISABLE_XET = True  # its own client is deaf to Patience and retries silently for minutes
+    constants.HF_HUB_DISABLE_XET = True  # its own client is deaf to our retry policy and retries silently for minutes
     return Path(
         snapshot_download(
             name,
@@ -259,7 +259,7 @@ def _is_network_trouble(error: BaseException) -> bool:
     from huggingface_hub import errors
 
     if isinstance(error, errors.HfHubHTTPError):
-        return error.response.status_code in BUSY
+        return error.response.status_code in RETRY_STATUS
     known = (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError, ConnectionError, TimeoutError)
     # the HTTP client is httpx in one major version of huggingface_hub and httpx2 in the next
     package = type(error).__module__.partition(".")[0]

@@ -14,7 +14,8 @@ from tiny_math_solver.hub.snapshots import cache_flaw, is_reachable
 from tiny_math_solver.preflight.grader import TRICKY, misread
 from tiny_math_solver.problems.sources import is_file
 from tiny_math_solver.prompts import chat_messages, encode_prompt
-from tiny_math_solver.runs.folder import LIBRARIES, RunFolder
+from tiny_math_solver.runs.environment import LIBRARIES
+from tiny_math_solver.runs.folder import RunFolder
 from tiny_math_solver.support.console import CollectingConsole
 from tiny_math_solver.support.errors import UserError
 from tiny_math_solver.support.out_of_memory import memory_errors

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tiny_math_solver.report.records import compare, run_data
-from tiny_math_solver.runs.folder import write_whole
+from tiny_math_solver.support.files import write_whole
 
 REPORT = "report.html"  # in the run folder
 SCRIPTS = ("elements", "verdict", "curves", "problems", "failures", "rollouts", "setup", "main")

@@ -24,7 +24,7 @@ WASTE = {  # and the setting that would save it
     "all wrong": "groups out of reach: easier problems, or more samples a problem (grpo.num_generations)",
     "cut off": "completions without an end: a longer limit (grpo.max_completion_length)",
 }
-Record = dict[str, Any]
+Row = dict[str, Any]  # of rollouts.jsonl or eval/*.jsonl
 
 # bounded everywhere: the time to search a megabyte of digits and signs must not grow with its square
 _NUMBER = r"-?\$?\d[\d,]{0,20}(?:\.\d{1,10})?%?"
@@ -35,7 +35,7 @@ _OPERATORS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] =
 }  # fmt: skip
 
 
-def failure_of(record: Record) -> str | None:
+def failure_of(record: Row) -> str | None:
     """The name of what went wrong with a completion of an evaluation or a rollout; None where the answer is right."""
     if record["correct"]:
         return None
@@ -85,7 +85,7 @@ def _evaluate(node: ast.expr) -> Fraction:
     raise ValueError("not a sum of products")
 
 
-def failure_counts(records: Iterable[Record]) -> dict[str, int]:
+def failure_counts(records: Iterable[Row]) -> dict[str, int]:
     counts = dict.fromkeys(FAILURES, 0)
     for record in records:
         if (name := failure_of(record)) is not None:
@@ -93,13 +93,13 @@ def failure_counts(records: Iterable[Record]) -> dict[str, int]:
     return counts
 
 
-def gain(before: Sequence[Record], after: Sequence[Record]) -> dict[str, float]:
+def gain(before: Sequence[Row], after: Sequence[Row]) -> dict[str, float]:
     """The gain in strict accuracy, as a sum: better answers, and right answers that keep to the format more often.
 
     `strict = correct - (correct without ####)`, so the two parts add up exactly.
     """
 
-    def share(records: Sequence[Record], name: str) -> float:
+    def share(records: Sequence[Row], name: str) -> float:
         return sum(bool(r[name]) for r in records) / max(1, len(records))
 
     correct = share(after, "correct") - share(before, "correct")
@@ -107,7 +107,7 @@ def gain(before: Sequence[Record], after: Sequence[Record]) -> dict[str, float]:
     return {"strict": strict, "arithmetic": correct, "format": strict - correct}
 
 
-def dead_groups(rollouts: Iterable[Record]) -> dict[int, dict[str, float]]:
+def dead_groups(rollouts: Iterable[Row]) -> dict[int, dict[str, float]]:
     """By step: the share of groups whose rewards are all the same, split in all right and all wrong."""
     counts: dict[int, Counter[str]] = defaultdict(Counter)
     for (step, _), rows in _groups(rollouts).items():
@@ -118,7 +118,7 @@ def dead_groups(rollouts: Iterable[Record]) -> dict[int, dict[str, float]]:
     }
 
 
-def waste(rollouts: Iterable[Record]) -> dict[str, float]:
+def waste(rollouts: Iterable[Row]) -> dict[str, float]:
     """Completion tokens that taught nothing, as shares of all, by WASTE's names."""
     tokens: Counter[str] = Counter()
     for rows in _groups(rollouts).values():
@@ -130,14 +130,14 @@ def waste(rollouts: Iterable[Record]) -> dict[str, float]:
     return {name: tokens[name] / total for name in WASTE}
 
 
-def _groups(rollouts: Iterable[Record]) -> dict[tuple[int, str], list[Record]]:
-    groups: dict[tuple[int, str], list[Record]] = defaultdict(list)
+def _groups(rollouts: Iterable[Row]) -> dict[tuple[int, str], list[Row]]:
+    groups: dict[tuple[int, str], list[Row]] = defaultdict(list)
     for row in rollouts:
         groups[row["step"], row["id"]].append(row)
     return groups
 
 
-def _outcome(rows: list[Record]) -> str:
+def _outcome(rows: list[Row]) -> str:
     if len({sum(row["rewards"].values()) for row in rows}) > 1:
         return "mixed"
     return "all right" if rows[0]["correct"] else "all wrong"

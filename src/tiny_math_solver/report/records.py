@@ -9,6 +9,7 @@ from tiny_math_solver.evaluation.statistics import mcnemar, wilson_interval
 from tiny_math_solver.report.diagnose import (
     FAILURES,
     WASTE,
+    Row,
     dead_groups,
     failure_counts,
     failure_of,
@@ -16,10 +17,8 @@ from tiny_math_solver.report.diagnose import (
     gain,
     waste,
 )
-from tiny_math_solver.runs.folder import read_json, read_jsonl
+from tiny_math_solver.runs.records import read_json, read_jsonl
 from tiny_math_solver.support.errors import UserError
-
-Record = dict[str, Any]
 
 
 def run_data(folder: Path) -> dict[str, Any]:
@@ -73,7 +72,7 @@ def compare(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def _greedy(path: Path) -> Iterator[Record]:
+def _greedy(path: Path) -> Iterator[Row]:
     return (row for row in read_jsonl(path) if row["sample"] is None)
 
 
@@ -81,7 +80,7 @@ def _json(path: Path) -> Any:
     return read_json(path) if path.is_file() else None
 
 
-def _with_grades(row: Record) -> Record:
+def _with_grades(row: Row) -> Row:
     """A row of rollouts.jsonl with `correct` and `strict`; a row without them has both in its rewards."""
     if "correct" in row and "strict" in row:
         return row
@@ -89,7 +88,7 @@ def _with_grades(row: Record) -> Record:
     return {**row, "correct": correct, "strict": correct and row["how"] == "hashes"}
 
 
-def _curves(metrics: list[Record]) -> dict[str, list[float | None]]:
+def _curves(metrics: list[Row]) -> dict[str, list[float | None]]:
     """Every number of metrics.jsonl by name, a value a step."""
     names = dict.fromkeys(name for row in metrics for name, value in row.items() if isinstance(value, int | float))
     return {name: [row.get(name) for row in metrics] for name in names}
@@ -108,11 +107,11 @@ def _dev_point(path: Path) -> dict[str, float]:
     }
 
 
-def _paired(before: list[Record], after: list[Record]) -> list[dict[str, Any]]:
+def _paired(before: list[Row], after: list[Row]) -> list[dict[str, Any]]:
     """A cell a test problem: its two greedy completions, and what became of it."""
     later = {row["id"]: row for row in after}
 
-    def side(row: Record | None) -> Record | None:
+    def side(row: Row | None) -> Row | None:
         if row is None:
             return None
         kept = {name: row[name] for name in ("completion", "answer", "how", "correct", "strict", "tokens", "finished")}
@@ -132,7 +131,7 @@ def _paired(before: list[Record], after: list[Record]) -> list[dict[str, Any]]:
     ]
 
 
-def _columns(rollouts: list[Record]) -> dict[str, Any]:
+def _columns(rollouts: list[Row]) -> dict[str, Any]:
     """Rollouts by column, each problem once: the page stays small with tens of thousands of them."""
     problems: dict[str, int] = {}
     asked: list[dict[str, str]] = []

@@ -21,9 +21,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tiny_math_solver.runs.folder import RunFolder, sync
+from tiny_math_solver.runs.folder import RunFolder
 from tiny_math_solver.support.console import Console
 from tiny_math_solver.support.errors import UserError
+from tiny_math_solver.support.files import sync
 
 SUMS = "SHA256SUMS"
 NEEDED = {"adapter_model.safetensors", "best/adapter_model.safetensors", "trainer_state.json", "state.json"}
@@ -32,7 +33,7 @@ TENSOR = "tensor:"  # stands in the JSON for one of the tensors beside it
 
 def write_checkpoint(run: RunFolder, step: int, save: Callable[[Path], None]) -> None:
     """Have `save` write its files beside, and put them in place as `checkpoint-<step>` once they are on the disk."""
-    with run.beside() as beside:
+    with run.staging() as beside:
         save(beside)
         files = sorted(file for file in beside.rglob("*") if file.is_file())
         sums = [f"{_sha256(file)}  {file.relative_to(beside)}\n" for file in files]

@@ -10,7 +10,8 @@ import yaml
 from tiny_math_solver.config.fields import known_fields
 from tiny_math_solver.config.schema import Config
 from tiny_math_solver.runs.checkpoints import newest_whole
-from tiny_math_solver.runs.folder import RunFolder, read_config, read_json
+from tiny_math_solver.runs.folder import RunFolder
+from tiny_math_solver.runs.records import read_config, read_json
 from tiny_math_solver.support.console import Console
 from tiny_math_solver.support.errors import UserError
 from tiny_math_solver.support.redaction import without_secrets

@@ -30,7 +30,8 @@ from tiny_math_solver.runs.checkpoints import (
     step_of,
     write_checkpoint,
 )
-from tiny_math_solver.runs.folder import RunFolder, read_json
+from tiny_math_solver.runs.folder import RunFolder
+from tiny_math_solver.runs.records import read_json
 from tiny_math_solver.training.callbacks import DevEvaluation, Metrics
 from tiny_math_solver.update.passes import Batch
 

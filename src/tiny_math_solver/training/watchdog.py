@@ -8,7 +8,8 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import SaveStrategy
 
 from tiny_math_solver.config.schema import Config
-from tiny_math_solver.runs.folder import RunFolder, read_jsonl
+from tiny_math_solver.runs.folder import RunFolder
+from tiny_math_solver.runs.records import read_jsonl
 from tiny_math_solver.support.console import Console, printable
 from tiny_math_solver.support.errors import EXIT_LEARNED_NOTHING, StoppedError
 from tiny_math_solver.training.guards import Finding, Row, findings

@@ -3,8 +3,8 @@
 from decimal import Decimal
 
 import pytest
-from answer_cases import CASES
 
+from helpers.answer_cases import CASES
 from tiny_math_solver.evaluation.evaluate import EvaluationRecord
 from tiny_math_solver.grading import Graded, How, extract_answer, grade, is_correct
 from tiny_math_solver.grading.rewards import correctness_reward, format_reward
