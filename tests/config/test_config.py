@@ -12,10 +12,10 @@ from tiny_math_solver.config.loading import load_config, parse_overrides
 from tiny_math_solver.config.schema import Config
 from tiny_math_solver.config.yaml_file import read_value
 from tiny_math_solver.evaluation.prompt_settings import prompt_settings
-from tiny_math_solver.preflight.plan import plan_lines, steps_per_epoch, total_steps
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.problems.splits import Splits
 from tiny_math_solver.support.errors import UserError
+from tiny_math_solver.training.plan import Plan
 
 
 def test_the_table_people_know():
@@ -124,17 +124,20 @@ def _splits(count: int) -> Splits:
 
 def test_the_plan_speaks_of_problems_and_samples():
     config = load_config(GSM8K)
-    assert steps_per_epoch(config, 7473) == 1868
-    lines = plan_lines(config, _splits(7473), dropped=2)
-    assert "each step: 4 problems × 4 samples = 16 completions; 1,868 steps an epoch" in lines
-    assert "2 train problems dropped: their prompt has over 512 tokens" in lines
+    plan = Plan(config, _splits(7473), dropped=2)
+    assert plan.steps_per_epoch == 1868
+    assert "each step: 4 problems × 4 samples = 16 completions; 1,868 steps an epoch" in plan.lines
+    assert "2 train problems dropped: their prompt has over 512 tokens" in plan.lines
 
 
 def test_steps_follow_processes_epochs_and_max_steps(monkeypatch: pytest.MonkeyPatch):
-    epochs, steps = load_config(GSM8K, ["--grpo.num_train_epochs", "2"]), load_config(GSM8K, ["--grpo.max_steps", "5"])
-    assert (total_steps(epochs, 160), total_steps(steps, 160)) == (80, 5)
+    epochs, steps = (
+        Plan(load_config(GSM8K, [f"--grpo.{option}", value]), _splits(160))
+        for option, value in (("num_train_epochs", "2"), ("max_steps", "5"))
+    )
+    assert (epochs.steps, steps.steps) == (80, 5)
     monkeypatch.setenv("WORLD_SIZE", "2")  # after the GRPOConfigs are built: they would look for the other process
-    assert (total_steps(epochs, 160), total_steps(steps, 160)) == (40, 5)
+    assert (epochs.steps, steps.steps) == (40, 5)
 
 
 def test_whole_groups_are_counted_over_processes_and_generation_batches(monkeypatch: pytest.MonkeyPatch):

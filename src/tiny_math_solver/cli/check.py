@@ -20,9 +20,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from tiny_math_solver.config.library_checks import check_arguments
     from tiny_math_solver.config.loading import load_config
     from tiny_math_solver.preflight.check import check
-    from tiny_math_solver.support.environment import check_launch
+    from tiny_math_solver.support.environment import check_launcher_variables
 
-    check_launch()
+    check_launcher_variables()
     config, worst = load_config(args.config, args.overrides), "ok"
     check_arguments(config.grpo_config)
     for finding in check(config, args.price):
