@@ -1,4 +1,4 @@
-"""`tiny-math solve`: put a question to a model in the terminal."""
+"""`tiny-math solve`: query a model in the terminal."""
 
 import argparse
 from typing import Any
@@ -7,7 +7,7 @@ from tiny_math_solver.cli.arguments import add_model_arguments, natural, not_neg
 from tiny_math_solver.support.console import Console, NotesConsole
 from tiny_math_solver.support.errors import UserError
 
-HELP = "answer a question and stream the reasoning; without a question, prompt for them"
+HELP = "answer a question and stream the reasoning; without one, read questions at a prompt"
 EXAMPLE_QUESTION = (
     "Ava is 8 years old and has 3 bags of 7 marbles. She loses 4 marbles. How many marbles does Ava have?"
 )
@@ -24,7 +24,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from tiny_math_solver.playground.terminal import solve_interactively, solve_once
 
     if args.question is not None and not args.question.strip():
-        raise UserError("the question is empty; leave it out to be asked for some")
+        raise UserError("the question is empty; leave it out to type questions at a prompt")
     solver = load_solver(args)
     if args.question:
         solve_once(solver, args.question, args.temperature, args.samples, console)
