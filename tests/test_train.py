@@ -15,8 +15,7 @@ from tiny_math_solver.grading import is_correct
 from tiny_math_solver.models.load import load_model
 from tiny_math_solver.problems.embedded import embedded_problems
 from tiny_math_solver.problems.splits import load_test_problems
-from tiny_math_solver.rollouts import ReferenceRollouts, Sampling
-from tiny_math_solver.rollouts import engine_check as certificate
+from tiny_math_solver.rollouts import ReferenceRollouts, Sampling, engine_check
 from tiny_math_solver.runs.resume import Asked
 from tiny_math_solver.support.errors import UserError
 from tiny_math_solver.train import Outcome, train
@@ -179,7 +178,7 @@ SHORT = [
 
 
 def test_an_engine_that_fails_its_check_stops_the_run_or_falls_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(certificate.LIMITS, torch.float32, 0.0)  # nothing passes
+    monkeypatch.setitem(engine_check.LIMITS, torch.float32, 0.0)  # nothing passes
     with pytest.raises(UserError, match="the engine does not reproduce this model"):
         run(tmp_path / "stopped", *SHORT)
     result = run(tmp_path / "slow", *SHORT, "--rollouts.fall_back", "true")

@@ -16,7 +16,7 @@ from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.problems.splits import Splits, load_splits
 from tiny_math_solver.prompts import chat_messages, encode_prompt, group_prompts, within_limit
 from tiny_math_solver.rollouts import EngineRollouts, ReferenceRollouts
-from tiny_math_solver.rollouts.engine_check import PROMPTS, Certificate, certify
+from tiny_math_solver.rollouts.engine_check import PROMPTS, EngineCheck, check_against_transformers
 from tiny_math_solver.runs.folder import RunFolder
 from tiny_math_solver.support.errors import UserError
 from tiny_math_solver.training.callbacks import DevEvaluation, Metrics
@@ -114,15 +114,16 @@ def training_arguments(config: Config) -> GRPOConfig:
         raise UserError(f"grpo: {' '.join(str(error).split())}") from None
 
 
-def check_engine(config: Config, trainer: MathGRPOTrainer, train: list[Problem], say: Any) -> Certificate | None:
+def check_engine(config: Config, trainer: MathGRPOTrainer, train: list[Problem], say: Any) -> EngineCheck | None:
     """Compare the engine with transformers on real prompts; where they differ stop, or fall back if so configured."""
     rollouts = trainer.rollouts
     if not isinstance(rollouts, EngineRollouts):
         return None
     asked = [chat_messages(p.question, config.prompt.system) for p in train[:PROMPTS]]
-    certificate = certify(rollouts, group_prompts(encode_prompt(rollouts.tokenizer, messages) for messages in asked))
-    say(f"engine ({rollouts.kind}): {certificate}")
-    if not certificate.passed:
+    prompts = group_prompts(encode_prompt(rollouts.tokenizer, messages) for messages in asked)
+    check = check_against_transformers(rollouts, prompts)
+    say(f"engine ({rollouts.backend}): {check}")
+    if not check.passed:
         if not config.rollouts.fall_back:
             raise UserError(
                 "the engine does not reproduce this model; --rollouts.engine false trains with transformers' generate"
@@ -130,4 +131,4 @@ def check_engine(config: Config, trainer: MathGRPOTrainer, train: list[Problem],
         say("rollouts by transformers' generate from here on, many times slower")
         trainer.rollouts = ReferenceRollouts(rollouts.model, rollouts.tokenizer, rollouts.batch_size)
         trainer.native = None  # it shares the engine's weights
-    return certificate
+    return check

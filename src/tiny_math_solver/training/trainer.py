@@ -24,7 +24,8 @@ from tiny_math_solver.grading.rewards import as_text, correctness_reward, format
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.prompts import Prompt, chat_messages, encode_prompt
 from tiny_math_solver.rollouts import EngineRollouts, Rollouts, Sampling, make_rollouts
-from tiny_math_solver.rollouts.policy_weights import UnsupportedModelError, refuse_unsupported
+from tiny_math_solver.rollouts.linear import UnsupportedModelError
+from tiny_math_solver.rollouts.policy_weights import refuse_unsupported
 from tiny_math_solver.rollouts.rollout import causal_lm
 from tiny_math_solver.runs.folder import RunFolder
 from tiny_math_solver.support.out_of_memory import with_smaller_parts
