@@ -15,8 +15,8 @@ from tiny_math_solver.problems.embedded import embedded_problems
 from tiny_math_solver.prompts import Prompt, chat_messages, encode_prompt, group_prompts
 from tiny_math_solver.rollouts import EngineRollouts, ReferenceRollouts, Sampling, make_rollouts
 from tiny_math_solver.rollouts.decoder import Decoder
-from tiny_math_solver.rollouts.engine_check import certify
-from tiny_math_solver.rollouts.policy_weights import UnsupportedModelError
+from tiny_math_solver.rollouts.engine_check import check_against_transformers
+from tiny_math_solver.rollouts.linear import UnsupportedModelError
 from tiny_math_solver.rollouts.sampling import uniforms
 from tiny_math_solver.support.console import CollectingConsole
 
@@ -148,7 +148,7 @@ def test_bfloat16_is_as_near_to_transformers_as_rounding_allows(engine, loaded, 
     gaps = (flat[0] - flat[1]).abs()
     assert len(gaps) > 1000
     assert gaps.mean() < 0.05
-    assert certify(rollouts, prompts).passed
+    assert check_against_transformers(rollouts, prompts).passed
 
 
 def test_another_architecture_falls_back_and_says_so(loaded):
@@ -165,18 +165,18 @@ def test_another_architecture_falls_back_and_says_so(loaded):
     assert isinstance(make_rollouts(loaded.model, loaded.tokenizer, console=console), EngineRollouts)
 
 
-def test_the_certificate_passes_here_and_fails_where_something_is_wrong(engine, loaded, prompts):
+def test_the_engine_check_passes_here_and_fails_where_something_is_wrong(engine, loaded, prompts):
     """Each of these mistakes was made by some engine somewhere: it must be seen before a step is taken."""
     rollouts = engine(loaded.model, loaded.tokenizer)
-    certificate = certify(rollouts, prompts)
-    assert certificate.passed
-    assert certificate.tokens >= 32
-    assert certificate.gap < 1e-5
+    check = check_against_transformers(rollouts, prompts)
+    assert check.passed
+    assert check.tokens >= 32
+    assert check.gap < 1e-5
 
     def broken(harm: Any) -> bool:
         rollouts = engine(loaded.model, loaded.tokenizer)
         harm(rollouts.weights)
-        return not certify(rollouts, prompts).passed
+        return not check_against_transformers(rollouts, prompts).passed
 
     def later(name: str, change: Any) -> Any:
         """Apply `change` to what method `name` returns or leaves behind."""
@@ -187,8 +187,8 @@ def test_the_certificate_passes_here_and_fails_where_something_is_wrong(engine, 
 
         return harm
 
-    assert broken(later("rotations", lambda _, made: made.conj().resolve_conj()))
-    assert broken(later("rotations", lambda _, made: made.roll(1, 0)))
+    assert broken(later("rotary_factors", lambda _, made: made.conj().resolve_conj()))
+    assert broken(later("rotary_factors", lambda _, made: made.roll(1, 0)))
     assert broken(later("sync", lambda w, _: w.layers[0].query_key_value.bias.zero_()))
     assert broken(later("sync", lambda w, _: w.layers[3].down.weight.mul_(1.001)))
     assert broken(later("sync", lambda w, _: setattr(w, "final_norm", torch.ones_like(w.final_norm))))
@@ -279,7 +279,7 @@ def test_another_dtype_than_the_engine_was_made_for_is_refused(engine, loaded, p
     model: Any = load_model("embedded", dtype="float32").model
     rollouts = engine(model, loaded.tokenizer)
     model.to(torch.bfloat16)
-    with pytest.raises(RuntimeError, match=r"in torch.bfloat16 on cpu; its rollouts were made for torch.float32 on"):
+    with pytest.raises(RuntimeError, match=r"in torch.bfloat16 on cpu, but its rollouts were made for torch.float32"):
         rollouts.generate(prompts[:2], 1, GREEDY)
 
 
@@ -320,7 +320,7 @@ def test_an_adapter_of_the_embedding_is_refused(engine, loaded):
 
 def test_a_decoder_that_memory_keeps_small_is_kept(engine, loaded, prompts, monkeypatch: pytest.MonkeyPatch):
     rollouts = engine(loaded.model, loaded.tokenizer, 128)
-    monkeypatch.setattr(rollouts, "_room", lambda: 2_000_000)
+    monkeypatch.setattr(rollouts, "_cache_budget", lambda: 2_000_000)
     expected = ids(engine(loaded.model, loaded.tokenizer, 128).generate(prompts[:60], 1, GREEDY))
     for _ in range(2):
         assert ids(rollouts.generate(prompts[:60], 1, GREEDY)) == expected
@@ -338,7 +338,7 @@ def test_graph_sized_batches_are_safe_with_one_new_token(loaded, prompts):
         decoder.admit(0, [p.ids for p in prompts[:5]], [0, 1, 2, 3, 4], None)
         for _ in range(8):
             decoder._step(64, 128)
-    assert decoder.made[:5].tolist() == [1] * 5
+    assert decoder.generated[:5].tolist() == [1] * 5
 
 
 def test_a_thousand_updates_leave_the_base_as_it_was(engine):
@@ -377,7 +377,7 @@ def draws(engine, loaded) -> Any:
         decoder.weights.logits.rows, parts = logits.shape[1], []
         for some, at_random in zip(logits.split(128), uniform.split(128), strict=True):
             count = len(some)
-            decoder.made[:count], decoder.done[:count], decoder.uniform[:count, 0] = 0, False, at_random
+            decoder.generated[:count], decoder.done[:count], decoder.uniform[:count, 0] = 0, False, at_random
             decoder._draw(some.contiguous(), 0, count)
             parts.append((decoder.tokens[:count, 0].clone(), decoder.logprobs[:count, 0].clone()))
         return torch.cat([tokens for tokens, _ in parts]), torch.cat([scores for _, scores in parts])

@@ -10,8 +10,8 @@ from tiny_math_solver.models.load import load_model
 from tiny_math_solver.problems.embedded import embedded_problems
 from tiny_math_solver.prompts import Prompt, chat_messages, encode_prompt, group_prompts
 from tiny_math_solver.rollouts import EngineRollouts, ReferenceRollouts, Sampling
-from tiny_math_solver.rollouts.decoder import TorchDecoder
-from tiny_math_solver.rollouts.engine_check import certify
+from tiny_math_solver.rollouts.engine_check import check_against_transformers
+from tiny_math_solver.rollouts.torch_decoder import TorchDecoder
 
 pytestmark = [
     pytest.mark.gpu,
@@ -36,7 +36,7 @@ def test_greedy_is_transformers_token_for_token(loaded, prompts):
     expected = ids(ReferenceRollouts(loaded.model, loaded.tokenizer, 200).generate(prompts, 1, GREEDY))
     for slots in (200, 24, 3):
         rollouts = EngineRollouts(loaded.model, loaded.tokenizer, slots)
-        assert rollouts.kind == "CUDA graphs"
+        assert rollouts.backend == "CUDA graphs"
         assert ids(rollouts.generate(prompts, 1, GREEDY)) == expected
 
 
@@ -50,10 +50,10 @@ def test_a_seed_means_the_same_completions_whatever_the_batch(loaded, prompts):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_half_precision_passes_the_certificate(family: str, dtype: torch.dtype, loaded, prompts):
+def test_half_precision_passes_the_engine_check(family: str, dtype: torch.dtype, loaded, prompts):
     rollouts = EngineRollouts(small(FAMILIES[family]).to("cuda", dtype), loaded.tokenizer)
-    certificate = certify(rollouts, prompts)
-    assert certificate.passed, certificate
+    check = check_against_transformers(rollouts, prompts)
+    assert check.passed, check
 
 
 def test_graphs_see_the_adapter_as_it_is(prompts):
@@ -80,7 +80,7 @@ def test_no_step_waits_for_the_host(loaded, prompts):
         captured = len(decoder.graphs)
         torch.cuda.set_sync_debug_mode("error")
         try:
-            for _ in range(decoder.look_every):
+            for _ in range(decoder.sync_every):
                 decoder.step(8)
         finally:
             torch.cuda.set_sync_debug_mode("default")

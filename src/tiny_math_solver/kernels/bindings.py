@@ -1,7 +1,7 @@
 """The kernels as Python functions: the type and the size of every argument, declared once.
 
-    kernels.norm(rows, x, weight, eps, C, out)           a call
-    recording.add(kernels.norm, x, weight, eps, C, out)  the same without `rows`; recording.replay(rows) makes it
+    kernels.rms_norm(rows, x, weight, eps, C, out)
+    recording.add(kernels.rms_norm, x, weight, eps, C, out)      the same call, made by recording.replay(rows)
 
 Tensors are passed as tensors: another dtype or device, gaps between elements, or anything that is not a tensor raises
 ctypes.ArgumentError before C++ sees an address. A recording also checks sizes when a call is added. With the
@@ -65,7 +65,7 @@ def _size(dimension: int | str, sizes: Mapping[str, int]) -> int:
     return sizes[name] + int(more or 0)
 
 
-def _number(*shape: int | str) -> TensorArgument:
+def _scalar(*shape: int | str) -> TensorArgument:
     """An activation, a weight or a part of the cache, in the library's dtype."""
     return TensorArgument(None, shape)
 
@@ -97,60 +97,61 @@ SIGNATURES: dict[str, dict[str, Any]] = {
         rows=c_long, x=_float32("rows", "K"), K=c_long, panels=_float32("N", "K"), bias=_float32("N"),
         add=_optional(_float32("rows", "N")), out=_float32("rows", "N"), N=c_long,
     ),
-    "norm": _signature(
-        rows=c_long, x=_number("rows", "C"), weight=_number("C"), eps=c_float, C=c_long, out=_number("rows", "C"),
+    "rms_norm": _signature(
+        rows=c_long, x=_scalar("rows", "C"), weight=_scalar("C"), eps=c_float, C=c_long, out=_scalar("rows", "C"),
     ),
-    "gate": _signature(rows=c_long, gate_up=_number("rows", 2, "M"), M=c_long, out=_number("rows", "M")),
+    "swiglu": _signature(rows=c_long, gate_up=_scalar("rows", 2, "M"), M=c_long, out=_scalar("rows", "M")),
     # decode.cpp
     "embed": _signature(
-        rows=c_long, tokens=_int64("rows", "columns"), columns=c_long, made=_int64("rows"),
-        embedding=_number("V", "C"), C=c_long, x=_number("rows", "C"),
+        rows=c_long, tokens=_int64("rows", "columns"), columns=c_long, generated=_int64("rows"),
+        embedding=_scalar("V", "C"), C=c_long, x=_scalar("rows", "C"),
     ),
-    "keep_prompts": _signature(
-        prompts=c_long, length=c_long, key=_number("prompts", "length", "KV", "D"),
-        value=_number("prompts", "length", "KV", "D"), groups=_int64("prompts"),
-        keys=_number("slots", "KV", "capacity", "D"), values=_number("slots", "KV", "capacity", "D"), capacity=c_long,
+    "cache_prompts": _signature(
+        prompts=c_long, length=c_long, key=_scalar("prompts", "length", "KV", "D"),
+        value=_scalar("prompts", "length", "KV", "D"), places=_int64("prompts"),
+        keys=_scalar("slots", "KV", "capacity", "D"), values=_scalar("slots", "KV", "capacity", "D"), capacity=c_long,
     ),
-    "attend": _signature(
-        rows=c_long, qkv=_number("rows", "QKV", "D"), turns=_float32("positions", "D"),
-        query_norm=_optional(_number("D")), key_norm=_optional(_number("D")), eps=c_float, scale=c_float,
-        group=_int64("rows"), prompt_length=_int64("rows"), cache=_int64("rows"), made=_int64("rows"),
-        prompt_keys=_number("slots", "KV", "prompt_capacity", "D"),
-        prompt_values=_number("slots", "KV", "prompt_capacity", "D"), prompt_capacity=c_long,
-        own_keys=_number("slots", "KV", "own_capacity", "D"), own_values=_number("slots", "KV", "own_capacity", "D"),
-        own_capacity=c_long, out=_number("rows", "H", "D"),
+    "decode_attention": _signature(
+        rows=c_long, qkv=_scalar("rows", "QKV", "D"), rope_table=_float32("positions", "D"),
+        query_norm=_optional(_scalar("D")), key_norm=_optional(_scalar("D")), eps=c_float, scale=c_float,
+        prompt_place=_int64("rows"), prompt_length=_int64("rows"), completion_place=_int64("rows"),
+        generated=_int64("rows"), prompt_keys=_scalar("slots", "KV", "prompt_capacity", "D"),
+        prompt_values=_scalar("slots", "KV", "prompt_capacity", "D"), prompt_capacity=c_long,
+        completion_keys=_scalar("slots", "KV", "completion_capacity", "D"),
+        completion_values=_scalar("slots", "KV", "completion_capacity", "D"), completion_capacity=c_long,
+        out=_scalar("rows", "H", "D"),
     ),
     "draw": _signature(
-        rows=c_long, logits=_number("sources", "stride"), source=_optional(_int64("rows")), stride=c_long, V=c_long,
-        sharpness=c_float, uniform=_optional(_float32("rows", "columns")), eos=_int64("eos_count"), eos_count=c_long,
-        limit=c_long, columns=c_long, tokens=_int64("rows", "columns"), logprobs=_float32("rows", "columns"),
-        made=_int64("rows"), done=_bool("rows"),
+        rows=c_long, logits=_scalar("logits_rows", "stride"), logits_row=_optional(_int64("rows")), stride=c_long,
+        V=c_long, sharpness=c_float, uniform=_optional(_float32("rows", "columns")), eos=_int64("eos_count"),
+        eos_count=c_long, limit=c_long, columns=c_long, tokens=_int64("rows", "columns"),
+        logprobs=_float32("rows", "columns"), generated=_int64("rows"), done=_bool("rows"),
     ),
 }  # fmt: skip
 
 _GROUPS = _signature(
-    groups=c_long, group_start=_int64("groups"), group_length=_int64("groups"), group_rows=_int64("groups+1"),
-    row_start=_int64("completions"), row_length=_int64("completions"),
+    groups=c_long, group_start=_int64("groups"), group_length=_int64("groups"), group_completions=_int64("groups+1"),
+    completion_start=_int64("completions"), completion_length=_int64("completions"),
 )  # fmt: skip
 
 # Those of update.cpp, which is in float32 alone.
 UPDATE_SIGNATURES: dict[str, dict[str, Any]] = {
-    "add_product": _signature(
+    "add_weight_gradient": _signature(
         T=c_long, left=_float32("T", "N"), N=c_long, right=_float32("T", "K"), K=c_long, out=_float32("N", "K"),
     ),
-    "norm_backward": _signature(
+    "rms_norm_backward": _signature(
         rows=c_long, x=_float32("rows", "C"), weight=_float32("C"), eps=c_float, C=c_long,
-        before=_float32("rows", "C"), add=c_bool, slope=_float32("rows", "C"),
+        out_gradient=_float32("rows", "C"), add=c_bool, gradient=_float32("rows", "C"),
     ),
-    "gate_backward": _signature(
-        rows=c_long, gate_up=_float32("rows", 2, "M"), M=c_long, before=_float32("rows", "M"),
-        slope=_float32("rows", 2, "M"),
+    "swiglu_backward": _signature(
+        rows=c_long, gate_up=_float32("rows", 2, "M"), M=c_long, out_gradient=_float32("rows", "M"),
+        gradient=_float32("rows", 2, "M"),
     ),
-    "turn": _signature(
-        rows=c_long, qkv=_float32("rows", "QKV", "D"), positions=_int64("rows"), turns=_float32("table", "D"),
-        scale=c_float, back=c_bool,
+    "rotary": _signature(
+        rows=c_long, qkv=_float32("rows", "QKV", "D"), positions=_int64("rows"), rope_table=_float32("table", "D"),
+        scale=c_float, backward=c_bool,
     ),
-    "choose": _signature(
+    "target_logprobs": _signature(
         rows=c_long, logits=_float32("rows", "stride"), stride=c_long, V=c_long, sharpness=c_float,
         target=_int64("rows"), logprob=_float32("rows"),
     ),
@@ -159,8 +160,15 @@ UPDATE_SIGNATURES: dict[str, dict[str, Any]] = {
     ),
     "attention_backward": _GROUPS | _signature(
         qkv=_float32("tokens", "QKV", "D"), out=_float32("tokens", "H", "D"), log_sum=_float32("tokens", "H"),
-        before=_float32("tokens", "H", "D"), slopes=_float32("tokens", "QKV", "D"),
+        out_gradient=_float32("tokens", "H", "D"), gradient=_float32("tokens", "QKV", "D"),
     ),
+}  # fmt: skip
+
+
+# the names by which update/kernel_scorer.py calls some of them
+ALIASES = {
+    "norm": "rms_norm", "gate": "swiglu", "norm_backward": "rms_norm_backward", "gate_backward": "swiglu_backward",
+    "add_product": "add_weight_gradient", "turn": "rotary", "choose": "target_logprobs",
 }  # fmt: skip
 
 
@@ -184,7 +192,7 @@ class Kernels:
 
     def __getattr__(self, name: str) -> "Kernel":
         try:
-            return self.__dict__["_functions"][name]
+            return self.__dict__["_functions"][ALIASES.get(name, name)]
         except KeyError:
             raise AttributeError(f"there is no kernel {name}") from None
 
@@ -277,8 +285,3 @@ class Recording:
         for name, tensor, address in self._tensors:
             if tensor.data_ptr() != address:
                 raise ArgumentError(f"{name}: a tensor of shape {tuple(tensor.shape)} has moved since it was recorded")
-
-
-def at(tensor: Tensor | None) -> Tensor | None:
-    """The tensor itself, which kernels take."""
-    return tensor
