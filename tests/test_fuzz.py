@@ -26,7 +26,9 @@ from hypothesis import strategies as st
 
 from helpers.hub import build_qwen2
 from tiny_math_solver.cli import parse
-from tiny_math_solver.config.schema import Config, known_fields, load_config
+from tiny_math_solver.config.fields import known_fields
+from tiny_math_solver.config.loading import load_config
+from tiny_math_solver.config.schema import Config
 from tiny_math_solver.grading import How, extract_answer, is_correct, parse_gold, parse_number, write_number
 from tiny_math_solver.models.load import load_model
 from tiny_math_solver.problems.problem import Problem

@@ -7,7 +7,7 @@ import pytest
 from helpers.paths import QUICKSTART
 from tiny_math_solver.bench import rollouts, steps
 from tiny_math_solver.bench.rollouts import Case
-from tiny_math_solver.config.schema import load_config
+from tiny_math_solver.config.loading import load_config
 from tiny_math_solver.training.trainer import MathGRPOTrainer
 
 

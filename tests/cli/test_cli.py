@@ -122,7 +122,7 @@ def test_bench_refuses_what_it_does_not_know_before_it_measures(capsys):
 
 
 def test_tokens_choose_the_tracker_unless_the_config_did(monkeypatch):
-    from tiny_math_solver.config.schema import load_config
+    from tiny_math_solver.config.loading import load_config
     from tiny_math_solver.training.trackers import choose_trackers
 
     monkeypatch.setattr("tiny_math_solver.training.trackers.find_spec", lambda name: object())

@@ -1,15 +1,21 @@
 """Configuration: what is read, what is refused, and how the refusal reads."""
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from helpers.paths import GSM8K, QUICKSTART
-from tiny_math_solver.config.schema import load_config, parse_overrides
-from tiny_math_solver.preflight.plan import plan_lines, steps_per_epoch, total_steps
+from helpers.paths import GSM8K, QUICKSTART, ROOT
+from tiny_math_solver.config.fields import known_fields
+from tiny_math_solver.config.loading import load_config, parse_overrides
+from tiny_math_solver.config.schema import Config
+from tiny_math_solver.config.yaml_file import read_value
+from tiny_math_solver.evaluation.prompt_settings import prompt_settings
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.problems.splits import Splits
 from tiny_math_solver.support.errors import UserError
+from tiny_math_solver.training.plan import Plan
 
 
 def test_the_table_people_know():
@@ -118,18 +124,20 @@ def _splits(count: int) -> Splits:
 
 def test_the_plan_speaks_of_problems_and_samples():
     config = load_config(GSM8K)
-    assert steps_per_epoch(config, 7473) == 1868
-    lines = plan_lines(config, _splits(7473), dropped=2)
-    assert "each step: 4 problems × 4 samples = 16 completions; 1,868 steps an epoch" in lines
-    assert "2 train problems dropped: their prompt has over 512 tokens" in lines
+    plan = Plan(config, _splits(7473), dropped=2)
+    assert plan.steps_per_epoch == 1868
+    assert "each step: 4 problems × 4 samples = 16 completions; 1,868 steps an epoch" in plan.lines
+    assert "2 train problems dropped: their prompt has over 512 tokens" in plan.lines
 
 
 def test_steps_follow_processes_epochs_and_max_steps(monkeypatch: pytest.MonkeyPatch):
-    config = load_config(GSM8K, ["--grpo.num_train_epochs", "2"])
-    assert total_steps(config, 160) == 80
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert total_steps(config, 160) == 40
-    assert total_steps(load_config(GSM8K, ["--grpo.max_steps", "5"]), 160) == 5
+    epochs, steps = (
+        Plan(load_config(GSM8K, [f"--grpo.{option}", value]), _splits(160))
+        for option, value in (("num_train_epochs", "2"), ("max_steps", "5"))
+    )
+    assert (epochs.steps, steps.steps) == (80, 5)
+    monkeypatch.setenv("WORLD_SIZE", "2")  # after the GRPOConfigs are built: they would look for the other process
+    assert (epochs.steps, steps.steps) == (40, 5)
 
 
 def test_whole_groups_are_counted_over_processes_and_generation_batches(monkeypatch: pytest.MonkeyPatch):
@@ -142,3 +150,87 @@ def test_whole_groups_are_counted_over_processes_and_generation_batches(monkeypa
         load_config(GSM8K, ["--grpo.generation_batch_size", "6"])
     monkeypatch.setenv("WORLD_SIZE", "4")
     assert load_config(GSM8K, three).completions_per_step == 12
+
+
+# -- The libraries' own configs ---------------------------------------------------------------------------------
+
+
+def test_the_libraries_configs_are_built_once_from_what_was_configured():
+    config = load_config(QUICKSTART, ["--grpo.beta", "0.04", "--model.revision", "abc"])
+    grpo, lora = config.grpo_config, config.lora_config
+    assert (config.grpo_config, config.lora_config) == (grpo, lora)
+    assert config.grpo_config is grpo
+    assert config.lora_config is lora
+    assert (grpo.beta, grpo.learning_rate, grpo.num_generations) == (0.04, 1e-3, 8)
+    assert (lora.r, lora.lora_alpha, lora.revision) == (16, 32, "abc")
+
+
+def test_a_built_config_neither_changes_the_record_nor_a_copy(tmp_path: Path):
+    """Catches a cached GRPOConfig that is dumped, compared, or carried over with another folder."""
+    config, untouched = load_config(QUICKSTART), load_config(QUICKSTART)
+    assert config.grpo_config.output_dir == "./checkpoint/quickstart"
+    assert config == untouched
+    assert config.to_yaml() == untouched.to_yaml()
+    copy = config.with_grpo(output_dir=str(tmp_path), report_to="none")
+    assert copy.grpo_config.output_dir == str(tmp_path)
+    assert copy.grpo == {**config.grpo, "output_dir": str(tmp_path), "report_to": "none"}
+    assert config.grpo_config.output_dir == "./checkpoint/quickstart"
+
+
+def test_on_a_cpu_what_a_cpu_lacks_is_off_unless_it_was_asked_for(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    grpo = load_config(QUICKSTART).grpo_config
+    assert (grpo.use_cpu, grpo.bf16, grpo.dataloader_pin_memory, grpo.disable_tqdm) == (True, False, False, True)
+    assert load_config(QUICKSTART, ["--grpo.disable_tqdm", "false"]).grpo_config.disable_tqdm is False
+
+
+def test_what_trl_refuses_is_bad_input():
+    config = load_config(QUICKSTART, ["--grpo.auto_find_batch_size", "true"])
+    with pytest.raises(UserError, match=r"^grpo: auto_find_batch_size is not supported by GRPO"):
+        _ = config.grpo_config
+
+
+# -- One place for defaults -------------------------------------------------------------------------------------
+
+
+def readme_defaults() -> dict[str, str]:
+    """`{key: default}` of the configuration table."""
+    rows = re.findall(r"^\| (`\w+\.\w+`(?:, `\w+\.\w+`)*) \| (.+?) \|", (ROOT / "README.md").read_text(), re.MULTILINE)
+    return {
+        key.strip("`"): value.strip("`")
+        for keys, values in rows
+        for key, value in zip(keys.split(", "), values.split(", ", keys.count(",")), strict=True)
+    }
+
+
+def value_of(config: Config, key: str) -> Any:
+    section, _, name = key.partition(".")
+    return getattr(
+        {"grpo": config.grpo_config, "lora": config.lora_config}.get(section) or getattr(config, section), name
+    )
+
+
+def test_the_readme_names_the_defaults_of_the_shipped_config():
+    config, documented = load_config(GSM8K), readme_defaults()
+    assert {
+        "lora.r", "lora.lora_alpha", "grpo.num_generations", "grpo.per_device_train_batch_size",
+        "grpo.gradient_accumulation_steps", "grpo.learning_rate", "grpo.temperature", "grpo.max_completion_length",
+        "grpo.output_dir", "problems.dev", "evaluation.every", "rollouts.batch_size",
+    } <= set(documented)  # fmt: skip
+    prose = {"prompt.system"}  # described, not quoted
+    shown = {key: read_value(default) for key, default in documented.items() if key not in prose}
+    assert shown == {key: value_of(config, key) for key in shown}
+    assert set(documented) <= {f"{section}.{name}" for section in Config.model_fields for name in known_fields(section)}
+
+
+def test_the_embedded_model_is_asked_as_the_quickstart_asks_it():
+    config = load_config(QUICKSTART)
+    settings = prompt_settings("embedded")
+    assert (settings.system, settings.max_new_tokens) == (config.prompt.system, config.max_completion_length)
+    assert settings.problems.source == config.problems.source
+
+
+def test_other_models_are_asked_as_the_shipped_config_asks_them():
+    config = load_config(GSM8K)
+    settings = prompt_settings("someone/model")
+    assert (settings.system, settings.max_new_tokens) == (config.prompt.system, config.max_completion_length)

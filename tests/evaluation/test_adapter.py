@@ -8,7 +8,8 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 
 from tiny_math_solver.cli import main
-from tiny_math_solver.evaluation.merge import prove_merge, save_adapter
+from tiny_math_solver.evaluation.merge import prove_merge
+from tiny_math_solver.models.adapter import save_adapter
 from tiny_math_solver.models.load import load_base, load_tokenizer
 from tiny_math_solver.problems.embedded import embedded_problems
 

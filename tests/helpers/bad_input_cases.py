@@ -274,7 +274,7 @@ PROBLEMS = [
     problems("Latin-1", "p.jsonl", (ROW + ROW.replace("Ann", "Zoé")).encode("latin-1"), "p.jsonl:2: not UTF-8 text"),
     problems("NUL bytes", "p.jsonl", ROW.replace("Ann", "\0"), "p.jsonl:1: holds NUL bytes"),
     problems(
-        "half a character", "p.jsonl", ROW.replace("Ann", "\\ud800"), "p.jsonl:1: question holds half a character"
+        "half a character", "p.jsonl", ROW.replace("Ann", "\\ud800"), "p.jsonl:1: question holds a lone surrogate"
     ),
     problems("100 MB in a line", "p.jsonl", lambda path: path.write_bytes(b"x" * 10**8), "a line of over 1,000,000"),
     problems("100 MB of lists", "p.jsonl", lambda path: path.write_bytes(b"[" * 10**8), "a line of over 1,000,000"),
@@ -290,11 +290,9 @@ PROBLEMS = [
     problems(
         "long number", "p.jsonl", '{"answer": ' + "9" * 5000 + "}", "p.jsonl:1: not a JSON object: a number is too"
     ),
-    problems("array in a line", "p.json", f"[{ROW.strip()}]", "found a JSON array: write an object a line"),
-    problems("array over lines", "p.json", f"[\n{ROW.strip()}\n]\n", "write each object on a line of its own"),
-    problems(
-        "object over lines", "p.json", json.dumps(json.loads(ROW), indent=1), "write each object on a line of its"
-    ),
+    problems("array in a line", "p.json", f"[{ROW.strip()}]", "found a JSON array: write one object per line"),
+    problems("array over lines", "p.json", f"[\n{ROW.strip()}\n]\n", "write each object on its own line"),
+    problems("object over lines", "p.json", json.dumps(json.loads(ROW), indent=1), "write each object on its own line"),
     problems("a number", "p.jsonl", "NaN\n", "p.jsonl:1: expected an object with question and answer, found float"),
     problems("missing column", "p.jsonl", '{"question": "q"}\n', "p.jsonl:1: no column 'answer' (found: question)"),
     problems("number for an answer", "p.jsonl", '{"question": "q", "answer": 5}\n', "answer must be text, found int"),
@@ -352,7 +350,12 @@ PROBLEMS = [
         "same problems in both", rows("Ann", "Bo", "Cy"), rows("Ann", "Bo", "Cy"), "3 train problems dropped because t"
     ),
     split("one question many times", rows(*["Ann"] * 9), rows("Bo"), "(8 repeated train problems dropped)"),
-    split("too few", rows("Ann"), rows("Bo"), "1 train problems, 1 of them wanted for dev"),
+    split(
+        "too few",
+        rows("Ann"),
+        rows("Bo"),
+        "1 train problem, and problems.dev takes 1 of them for dev; at least 2 are needed",
+    ),
     split("bad line in test", rows("Ann", "Bo", "Cy"), rows("Di") + "{oops\n", "b.jsonl:2: not a JSON object"),
     Case(
         "no test file",

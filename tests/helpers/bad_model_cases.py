@@ -124,15 +124,13 @@ MODELS = [
     model(
         "BERT",
         having("config.json", model_type="bert", architectures=["BertForMaskedLM"]),
-        "a BertForMaskedLM does not write text",
+        "a BertForMaskedLM does not generate text",
     ),
     model("T5", having("config.json", model_type="t5", architectures=None), "cannot load model ./m: Unrecognized"),
     model("no heads", having("config.json", num_attention_heads=0), "cannot load model ./m: ZeroDivisionError"),
     model("size is text", having("config.json", hidden_size="big"), "cannot load model ./m"),
     model("less than no layers", having("config.json", num_hidden_layers=-1), "cannot load model ./m"),
-    model(
-        "endless layers", having("config.json", num_hidden_layers=10**9, layer_types=None), "over 1000 is no model's"
-    ),
+    model("endless layers", having("config.json", num_hidden_layers=10**9, layer_types=None), "over the limit of 1000"),
     model("unknown activation", having("config.json", hidden_act="nope"), "cannot load model ./m: KeyError: 'nope'"),
     model("unknown dtype", having("config.json", dtype="nope"), "./m: AttributeError: module 'torch' has no"),
     model(

@@ -5,8 +5,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from helpers.paths import QUICKSTART
-from tiny_math_solver.config.schema import load_config
-from tiny_math_solver.runs.resume import Asked
+from tiny_math_solver.config.loading import load_config
+from tiny_math_solver.runs.resume import ResumeOptions
 from tiny_math_solver.support.console import CollectingConsole
 from tiny_math_solver.train import Outcome, train
 
@@ -19,7 +19,7 @@ SHORT = [
 def run(folder: Path, *overrides: str, config: Path = QUICKSTART, force: bool = False) -> SimpleNamespace:
     console = CollectingConsole()
     settings = load_config(config, [*overrides, "--grpo.output_dir", str(folder)])
-    outcome: Outcome = train(settings, console, Asked(force=force))
+    outcome: Outcome = train(settings, console, ResumeOptions(force=force))
     return SimpleNamespace(
         folder=folder, config=settings, lines=console.lines, outcome=outcome, summary=outcome.summary
     )

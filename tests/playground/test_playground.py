@@ -10,7 +10,7 @@ import pytest
 
 from helpers.models import adapted
 from tiny_math_solver.cli import main
-from tiny_math_solver.evaluation.prompt_settings import settings_of
+from tiny_math_solver.evaluation.prompt_settings import prompt_settings
 from tiny_math_solver.models.load import LoadedModel, load_model
 from tiny_math_solver.playground.ask import Asker, Vote
 from tiny_math_solver.playground.play import LONGEST_QUESTION, Playground
@@ -29,7 +29,7 @@ def asker() -> Asker:
     return Asker(
         LoadedModel("made up", model, loaded.tokenizer),
         EngineRollouts(model, loaded.tokenizer),
-        settings_of("embedded", max_new_tokens=40),
+        prompt_settings("embedded", max_new_tokens=40),
     )
 
 

@@ -9,18 +9,20 @@ import torch
 
 from helpers.paths import GSM8K, QUICKSTART
 from tiny_math_solver.cli import main
-from tiny_math_solver.config.schema import load_config
+from tiny_math_solver.config.loading import load_config
 from tiny_math_solver.evaluation.evaluate import EvaluationRecord
 from tiny_math_solver.grading import Graded, How, parse_gold
 from tiny_math_solver.preflight import grader, memory
 from tiny_math_solver.preflight.check import check
 from tiny_math_solver.preflight.forecast import Forecast
-from tiny_math_solver.preflight.memory import Longest, memory_plan, readable, try_longest
+from tiny_math_solver.preflight.memory import Longest, made_up_rows, memory_plan, pass_bytes, readable, try_longest
+from tiny_math_solver.runs.events import EventLog
 from tiny_math_solver.runs.folder import RunFolder
 from tiny_math_solver.support.console import QuietConsole
 from tiny_math_solver.support.errors import EXIT_LEARNED_NOTHING
-from tiny_math_solver.training.build import build_training, prepare
-from tiny_math_solver.update.kernel_scorer import _ragged
+from tiny_math_solver.training.build import build_training
+from tiny_math_solver.training.plan import prepare
+from tiny_math_solver.update.kernel_scorer import LOGITS_TOKENS, ragged
 
 SHORT = [
     "--problems.train", "64", "--problems.test", "8", "--problems.dev", "8",
@@ -109,7 +111,7 @@ def test_a_template_that_drops_the_question_or_a_turn_that_never_ends(
             tokenizer.chat_template = template
             return tokenizer
 
-        monkeypatch.setattr("tiny_math_solver.training.build.load_tokenizer", load)
+        monkeypatch.setattr("tiny_math_solver.training.plan.load_tokenizer", load)
 
     with_template("{% if add_generation_prompt %}assistant: {% endif %}")
     assert verdicts([])["template"] == ("fail", "the chat template leaves out the question or the system prompt")
@@ -133,8 +135,8 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> Any:
     config = load_config(
         QUICKSTART, ["--problems.test", "8", "--grpo.output_dir", str(tmp_path_factory.mktemp("m") / "r")]
     )
-    splits, tokenizer, _ = prepare(config)
-    return build_training(config, RunFolder(config.output_dir), splits, tokenizer, QuietConsole())
+    run, console = RunFolder(config.output_dir), QuietConsole()
+    return build_training(prepare(config), run, console, EventLog(run, console))
 
 
 def test_the_plan_counts_what_is_there(training: Any):
@@ -158,14 +160,15 @@ def test_the_plan_counts_what_is_there(training: Any):
 def test_a_pass_keeps_about_what_the_plan_says(training: Any):
     """What the layers of a forward pass hold on to, against the plan without its logits."""
     trainer, longest = training.trainer, Longest(50, 112)
-    rows = trainer.tokens_per_pass // longest.tokens
-    ids = torch.arange(rows * longest.tokens).view(rows, -1) % 97
-    trainer.native.begin()
-    trainer.native.logprobs(ids, torch.ones_like(ids), longest.completion, 1.0)  # makes its tables
-    _, saved, *_ = trainer.native.forward(_ragged(ids, torch.ones_like(ids), longest.completion), 1.0)
+    scorer, tokens_per_pass = trainer.update.scorer, trainer.update.tokens_per_pass.value
+    rows = tokens_per_pass // longest.tokens
+    batch = made_up_rows(rows, longest, "cpu")
+    scorer.begin()
+    scorer.logprobs(batch)  # makes its tables
+    _, saved, *_ = scorer.forward(ragged(batch))
     kept = sum(tensor.nbytes for layer in saved for tensor in layer)
-    planned = memory._pass_bytes(trainer, longest) - memory.NATIVE_HEAD_TOKENS * trainer.model.config.vocab_size * 4
-    assert kept == pytest.approx(planned * ids.numel() / trainer.tokens_per_pass, rel=0.1)
+    planned = pass_bytes(trainer, longest) - LOGITS_TOKENS * trainer.model.config.vocab_size * 4
+    assert kept == pytest.approx(planned * rows * longest.tokens / tokens_per_pass, rel=0.1)
 
 
 def test_the_trial_leaves_no_trace(training: Any):
@@ -194,15 +197,15 @@ def test_a_first_trial_out_of_memory_lowers_the_settings_of_the_run(tmp_path: Pa
     inner = memory._try_pass
 
     def starved(trainer: Any, longest: Longest) -> float:
-        if trainer.tokens_per_pass > 600:
+        if trainer.update.tokens_per_pass.value > 600:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return inner(trainer, longest)
 
     monkeypatch.setattr(memory, "_try_pass", starved)
     assert main(["train", str(QUICKSTART), *SHORT, "--grpo.output_dir", str(tmp_path / "run")]) == 0
     events = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
-    assert [event["text"] for event in events] == [
-        "update.tokens_per_pass 1024 from here on", "update.tokens_per_pass 512 from here on",
+    assert [event["text"].partition(";")[0] for event in events] == [
+        "update.tokens_per_pass is 1024 from here on", "update.tokens_per_pass is 512 from here on",
     ]  # fmt: skip
 
 

@@ -120,7 +120,9 @@ def test_too_few_problems_and_a_missing_test_file_are_refused(tmp_path: Path):
     with pytest.raises(UserError, match="name the test file in"):
         load_splits(ProblemsSection(source=str(train)))
     test = write(tmp_path / "test.jsonl", [row(9)])
-    with pytest.raises(UserError, match=r"5 train problems, 5 of them wanted for dev"):
+    with pytest.raises(
+        UserError, match=r"5 train problems, and problems.dev takes 5 of them for dev; lower problems.dev"
+    ):
         load_splits(ProblemsSection(source=str(train), test_source=str(test), dev=5))
 
 

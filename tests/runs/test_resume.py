@@ -18,17 +18,17 @@ from typing import Any
 
 import pytest
 import torch
+from trl import GRPOTrainer
 
 from helpers.paths import QUICKSTART
 from helpers.runs import rows
-from tiny_math_solver.config.schema import load_config
+from tiny_math_solver.config.loading import load_config
 from tiny_math_solver.runs.checkpoints import checkpoints, damage
 from tiny_math_solver.runs.folder import RunFolder
-from tiny_math_solver.runs.resume import Asked
+from tiny_math_solver.runs.resume import ResumeOptions
 from tiny_math_solver.support.console import CollectingConsole
 from tiny_math_solver.support.errors import UserError
 from tiny_math_solver.train import train
-from tiny_math_solver.training.trainer import MathGRPOTrainer
 
 SHORT = [
     "--problems.train", "24", "--problems.test", "8", "--problems.dev", "8", "--evaluation.every", "2",
@@ -42,15 +42,15 @@ class PowerCutError(Exception):
     pass
 
 
-def run(folder: Path, *overrides: str, asked: Asked = Asked()) -> SimpleNamespace:  # noqa: B008  frozen
+def run(folder: Path, *overrides: str, options: ResumeOptions = ResumeOptions()) -> SimpleNamespace:  # noqa: B008  frozen
     console = CollectingConsole()
-    outcome = train(load_config(QUICKSTART, [*SHORT, *overrides, "--grpo.output_dir", str(folder)]), console, asked)
+    outcome = train(load_config(QUICKSTART, [*SHORT, *overrides, "--grpo.output_dir", str(folder)]), console, options)
     return SimpleNamespace(folder=folder, lines=console.lines, summary=outcome.summary)
 
 
-def interrupted(folder: Path, step: int, *overrides: str, asked: Asked = Asked()) -> None:  # noqa: B008  frozen
+def interrupted(folder: Path, step: int, *overrides: str, options: ResumeOptions = ResumeOptions()) -> None:  # noqa: B008  frozen
     """A run that ends within optimizer step `step` + 1, as at a power cut: nothing more is written."""
-    training_step = MathGRPOTrainer.training_step
+    training_step = GRPOTrainer.training_step
 
     def cut(self: Any, *args: Any, **kwargs: Any) -> Any:
         out = training_step(self, *args, **kwargs)
@@ -59,9 +59,9 @@ def interrupted(folder: Path, step: int, *overrides: str, asked: Asked = Asked()
         return out
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(MathGRPOTrainer, "training_step", cut)
+        patch.setattr(GRPOTrainer, "training_step", cut)
         with pytest.raises(PowerCutError):
-            run(folder, *overrides, asked=asked)
+            run(folder, *overrides, options=options)
 
 
 def timeless(path: Path) -> list[dict[str, Any]]:
@@ -140,16 +140,18 @@ def test_another_configuration_is_refused_with_what_differs(cut: Path, stopped: 
     with pytest.raises(
         UserError, match=r"learning_rate: 0.001 → 0.0005, grpo.max_steps: 5 → 6; if that is meant: --allow"
     ):
-        run(cut, *changed, asked=Asked(resume=True))
+        run(cut, *changed, options=ResumeOptions(resume=True))
     with pytest.raises(UserError, match=r"grpo.learning_rate: 0.001 → 0.0005; if that is meant: --allow grpo.learn"):
-        run(cut, *changed, asked=Asked(resume=True, allow=("grpo.max_steps",)))
+        run(cut, *changed, options=ResumeOptions(resume=True, allow=("grpo.max_steps",)))
     with pytest.raises(UserError, match=r"is a run with lora.r: 16 → 8; that takes a run of its own"):
-        run(cut, *stopped.options, "--lora.r", "8", asked=Asked(resume=True, allow=("lora",)))
+        run(cut, *stopped.options, "--lora.r", "8", options=ResumeOptions(resume=True, allow=("lora",)))
     assert contents(cut) == before
 
 
 def test_a_change_that_is_meant_goes_on(cut: Path, stopped: SimpleNamespace):
-    longer = run(cut, *stopped.options, "--grpo.max_steps", "7", asked=Asked(resume=True, allow=("grpo.max_steps",)))
+    longer = run(
+        cut, *stopped.options, "--grpo.max_steps", "7", options=ResumeOptions(resume=True, allow=("grpo.max_steps",))
+    )
     assert longer.summary["steps"] == 7
     assert timeless(cut / "metrics.jsonl")[:4] == timeless(stopped.straight / "metrics.jsonl")[:4]
     assert "max_steps: 7" in (cut / "config.yaml").read_text()
@@ -159,7 +161,7 @@ def test_a_finished_run_can_be_made_longer(stopped: SimpleNamespace, tmp_path: P
     """It samples what it would have, had it been that long from the start; dev was evaluated once more, at its end."""
     folder = shutil.copytree(stopped.straight, tmp_path / "run")
     longer = [*stopped.options, "--grpo.max_steps", "7"]
-    run(folder, *longer, asked=Asked(resume=True, allow=("grpo.max_steps",)))
+    run(folder, *longer, options=ResumeOptions(resume=True, allow=("grpo.max_steps",)))
     straight = run(tmp_path / "straight", *longer).folder
     assert (folder / "rollouts.jsonl").read_text() == (straight / "rollouts.jsonl").read_text()
     assert json.loads((folder / "summary.json").read_text())["steps"] == 7
@@ -168,7 +170,7 @@ def test_a_finished_run_can_be_made_longer(stopped: SimpleNamespace, tmp_path: P
 def test_a_learning_rate_that_was_changed_on_purpose_is_used(cut: Path, stopped: SimpleNamespace):
     """The checkpoint has the old one, in the optimizer and in the schedule."""
     changed = ["--grpo.learning_rate", "2e-4", "--grpo.weight_decay", "0.1"]
-    run(cut, *stopped.options, *changed, asked=Asked(resume=True, allow=("grpo",)))
+    run(cut, *stopped.options, *changed, options=ResumeOptions(resume=True, allow=("grpo",)))
     assert [row["learning_rate"] for row in rows(cut / "metrics.jsonl")] == pytest.approx([1e-3] * 4 + [2e-4])
 
 
@@ -181,14 +183,14 @@ def test_without_resume_another_configuration_begins_anew_and_loses_nothing(cut:
 
 def test_to_begin_anew_can_be_asked_for(cut: Path, stopped: SimpleNamespace):
     before = contents(cut)
-    run(cut, *stopped.options, "--problems.test", "4", asked=Asked(resume=False))
+    run(cut, *stopped.options, "--problems.test", "4", options=ResumeOptions(resume=False))
     assert contents(cut.with_name("cut.1")) == before
 
 
 def test_a_finished_run_is_shown_again_by_resume_and_moved_aside_without(stopped: SimpleNamespace, tmp_path: Path):
     folder = shutil.copytree(stopped.straight, tmp_path / "done")
     before = contents(folder)
-    again = run(folder, *stopped.options, asked=Asked(resume=True))
+    again = run(folder, *stopped.options, options=ResumeOptions(resume=True))
     assert again.summary == json.loads(before["summary.json"])
     assert {**contents(folder), "report.html": b""} == {**before, "report.html": b""}
     assert run(folder, *stopped.options, "--grpo.max_steps", "1").summary["steps"] == 1
@@ -197,14 +199,14 @@ def test_a_finished_run_is_shown_again_by_resume_and_moved_aside_without(stopped
 
 def test_resume_without_a_run_says_so_and_writes_nothing(tmp_path: Path):
     with pytest.raises(UserError, match="no run there to resume"):
-        run(tmp_path / "nothing", asked=Asked(resume=True))
+        run(tmp_path / "nothing", options=ResumeOptions(resume=True))
     assert not list(tmp_path.iterdir())
 
 
 def test_a_run_without_a_checkpoint_yet_begins_anew(cut: Path, stopped: SimpleNamespace):
     for checkpoint in cut.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
-    result = run(cut, *stopped.options, asked=Asked(resume=True))
+    result = run(cut, *stopped.options, options=ResumeOptions(resume=True))
     assert f"no checkpoint in {cut} yet: from the beginning" in result.lines
     same(stopped.straight, cut)
 
@@ -216,7 +218,7 @@ def test_the_problems_must_be_the_same(cut: Path, stopped: SimpleNamespace, monk
     real = splits.embedded_problems
     monkeypatch.setattr(splits, "embedded_problems", lambda split, count, seed: real(split, count, seed + 1))
     with pytest.raises(UserError, match="the problems are not those it was trained on"):
-        run(cut, *stopped.options, asked=Asked(resume=True))
+        run(cut, *stopped.options, options=ResumeOptions(resume=True))
 
 
 def test_two_runs_do_not_share_a_folder(cut: Path, stopped: SimpleNamespace):
@@ -362,7 +364,7 @@ def test_a_new_checkpoint_is_not_deleted_for_a_damaged_one(cut: Path, stopped: S
     """With one to keep, the newest by number was a damaged one; a stray one stays out of the way as well."""
     (cut / "checkpoint-4" / "state.json").write_text("{}")
     interrupted(cut, 4, *stopped.options, "--grpo.save_total_limit", "1",
-                asked=Asked(resume=True, allow=("grpo.save_total_limit",)))  # fmt: skip
+                options=ResumeOptions(resume=True, allow=("grpo.save_total_limit",)))  # fmt: skip
     assert damage(cut / "checkpoint-4") == ""
     assert (cut / "checkpoint-4.damaged").is_dir()
 
@@ -419,7 +421,7 @@ def _never(*args: Any, **kwargs: Any) -> Any:
 
 def at_step(step: int, action: Callable[[], Any]) -> pytest.MonkeyPatch:
     """Have `action` happen in optimizer step `step`; undo it by `.undo()`."""
-    patch, training_step = pytest.MonkeyPatch(), MathGRPOTrainer.training_step
+    patch, training_step = pytest.MonkeyPatch(), GRPOTrainer.training_step
     done: list[bool] = []
 
     def watched(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -428,7 +430,7 @@ def at_step(step: int, action: Callable[[], Any]) -> pytest.MonkeyPatch:
             action()
         return training_step(self, *args, **kwargs)
 
-    patch.setattr(MathGRPOTrainer, "training_step", watched)
+    patch.setattr(GRPOTrainer, "training_step", watched)
     return patch
 
 

@@ -13,7 +13,9 @@ import torch
 from safetensors.torch import load_file
 
 from helpers.paths import QUICKSTART
-from tiny_math_solver.config.schema import Config, load_config
+from tiny_math_solver.config.loading import load_config
+from tiny_math_solver.config.schema import Config
+from tiny_math_solver.grading import Graded, How
 from tiny_math_solver.rollouts import decoder
 from tiny_math_solver.rollouts.kernel_decoder import NativeDecoder
 from tiny_math_solver.rollouts.policy_weights import PolicyWeights
@@ -22,8 +24,8 @@ from tiny_math_solver.support.errors import EXIT_LEARNED_NOTHING, StoppedError, 
 from tiny_math_solver.train import train
 from tiny_math_solver.training.guards import WINDOW, findings
 from tiny_math_solver.training.trainer import MathGRPOTrainer
-from tiny_math_solver.update import kernel_scorer as native
-from tiny_math_solver.update import passes as update
+from tiny_math_solver.update.kernel_scorer import KernelScorer
+from tiny_math_solver.update.torch_scorer import TorchScorer
 
 HEALTHY = {
     "reward": 0.7, "rewards/correctness_reward/mean": 0.4, "rewards/format_reward/mean": 0.3, "entropy": 0.3,
@@ -139,8 +141,7 @@ def test_a_healthy_run_has_nothing_to_say(tmp_path: Path):
 
 
 def test_sabotage_a_reward_that_is_always_zero(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    for reward in ("correctness_reward", "format_reward"):
-        monkeypatch.setattr(f"tiny_math_solver.training.trainer.{reward}", _never(reward))
+    monkeypatch.setattr("tiny_math_solver.training.generation.grade", _never_right)
     result = run(tmp_path / "run")
     assert result.stopped.exit_code == EXIT_LEARNED_NOTHING
     assert "no reward" in str(result.stopped)
@@ -150,17 +151,12 @@ def test_sabotage_a_reward_that_is_always_zero(tmp_path: Path, monkeypatch: pyte
     assert (tmp_path / "run" / "adapter_model.safetensors").is_file()
 
 
-def _never(name: str) -> Callable[..., list[float]]:
-    def reward(completions: Any, **kwargs: Any) -> list[float]:
-        return [0.0] * len(completions)
-
-    reward.__name__ = name
-    return reward
+def _never_right(question: Any, text: Any, gold: Any) -> Graded:
+    return Graded(None, How.NONE, correct=False)
 
 
 def test_sabotage_no_reward_goes_on_where_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    for reward in ("correctness_reward", "format_reward"):
-        monkeypatch.setattr(f"tiny_math_solver.training.trainer.{reward}", _never(reward))
+    monkeypatch.setattr("tiny_math_solver.training.generation.grade", _never_right)
     result = run(tmp_path / "run", "--guards.stop", "false", "--grpo.max_steps", "7")
     assert result.stopped is None
     assert [event["step"] for event in result.events if event["name"] == "no reward"] == [5]
@@ -174,7 +170,7 @@ def test_sabotage_a_template_that_is_gone(tmp_path: Path, monkeypatch: pytest.Mo
         tokenizer.chat_template = None
         return tokenizer
 
-    monkeypatch.setattr("tiny_math_solver.training.build.load_tokenizer", bare)
+    monkeypatch.setattr("tiny_math_solver.training.plan.load_tokenizer", bare)
     with pytest.raises(UserError, match="has no chat template"):
         run(tmp_path / "run")
 
@@ -213,7 +209,7 @@ def test_sabotage_completions_cut_to_eight_tokens(tmp_path: Path):
 
 def poisoned(monkeypatch: pytest.MonkeyPatch, steps: set[int], what: str) -> None:
     """Make the loss, or a gradient, NaN at the given optimizer steps."""
-    inner = MathGRPOTrainer._update
+    inner = MathGRPOTrainer._update_policy
 
     def bad(self: Any, model: Any) -> torch.Tensor:
         loss = inner(self, model)
@@ -223,7 +219,7 @@ def poisoned(monkeypatch: pytest.MonkeyPatch, steps: set[int], what: str) -> Non
             next(p for p in model.parameters() if p.requires_grad).grad.view(-1)[3] = torch.inf
         return loss
 
-    monkeypatch.setattr(MathGRPOTrainer, "_update", bad)
+    monkeypatch.setattr(MathGRPOTrainer, "_update_policy", bad)
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
@@ -273,24 +269,24 @@ def test_weights_that_are_not_finite_are_taken_back(tmp_path: Path, monkeypatch:
 
 def starved(monkeypatch: pytest.MonkeyPatch, tokens: int, steps: set[int]) -> None:
     """Let passes of more than `tokens` tokens fail at the given optimizer steps."""
-    inner, at = MathGRPOTrainer._update, SimpleNamespace(step=0)
+    inner, at = MathGRPOTrainer._update_policy, SimpleNamespace(step=0)
 
     def noted(self: Any, model: Any) -> torch.Tensor:
         at.step = self.state.global_step + 1
         return inner(self, model)
 
     def limited(real: Callable[..., Any]) -> Callable[..., Any]:
-        def logprobs(*args: Any) -> Any:
-            mask = next(a for a in args if isinstance(a, torch.Tensor) and a.shape[:1] == args[-4].shape[:1])
-            if at.step in steps and mask.numel() > tokens:
+        def logprobs(self: Any, batch: Any) -> Any:
+            size = batch["prompt_mask"].numel() + batch["completion_mask"].numel()
+            if at.step in steps and size > tokens:
                 raise torch.OutOfMemoryError("CUDA out of memory")
-            return real(*args)
+            return real(self, batch)
 
         return logprobs
 
-    monkeypatch.setattr(MathGRPOTrainer, "_update", noted)
-    monkeypatch.setattr(native.NativeUpdate, "logprobs", limited(native.NativeUpdate.logprobs))
-    monkeypatch.setattr("tiny_math_solver.training.trainer.completion_logprobs", limited(update.completion_logprobs))
+    monkeypatch.setattr(MathGRPOTrainer, "_update_policy", noted)
+    for scorer in (KernelScorer, TorchScorer):
+        monkeypatch.setattr(scorer, "logprobs", limited(scorer.logprobs))
 
 
 @pytest.mark.parametrize("overrides", [[], ["--rollouts.native", "false"]], ids=["kernels", "torch"])
@@ -331,7 +327,7 @@ def test_rollouts_out_of_memory_go_on_with_fewer_at_once_and_are_the_same(
     with monkeypatch.context() as patch:
         patch.setattr(decoder.Decoder, "__init__", limited)
         result = run(tmp_path / "starved", "--grpo.max_steps", "3")
-    assert any("completions at once" in e["text"] for e in result.events)
+    assert any(e["text"].startswith("rollouts.batch_size is 8 from here on") for e in result.events)
     for name in ("rollouts.jsonl", "adapter_model.safetensors"):
         assert (plain.folder / name).read_bytes() == (result.folder / name).read_bytes()
     assert issubclass(NativeDecoder, decoder.Decoder)

@@ -6,19 +6,23 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig
 from trl import GRPOTrainer
 
 from helpers.paths import QUICKSTART
-from tiny_math_solver.config.schema import load_config
+from tiny_math_solver.config.loading import load_config
 from tiny_math_solver.models.load import load_base, load_tokenizer
 from tiny_math_solver.problems.embedded import embedded_problems
+from tiny_math_solver.prompts import train_prompts
+from tiny_math_solver.rollouts import EngineRollouts
+from tiny_math_solver.runs.events import EventLog
 from tiny_math_solver.runs.folder import RunFolder
-from tiny_math_solver.training.build import training_arguments
+from tiny_math_solver.support.console import QuietConsole
+from tiny_math_solver.training.build import make_trainer
 from tiny_math_solver.training.trainer import MathGRPOTrainer
-from tiny_math_solver.update import passes as update
-from tiny_math_solver.update.kernel_scorer import why_not
-from tiny_math_solver.update.passes import ChosenLogProb, rows_by_length, rows_by_prompt
+from tiny_math_solver.update import torch_scorer
+from tiny_math_solver.update.kernel_scorer import KernelScorer, unsupported
+from tiny_math_solver.update.passes import rows_by_group, rows_by_length
+from tiny_math_solver.update.torch_scorer import ChosenLogProb, TorchScorer
 
 SMALL = [
     "--grpo.num_generations", "4", "--grpo.per_device_train_batch_size", "4", "--grpo.gradient_accumulation_steps", "8",
@@ -26,21 +30,14 @@ SMALL = [
 ]  # fmt: skip
 
 
-def make_trainer(folder: Path, *overrides: str) -> Any:
+def new_trainer(folder: Path, *overrides: str) -> Any:
     config = load_config(QUICKSTART, [*SMALL, "--grpo.output_dir", str(folder), *overrides])
     torch.manual_seed(0)
-    run = RunFolder(folder)
+    run, console, tokenizer = RunFolder(folder), QuietConsole(), load_tokenizer("embedded")
     run.create()
-    trainer: Any = MathGRPOTrainer(
-        model=load_base("embedded"),
-        args=training_arguments(config),
-        train=embedded_problems("train", 40),
-        tokenizer=load_tokenizer("embedded"),
-        peft_config=LoraConfig(**config.lora),
-        config=config,
-        run=run,
-        callbacks=[],
-    )
+    problems, prompts = train_prompts(tokenizer, embedded_problems("train", 40), "", 1000)
+    model, events = load_base("embedded"), EventLog(run, console)
+    trainer: Any = make_trainer(config, model, tokenizer, problems, prompts, run, console, events)
     generator = torch.Generator().manual_seed(1)
     for name, weight in trainer.model.named_parameters():  # an adapter that does something: B starts at zero
         if "lora_B" in name:
@@ -67,18 +64,19 @@ def gradient(trainer: Any) -> torch.Tensor:
 
 
 def stock_gradient(trainer: MathGRPOTrainer, batches: list[dict[str, Any]]) -> tuple[torch.Tensor, float]:
-    trainer.own_passes, total = False, 0.0
+    update, trainer.update, total = trainer.update, None, 0.0
     for batch in batches:
         loss = GRPOTrainer._compute_loss(trainer, trainer.model, batch)
         loss.backward()
         total += loss.item()
-    trainer.own_passes = True
+    trainer.update = update
     return gradient(trainer), total
 
 
 def own_gradient(trainer: MathGRPOTrainer, batches: list[dict[str, Any]]) -> tuple[torch.Tensor, float]:
-    trainer._window = batches
-    loss = trainer._update(trainer.model)
+    assert trainer.update is not None
+    trainer.update.window = batches
+    loss = trainer._update_policy(trainer.model)
     return gradient(trainer), loss.item()
 
 
@@ -95,8 +93,9 @@ def native(request: pytest.FixtureRequest) -> list[str]:
 def test_the_gradient_is_trls(tmp_path: Path, loss: str, beta: str, native: list[str]):
     """Catches a wrong normaliser, a row lost or counted twice, a shifted token, padding that is looked at."""
     small = ["--update.tokens_per_pass", "500"]
-    trainer = make_trainer(tmp_path / "run", "--grpo.loss_type", loss, "--grpo.beta", beta, *small, *native)
-    assert (trainer.native is not None) == (native[1] == "true")
+    trainer = new_trainer(tmp_path / "run", "--grpo.loss_type", loss, "--grpo.beta", beta, *small, *native)
+    assert trainer.update is not None
+    assert type(trainer.update.scorer) is (KernelScorer if native[1] == "true" else TorchScorer)
     batches = micro_batches(trainer)
     expected, expected_loss = stock_gradient(trainer, batches)
     got, got_loss = own_gradient(trainer, batches)
@@ -107,7 +106,7 @@ def test_the_gradient_is_trls(tmp_path: Path, loss: str, beta: str, native: list
 
 @pytest.mark.parametrize("options", [["--grpo.num_iterations", "2"], ["--grpo.mask_truncated_completions", "true"]])
 def test_so_it_is_off_policy_and_with_cut_completions_masked(tmp_path: Path, options: list[str], native: list[str]):
-    trainer = make_trainer(tmp_path / "run", *options, "--grpo.max_completion_length", "16", *native)
+    trainer = new_trainer(tmp_path / "run", *options, "--grpo.max_completion_length", "16", *native)
     batches = micro_batches(trainer)
     assert ("old_per_token_logps" in batches[0]) == ("--grpo.num_iterations" in options)
     for name, weight in trainer.model.named_parameters():  # a policy that has moved on since the rollouts
@@ -122,7 +121,7 @@ def test_groups_without_a_gradient_cost_nothing_and_still_make_a_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, native: list[str]
 ):
     """Adam moves by its momentum on a zero gradient, and not at all where there is none: a zero has to be there."""
-    trainer = make_trainer(tmp_path / "run", *native)
+    trainer = new_trainer(tmp_path / "run", *native)
     batches = micro_batches(trainer)
     for batch in batches:
         batch["advantages"] = torch.zeros_like(batch["advantages"])
@@ -138,7 +137,7 @@ def test_groups_without_a_gradient_cost_nothing_and_still_make_a_step(
 def test_a_step_may_span_generation_batches_and_rows_without_any_token(tmp_path: Path, loss: str, native: list[str]):
     """TRL normalises each micro-batch by the tokens of its own generation batch, and masks completions cut off."""
     options = ["--grpo.loss_type", loss, "--grpo.steps_per_generation", "4", "--update.tokens_per_pass", "300"]
-    trainer = make_trainer(tmp_path / "run", *options, *native)
+    trainer = new_trainer(tmp_path / "run", *options, *native)
     batches = micro_batches(trainer)
     assert len({float(batch["num_items_in_batch"]) for batch in batches}) == 2
     for batch in batches[1:3]:
@@ -151,7 +150,7 @@ def test_a_step_may_span_generation_batches_and_rows_without_any_token(tmp_path:
 
 
 def test_a_pass_in_which_nothing_is_scored_has_no_gradient(tmp_path: Path, native: list[str]):
-    trainer = make_trainer(tmp_path / "run", *native)
+    trainer = new_trainer(tmp_path / "run", *native)
     batches = micro_batches(trainer)
     for batch in batches:
         batch["completion_mask"] = torch.zeros_like(batch["completion_mask"])
@@ -168,13 +167,15 @@ def test_a_pass_in_which_nothing_is_scored_has_no_gradient(tmp_path: Path, nativ
     ],
 )
 def test_what_the_native_update_cannot_train_is_left_to_torch(tmp_path: Path, options: list[str], why: str):
-    trainer = make_trainer(tmp_path / "run", *options)
-    assert trainer.native is None
-    assert why_not(trainer.rollouts.weights, trainer.model) == why
+    trainer = new_trainer(tmp_path / "run", *options)
+    assert trainer.update is not None
+    assert type(trainer.update.scorer) is TorchScorer
+    assert isinstance(trainer.rollouts, EngineRollouts)
+    assert unsupported(trainer.rollouts.weights, trainer.model) == why
 
 
 def test_an_adapter_on_some_projections_gets_its_gradient(tmp_path: Path, native: list[str]):
-    trainer = make_trainer(tmp_path / "run", "--lora.target_modules", "[k_proj, up_proj]", *native)
+    trainer = new_trainer(tmp_path / "run", "--lora.target_modules", "[k_proj, up_proj]", *native)
     batches = micro_batches(trainer)
     expected, _ = stock_gradient(trainer, batches)
     got, _ = own_gradient(trainer, batches)
@@ -183,24 +184,26 @@ def test_an_adapter_on_some_projections_gets_its_gradient(tmp_path: Path, native
 
 
 def test_the_gap_to_transformers_shows_a_policy_that_is_out_of_date(tmp_path: Path):
-    trainer = make_trainer(tmp_path / "run")
-    trainer._window = micro_batches(trainer)
-    assert trainer.native is not None
-    trainer.native.begin()
-    assert trainer._gap_to_transformers() < 1e-4
+    trainer = new_trainer(tmp_path / "run")
+    update = trainer.update
+    assert update is not None
+    update.window = micro_batches(trainer)
+    assert type(update.scorer) is KernelScorer
+    update.scorer.begin()
+    assert update.gap_to_transformers() < 1e-4
     for name, weight in trainer.model.named_parameters():
         if "lora_B" in name:
             weight.data.mul_(1.5)
-    assert trainer._gap_to_transformers() > 1e-2
+    assert update.gap_to_transformers() > 1e-2
 
 
-def test_passes_by_prompt_count_it_once():
-    ids = torch.tensor([[1, 1], [2, 2], [1, 1], [3, 3], [2, 2], [1, 1]])
+def test_passes_by_group_count_its_prompt_once():
+    group = torch.tensor([1, 2, 1, 3, 2, 1])
     prompts, completions = torch.full((6,), 10), torch.tensor([5, 5, 6, 7, 8, 40])
-    parts = [part.tolist() for part in rows_by_prompt(ids, prompts, completions, 30)]
+    parts = [part.tolist() for part in rows_by_group(group, prompts, completions, 30)]
     assert parts == [[0, 2], [5], [1, 4], [3]]  # 21, 50, 23 and 17 tokens
-    assert [part.tolist() for part in rows_by_prompt(ids, prompts, completions, 1000)] == [[0, 2, 5, 1, 4, 3]]
-    assert list(rows_by_prompt(ids[:0], prompts[:0], completions[:0], 30)) == []
+    assert [part.tolist() for part in rows_by_group(group, prompts, completions, 1000)] == [[0, 2, 5, 1, 4, 3]]
+    assert list(rows_by_group(group[:0], prompts[:0], completions[:0], 30)) == []
 
 
 def test_passes_hold_every_row_once_within_the_budget():
@@ -212,10 +215,10 @@ def test_passes_hold_every_row_once_within_the_budget():
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_log_probabilities_and_their_slope_are_those_of_log_softmax(
+def test_log_probabilities_and_their_gradient_are_those_of_log_softmax(
     temperature: float, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(update, "HEAD_TOKENS", 7)  # several chunks, the last one not full
+    monkeypatch.setattr(torch_scorer, "LOGITS_TOKENS", 7)  # several chunks, the last one not full
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(30, 16, generator=generator, dtype=torch.float64, requires_grad=True)
     weight, bias = (torch.randn(50, *s, generator=generator, dtype=torch.float64) for s in ((16,), ()))
@@ -223,5 +226,5 @@ def test_log_probabilities_and_their_slope_are_those_of_log_softmax(
     got = ChosenLogProb.apply(x, weight, bias, target, temperature)
     plain = ((x @ weight.T + bias) / temperature).log_softmax(-1).gather(1, target[:, None])[:, 0]
     assert torch.allclose(got.double(), plain, atol=1e-5)
-    slopes = [torch.autograd.grad((y * torch.linspace(-1, 1, 30)).sum(), x)[0] for y in (got, plain)]
-    assert torch.allclose(slopes[0], slopes[1], atol=1e-5)
+    gradients = [torch.autograd.grad((y * torch.linspace(-1, 1, 30)).sum(), x)[0] for y in (got, plain)]
+    assert torch.allclose(gradients[0], gradients[1], atol=1e-5)

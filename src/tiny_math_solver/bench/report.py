@@ -11,9 +11,9 @@ import torch
 
 from tiny_math_solver.bench import PARTS, rollouts, steps
 from tiny_math_solver.bench.machine import ceilings, describe
-from tiny_math_solver.models.load import default_device
 from tiny_math_solver.runs.environment import command_line
 from tiny_math_solver.support.console import Console
+from tiny_math_solver.support.device import default_device
 
 CONFIG = Path("configs/quickstart.yaml")
 RACE_STEPS = 24

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from tiny_math_solver.cli import bench, check, evaluate, fetch, fields, merge, play, report, solve, train, watch
 from tiny_math_solver.cli.arguments import Parser
 from tiny_math_solver.support.console import Console
-from tiny_math_solver.support.environment import check_environment
+from tiny_math_solver.support.environment import check_library_variables
 from tiny_math_solver.support.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_NO_READER, StoppedError, UserError
 from tiny_math_solver.support.redaction import without_secrets
 
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(ends_with_reader=True)
     try:
         args = parse(sys.argv[1:] if arguments is None else arguments)
-        check_environment()
+        check_library_variables()
         sys.argv[1:] = map(without_secrets, sys.argv[1:])  # trackers record the command line, and so do we
         return COMMANDS[args.command].run(args, console)
     except UserError as error:

@@ -18,14 +18,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     from tiny_math_solver.config.library_checks import check_arguments
-    from tiny_math_solver.config.schema import load_config
+    from tiny_math_solver.config.loading import load_config
     from tiny_math_solver.preflight.check import check
-    from tiny_math_solver.support.environment import check_launch
-    from tiny_math_solver.training.build import training_arguments
+    from tiny_math_solver.support.environment import check_launcher_variables
 
-    check_launch()
+    check_launcher_variables()
     config, worst = load_config(args.config, args.overrides), "ok"
-    check_arguments(training_arguments(config))
+    check_arguments(config.grpo_config)
     for finding in check(config, args.price):
         console.say(str(finding))
         worst = max(worst, finding.verdict, key=("ok", "warn", "fail").index)

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     from tiny_math_solver.evaluation.evaluate import evaluate
-    from tiny_math_solver.evaluation.prompt_settings import problems_to_ask, settings_of
+    from tiny_math_solver.evaluation.prompt_settings import evaluation_problems, prompt_settings
     from tiny_math_solver.evaluation.verdict import evaluation_lines, paired_line
     from tiny_math_solver.models.load import base_of_adapter, load_model, locate
     from tiny_math_solver.rollouts import Sampling, make_rollouts
@@ -62,8 +62,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
     for name in (args.model, args.against):
         if name is not None:
             locate(name, args.revision)  # downloads come before any work
-    settings = settings_of(args.adapter or args.model, args.system, args.max_new_tokens)
-    problems = problems_to_ask(args.problems, settings)[: args.limit]
+    settings = prompt_settings(args.adapter or args.model, args.system, args.max_new_tokens)
+    problems = evaluation_problems(args.problems, settings)[: args.limit]
     result = measure(args.model, args.adapter)
     summary = result.summary()
     lines = evaluation_lines(args.adapter or args.model, summary)

@@ -13,7 +13,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    from tiny_math_solver.config.schema import EMBEDDED, load_config
+    from tiny_math_solver.config.loading import load_config
+    from tiny_math_solver.config.schema import EMBEDDED
     from tiny_math_solver.hub.snapshots import snapshot
     from tiny_math_solver.models.load import resolve
     from tiny_math_solver.problems.sources import is_file

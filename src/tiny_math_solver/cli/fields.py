@@ -14,7 +14,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    from tiny_math_solver.config.schema import Config, known_fields
+    from tiny_math_solver.config.fields import known_fields
+    from tiny_math_solver.config.schema import Config
 
     for section in [args.section] if args.section else Config.model_fields:
         for name, (kind, default, help) in known_fields(section).items():

@@ -35,12 +35,12 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 def load_asker(args: argparse.Namespace) -> Any:
     """The playground's Asker for the model that the arguments name."""
-    from tiny_math_solver.evaluation.prompt_settings import settings_of
+    from tiny_math_solver.evaluation.prompt_settings import prompt_settings
     from tiny_math_solver.models.load import load_model
     from tiny_math_solver.playground.ask import Asker
     from tiny_math_solver.rollouts import make_rollouts
 
-    settings = settings_of(args.adapter or args.model, args.system, args.max_new_tokens)
+    settings = prompt_settings(args.adapter or args.model, args.system, args.max_new_tokens)
     loaded = load_model(args.model, adapter=args.adapter, revision=args.revision, dtype=args.dtype)
     rollouts = make_rollouts(loaded.model, loaded.tokenizer, args.batch_size, console=NotesConsole())
     return Asker(loaded, rollouts, settings)

@@ -29,31 +29,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    from tiny_math_solver.config.schema import load_config
-    from tiny_math_solver.support.environment import check_launch, is_first
+    from tiny_math_solver.config.loading import load_config
+    from tiny_math_solver.support.environment import check_launcher_variables, is_main_process
     from tiny_math_solver.training.trackers import choose_trackers
 
-    check_launch()
+    check_launcher_variables()
     if args.allow and not args.resume:
         raise UserError("--allow goes with --resume: it says what may differ from the run that goes on")
     config = load_config(args.config, args.overrides)
     choose_trackers(config)  # before the slow imports: a missing package is reported at once
     from tiny_math_solver.config.library_checks import check_arguments
     from tiny_math_solver.evaluation.verdict import nothing_learned, run_lines
-    from tiny_math_solver.runs.resume import Asked
+    from tiny_math_solver.runs.resume import ResumeOptions
     from tiny_math_solver.train import train
-    from tiny_math_solver.training.build import prepare, training_arguments
     from tiny_math_solver.training.live_view import training_console
+    from tiny_math_solver.training.plan import prepare
 
-    check_arguments(training_arguments(config))
+    check_arguments(config.grpo_config)
     if args.dry_run:
-        _, _, plan = prepare(config)
+        plan = prepare(config).plan
         console.say(config.to_yaml())
-        console.say("\n".join(plan))
+        console.say("\n".join(plan.lines))
         return 0
-    with training_console(args.quiet or not is_first()) as progress:
-        outcome = train(config, progress, Asked(args.resume, tuple(args.allow), args.force))
-    if not is_first():
+    with training_console(args.quiet or not is_main_process()) as progress:
+        outcome = train(config, progress, ResumeOptions(args.resume, tuple(args.allow), args.force))
+    if not is_main_process():
         return 0
     if not outcome.earned:
         console.note(nothing_learned(outcome.folder))

@@ -3,22 +3,16 @@
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from tiny_math_solver.evaluation.evaluate import evaluate
-from tiny_math_solver.models.load import (
-    LoadedModel,
-    base_of_adapter,
-    load_model,
-    load_tokenizer,
-    resolve_dtype,
-    stored_dtype,
-)
+from tiny_math_solver.models.adapter import base_of_adapter
+from tiny_math_solver.models.load import LoadedModel, load_model, load_tokenizer, stored_dtype
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.prompts import chat_messages, encode_prompt
 from tiny_math_solver.rollouts import make_rollouts
+from tiny_math_solver.support.device import resolve_dtype
 from tiny_math_solver.support.errors import UserError
 from tiny_math_solver.support.files import occupied
 
@@ -33,13 +27,6 @@ class MergeProof:
     problems: int
     same_answers: int
     max_logit_difference: float
-
-
-def save_adapter(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Write the adapter as plain PEFT, with its tokenizer beside it."""
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card template
 
 
 def merge_adapter(adapter: Path, out: Path, dtype: str | None = None) -> torch.dtype:

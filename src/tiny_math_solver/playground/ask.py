@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from tiny_math_solver.evaluation.prompt_settings import Settings
+from tiny_math_solver.evaluation.prompt_settings import PromptSettings
 from tiny_math_solver.grading import Graded, grade
 from tiny_math_solver.grading.rewards import as_text
 from tiny_math_solver.models.load import LoadedModel
@@ -28,7 +28,7 @@ class Vote:
 class Asker:
     """A loaded model and how it wants to be asked; one question at a time, from whichever thread."""
 
-    def __init__(self, loaded: LoadedModel, rollouts: Rollouts, settings: Settings):
+    def __init__(self, loaded: LoadedModel, rollouts: Rollouts, settings: PromptSettings):
         self.loaded, self.rollouts, self.settings = loaded, rollouts, settings
         self._busy = threading.Lock()
         if isinstance(rollouts, EngineRollouts):

@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from tiny_math_solver.playground.ask import VOTE_TEMPERATURE, Asker
 from tiny_math_solver.report import script_data
-from tiny_math_solver.support.local_server import Answer, LocalServer
+from tiny_math_solver.support.local_server import LocalServer, Response
 
 LONGEST_QUESTION = 4000  # characters
 MOST_SAMPLES = 64
@@ -25,8 +25,8 @@ class Playground:
     def serve(self, port: int = 0) -> LocalServer:
         return LocalServer({"/": self._page, "/ask": self._ask}, port)
 
-    def _page(self, request: BaseHTTPRequestHandler) -> Answer:
-        return Answer(self.page().encode(), "text/html; charset=utf-8")
+    def _page(self, request: BaseHTTPRequestHandler) -> Response:
+        return Response(self.page().encode(), "text/html; charset=utf-8")
 
     def page(self) -> str:
         from jinja2 import Environment
@@ -47,9 +47,9 @@ class Playground:
             longest=LONGEST_QUESTION,
         )
 
-    def _ask(self, request: BaseHTTPRequestHandler) -> Answer:
+    def _ask(self, request: BaseHTTPRequestHandler) -> Response:
         if request.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
-            return Answer(b"", "text/plain", HTTPStatus.FORBIDDEN)  # another site's page must not make this one work
+            return Response(b"", "text/plain", HTTPStatus.FORBIDDEN)  # another site's page must not make this one work
         asked = {name: values[0] for name, values in parse_qs(urlsplit(request.path).query).items()}
         try:
             question = asked["question"].strip()
@@ -59,9 +59,9 @@ class Playground:
             if not (0 <= samples <= MOST_SAMPLES and 0 <= temperature <= 2):
                 raise ValueError
         except (KeyError, ValueError):
-            return Answer(b"", "text/plain", HTTPStatus.BAD_REQUEST)
+            return Response(b"", "text/plain", HTTPStatus.BAD_REQUEST)
         base = asked.get("side") == "base"
-        return Answer(b"", "text/event-stream", stream=self._events(question, samples, temperature, base))
+        return Response(b"", "text/event-stream", stream=self._events(question, samples, temperature, base))
 
     def _events(self, question: str, samples: int, temperature: float, base: bool) -> Iterator[bytes]:
         parts = []

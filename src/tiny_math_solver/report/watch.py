@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tiny_math_solver.report import page, page_data
-from tiny_math_solver.support.local_server import Answer, LocalServer
+from tiny_math_solver.support.local_server import LocalServer, Response
 
 RECORDS = ("metrics.jsonl", "rollouts.jsonl", "events.jsonl", "summary.json", "eval")
 
@@ -36,11 +36,11 @@ class Watch:
             self.data["state"] = "running" if quiet < 60 else f"no news for {quiet / 60:.0f} minutes: not running?"
         return self.data
 
-    def _page(self, request: BaseHTTPRequestHandler) -> Answer:
-        return Answer(page(self.read()).encode(), "text/html; charset=utf-8")
+    def _page(self, request: BaseHTTPRequestHandler) -> Response:
+        return Response(page(self.read()).encode(), "text/html; charset=utf-8")
 
-    def _json(self, request: BaseHTTPRequestHandler) -> Answer:
+    def _json(self, request: BaseHTTPRequestHandler) -> Response:
         data = self.read()
         if request.headers.get("If-None-Match") == data["version"]:
-            return Answer(b"", "application/json", HTTPStatus.NOT_MODIFIED)
-        return Answer(json.dumps(data, ensure_ascii=False).encode(), "application/json")
+            return Response(b"", "application/json", HTTPStatus.NOT_MODIFIED)
+        return Response(json.dumps(data, ensure_ascii=False).encode(), "application/json")

@@ -14,6 +14,7 @@ from tiny_math_solver.rollouts.policy_weights import UnsupportedModelError
 from tiny_math_solver.rollouts.reference import ReferenceRollouts
 from tiny_math_solver.rollouts.rollout import Rollout, Rollouts
 from tiny_math_solver.rollouts.sampling import Sampling
+from tiny_math_solver.support.batch_size import BatchSize
 from tiny_math_solver.support.console import Console
 
 __all__ = ["EngineRollouts", "ReferenceRollouts", "Rollout", "Rollouts", "Sampling", "make_rollouts"]
@@ -22,7 +23,7 @@ __all__ = ["EngineRollouts", "ReferenceRollouts", "Rollout", "Rollouts", "Sampli
 def make_rollouts(
     model: Any,
     tokenizer: Any,
-    batch_size: int = 128,
+    batch_size: int | BatchSize = 128,
     engine: bool = True,
     native: bool = True,
     sampling: Sampling | None = None,

@@ -23,7 +23,7 @@ from typing import Any
 from filelock import lock_descriptor
 
 from tiny_math_solver.runs.records import CONFIG, GROWING, SUMMARY
-from tiny_math_solver.support.environment import is_first
+from tiny_math_solver.support.environment import is_main_process
 from tiny_math_solver.support.errors import UserError
 from tiny_math_solver.support.files import check_writable, free_name, json_lines, occupied, sync, write_whole
 
@@ -39,7 +39,7 @@ class RunFolder:
 
     def __init__(self, path: Path):
         self.path = path
-        self.writes = is_first()
+        self.writes = is_main_process()
         self._lock: int | None = None  # open descriptor of the folder
 
     @property
@@ -198,7 +198,7 @@ class RunFolder:
             yield
         except (OSError, SafetensorError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
-            saved = "; what was saved before is whole: the same command goes on from there" if self.holds_run else ""
+            saved = "; what was saved earlier is intact: the same command resumes from it" if self.holds_run else ""
             raise UserError(f"{path}: cannot be written ({reason}){saved}") from error
 
 

@@ -14,16 +14,16 @@ ROWS = 8
 COLUMNS = ("question", "gold", "completion", "answer", "how", "reward", "advantage")
 
 
-class Samples(TrainerCallback):
-    """With each dev evaluation a table `samples` of the first completions of its step."""
+class SampleTables(TrainerCallback):
+    """Sends a table `samples` of a step's first completions with each dev evaluation."""
 
-    def __init__(self) -> None:
-        self.trainer: MathGRPOTrainer | None = None  # set once the trainer is there
+    def __init__(self, trainer: MathGRPOTrainer):
+        self.trainer = trainer
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
-        if not logs or "dev/accuracy" not in logs or not state.is_world_process_zero or not self.trainer:
+        if not logs or "dev/accuracy" not in logs or not state.is_world_process_zero:
             return
-        rows = [{**row, "reward": sum(row["rewards"].values())} for row in self.trainer.last_rows[:ROWS]]
+        rows = [{**row, "reward": sum(row["rewards"].values())} for row in self.trainer.recorder.last_rows[:ROWS]]
         table = [[row[column] for column in COLUMNS] for row in rows]
         for tracker, send in SENDERS.items():
             if table and tracker in args.report_to:
