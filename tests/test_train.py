@@ -194,7 +194,7 @@ def test_beta_and_loss_type_reach_trl(tmp_path: Path):
 
 
 def test_the_shipped_model_can_reason_but_does_not():
-    """What GRPO needs: a greedy answer that is wrong, and right ones among the samples."""
+    """GRPO needs greedy answers that are wrong and samples some of which are right."""
     base = load_model("embedded")
     result = evaluate(
         EngineRollouts(base.model, base.tokenizer, batch_size=512),

@@ -40,7 +40,7 @@ def config() -> Config:
 
 
 def names(config: Config, *rows: dict[str, float], dtype: torch.dtype = torch.float32) -> list[str]:
-    """What is found once each of `rows` has stood for a whole window, on top of a healthy step."""
+    """The findings after each of `rows`, on top of a healthy step, has filled a whole window."""
     return [f.name for f in findings([HEALTHY | row for row in rows for _ in range(WINDOW)], config, dtype)]
 
 
