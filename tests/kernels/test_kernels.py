@@ -1,4 +1,4 @@
-"""The kernels by themselves: what torch computes, and what happens where they cannot be had."""
+"""The kernels alone: the same results as torch, and a fallback where they cannot be compiled."""
 
 import shutil
 from ctypes import ArgumentError
@@ -195,7 +195,7 @@ def test_a_cache_folder_that_cannot_be_had_is_done_without(fresh: Path):
 
 @needs_compiler
 def test_a_cache_folder_that_others_can_write_to_is_not_used(fresh: Path):
-    """What is loaded from there runs in this process."""
+    """A library loaded from there runs in this process."""
     fresh.mkdir(parents=True)
     fresh.chmod(0o777)
     assert isinstance(load_kernels(4, 2, 32, torch.float32), Kernels)

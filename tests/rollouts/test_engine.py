@@ -1,4 +1,4 @@
-"""The engine: token for token what transformers makes, whatever the batch, on every family it supports."""
+"""The engine: token for token the same as transformers, whatever the batch, on every family it supports."""
 
 import shutil
 from typing import Any
@@ -44,7 +44,7 @@ def engine(request: pytest.FixtureRequest) -> Any:
 
 @pytest.fixture(scope="module")
 def prompts(loaded) -> list[Prompt]:
-    """Of very different lengths: some problems are asked two or three at once."""
+    """Prompts of very different lengths: some hold two or three problems."""
     problems = [p.question for p in embedded_problems("test", 200)]
     texts = [" ".join(problems[i : i + 1 + (i % 7 == 0) + (i % 13 == 0)]) for i in range(200)]
     return group_prompts(encode_prompt(loaded.tokenizer, chat_messages(text)) for text in texts)
@@ -52,7 +52,7 @@ def prompts(loaded) -> list[Prompt]:
 
 @pytest.fixture(scope="module")
 def expected(loaded, prompts) -> list[list[int]]:
-    """The greedy completions that transformers makes of all the prompts."""
+    """The greedy completions of all prompts by transformers."""
     return ids(ReferenceRollouts(loaded.model, loaded.tokenizer, 200).generate(prompts, 1, GREEDY))
 
 

@@ -1,4 +1,4 @@
-"""What only a CUDA GPU shows: the engine's graphs, and that no step waits for the host."""
+"""The engine on a CUDA GPU: its graphs, and no step that waits for the host."""
 
 from typing import Any
 

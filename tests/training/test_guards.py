@@ -40,7 +40,7 @@ def config() -> Config:
 
 
 def names(config: Config, *rows: dict[str, float], dtype: torch.dtype = torch.float32) -> list[str]:
-    """What is found once each of `rows` has stood for a whole window, on top of a healthy step."""
+    """The findings after each of `rows`, on top of a healthy step, has filled a whole window."""
     return [f.name for f in findings([HEALTHY | row for row in rows for _ in range(WINDOW)], config, dtype)]
 
 
@@ -294,7 +294,7 @@ def test_a_step_out_of_memory_is_repeated_in_smaller_passes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: list[str]
 ):
     """Catches a gradient that keeps what the failed attempt left, and metrics that count its passes twice."""
-    short = ["--grpo.max_steps", "3", *overrides]
+    short = ["--grpo.max_steps", "3", "--grpo.max_completion_length", "64", *overrides]
     plain = run(tmp_path / "plain", *short)
     with monkeypatch.context() as patch:
         starved(patch, 1000, {2})

@@ -97,9 +97,8 @@ class KernelScorer:
     def logprobs(self, batch: Batch) -> Tensor:
         tokens = ragged(batch)
         if len(self.rope_table) <= int(tokens.positions.max()):
-            self.rope_table = self.weights.rope_table(
-                2 * (batch["prompt_ids"].shape[1] + batch["completion_ids"].shape[1])
-            )
+            longest = batch["prompt_ids"].shape[1] + batch["completion_ids"].shape[1]
+            self.rope_table = self.weights.rope_table(2 * longest)  # room for longer rows
         scored = _Score.apply(self.anchor, self, tokens)
         return torch.zeros(batch["completion_ids"].shape).index_put(tokens.scored, scored)
 
