@@ -336,7 +336,7 @@ def test_an_adapter_put_on_and_taken_off_later_is_seen(engine, loaded, prompts):
 
 
 def test_biases_that_are_trained_are_seen_whatever_the_optimizer(engine, loaded, prompts):
-    """Autograd does not count the writes of a fused optimizer, which also moves biases of projections without adapter."""
+    """Autograd does not count the writes of a fused optimizer, which moves biases without an adapter too."""
     model = get_peft_model(
         load_model("embedded", dtype="float32").model, LoraConfig(r=4, target_modules=["up_proj"], bias="all")
     )
