@@ -1,4 +1,4 @@
-"""The kernels alone: the same results as torch, and a fallback where they cannot be compiled."""
+"""The kernels by themselves: they compute what torch does, refuse wrong arguments, and can be done without."""
 
 import shutil
 from ctypes import ArgumentError
@@ -28,7 +28,7 @@ def library() -> Kernels:
 
 @pytest.fixture
 def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Nothing compiled yet, and a cache folder of its own."""
+    """An empty cache folder, with nothing compiled yet."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     load_kernels.cache_clear()
     yield tmp_path / "cache" / "tiny-math-solver"
@@ -80,15 +80,15 @@ def test_sums_over_tokens_are_torchs(library):
 def test_a_wrong_argument_raises_before_any_memory_is_touched(library):
     x, weight, out = torch.randn(7, 64), torch.ones(64), torch.full((7, 64), torch.nan)
     wrong: list[tuple[tuple[Any, ...], str]] = [
-        ((7, x.tolist(), weight, 1e-6, 64, out), "rms_norm: x is no tensor but list"),
-        ((7, x.data_ptr(), weight, 1e-6, 64, out), "rms_norm: x is no tensor but int"),
-        ((7, None, weight, 1e-6, 64, out), "rms_norm: x is no tensor but NoneType"),
+        ((7, x.tolist(), weight, 1e-6, 64, out), "rms_norm: x must be a tensor, not list"),
+        ((7, x.data_ptr(), weight, 1e-6, 64, out), "rms_norm: x must be a tensor, not int"),
+        ((7, None, weight, 1e-6, 64, out), "rms_norm: x must be a tensor, not NoneType"),
         ((7, x, weight.double(), 1e-6, 64, out), "rms_norm: weight is torch.float64 on cpu, not torch.float32 on cpu"),
         (
             (7, x, weight.to("meta"), 1e-6, 64, out),
             "rms_norm: weight is torch.float32 on meta, not torch.float32 on",
         ),
-        ((7, torch.randn(64, 7).T, weight, 1e-6, 64, out), "rms_norm: x has gaps"),
+        ((7, torch.randn(64, 7).T, weight, 1e-6, 64, out), "rms_norm: x is not contiguous"),
         ((7.0, x, weight, 1e-6, 64, out), "argument 1"),
         ((7, x, weight, "1e-6", 64, out), "argument 4"),
         ((7, x, weight, 1e-6, 64), "rms_norm takes 6 arguments, not 5"),
@@ -104,7 +104,7 @@ def test_a_wrong_argument_raises_before_any_memory_is_touched(library):
 
 @pytest.fixture
 def checked(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Every call of kernels loaded from here on is checked."""
+    """Kernels loaded in this test check every call."""
     monkeypatch.setenv(CHECK_VARIABLE, "1")
     load_kernels.cache_clear()
     yield
@@ -115,13 +115,18 @@ def checked(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_the_switch_checks_the_sizes_of_every_call(checked, library):
     x, weight, out = torch.randn(7, 64), torch.ones(64), torch.empty(7, 64)
     library.rms_norm(7, x, weight, 1e-6, 64, out)
-    for rows, columns, message in [(8, 64, "x has 448 elements, not 512"), (7, 65, "x has 448 elements, not 455")]:
+    for rows, columns, message in [
+        (8, 64, "x has 448 elements, the kernel needs 512"),
+        (7, 65, "x has 448 elements, the kernel needs 455"),
+    ]:
         with pytest.raises(ArgumentError, match=f"rms_norm: {message}"):
             library.rms_norm(rows, x, weight, 1e-6, columns, out)
-    with pytest.raises(ArgumentError, match="swiglu: out has 447 elements, not 448"):
+    with pytest.raises(ArgumentError, match="swiglu: out has 447 elements, the kernel needs 448"):
         library.swiglu(7, torch.empty(7, 128), 64, torch.empty(447))
     groups = [torch.tensor(values) for values in ([0], [2], [0, 1], [2], [2])]
-    with pytest.raises(ArgumentError, match="attention: log_sum has 8 elements, not 16"):  # 4 tokens of 4 heads
+    with pytest.raises(
+        ArgumentError, match="attention: log_sum has 8 elements, the kernel needs 16"
+    ):  # 4 tokens of 4 heads
         library.attention(1, *groups, torch.empty(4, 8, 32), torch.empty(4, 4, 32), torch.empty(8))
 
 
@@ -151,7 +156,7 @@ def test_the_engine_and_transformers_agree_with_every_call_checked(checked, monk
 def test_a_recording_checks_sizes_and_keeps_its_tensors(library):
     recording, out = Recording(7), torch.zeros(7, 64)
     x, weight = torch.randn(7, 64), torch.ones(64)
-    with pytest.raises(ArgumentError, match="rms_norm: out has 384 elements, not 448"):
+    with pytest.raises(ArgumentError, match="rms_norm: out has 384 elements, the kernel needs 448"):
         recording.add(library.rms_norm, x, weight, 1e-6, 64, out[:6])
     recording.add(library.rms_norm, x, weight, 1e-6, 64, out)
     expected = functional.rms_norm(x, (64,), weight, 1e-6)
@@ -168,7 +173,7 @@ def test_a_checked_recording_refuses_more_rows_and_memory_that_was_replaced(libr
     recording, x = Recording(7, check=True), torch.nn.Parameter(torch.randn(7, 64))
     recording.add(library.rms_norm, x, torch.ones(64), 1e-6, 64, torch.empty(7, 64))
     recording.replay(7)
-    with pytest.raises(ArgumentError, match="8 rows of a recording for 7"):
+    with pytest.raises(ArgumentError, match="8 rows in a recording for at most 7"):
         recording.replay(8)
     x.data = x.data.clone()
     with pytest.raises(ArgumentError, match=r"rms_norm: a tensor of shape \(7, 64\) has moved"):

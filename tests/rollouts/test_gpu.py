@@ -1,4 +1,4 @@
-"""The engine on a CUDA GPU: its graphs, and no step that waits for the host."""
+"""The engine on a CUDA GPU: graphs, half precision, and steps that do not wait for the host."""
 
 from typing import Any
 
@@ -57,7 +57,7 @@ def test_half_precision_passes_the_engine_check(family: str, dtype: torch.dtype,
 
 
 def test_graphs_see_the_adapter_as_it_is(prompts):
-    """A graph holds addresses: weights that are made anew elsewhere would leave it with the old policy."""
+    """A graph holds addresses: if merged weights were allocated anew, it would go on with the old policy."""
     loaded = load_model("embedded", dtype="float32", device="cuda")
     model: Any = adapted(loaded.model, r=8)
     rollouts = EngineRollouts(model, loaded.tokenizer)
@@ -67,6 +67,19 @@ def test_graphs_see_the_adapter_as_it_is(prompts):
             weight.data.mul_(-1)
     after = ids(rollouts.generate(prompts[:30], 1, GREEDY))
     assert after == ids(ReferenceRollouts(model, loaded.tokenizer).generate(prompts[:30], 1, GREEDY)) != before
+
+
+def test_graphs_follow_parameters_that_move(prompts):
+    """A graph holds the addresses of the embedding and the norms too."""
+    loaded = load_model("embedded", dtype="float32", device="cuda")
+    rollouts = EngineRollouts(loaded.model, loaded.tokenizer)
+    before = ids(rollouts.generate(prompts[:30], 1, GREEDY))
+    torch.manual_seed(0)
+    for weight in loaded.model.parameters():
+        old, weight.data = weight.data, weight.data + 0.3 * weight.data.std() * torch.randn_like(weight.data)
+        old.fill_(torch.nan)
+    after = ids(rollouts.generate(prompts[:30], 1, GREEDY))
+    assert after == ids(ReferenceRollouts(loaded.model, loaded.tokenizer).generate(prompts[:30], 1, GREEDY)) != before
 
 
 def test_no_step_waits_for_the_host(loaded, prompts):

@@ -1,12 +1,14 @@
-"""The kernels as Python functions: the type and the size of every argument, declared once.
+"""The kernels as Python functions: the type and size of every argument is declared once, in SIGNATURES.
 
     kernels.rms_norm(rows, x, weight, eps, C, out)
     recording.add(kernels.rms_norm, x, weight, eps, C, out)      the same call, made by recording.replay(rows)
 
-Tensors are passed as tensors: another dtype or device, gaps between elements, or anything that is not a tensor raises
-ctypes.ArgumentError before C++ sees an address. A recording also checks sizes when a call is added. With the
-environment variable TINY_MATH_CHECK_KERNELS=1 every call checks the sizes of its tensors, and every replay that the
-tensors still lie where they were recorded.
+Tensors are passed as tensors, sizes as int and factors as float. A tensor of another dtype or device, one that is not
+contiguous, or any other object raises ctypes.ArgumentError before C++ sees an address. A recording also checks the
+sizes of the tensors when a call is added.
+
+For debugging, TINY_MATH_CHECK_KERNELS=1 in the environment checks the sizes of all tensors at every call, and at every
+replay that they still are where they were recorded.
 """
 
 import ctypes
@@ -25,37 +27,37 @@ CHECK_VARIABLE = "TINY_MATH_CHECK_KERNELS"
 
 @dataclass(frozen=True)
 class TensorArgument:
-    """A tensor on the CPU without gaps, of at least `shape`.
+    """A contiguous tensor on the CPU with at least the elements of `shape`.
 
-    Dimensions are numbers, names of the call's sizes or of the model's, `name+1`; a first dimension that nobody names
-    is that of the first tensor that has it.
+    A dimension is a number, the name of a size among the call's arguments or the model's (H, KV, D, QKV = H + 2 KV), or
+    `name+1`. A first dimension that is none of these is inferred from the first tensor that has it.
     """
 
-    dtype: torch.dtype | None  # None: that of the library's activations
+    dtype: torch.dtype | None  # None: the library's
     shape: tuple[int | str, ...]
     optional: bool = False
     name: str = ""
 
     def from_param(self, value: Any) -> c_void_p:
-        """The address, for ctypes."""
+        """The address of the tensor; ctypes calls this for every argument."""
         if value is None and self.optional:
             return c_void_p(None)
         if not isinstance(value, Tensor):
-            raise ArgumentError(f"{self.name} is no tensor but {type(value).__name__}")
+            raise ArgumentError(f"{self.name} must be a tensor, not {type(value).__name__}")
         if value.dtype != self.dtype or not value.is_cpu:
             raise ArgumentError(f"{self.name} is {value.dtype} on {value.device}, not {self.dtype} on cpu")
         if not value.is_contiguous():
-            raise ArgumentError(f"{self.name} has gaps: shape {tuple(value.shape)}, strides {value.stride()}")
+            raise ArgumentError(f"{self.name} is not contiguous: shape {tuple(value.shape)}, strides {value.stride()}")
         return c_void_p(value.data_ptr())
 
     def check_size(self, value: Tensor, sizes: dict[str, int]) -> None:
-        """Raise ArgumentError if `value` is smaller than the kernel will read or write."""
+        """Raise ArgumentError if the kernel would read or write beyond the tensor."""
         first, inner = self.shape[0], math.prod(_size(dim, sizes) for dim in self.shape[1:])
         if isinstance(first, str) and first.partition("+")[0] not in sizes:
             sizes[first] = value.numel() // inner
         elements = _size(first, sizes) * inner
         if value.numel() < elements:
-            raise ArgumentError(f"{self.name} has {value.numel()} elements, not {elements}")
+            raise ArgumentError(f"{self.name} has {value.numel()} elements, the kernel needs {elements}")
 
 
 def _size(dimension: int | str, sizes: Mapping[str, int]) -> int:
@@ -66,7 +68,7 @@ def _size(dimension: int | str, sizes: Mapping[str, int]) -> int:
 
 
 def _scalar(*shape: int | str) -> TensorArgument:
-    """An activation, a weight or a part of the cache, in the library's dtype."""
+    """Activations, weights or caches, in the library's dtype."""
     return TensorArgument(None, shape)
 
 
@@ -90,7 +92,7 @@ def _signature(**arguments: Any) -> dict[str, Any]:
     return arguments
 
 
-# The arguments of every function in the order of its C++ declaration, where they are explained.
+# The arguments of every function, in the order of its C++ declaration, which explains them.
 SIGNATURES: dict[str, dict[str, Any]] = {
     # layers.cpp
     "linear": _signature(
@@ -134,7 +136,7 @@ _GROUPS = _signature(
     completion_start=_int64("completions"), completion_length=_int64("completions"),
 )  # fmt: skip
 
-# Those of update.cpp, which is in float32 alone.
+# Those of update.cpp, which exists in float32 only.
 UPDATE_SIGNATURES: dict[str, dict[str, Any]] = {
     "add_weight_gradient": _signature(
         T=c_long, left=_float32("T", "N"), N=c_long, right=_float32("T", "K"), K=c_long, out=_float32("N", "K"),
@@ -173,9 +175,10 @@ ALIASES = {
 
 
 class Kernels:
-    """The functions of a library as attributes; `panel` columns of a weight and `block` tokens of a cache lie together.
+    """The functions of a compiled library, as attributes.
 
-    `check` is on where the environment asks for it, when the kernels are loaded.
+    `panel` is the number of weight columns that are stored together, `block` that of cached tokens. `check` is True if
+    TINY_MATH_CHECK_KERNELS was set when the kernels were loaded.
     """
 
     panel: int
@@ -198,7 +201,7 @@ class Kernels:
 
 
 class Kernel:
-    """One function of the library."""
+    """One function of the library; called with the arguments of its signature."""
 
     def __init__(
         self,
@@ -218,23 +221,23 @@ class Kernel:
         }
         self._function = library[name]
         self._function.argtypes, self._function.restype = list(self.arguments.values()), None
-        self.unchecked = library[name]  # takes what `converted` returns, as it is
+        self.unchecked = library[name]  # a second function object without argtypes: takes the result of `converted`
         self.unchecked.restype = None
 
     def __call__(self, *values: Any) -> None:
         if self.check:
             self.check_sizes(values)
-        elif len(values) != len(self.arguments):  # ctypes lets more pass
+        elif len(values) != len(self.arguments):  # ctypes accepts more than declared
             raise ArgumentError(f"{self.name} takes {len(self.arguments)} arguments, not {len(values)}")
         self._function(*values)
 
     def converted(self, values: Sequence[Any]) -> tuple[Any, ...]:
-        """All arguments but the first, as ctypes passes them on."""
+        """All arguments but the first, converted for `unchecked`."""
         kinds = list(self.arguments.values())[1:]
         return tuple(kind.from_param(value) for kind, value in zip(kinds, values, strict=True))
 
     def check_sizes(self, values: Sequence[Any]) -> None:
-        """Raise ArgumentError if a tensor is smaller than the sizes of this call."""
+        """Raise ArgumentError if a tensor does not fit the sizes of this call."""
         if len(values) != len(self.arguments):
             raise ArgumentError(f"{self.name} takes {len(self.arguments)} arguments, not {len(values)}")
         named = list(zip(self.arguments.values(), values, self.arguments, strict=True))
@@ -247,17 +250,17 @@ class Kernel:
 
 
 class Recording:
-    """Calls whose arguments were converted once, replayed for any number of rows up to `rows`.
+    """Calls with arguments that are converted once, replayed for any number of rows up to `rows`.
 
-    The memory of the tensors stays allocated as long as the recording. A parameter whose memory is replaced leaves the
-    recording with the old values: whoever records parameters compares their addresses before replaying.
+    The recording keeps the memory of its tensors allocated. If a parameter gets other memory, the recording still reads
+    the old one, so a caller that records parameters has to compare their addresses and record again.
     """
 
     def __init__(self, rows: int, check: bool = False):
         self.rows, self.check = rows, check
         self._calls: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
         self._memory: list[Tensor] = []
-        self._tensors: list[tuple[str, Tensor, int]] = []  # where it was recorded
+        self._tensors: list[tuple[str, Tensor, int]] = []  # kernel, tensor, recorded address
 
     def add(self, kernel: Kernel, *values: Any) -> None:
         """Record a call; `values` are its arguments after the number of rows."""
@@ -265,7 +268,7 @@ class Recording:
         self._calls.append((kernel.unchecked, kernel.converted(values)))
         for value in values:
             if isinstance(value, Tensor):
-                self._memory.append(value.detach())  # holds the memory even where the tensor is given another
+                self._memory.append(value.detach())  # shares the memory and keeps it if the tensor gets another
                 self._tensors.append((kernel.name, value, value.data_ptr()))
 
     def add_function(self, function: Callable[[int], None]) -> None:
@@ -281,7 +284,7 @@ class Recording:
 
     def _check(self, rows: int) -> None:
         if not 0 <= rows <= self.rows:
-            raise ArgumentError(f"{rows} rows of a recording for {self.rows}")
+            raise ArgumentError(f"{rows} rows in a recording for at most {self.rows}")
         for name, tensor, address in self._tensors:
             if tensor.data_ptr() != address:
                 raise ArgumentError(f"{name}: a tensor of shape {tuple(tensor.shape)} has moved since it was recorded")

@@ -44,17 +44,16 @@ class Decoder(ABC):
 
     @abstractmethod
     def _record_anew(self) -> None:
-        """Drop recorded steps: the model's parameters have moved."""
+        """Discard recorded steps: the model's parameters have moved."""
 
     @abstractmethod
     def _cache_prompts(self, layer: int, first: int, prompt_index: Tensor, key: Tensor, value: Tensor) -> None:
         """Store keys and values `[P, T, KV, D]` for slots `first …`, which continue prompts `prompt_index`."""
 
     def admit(self, first: int, prompts: list[list[int]], prompt_index: list[int], uniform: Tensor | None) -> None:
-        """Prefill `prompts` and draw a first token in the slots from `first` on; slot `first + i` continues prompt
-        `prompt_index[i]`.
+        """Prefill `prompts` and draw the first tokens of the slots from `first` on.
 
-        `uniform` `[B, new_tokens]` decides all draws of these completions.
+        Slot `first + i` continues prompt `prompt_index[i]`; row `i` of `uniform` `[B, new_tokens]` decides its draws.
         """
         if (addresses := self.weights.addresses()) != self.recorded_at:
             self.recorded_at = addresses
