@@ -127,7 +127,7 @@ def test_tokens_choose_the_tracker_unless_the_config_did(monkeypatch):
 
     monkeypatch.setattr("tiny_math_solver.training.trackers.find_spec", lambda name: object())
 
-    def chosen(config: Path, **environment: str) -> list[str] | str:
+    def chosen(config: Path, **environment: str) -> tuple[list[str] | str, str | None]:
         with monkeypatch.context() as patch:
             patch.delenv("WANDB_API_KEY", raising=False)
             for name, value in environment.items():

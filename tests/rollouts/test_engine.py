@@ -191,7 +191,7 @@ def test_the_certificate_passes_here_and_fails_where_something_is_wrong(engine, 
     assert broken(later("rotations", lambda _, made: made.roll(1, 0)))
     assert broken(later("sync", lambda w, _: w.layers[0].query_key_value.bias.zero_()))
     assert broken(later("sync", lambda w, _: w.layers[3].down.weight.mul_(1.001)))
-    assert broken(lambda w: setattr(w, "final_norm", torch.ones_like(w.final_norm)))
+    assert broken(later("sync", lambda w, _: setattr(w, "final_norm", torch.ones_like(w.final_norm))))
 
 
 # -- Weights ----------------------------------------------------------------------------------------------------
@@ -230,6 +230,57 @@ def test_rollouts_are_never_those_of_an_earlier_policy(engine, loaded, prompts):
         change()
         after = ids(rollouts.generate(prompts[:30], 1, GREEDY))
         assert after == ids(ReferenceRollouts(model, loaded.tokenizer).generate(prompts[:30], 1, GREEDY)) != before
+
+
+@pytest.mark.parametrize("trained", [True, False], ids=["trained", "frozen"])
+def test_parameters_that_move_are_followed(trained: bool, engine, loaded, prompts):
+    """A recorded step points at the embedding and the norms: it must not go on with what lay there before."""
+    model: Any = small(FAMILIES["qwen3"]).requires_grad_(trained)
+    settings = Sampling(max_new_tokens=24, temperature=0)
+    rollouts, reference = engine(model, loaded.tokenizer, 8), ReferenceRollouts(model, loaded.tokenizer)
+    parameters, generator = list(model.parameters()), torch.Generator().manual_seed(0)
+
+    def changed(weight: torch.Tensor) -> torch.Tensor:
+        return weight + 0.05 * torch.randn(weight.shape, generator=generator)
+
+    def move() -> None:  # as model.to(another device) does
+        for p in parameters:
+            p.data = changed(p.data)
+
+    def move_twice() -> None:
+        """The second copy may lie where the parameters lay at first."""
+        for p in parameters:
+            p.data = p.data.clone()
+        for p in parameters:
+            p.data = changed(p.data)
+
+    def clone() -> None:
+        for p in parameters:
+            old, p.data = p.data, changed(p.data)
+            old.fill_(torch.nan)  # nobody may look there
+
+    def load() -> None:
+        model.load_state_dict({name: changed(weight) for name, weight in model.state_dict().items()})
+
+    def replace() -> None:
+        """Every parameter becomes another object."""
+        state = {name: changed(weight) for name, weight in model.state_dict().items()}
+        model.load_state_dict(state, assign=True)
+        model.requires_grad_(trained)
+
+    for change in (move, load, clone, move_twice, move_twice, replace):
+        before = ids(rollouts.generate(prompts[:12], 1, settings))
+        change()
+        expected = ids(reference.generate(prompts[:12], 1, settings))
+        assert ids(rollouts.generate(prompts[:12], 1, settings)) == expected != before
+
+
+def test_another_dtype_than_the_engine_was_made_for_is_refused(engine, loaded, prompts):
+    model: Any = load_model("embedded", dtype="float32").model
+    rollouts = engine(model, loaded.tokenizer)
+    model.to(torch.bfloat16)
+    with pytest.raises(RuntimeError, match=r"in torch.bfloat16 on cpu; its rollouts were made for torch.float32 on"):
+        rollouts.generate(prompts[:2], 1, GREEDY)
 
 
 def test_an_adapter_put_on_and_taken_off_later_is_seen(engine, loaded, prompts):
@@ -283,7 +334,7 @@ def test_graph_sized_batches_are_safe_with_one_new_token(loaded, prompts):
     """On a GPU slots beyond the running ones are stepped too, again and again: they must not run out of columns."""
     rollouts = EngineRollouts(loaded.model, loaded.tokenizer, 64, native=False)
     with torch.inference_mode():
-        decoder = rollouts._decoder(64, 128, Sampling(max_new_tokens=1, temperature=0))
+        decoder: Any = rollouts._decoder(64, 128, Sampling(max_new_tokens=1, temperature=0))
         decoder.admit(0, [p.ids for p in prompts[:5]], [0, 1, 2, 3, 4], None)
         for _ in range(8):
             decoder._step(64, 128)

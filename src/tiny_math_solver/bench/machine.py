@@ -3,14 +3,13 @@
 import platform
 import time
 from collections.abc import Callable
-from ctypes import c_long
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 
-from tiny_math_solver.kernels import at, kernels
+from tiny_math_solver.kernels import load_kernels
 from tiny_math_solver.support.device import default_device
 
 REPEATS = 7
@@ -53,14 +52,11 @@ def ceilings() -> dict[str, float]:
 
 def _own_product_flops(size: int) -> float:
     """The same of our own kernel, which on some processors passes torch's libraries."""
-    found = kernels(2, 1, 64, torch.float32)
+    found = load_kernels(2, 1, 64, torch.float32)
     if isinstance(found, str):
         return 0.0
     a, b, out, bias = torch.randn(size, size), torch.randn(size, size), torch.empty(size, size), torch.zeros(size)
-    count = c_long(size)
-    return (
-        2 * size**3 / seconds(lambda: found.linear(count, at(a), count, at(b), at(bias), None, at(out), count), "cpu")
-    )
+    return 2 * size**3 / seconds(lambda: found.linear(size, a, size, b, bias, None, out, size), "cpu")
 
 
 def describe() -> dict[str, Any]:

@@ -40,6 +40,7 @@ class Decoder(ABC):
         self.tokens = torch.zeros(slots, columns, dtype=torch.long, device=device)
         self.logprobs = torch.zeros(slots, columns, device=device)
         self.uniform = torch.zeros(slots, columns, device=device)
+        self.recorded_with = weights.addresses()
 
     @staticmethod
     @abstractmethod
@@ -51,6 +52,10 @@ class Decoder(ABC):
         """Draw one more token for each of the first `rows` slots."""
 
     @abstractmethod
+    def _forget_steps(self) -> None:
+        """Record steps anew: the model's parameters have moved."""
+
+    @abstractmethod
     def _keep(self, layer: int, first: int, rows: Tensor, key: Tensor, value: Tensor) -> None:
         """Put keys and values of prompts `[P, T, KV, D]` where slots `first …`, of prompts `rows`, find them."""
 
@@ -59,6 +64,9 @@ class Decoder(ABC):
 
         Their first tokens are drawn. `uniform` `[B, new_tokens]` decides all their draws.
         """
+        if (addresses := self.weights.addresses()) != self.recorded_with:
+            self.recorded_with = addresses
+            self._forget_steps()
         last, device = first + len(rows), self.weights.device
         longest = max(map(len, prompts))
         index = torch.tensor(rows, device=device)
@@ -174,6 +182,9 @@ class TorchDecoder(Decoder):
             self._replay(min(next((size for size in ROWS if size >= rows), rows), self.slots), tokens)
         else:
             self._step(rows, tokens)
+
+    def _forget_steps(self) -> None:
+        self.graphs.clear()
 
     def _replay(self, rows: int, tokens: int) -> None:
         graph = self.graphs.get((rows, tokens))

@@ -4,7 +4,6 @@ The copy is always made from the model's own base weights, which are only read. 
 the adapter out again, as is often done, rounds the base a little at every step.
 """
 
-from ctypes import CDLL, c_long
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 
-from tiny_math_solver.kernels import LARGEST_PANEL, at, kernels
+from tiny_math_solver.kernels import LARGEST_PANEL, Kernels, load_kernels
 from tiny_math_solver.rollouts.rollout import causal_lm
 
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # those whose angles depend on the position alone
@@ -39,14 +38,14 @@ class Linear:
         self.columns = rows  # of the result, padding included
         like: Any = {"dtype": weights.dtype, "device": weights.device}
         if self.kernels is not None and weights.dtype == torch.float32:
-            self.layout, panel = "panels", self.kernels.panel_columns()
+            self.layout, panel = "panels", self.kernels.panel
             self.columns = -(-rows // panel) * panel
             self.weight = torch.zeros(self.columns // panel, columns, panel, **like)
         else:
             self.layout = "onednn" if _has_onednn(weights.dtype, weights.device) else "dense"
             self.weight = torch.empty(rows if self.layout == "dense" else 0, columns, **like)
         self.bias = torch.zeros(self.columns, **like) if bias or self.layout == "panels" else None
-        self.filled_from: tuple[Any, ...] | None = None  # weights that are not adapted, and their state
+        self.filled_from: list[tuple[Tensor, int]] | None = None  # weights that are not adapted, and their versions
 
     @property
     def modules(self) -> list[Any]:
@@ -83,10 +82,7 @@ class Linear:
         """From panels: `x Wᵀ + bias (+ add)` `[N, columns]`, padding included, for `x` `[N, in]` without gaps."""
         assert self.kernels is not None
         out = x.new_empty(len(x), self.columns)
-        self.kernels.linear(
-            c_long(len(x)), at(x), c_long(x.shape[1]), at(self.weight), at(self.bias), at(add), at(out),
-            c_long(self.columns),
-        )  # fmt: skip
+        self.kernels.linear(len(x), x, x.shape[1], self.weight, self.bias, add, out, self.columns)
         return out
 
 
@@ -125,19 +121,20 @@ class PolicyWeights:
         embedding = self.body.embed_tokens
         if not isinstance(embedding, nn.Embedding | ModulesToSaveWrapper):
             raise UnsupportedModelError(f"an embedding that is {type(embedding).__name__}")
-        self.embedding = embedding.weight
+        self.embedding: Tensor = embedding.weight
         self.dtype, self.device = self.embedding.dtype, self.embedding.device
         found = self._kernels() if native else "not asked for"
-        self.kernels: CDLL | None = None if isinstance(found, str) else found
+        self.kernels: Kernels | None = None if isinstance(found, str) else found
         self.no_kernels = found if isinstance(found, str) else ""  # why
         self.version = 0
         self.layers = [self._layer(layer) for layer in self.body.layers]
-        self.final_norm = self.body.norm.weight
+        self.final_norm: Tensor = self.body.norm.weight
         self.logits = Linear(inner, ("lm_head",), self)
         self.sync()
 
     def sync(self) -> None:
         """Make the copy anew from the policy as it is now; only what is frozen and without an adapter is kept."""
+        self._borrow()
         with torch.no_grad():
             for layer, source in zip(self.layers, self.body.layers, strict=True):
                 for linear in layer.linears:
@@ -147,6 +144,23 @@ class PolicyWeights:
                     layer.key_norm.copy_(self.paired(source.self_attn.k_norm.weight))
             self._fill(self.logits)
         self.version += 1
+
+    def _borrow(self) -> None:
+        """Look up the parameters that are shared with the model: they may have been replaced by others."""
+        self.embedding, self.final_norm = self.body.embed_tokens.weight, self.body.norm.weight
+        for layer, source in zip(self.layers, self.body.layers, strict=True):
+            layer.attention_norm = source.input_layernorm.weight
+            layer.mlp_norm = source.post_attention_layernorm.weight
+        if (self.embedding.dtype, self.embedding.device) != (self.dtype, self.device):
+            raise RuntimeError(
+                f"the model is in {self.embedding.dtype} on {self.embedding.device}; "
+                f"its rollouts were made for {self.dtype} on {self.device}: make new ones"
+            )
+
+    def addresses(self) -> list[tuple[int, torch.dtype, torch.Size]]:
+        """Where the parameters lie that are shared with the model; recorded steps and graphs point there."""
+        norms = [norm for layer in self.layers for norm in (layer.attention_norm, layer.mlp_norm)]
+        return [(shared.data_ptr(), shared.dtype, shared.shape) for shared in (self.embedding, *norms, self.final_norm)]
 
     @property
     def nbytes(self) -> int:
@@ -172,7 +186,7 @@ class PolicyWeights:
         """Cosine and sine of each pair `[length, head_dim]`, without the scale, as the kernels take them."""
         return torch.view_as_real(self.rotations(length)[:, -1].contiguous()).flatten(1)
 
-    def _kernels(self) -> CDLL | str:
+    def _kernels(self) -> Kernels | str:
         """Our own kernels, or why there are none for this device and these shapes."""
         mlp, hidden = self.body.layers[0].mlp, self.config.hidden_size
         sizes = [self.heads * self.head_dim, self.kv_heads * self.head_dim, hidden, mlp.gate_proj.out_features]
@@ -182,7 +196,7 @@ class PolicyWeights:
             return f"sizes of this model that are no multiples of {LARGEST_PANEL}"
         if any(norm.weight.dtype != self.dtype for norm in (self.body.norm, self.body.layers[0].input_layernorm)):
             return "norms of another dtype than the embedding"
-        return kernels(self.heads, self.kv_heads, self.head_dim, self.dtype)
+        return load_kernels(self.heads, self.kv_heads, self.head_dim, self.dtype)
 
     def _layer(self, source: Any) -> Layer:
         attention, mlp = source.self_attn, source.mlp
@@ -205,10 +219,14 @@ class PolicyWeights:
         frozen = not any(weight.requires_grad for base in bases for weight in base.parameters())
         if frozen and all(base is module for base, module in zip(bases, modules, strict=True)):
             # neither adapted nor trained: what has not moved and autograd has not seen change is as it was
-            state = tuple((weight.data_ptr(), weight._version) for base in bases for weight in base.parameters())
-            if state == target.filled_from:
+            parameters = [weight for base in bases for weight in base.parameters()]
+            if target.filled_from is not None and all(
+                weight.data_ptr() == seen.data_ptr() and weight._version == version
+                for weight, (seen, version) in zip(parameters, target.filled_from, strict=True)
+            ):
                 return
-            target.filled_from = state
+            # holding on to the memory: other values could come to lie at the address of memory that was freed
+            target.filled_from = [(weight.detach(), weight._version) for weight in parameters]
         else:
             target.filled_from = None
         weights: list[Tensor] = [_merged(module).to(self.dtype) for module in modules]

@@ -9,14 +9,12 @@ Shapes: `N` tokens, `C` hidden size, `M` MLP size, `V` vocabulary; qkv is `[N, (
 `D`, `KV` of them with keys and values.
 """
 
-from ctypes import c_bool, c_float, c_long
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from tiny_math_solver.kernels import at
 from tiny_math_solver.rollouts.policy_weights import Linear, PolicyWeights, base_linear
 from tiny_math_solver.update.passes import Batch
 from tiny_math_solver.update.torch_scorer import FLOAT32_BYTES, model_sizes
@@ -117,12 +115,12 @@ class KernelScorer:
             self._rotate(qkv, tokens, backward=False)
             attention = x.new_empty(len(x), weights.heads * weights.head_dim)
             log_sum = x.new_empty(len(x), weights.heads)
-            kernels.attention(*tokens.layout, at(qkv), at(attention), at(log_sum))
+            kernels.attention(*tokens.layout, qkv, attention, log_sum)
             middle = layer.attention_out.product(attention, add=x)
             middle_normed = self._norm(middle, layer.mlp_norm)
             gate_up = layer.gate_up(middle_normed)
             gated = x.new_empty(len(x), gate_up.shape[1] // 2)
-            kernels.gate(c_long(len(x)), at(gate_up), c_long(gated.shape[1]), at(gated))
+            kernels.gate(len(x), gate_up, gated.shape[1], gated)
             saved.append(_LayerInputs(x, normed, qkv, attention, log_sum, middle, middle_normed, gate_up, gated))
             x = layer.down.product(gated, add=middle)
         hidden = self._norm(x, weights.final_norm)[tokens.sources]
@@ -131,8 +129,8 @@ class KernelScorer:
             part = slice(start, start + LOGITS_TOKENS)
             logits = weights.logits.product(hidden[part])
             kernels.choose(
-                c_long(len(logits)), at(logits), c_long(logits.shape[1]), c_long(weights.logits.rows),
-                c_float(1 / self.temperature), at(tokens.targets[part]), at(logprobs[part]),
+                len(logits), logits, logits.shape[1], weights.logits.rows,
+                1 / self.temperature, tokens.targets[part], logprobs[part],
             )  # fmt: skip
             self._input_grad(logits, weights.logits, hidden_grad[part])
         return logprobs, saved, x, hidden_grad
@@ -141,7 +139,7 @@ class KernelScorer:
 
     def backward(self, tokens: "RaggedTokens", saved: list["_LayerInputs"], x: Tensor, hidden_grad: Tensor) -> None:
         """Accumulate the gradients of the merged weights, from those of the hidden states that were scored."""
-        kernels, count = self.kernels, c_long(len(x))
+        kernels, count = self.kernels, len(x)
         normed_grad = torch.zeros_like(x).index_add_(0, tokens.sources, hidden_grad)
         x_grad = torch.empty_like(x)  # of the residual stream, on its way down
         self._norm_backward(x, self.weights.final_norm, normed_grad, x_grad, add=False)
@@ -149,16 +147,12 @@ class KernelScorer:
             kept = saved.pop()
             gated_grad = self._linear_backward(x_grad, layer.down, kept.gated)
             gate_up_grad = torch.empty_like(kept.gate_up)
-            kernels.gate_backward(
-                count, at(kept.gate_up), c_long(kept.gated.shape[1]), at(gated_grad), at(gate_up_grad)
-            )
+            kernels.gate_backward(count, kept.gate_up, kept.gated.shape[1], gated_grad, gate_up_grad)
             normed_grad = self._linear_backward(gate_up_grad, layer.gate_up, kept.middle_normed)
             self._norm_backward(kept.middle, layer.mlp_norm, normed_grad, x_grad, add=True)
             attention_grad = self._linear_backward(x_grad, layer.attention_out, kept.attention)
             qkv_grad = torch.empty_like(kept.qkv)
-            kernels.attention_backward(
-                *tokens.layout, at(kept.qkv), at(kept.attention), at(kept.log_sum), at(attention_grad), at(qkv_grad)
-            )
+            kernels.attention_backward(*tokens.layout, kept.qkv, kept.attention, kept.log_sum, attention_grad, qkv_grad)
             self._rotate(qkv_grad, tokens, backward=True)
             if index:
                 normed_grad = self._linear_backward(qkv_grad, layer.query_key_value, kept.normed)
@@ -172,14 +166,13 @@ class KernelScorer:
         return self._input_grad(out_grad, linear, torch.empty_like(x))
 
     def _weight_grad(self, out_grad: Tensor, linear: Linear, x: Tensor) -> None:
-        rows, columns = (c_long(part.shape[1]) for part in (out_grad, x))
-        self.kernels.add_product(c_long(len(x)), at(out_grad), rows, at(x), columns, at(self.weight_grads[linear]))
+        self.kernels.add_product(len(x), out_grad, out_grad.shape[1], x, x.shape[1], self.weight_grads[linear])
 
     def _input_grad(self, out_grad: Tensor, linear: Linear, out: Tensor) -> Tensor:
         no_bias = out.new_zeros(out.shape[1])
         self.kernels.linear(
-            c_long(len(out_grad)), at(out_grad), c_long(out_grad.shape[1]), at(self.transposed[linear]), at(no_bias),
-            None, at(out), c_long(out.shape[1]),
+            len(out_grad), out_grad, out_grad.shape[1], self.transposed[linear], no_bias,
+            None, out, out.shape[1],
         )  # fmt: skip
         return out
 
@@ -187,18 +180,18 @@ class KernelScorer:
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
         out = torch.empty_like(x)
-        self.kernels.norm(c_long(len(x)), at(x), at(weight), c_float(self.weights.eps), c_long(x.shape[1]), at(out))
+        self.kernels.norm(len(x), x, weight, self.weights.eps, x.shape[1], out)
         return out
 
     def _norm_backward(self, x: Tensor, weight: Tensor, out_grad: Tensor, x_grad: Tensor, add: bool) -> None:
         self.kernels.norm_backward(
-            c_long(len(x)), at(x), at(weight), c_float(self.weights.eps), c_long(x.shape[1]), at(out_grad),
-            c_bool(add), at(x_grad),
+            len(x), x, weight, self.weights.eps, x.shape[1], out_grad,
+            add, x_grad,
         )  # fmt: skip
 
     def _rotate(self, qkv: Tensor, tokens: "RaggedTokens", backward: bool) -> None:
-        scale = c_float(self.weights.head_dim**-0.5)
-        self.kernels.turn(c_long(len(qkv)), at(qkv), at(tokens.positions), at(self.rope_table), scale, c_bool(backward))
+        scale = self.weights.head_dim**-0.5
+        self.kernels.turn(len(qkv), qkv, tokens.positions, self.rope_table, scale, backward)
 
 
 class _LayerInputs(NamedTuple):
@@ -241,7 +234,6 @@ class RaggedTokens:
     targets: Tensor  # the scored tokens
     scored: tuple[Tensor, Tensor]  # their rows, and their columns in the completions
     layout: tuple[Any, ...]  # the groups as the attention takes them
-    held: tuple[Tensor, ...]  # the memory of `layout`
 
 
 def ragged(batch: Batch) -> RaggedTokens:
@@ -284,8 +276,7 @@ def ragged(batch: Batch) -> RaggedTokens:
         sources=torch.tensor(sources, dtype=torch.long),
         targets=torch.tensor(targets, dtype=torch.long),
         scored=(torch.tensor(scored[0], dtype=torch.long), torch.tensor(scored[1], dtype=torch.long)),
-        layout=(c_long(len(groups)), *map(at, held)),
-        held=held,
+        layout=(len(groups), *held),
     )
 
 

@@ -1,0 +1,100 @@
+"""Compiles the kernels for this processor and a model's shape: a second or two, once; the library is kept."""
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from importlib import resources
+from pathlib import Path
+
+import torch
+
+from tiny_math_solver.kernels.bindings import Kernels
+
+# on the processors with the widest registers:
+LARGEST_BLOCK = 16  # tokens of a block of the cache
+LARGEST_PANEL = 32  # columns of a weight that are kept together
+FLAGS = ("-O3", "-march=native", "-std=gnu++17", "-fPIC", "-fopenmp", "-fno-math-errno")
+DTYPES = {torch.float32: (), torch.bfloat16: ("-DBFLOAT16",)}
+
+
+@functools.cache
+def load_kernels(heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> Kernels | str:
+    """The kernels for models of this shape, or the reason why there are none."""
+    if dtype not in DTYPES or head_dim % LARGEST_BLOCK:
+        return f"no kernels for {head_dim} elements per head in {str(dtype).removeprefix('torch.')}"
+    compiler = shutil.which("g++")  # clang links another OpenMP runtime than the one torch brings
+    if not compiler:
+        return "no g++ found"
+    if not _shares_threads():
+        return "no OpenMP runtime to share with torch"
+    shape = (f"-DHEADS={heads}", f"-DKV_HEADS={kv_heads}", f"-DHEAD_DIM={head_dim}")
+    try:
+        library = ctypes.CDLL(str(_library(compiler, (*FLAGS, *shape, *DTYPES[dtype]))))
+    except subprocess.CalledProcessError as error:
+        first = error.stderr.decode(errors="replace").strip().splitlines()[:1]
+        return f"{compiler} failed: {' '.join(first)}"
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"the kernels could not be compiled or loaded: {error}"
+    return Kernels(library, heads, kv_heads, head_dim, dtype)
+
+
+def _shares_threads() -> bool:
+    """True if torch's own OpenMP runtime can serve the kernels: a second thread pool would compete with it."""
+    return hasattr(ctypes.CDLL(None), "GOMP_parallel")
+
+
+def _library(compiler: str, flags: tuple[str, ...]) -> Path:
+    """The shared library of these sources, compiler, processor and flags, compiled if it is not in the cache."""
+    package = resources.files("tiny_math_solver.kernels")
+    sources = {f.name: f.read_bytes() for f in package.iterdir() if f.name.endswith((".cpp", ".h"))}
+    version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=30).stdout
+    parts = [*(part for name in sorted(sources) for part in (name.encode(), sources[name])), version, _processor()]
+    key = hashlib.sha256(b"\0".join([*parts, " ".join(flags).encode()])).hexdigest()[:20]
+    path = _cache_folder() / f"kernels-{key}.so"
+    if not path.exists():
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+
+            def run(*command: str) -> None:
+                subprocess.run(command, cwd=folder, capture_output=True, check=True, timeout=120)
+
+            for name, source in sources.items():
+                Path(folder, name).write_bytes(source)
+            units = [name for name in sources if name.endswith(".cpp")]
+            run(compiler, *flags, "-c", *units)
+            # linked without -fopenmp, so that its symbols resolve to the runtime that torch has loaded
+            run(compiler, "-shared", *(str(Path(name).with_suffix(".o")) for name in units), "-o", "kernels.so", "-lm")
+            Path(folder, "kernels.so").replace(path)
+    return path
+
+
+def _processor() -> bytes:
+    """The features that `-march=native` depends on: machines of several kinds may share a home folder."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor().encode()
+    return "\n".join(sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))})).encode()
+
+
+def _cache_folder() -> Path:
+    """A folder that no other user can write to: the library in it runs in this process."""
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    folder = Path(base).expanduser() / "tiny-math-solver"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        state = folder.stat()
+        if os.access(folder, os.W_OK) and state.st_uid == os.getuid() and not state.st_mode & 0o022:
+            return folder
+    except (OSError, RuntimeError):
+        pass
+    return Path(_private_folder().name)
+
+
+@functools.cache
+def _private_folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="tiny-math-solver-")
