@@ -6,7 +6,8 @@ import sys
 import tomllib
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from helpers.paths import ROOT
+
 DISTRIBUTIONS = {"yaml": "pyyaml"}  # of modules that are named otherwise
 OURS = {"tiny_math_solver", "reward_func", "train_grpo"}
 ELSEWHERE = {"vllm"}  # in a Python of its own, which --vllm-python names

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -244,7 +245,8 @@ def test_a_model_of_qwens_shape_trains_two_steps_on_real_gsm8k(
         dtype=torch.bfloat16,
     )
     torch.manual_seed(0)
-    model = Qwen2ForCausalLM(shape).to(torch.bfloat16)
+    model: Any = Qwen2ForCausalLM(shape)
+    model = model.to(torch.bfloat16)
     assert 490e6 < model.num_parameters() < 500e6
     model.save_pretrained(tmp_path / "base")
     AutoTokenizer.from_pretrained(tiny_model_folder).save_pretrained(tmp_path / "base")

@@ -1,5 +1,7 @@
 """The measurements: equal work on both sides, and figures that follow from the times."""
 
+from typing import Any
+
 import pytest
 
 from helpers.paths import QUICKSTART
@@ -31,7 +33,7 @@ def test_the_sides_of_a_step_train_on_equally_many_completions():
 def test_the_other_side_is_trl_itself():
     short = ["--grpo.num_generations", "2", "--grpo.max_completion_length", "8", "--problems.train", "20"]
     small = ["--grpo.per_device_train_batch_size", "4", "--grpo.gradient_accumulation_steps", "1", *short]
-    made = []
+    made: list[Any] = []
 
     class Spy(steps.TrainerCallback):
         trainer = None

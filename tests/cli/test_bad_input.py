@@ -53,7 +53,7 @@ def tiny_folders(tmp_path_factory: pytest.TempPathFactory) -> None:
     build_qwen2(TINY["model"])
     base = AutoModelForCausalLM.from_pretrained(TINY["model"], dtype=torch.float32)
     config = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
-    get_peft_model(base, config).save_pretrained(TINY["adapter"])
+    get_peft_model(base, config).save_pretrained(str(TINY["adapter"]))
     TINY["run"] = tmp_path_factory.mktemp("runs") / "run"
     assert main(shlex.split(f"train {QUICKSTART} --grpo.output_dir {TINY['run']} --quiet {SHORT}")) == 0
 

@@ -112,7 +112,7 @@ def test_wandb_without_its_package_is_said_before_a_model_loads(monkeypatch, cap
 def test_bench_refuses_what_it_does_not_know_before_it_measures(capsys):
     assert main(["bench", "rollout"]) == 2
     refusal = (
-        "no part 'rollout' to measure; choose of machine, rollouts, rollouts-0.5b, steps, steps-0.5b, memory, race"
+        "no part 'rollout' to measure; choose from machine, rollouts, rollouts-0.5b, steps, steps-0.5b, memory, race"
     )
     assert refusal in capsys.readouterr().err
     assert main(["bench", "--vllm-python", "/no/such/python"]) == 2
@@ -127,7 +127,7 @@ def test_tokens_choose_the_tracker_unless_the_config_did(monkeypatch):
 
     monkeypatch.setattr("tiny_math_solver.training.trackers.find_spec", lambda name: object())
 
-    def chosen(config: Path, **environment: str) -> list[str] | str:
+    def chosen(config: Path, **environment: str) -> tuple[list[str] | str, str | None]:
         with monkeypatch.context() as patch:
             patch.delenv("WANDB_API_KEY", raising=False)
             for name, value in environment.items():

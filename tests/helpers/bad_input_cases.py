@@ -94,10 +94,10 @@ CONFIGS = [
     config("Latin-1", "prompt:\n  system: Zoé\n".encode("latin-1"), "save it as UTF-8"),
     config("NUL bytes", "grpo:\n  max_steps: \0\n", "unacceptable character"),
     config("a binary file", bytes(range(256)), "c.yaml: not UTF-8 text"),
-    config("a large file", "#" * 300_000, "over 200,000 bytes, so it is no configuration"),
-    config("key twice", "grpo:\n  seed: 1\n  beta: 0\n  seed: 2\n", "c.yaml:4: not valid YAML: the key seed stands"),
-    config("key twice in a line", "grpo: {seed: 1, seed: 2}\n", "the key seed stands there twice"),
-    config("section twice", "grpo:\n  seed: 1\ngrpo:\n  beta: 0\n", "c.yaml:3: not valid YAML: the key grpo stands"),
+    config("a large file", "#" * 300_000, "over 200,000 bytes: too large for a configuration"),
+    config("key twice", "grpo:\n  seed: 1\n  beta: 0\n  seed: 2\n", "c.yaml:4: not valid YAML: the key seed is"),
+    config("key twice in a line", "grpo: {seed: 1, seed: 2}\n", "the key seed is repeated"),
+    config("section twice", "grpo:\n  seed: 1\ngrpo:\n  beta: 0\n", "c.yaml:3: not valid YAML: the key grpo is"),
     config("tab", "grpo:\n\tseed: 1\n", "c.yaml:2: not valid YAML: found character '\\t'"),
     config("aliases that grow", f"lora:\n  target_modules:\n    {BOMB}", "c.yaml:4: not valid YAML: aliases"),
     config("alias of itself", "grpo: &a\n  model_init_kwargs: *a\n", "c.yaml:2: not valid YAML: aliases"),
@@ -107,8 +107,8 @@ CONFIGS = [
     config("two documents", "grpo: {}\n---\ngrpo: {}\n", "c.yaml:2: not valid YAML: but found another document"),
     config("unclosed", "grpo: [1\n", "c.yaml:2: not valid YAML"),
     config("long number", f"grpo:\n  seed: {'9' * 5000}\n", "c.yaml: not valid YAML: Exceeds the limit"),
-    config("half a character", 'prompt:\n  system: "\\ud800"\n', "a character that no file can hold"),
-    config("NUL in a path", 'grpo:\n  output_dir: "a\\0b"\n', "a character that no file can hold"),
+    config("half a character", 'prompt:\n  system: "\\ud800"\n', "a character that cannot be written to a file"),
+    config("NUL in a path", 'grpo:\n  output_dir: "a\\0b"\n', "a character that cannot be written to a file"),
     config("unknown section", "modl:\n  name: x\n", "c.yaml:1: unknown key modl; did you mean model?"),
     config("number as a section", "1: {}\n", "c.yaml:1: unknown key 1"),
     config("unknown key", "grpo:\n  beta: 0\n  learnin_rate: 1\n", "c.yaml:3: unknown key grpo.learnin_rate; did you"),
@@ -182,7 +182,7 @@ SETTINGS = [
     setting("grpo.remove_unused_columns true", "the rewards need the columns"),
     setting("grpo.vllm_importance_sampling_clip_min 9", "grpo: "),
     setting("grpo.eval_strategy steps", "eval_dataset"),
-    setting("grpo.resume_from_checkpoint x", "go on with a run by --resume"),
+    setting("grpo.resume_from_checkpoint x", "use --resume to continue a run"),
     setting("lora.r 0", "lora.r = 0"),
     setting("lora.r -1", "lora.r = -1"),
     setting("lora.r 1000000", "lora.r = 1000000"),
@@ -222,15 +222,15 @@ SETTINGS = [
     ),
     setting("grpo.push_to_hub true", "train first, then upload the adapter with `hf upload"),
     setting(
-        f"grpo.hub_token {SECRET}", "grpo.hub_token: a token belongs into the environment and no file: set HF_TOKEN"
+        f"grpo.hub_token {SECRET}", "grpo.hub_token: tokens belong in the environment, not in a file: set HF_TOKEN"
     ),
     setting(f"grpo.hub_token={SECRET}", "set HF_TOKEN"),
     setting(f"grpo.hub_token '[{SECRET}'", "--grpo.hub_token: cannot read the value"),
     setting(f"grpo.hub_tokn {SECRET}", "did you mean grpo.hub_token?"),
     setting(f"hub_token={SECRET}", "unknown argument '--hub_token'"),
-    setting(f"grpo.model_init_kwargs '{{token: {SECRET}}}'", "the model is loaded as the section model says"),
-    config("token in a file", f"grpo:\n  hub_token: {SECRET}\n", "c.yaml:2: grpo.hub_token: a token belongs"),
-    config("token as a list", f"grpo:\n  hub_token: [{SECRET}]\n", "c.yaml:2: grpo.hub_token: a token belongs"),
+    setting(f"grpo.model_init_kwargs '{{token: {SECRET}}}'", "section model says how the model is loaded"),
+    config("token in a file", f"grpo:\n  hub_token: {SECRET}\n", "c.yaml:2: grpo.hub_token: tokens belong"),
+    config("token as a list", f"grpo:\n  hub_token: [{SECRET}]\n", "c.yaml:2: grpo.hub_token: tokens belong"),
     Case("token of eval", f"eval embedded --hub_token={SECRET}", "unknown argument '--hub_token'; see tiny-math eval"),
 ]
 
@@ -406,7 +406,10 @@ COMMANDS = [
     ),
     Case("out below a file", "eval embedded --out o/x.jsonl", "o: cannot be written", {"o": "x"}),
     Case(
-        "out is something else", "eval embedded --out notes.txt", "exists and is no .jsonl file", {"notes.txt": "mine"}
+        "out is something else",
+        "eval embedded --out notes.txt",
+        "exists and is not a .jsonl file",
+        {"notes.txt": "mine"},
     ),
     Case(
         "out is the problems",
@@ -423,7 +426,7 @@ COMMANDS = [
     Case("merge below a file", "merge a m/x", "m/x: cannot be written", {"a": merging, "m": "mine"}),
     Case("merge: dtype", "merge a out --dtype int3", "dtype 'int3': use auto", {"a": merging}),
     Case("merge: problems", "merge a out --problems ./nowhere.jsonl", "no such problem file", {"a": merging}),
-    Case("allow without resume", f"train {QUICKSTART} --allow lora", "--allow goes with --resume"),
+    Case("allow without resume", f"train {QUICKSTART} --allow lora", "--allow needs --resume"),
     Case(
         "output is a file", f"train {QUICKSTART} --grpo.output_dir o", "o: exists and is not a run folder", {"o": "x"}
     ),

@@ -37,7 +37,11 @@ def adapter(why: str, damage: Callable[[Path], Any], message: str) -> Case:
 
 
 def without(*names: str) -> Callable[[Path], None]:
-    return lambda folder: [(folder / name).unlink() for name in names]  # type: ignore[return-value]
+    def build(folder: Path) -> None:
+        for name in names:
+            (folder / name).unlink()
+
+    return build
 
 
 def having(name: str, **values: Any) -> Callable[[Path], None]:

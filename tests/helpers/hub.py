@@ -378,7 +378,7 @@ def publish(
     kind: str,
     repo: str,
     revision: str,
-    build: Callable[[Path], None],
+    build: Callable[[Path], Any],
     *,
     main: bool = False,
 ) -> Path:

@@ -195,7 +195,7 @@ def test_a_file_that_arrives_damaged_is_downloaded_once_more(pinned_hub: HubStan
 
 def test_a_cache_without_links_has_nothing_to_compare(pinned_hub: HubStandin, tmp_path: Path):
     """Catches: taking every file of such a cache (Windows) for a damaged one."""
-    plain = {"HF_HUB_DISABLE_SYMLINKS": "1"}
+    plain: dict[str, Any] = {"HF_HUB_DISABLE_SYMLINKS": "1"}
     online = snapshots(pinned_hub, tmp_path, *WANTED, **plain)
     assert not Path(online[0][0], "config.json").is_symlink()
     assert snapshots(pinned_hub, tmp_path, *WANTED, offline=True, **plain) == online
@@ -347,7 +347,7 @@ def test_offline_says_whether_the_cache_is_empty_or_incomplete(pinned_hub: HubSt
 @pytest.mark.slow
 def test_no_message_has_a_password_or_a_token(pinned_hub: HubStandin, tmp_path: Path):
     """Catches: an address printed as it stands in HF_ENDPOINT, by this package or by a library's warning."""
-    secret = {
+    secret: dict[str, Any] = {
         "HF_ENDPOINT": pinned_hub.url.replace("//", "//ada:pass-word@"),
         "HF_TOKEN": "hf_to-ken",
         "HF_HUB_DISABLE_IMPLICIT_TOKEN": "0",
@@ -411,13 +411,17 @@ def test_neither_pickle_nor_code_is_downloaded(tmp_path: Path):
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_text(f"open({str(tmp_path / 'executed')!r}, 'w')")
 
+    def build_rows(folder: Path) -> None:
+        build_gsm8k(folder)
+        add(folder)
+
     def build_without_weights(folder: Path) -> None:
         build(folder)
         (folder / "model.safetensors").unlink()
 
     publish(tmp_path, "models", "some/model", "a" * 40, build, main=True)
     publish(tmp_path, "models", "some/pickle", "b" * 40, build_without_weights, main=True)
-    publish(tmp_path, "datasets", "some/rows", "c" * 40, lambda folder: (build_gsm8k(folder), add(folder)), main=True)
+    publish(tmp_path, "datasets", "some/rows", "c" * 40, build_rows, main=True)
     with HubStandin(tmp_path) as hub:
         wanted = (("model", "some/model"), ("dataset", "some/rows"), ("model", "some/pickle"))
         (model, dataset, refused), _ = snapshots(hub, tmp_path / "home", *wanted)

@@ -12,8 +12,8 @@ from helpers.models import adapted
 from tiny_math_solver.cli import main
 from tiny_math_solver.evaluation.prompt_settings import prompt_settings
 from tiny_math_solver.models.load import LoadedModel, load_model
-from tiny_math_solver.playground.ask import Asker, Vote
 from tiny_math_solver.playground.play import LONGEST_QUESTION, Playground
+from tiny_math_solver.playground.solver import Solver, Vote
 from tiny_math_solver.prompts import Prompt
 from tiny_math_solver.rollouts import EngineRollouts, ReferenceRollouts, Sampling
 from tiny_math_solver.support.console import printable
@@ -22,44 +22,44 @@ QUESTION = "Tom has 3 boxes of 12 pens. He gives away 6. How many pens are left?
 
 
 @pytest.fixture(scope="module")
-def asker() -> Asker:
+def solver() -> Solver:
     """The embedded model with an adapter that changes what it says."""
     loaded = load_model("embedded", dtype="float32")
     model = adapted(loaded.model, r=8)
-    return Asker(
+    return Solver(
         LoadedModel("made up", model, loaded.tokenizer),
         EngineRollouts(model, loaded.tokenizer),
         prompt_settings("embedded", max_new_tokens=40),
     )
 
 
-def greedy(asker: Asker) -> str:
-    rollouts = ReferenceRollouts(asker.loaded.model, asker.loaded.tokenizer)
-    (made,) = rollouts.generate([Prompt(asker._prompt_ids(QUESTION), 0)], 1, Sampling(40, temperature=0))
-    return asker.loaded.tokenizer.decode(made.completion_ids, skip_special_tokens=True)
+def greedy(solver: Solver) -> str:
+    rollouts = ReferenceRollouts(solver.loaded.model, solver.loaded.tokenizer)
+    (made,) = rollouts.generate([Prompt(solver._prompt_ids(QUESTION), 0)], 1, Sampling(40, temperature=0))
+    return solver.loaded.tokenizer.decode(made.completion_ids, skip_special_tokens=True)
 
 
-def test_a_completion_streams_in_pieces_with_and_without_the_adapter(asker: Asker):
-    trained, base = list(asker.stream(QUESTION)), list(asker.stream(QUESTION, base=True))
+def test_a_completion_streams_in_pieces_with_and_without_the_adapter(solver: Solver):
+    trained, base = list(solver.stream(QUESTION)), list(solver.stream(QUESTION, base=True))
     assert len(trained) > 3
-    assert "".join(trained) == greedy(asker)
-    with asker.loaded.model.disable_adapter():
-        assert "".join(base) == greedy(asker) != "".join(trained)
+    assert "".join(trained) == greedy(solver)
+    with solver.loaded.model.disable_adapter():
+        assert "".join(base) == greedy(solver) != "".join(trained)
 
 
-def test_a_stream_that_is_left_early_leaves_the_adapter_on(asker: Asker):
+def test_a_stream_that_is_left_early_leaves_the_adapter_on(solver: Solver):
     """A browser that goes away must not turn the trained side into the base for good."""
-    stream = asker.stream(QUESTION, base=True)
+    stream: Any = solver.stream(QUESTION, base=True)
     next(stream)
     stream.close()
-    assert "".join(asker.stream(QUESTION)) == greedy(asker)
+    assert "".join(solver.stream(QUESTION)) == greedy(solver)
 
 
-def test_the_vote_counts_answers_and_is_reproducible(asker: Asker):
-    vote = asker.vote(QUESTION, 8, 0.0)
+def test_the_vote_counts_answers_and_is_reproducible(solver: Solver):
+    vote = solver.vote(QUESTION, 8, 0.0)
     assert sum(count for _, count in vote.counts) <= vote.samples == 8
     assert [count for _, count in vote.counts] == sorted((count for _, count in vote.counts), reverse=True)
-    assert asker.vote(QUESTION, 8, 0.0) == vote
+    assert solver.vote(QUESTION, 8, 0.0) == vote
 
 
 def test_solve_answers_votes_and_goes_on_without_a_question(capsys, monkeypatch):
@@ -81,8 +81,8 @@ def test_nothing_a_model_writes_reaches_the_terminal_as_a_command():
 
 
 @pytest.fixture
-def server(asker: Asker):
-    made = Playground(asker, "made up", [QUESTION]).serve()
+def server(solver: Solver):
+    made = Playground(solver, "made up", [QUESTION]).serve()
     threading.Thread(target=made.serve_forever, daemon=True).start()
     yield made
     made.shutdown()
@@ -95,14 +95,14 @@ def get(server: Any, path: str, **headers: str) -> http.client.HTTPResponse:
     return connection.getresponse()
 
 
-def test_an_answer_comes_as_events(server, asker: Asker):
+def test_an_answer_comes_as_events(server, solver: Solver):
     response = get(server, "/ask?" + urlencode({"question": QUESTION, "side": "trained", "samples": "2"}))
     assert response.headers["Content-Type"] == "text/event-stream"
     events = [event.split("\n") for event in response.read().decode().strip().split("\n\n")]
     named = [(name.removeprefix("event: "), json.loads(data.removeprefix("data: "))) for name, data in events]
     assert [name for name, _ in named][-3:] == ["answer", "vote", "end"]
-    assert "".join(data for name, data in named if name == "piece") == greedy(asker)
-    vote = asker.vote(QUESTION, 2, 0.0)
+    assert "".join(data for name, data in named if name == "piece") == greedy(solver)
+    vote = solver.vote(QUESTION, 2, 0.0)
     assert named[-2][1] == {"counts": [list(pair) for pair in vote.counts], "samples": 2}
     assert isinstance(vote, Vote)
 

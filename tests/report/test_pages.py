@@ -18,8 +18,8 @@ import pytest
 from helpers.made_up_run import HOSTILE, write_run
 from helpers.paths import QUICKSTART
 from tiny_math_solver.grading import Graded, How
-from tiny_math_solver.playground.ask import Vote
 from tiny_math_solver.playground.play import Playground
+from tiny_math_solver.playground.solver import Vote
 from tiny_math_solver.report import write_report
 from tiny_math_solver.report.watch import Watch
 
@@ -72,9 +72,9 @@ def rows(page: Any) -> list[list[str]]:
 def test_the_verdict_and_every_curve_with_data_are_shown(report: SimpleNamespace):
     page = report.page
     assert page.locator(".big").inner_text() == "25.0% → 75.0%"
-    assert "A gain is not shown" in page.locator("#verdict").inner_text()  # 2 of 4 fixed: p = 0.5
+    assert "No significant gain" in page.locator("#verdict").inner_text()  # 2 of 4 fixed: p = 0.5
     drawn = [c.get_attribute("aria-label") for c in page.locator(".chart").all() if c.is_visible()]
-    assert drawn == ["Greedy accuracy on dev", "Reward", "Groups without a gradient", "Seconds a step"]
+    assert drawn == ["Greedy accuracy on dev", "Reward", "Groups without a gradient", "Seconds per step"]
     assert page.locator(".chart .scatterlayer .trace").count() >= 6
 
 
@@ -87,7 +87,7 @@ def test_a_problem_opens_with_both_answers_and_the_first_difference(report: Simp
     page = report.page
     cells = page.locator("#problems .cells button")
     assert [c.get_attribute("aria-label").split(", ")[1] for c in cells.all()] == [
-        "right both times", "fixed", "fixed", "wrong both times",
+        "right before and after", "fixed", "fixed", "wrong before and after",
     ]  # fmt: skip
     cells.nth(1).click()
     assert page.locator("#problems pre").all_inner_texts() == ["1+2=4\n#### 4", "1+2=3\n#### 3"]
@@ -235,7 +235,7 @@ def test_a_server_answers_to_its_own_name_alone(tmp_path: Path):
 
 
 class Scripted:
-    """Answers like an Asker: the base something hostile, the trained side 4."""
+    """Answers like a Solver: the base something hostile, the trained side 4."""
 
     has_adapter = True
 

@@ -62,8 +62,8 @@ def test_a_failure_has_one_name(record: dict[str, Any], name: str | None):
 
 
 def test_the_gain_adds_up():
-    before = [completion("", correct=c) | {"strict": s} for c, s in ((1, 0), (1, 1), (0, 0), (0, 0))]
-    after = [completion("", correct=c) | {"strict": s} for c, s in ((1, 1), (1, 1), (1, 1), (0, 0))]
+    before = [completion("", correct=bool(c)) | {"strict": s} for c, s in ((1, 0), (1, 1), (0, 0), (0, 0))]
+    after = [completion("", correct=bool(c)) | {"strict": s} for c, s in ((1, 1), (1, 1), (1, 1), (0, 0))]
     assert gain(before, after) == {"strict": 0.5, "arithmetic": 0.25, "format": 0.25}
 
 

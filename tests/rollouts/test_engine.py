@@ -334,7 +334,7 @@ def test_graph_sized_batches_are_safe_with_one_new_token(loaded, prompts):
     """On a GPU slots beyond the running ones are stepped too, again and again: they must not run out of columns."""
     rollouts = EngineRollouts(loaded.model, loaded.tokenizer, 64, native=False)
     with torch.inference_mode():
-        decoder = rollouts._decoder(64, 128, Sampling(max_new_tokens=1, temperature=0))
+        decoder: Any = rollouts._decoder(64, 128, Sampling(max_new_tokens=1, temperature=0))
         decoder.admit(0, [p.ids for p in prompts[:5]], [0, 1, 2, 3, 4], None)
         for _ in range(8):
             decoder._step(64, 128)

@@ -3,7 +3,7 @@
 import json
 import random
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -248,17 +248,15 @@ def test_three_in_a_row_stop_the_run_at_the_last_good_state(tmp_path: Path, monk
 
 
 def test_weights_that_are_not_finite_are_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    inner = torch.optim.AdamW.step
+    inner, calls = torch.optim.AdamW.step, count(1)
 
     def step(self: Any, *args: Any, **kwargs: Any) -> Any:
         out = inner(self, *args, **kwargs)
-        step.calls += 1
-        if step.calls == 3:
+        if next(calls) == 3:
             with torch.no_grad():
                 self.param_groups[0]["params"][0][0, 0] = torch.nan
         return out
 
-    step.calls = 0
     monkeypatch.setattr(torch.optim.AdamW, "step", step)
     result = run(tmp_path / "run", "--grpo.save_steps", "1")
     assert "weights that are not finite" in str(result.stopped)

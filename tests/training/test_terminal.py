@@ -36,7 +36,7 @@ def test_the_live_view_says_how_the_run_is_doing():
     shown = screen(no_color=True)
     for part in (
         "step 6 of 24   12 s, 36 s left", "1.02   correctness 0.66   format 0.36", "61.0% (50.0%–70.0%)", "▁▅",
-        "36 a completion, 9,216 a second", "25% without a gradient", "rollout 50%", "update 50%",
+        "36 per completion, 9,216 per second", "25% without a gradient", "rollout 50%", "update 50%",
         "reward 1.5, read 4 (hashes), gold 4", "#### 4", "a [bold]line[/bold] that is no markup",
     ):  # fmt: skip
         assert part in shown

@@ -39,13 +39,13 @@ def test_wandb_offline_has_the_metrics_and_the_samples(tmp_path: Path, monkeypat
     monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.setenv("WANDB_RUN_ID", "other")  # set by the run, and to be taken back after this test
     result = run(tmp_path / "run", *TRACKED, "--grpo.report_to", "wandb")
-    wandb.finish()
+    wandb.teardown()  # after finish() alone its service still holds the records: it writes them when it closes
     (written,) = (tmp_path / "wandb").glob("offline-run-*/run-*.wandb")
     run_id = json.loads((result.folder / "environment.json").read_text())["run_id"]
     assert written.name == f"run-{run_id}.wandb"  # by which a resumed run finds itself again
     history = []
     for data in wandb_records(written):
-        record = wandb_internal_pb2.Record.FromString(data)
+        record = wandb_internal_pb2.Record.FromString(data)  # type: ignore[attr-defined]  # made on import
         if record.WhichOneof("record_type") == "history":
             history.append({"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in record.history.item})
     sent = [row["train/reward"] for row in history if "train/reward" in row]

@@ -40,7 +40,7 @@ def check_out(path: Path | None, suffix: str) -> None:
     if path.is_dir():
         raise UserError(f"{path} is a folder; --out takes the name of a file")
     if path.exists() and path.suffix != suffix:
-        raise UserError(f"{path}: exists and is no {suffix} file; choose another --out")
+        raise UserError(f"{path}: exists and is not a {suffix} file; choose another --out")
     check_writable(path.parent, "choose another --out")
 
 

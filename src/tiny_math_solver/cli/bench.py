@@ -29,7 +29,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
     for part in args.parts:
         if part not in PARTS:
-            raise UserError(f"no part {part!r} to measure; choose of {', '.join(PARTS)}")
+            raise UserError(f"no part {part!r} to measure; choose from {', '.join(PARTS)}")
     if args.vllm_python and not shutil.which(args.vllm_python):
         raise UserError(f"no such Python: {args.vllm_python}")
     check_out(args.out, ".json")

@@ -3,7 +3,7 @@
 import argparse
 
 from tiny_math_solver.cli.arguments import add_model_arguments, add_port_argument
-from tiny_math_solver.cli.solve import EXAMPLE_QUESTION, load_asker
+from tiny_math_solver.cli.solve import EXAMPLE_QUESTION, load_solver
 from tiny_math_solver.cli.watch import serve
 from tiny_math_solver.support.console import Console
 
@@ -20,4 +20,4 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from tiny_math_solver.problems.embedded import embedded_problems
 
     examples = [EXAMPLE_QUESTION, *(problem.question for problem in embedded_problems("test", 3))]
-    return serve(Playground(load_asker(args), args.adapter or args.model, examples).serve(args.port), console)
+    return serve(Playground(load_solver(args), args.adapter or args.model, examples).serve(args.port), console)

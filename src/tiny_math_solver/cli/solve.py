@@ -1,4 +1,4 @@
-"""`tiny-math solve`: put a question to a model in the terminal."""
+"""`tiny-math solve`: query a model in the terminal."""
 
 import argparse
 from typing import Any
@@ -7,7 +7,7 @@ from tiny_math_solver.cli.arguments import add_model_arguments, natural, not_neg
 from tiny_math_solver.support.console import Console, NotesConsole
 from tiny_math_solver.support.errors import UserError
 
-HELP = "answer a question and stream the reasoning; without a question, prompt for them"
+HELP = "answer a question and stream the reasoning; without one, read questions at a prompt"
 EXAMPLE_QUESTION = (
     "Ava is 8 years old and has 3 bags of 7 marbles. She loses 4 marbles. How many marbles does Ava have?"
 )
@@ -21,26 +21,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    from tiny_math_solver.playground.terminal import ask_on, ask_once
+    from tiny_math_solver.playground.terminal import solve_interactively, solve_once
 
     if args.question is not None and not args.question.strip():
-        raise UserError("the question is empty; leave it out to be asked for some")
-    asker = load_asker(args)
+        raise UserError("the question is empty; leave it out to type questions at a prompt")
+    solver = load_solver(args)
     if args.question:
-        ask_once(asker, args.question, args.temperature, args.samples, console)
+        solve_once(solver, args.question, args.temperature, args.samples, console)
     else:
-        ask_on(asker, args.temperature, args.samples, console)
+        solve_interactively(solver, args.temperature, args.samples, console)
     return 0
 
 
-def load_asker(args: argparse.Namespace) -> Any:
-    """The playground's Asker for the model that the arguments name."""
+def load_solver(args: argparse.Namespace) -> Any:
+    """The playground's Solver for the model that the arguments name."""
     from tiny_math_solver.evaluation.prompt_settings import prompt_settings
     from tiny_math_solver.models.load import load_model
-    from tiny_math_solver.playground.ask import Asker
+    from tiny_math_solver.playground.solver import Solver
     from tiny_math_solver.rollouts import make_rollouts
 
     settings = prompt_settings(args.adapter or args.model, args.system, args.max_new_tokens)
     loaded = load_model(args.model, adapter=args.adapter, revision=args.revision, dtype=args.dtype)
     rollouts = make_rollouts(loaded.model, loaded.tokenizer, args.batch_size, console=NotesConsole())
-    return Asker(loaded, rollouts, settings)
+    return Solver(loaded, rollouts, settings)

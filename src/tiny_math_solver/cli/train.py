@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "Any field can be set on the command line: --grpo.learning_rate 2e-3. All fields: tiny-math fields"
     parser.add_argument("config", type=Path, help="YAML file, such as configs/quickstart.yaml")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved config and the plan, train nothing")
-    parser.add_argument("--quiet", action="store_true", help="print the verdict alone")
+    parser.add_argument("--quiet", action="store_true", help="print only the verdict")
     parser.add_argument(
         "--resume",
         action=argparse.BooleanOptionalAction,
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
     check_launcher_variables()
     if args.allow and not args.resume:
-        raise UserError("--allow goes with --resume: it says what may differ from the run that goes on")
+        raise UserError("--allow needs --resume: it names fields that may differ from the run being resumed")
     config = load_config(args.config, args.overrides)
     choose_trackers(config)  # before the slow imports: a missing package is reported at once
     from tiny_math_solver.config.library_checks import check_arguments

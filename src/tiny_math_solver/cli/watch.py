@@ -8,7 +8,7 @@ from typing import Any
 from tiny_math_solver.cli.arguments import add_port_argument
 from tiny_math_solver.support.console import Console
 
-HELP = "serve a run's page while it trains, to this machine alone"
+HELP = "serve a run's page while it trains, on this machine only"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +25,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
 def serve(server: Any, console: Console) -> int:
     """Serve until Ctrl-C."""
     with server:
-        console.say(f"{server.url}  (Ctrl-C ends)")
+        console.say(f"{server.url}  (Ctrl-C to stop)")
         with contextlib.suppress(KeyboardInterrupt):
             server.serve_forever()
     return 0

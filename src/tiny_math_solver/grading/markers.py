@@ -21,7 +21,7 @@ MAX_MARKERS = 16  # markers looked at
 
 
 class How(StrEnum):
-    """How the final answer was found; the strict score counts HASHES only."""
+    """The place where the final answer was found; the strict score counts HASHES only."""
 
     HASHES = "hashes"  # after ####
     BOXED = "boxed"  # in \boxed{}

@@ -90,7 +90,7 @@ _PAIR = re.compile(r"\b(?:between|from|either|sum of|product of|difference of)\s
 
 
 def _relation(text: str, mentions: list[Mention], index: int) -> str | None:
-    """How a number relates to the one before: it is "corrected", a "rival", makes a "pair" with it, or None.
+    """The relation of a number to the one before: "corrected" from it, its "rival", a "pair" with it, or None.
 
     Prose lists its givens ("3 cats and 4 dogs"), so two numbers are rivals only if they close the sentence.
     """

@@ -13,10 +13,10 @@ from tiny_math_solver.support.redaction import without_secrets
 
 
 class Console:
-    """Prints lines and notes, and survives a terminal or pipe that is closed: `gone` is set and printing stops.
+    """Prints lines and notes. If the terminal or pipe behind stdout is closed, `gone` is set and printing stops.
 
-    With `ends_with_reader` the OSError is raised instead, for commands that have nothing to do but print. A console
-    is a context because some, such as the live view, have to give the screen back.
+    With `ends_with_reader` the OSError is raised instead, for commands that only print. A console is a context
+    manager because some, such as the live view, have to restore the screen.
     """
 
     def __init__(self, *, ends_with_reader: bool = False):
@@ -28,16 +28,16 @@ class Console:
         self.attempt(lambda: self.write(without_secrets(text), end))
 
     def note(self, text: str) -> None:
-        """Print to stderr: warnings, progress, and whatever is not the result of a command."""
+        """Print to stderr: warnings, progress, and anything else that is not the result of a command."""
         with contextlib.suppress(OSError):
             print(f"tiny-math: {without_secrets(text)}", file=sys.stderr, flush=True)
 
     def write(self, text: str, end: str) -> None:
-        """Put text where this console's lines go."""
+        """Write one line to stdout; overridden by consoles whose lines go elsewhere."""
         print(text, end=end, flush=True)
 
     def attempt(self, printing: Callable[[], Any]) -> None:
-        """Print unless the terminal or pipe is gone; find out if it is."""
+        """Run `printing` unless stdout is known to be closed."""
         if self.gone:
             return
         try:

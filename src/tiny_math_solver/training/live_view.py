@@ -16,9 +16,9 @@ from tiny_math_solver.grading.rewards import FORMAT_REWARD
 from tiny_math_solver.support.console import Console, QuietConsole, printable
 
 BLOCKS = "▁▂▃▄▅▆▇█"
-SAMPLE_EVERY = 4  # steps between completions shown, long enough to read one
+SAMPLE_EVERY = 4  # steps for which a completion stays on screen, long enough to read it
 SAMPLE_LINES = 8
-PARTS = {"rollout": "cyan", "reward": "yellow", "update": "magenta", "evaluation": "green"}  # of a step
+PHASE_STYLES = {"rollout": "cyan", "reward": "yellow", "update": "magenta", "evaluation": "green"}  # phases of a step
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class StepReport:
 
 
 def step_line(report: StepReport) -> str:
-    """A step as one line that can be grepped."""
+    """One step as one line, easy to grep."""
     logs = report.logs
     parts = [
         f"step {report.step}/{report.steps}",
@@ -110,10 +110,10 @@ def _board(report: StepReport) -> Panel:
             + sparkline([point["accuracy"] for point in report.dev]),
         )
     rollout = logs.get("time/rollout", 0.0)
-    speed = f", {report.completions * logs['completions/mean_length'] / rollout:,.0f} a second" if rollout else ""
-    grid.add_row("tokens", f"{logs['completions/mean_length']:.0f} a completion{speed}")
+    speed = f", {report.completions * logs['completions/mean_length'] / rollout:,.0f} per second" if rollout else ""
+    grid.add_row("tokens", f"{logs['completions/mean_length']:.0f} per completion{speed}")
     grid.add_row("groups", f"{logs['frac_reward_zero_std']:.0%} without a gradient")
-    grid.add_row("time", _shares({part: logs.get(f"time/{part}", 0.0) for part in PARTS}))
+    grid.add_row("time", _shares({part: logs.get(f"time/{part}", 0.0) for part in PHASE_STYLES}))
     title = f"step {report.step} of {report.steps}   {report.seconds:.0f} s, {left:.0f} s left"
     return Panel(grid, title=title, title_align="left")
 
@@ -124,12 +124,12 @@ def _rewards(logs: dict[str, float]) -> list[str]:
 
 
 def _shares(seconds: dict[str, float]) -> Text:
-    """Where a step's time went, as a bar and in words."""
+    """The time of a step by part, as a bar and in words."""
     total, text = sum(seconds.values()) or 1.0, Text()
     for part, spent in seconds.items():
-        text.append("█" * round(20 * spent / total), style=PARTS[part])
+        text.append("█" * round(20 * spent / total), style=PHASE_STYLES[part])
     for part, spent in seconds.items():
-        text.append(f"  {part} {spent / total:.0%}", style=PARTS[part])
+        text.append(f"  {part} {spent / total:.0%}", style=PHASE_STYLES[part])
     return text
 
 
@@ -145,5 +145,5 @@ def _sample(row: dict[str, Any]) -> Panel:
 
 
 def sparkline(shares: list[float]) -> str:
-    """Numbers in [0, 1] as a row of blocks, a block each."""
+    """Numbers in [0, 1] as a row of blocks, one per number."""
     return "".join(BLOCKS[min(len(BLOCKS) - 1, int(share * len(BLOCKS)))] for share in shares)

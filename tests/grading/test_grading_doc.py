@@ -2,18 +2,17 @@
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from helpers.paths import ROOT
 from tiny_math_solver.grading import extract_answer, grade, write_number
 from tiny_math_solver.grading import prose as scoring
 from tiny_math_solver.grading.markup import plain
 from tiny_math_solver.grading.numerals import find_numbers
 from tiny_math_solver.grading.prose import result_points
 
-ROOT = next(folder for folder in Path(__file__).resolve().parents if (folder / "pyproject.toml").is_file())
 DOC = (ROOT / "docs" / "grading.md").read_text(encoding="utf-8")
 Table = list[dict[str, str]]
 
