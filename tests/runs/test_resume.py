@@ -406,10 +406,14 @@ def test_no_pickle_is_in_a_run_folder_and_none_is_read(cut: Path, stopped: Simpl
     assert endings <= {".json", ".jsonl", ".safetensors", ".yaml", ".html", ".jinja", ""}, endings
     for file in cut.glob("checkpoint-*/*.safetensors"):
         file.with_suffix(".bin").write_bytes(b"cos\nsystem\n(S'touch owned'\ntR.")
+        for name in ("optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state.pth"):  # which the Trainer would load
+            (file.parent / name).write_bytes(b"cos\nsystem\n(S'touch owned'\ntR.")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pickle, "load", _never)
         patch.setattr(torch, "load", _never)
-        run(cut, *stopped.options)
+        result = run(cut, *stopped.options)
+    assert any("resumed" in line for line in result.lines)
+    same(stopped.straight, cut)
 
 
 def _never(*args: Any, **kwargs: Any) -> Any:

@@ -93,7 +93,7 @@ class PolicyWeights:
             )
 
     def addresses(self) -> list[tuple[int, torch.dtype, torch.Size]]:
-        """Where the shared parameters lie, for recorded steps and graphs that point there."""
+        """Addresses of the shared parameters, for recorded steps and graphs that point there."""
         norms = [norm for layer in self.layers for norm in (layer.attention_norm, layer.mlp_norm)]
         return [(shared.data_ptr(), shared.dtype, shared.shape) for shared in (self.embedding, *norms, self.final_norm)]
 
