@@ -16,7 +16,7 @@ from helpers.paths import GSM8K_DATA
 
 
 def pytest_collection_finish() -> None:
-    """Spare the collections of every training run the objects of the libraries that are loaded by here."""
+    """Exempt what the libraries have loaded from garbage collection, which every training run starts several times."""
     gc.collect()
     gc.freeze()
 
@@ -45,7 +45,7 @@ def no_trackers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def hub_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the stand-in for the Hub serves; a test that changes it publishes into a folder of its own."""
+    """The repositories of the Hub stand-in; a test that changes them publishes into a folder of its own."""
     return publish_defaults(tmp_path_factory.mktemp("hub"))
 
 

@@ -1,7 +1,7 @@
-"""Whatever is typed, written or lying in a file: an answer or a UserError, in bounded time.
+"""Fuzzing: any text, command line or file gives an answer or a UserError, in bounded time.
 
-The default run is short and the same every time. `FUZZ_MINUTES=5 pytest tests/test_fuzz.py` draws anew for that many
-minutes in all, shared among the tests; what fails is printed with the smallest input that does it.
+The default run is short and deterministic. `FUZZ_MINUTES=5 pytest tests/test_fuzz.py` draws new inputs for
+that many minutes in all, shared among the tests; a failure is printed with its smallest input.
 """
 
 import contextlib
@@ -43,7 +43,7 @@ FUZZED: list[str] = []
 
 
 def fuzz(examples: int, **strategies: st.SearchStrategy[Any]) -> Callable[[Callable[..., None]], Callable[[], None]]:
-    """A test of `examples` drawn inputs, or in the long run of as many as its share of the minutes allows."""
+    """A test of `examples` drawn inputs, or with FUZZ_MINUTES of as many as its share of the time allows."""
 
     def decorate(body: Callable[..., None]) -> Callable[[], None]:
         FUZZED.append(body.__name__)
@@ -136,7 +136,7 @@ def test_an_answer_is_a_number_or_none(text: str, question: str | None) -> None:
 
 @fuzz(500, text=texts, question=questions, space=st.sampled_from([" ", "\n", "\n\n", " \n", "\t", "\r\n"]))
 def test_space_at_the_end_changes_no_answer(text: str, question: str | None, space: str) -> None:
-    """A model that ends its turn after a line end must not be paid for it, nor pay."""
+    """A line end before the end of a turn must change neither reward."""
     answer, spaced = extract_answer(text, question=question), extract_answer(text + space, question=question)
     assert (spaced.value, spaced.how) == (answer.value, answer.how)
 

@@ -1,6 +1,6 @@
 """Problem → chat messages → token ids: the only copy of the prompt.
 
-Training, evaluation, the merge proof and `solve` all come through here, so a model is always asked in the same
+Training, evaluation, the merge proof and the playground all build their prompts here, so a model always gets the same
 words, through its own chat template.
 """
 
@@ -16,10 +16,10 @@ Message = dict[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """Token ids `[T]` of a prompt, and the group its samples belong to: which problem of the batch it asks.
+    """Token ids `[T]` of a prompt and the group that its samples belong to, which is a problem of the batch.
 
-    Prompts of one group have the same ids and are prefilled once; their samples are counted through, which decides
-    their random draws. Two groups with equal ids would draw the same completions.
+    Prompts of one group have equal ids. The group is prefilled once and its samples are numbered through, and the
+    number decides their random draws: two groups with equal ids draw the same completions.
     """
 
     ids: list[int]
@@ -27,22 +27,22 @@ class Prompt:
 
 
 def group_prompts(prompt_ids: Iterable[list[int]]) -> list[Prompt]:
-    """Prompts for callers without groups of their own: each distinct prompt is a group."""
+    """Prompts for a caller that has no groups of its own: one group for each distinct prompt."""
     groups: dict[tuple[int, ...], int] = {}
     return [Prompt(ids, groups.setdefault(tuple(ids), len(groups))) for ids in prompt_ids]
 
 
 def chat_messages(question: str, system: str = "") -> list[Message]:
-    """The conversation that asks `question`; without `system` the chat template decides (Qwen's puts its own)."""
-    turns = [{"role": "system", "content": system}] if system else []
-    return [*turns, {"role": "user", "content": question}]
+    """The chat that asks `question`; without `system` the template may add its own system prompt (Qwen's does)."""
+    before = [{"role": "system", "content": system}] if system else []
+    return [*before, {"role": "user", "content": question}]
 
 
 def encode_prompt(tokenizer: Any, messages: list[Message]) -> list[int]:
-    """Token ids `[T]` of the prompt, chat template applied, ending where the assistant's turn begins.
+    """Token ids `[T]` of the prompt in the chat template, up to the start of the assistant's turn.
 
-    Raises UserError where the tokenizer has no chat template, or one that fails: an instruction-tuned model would be
-    asked in a format it has never seen, and nothing else would say so.
+    Raises UserError if the tokenizer has no chat template or one that fails: nothing else would reveal that an
+    instruction-tuned model is asked in a format it has never seen.
     """
     if not getattr(tokenizer, "chat_template", None):
         raise UserError(
@@ -51,7 +51,7 @@ def encode_prompt(tokenizer: Any, messages: list[Message]) -> list[int]:
         )
     try:
         text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    except Exception as error:  # a template is a program of the model's: whatever it raises is its own
+    except Exception as error:  # a template is a program and may raise anything
         hint = "; some take no system prompt: leave it empty" if messages[0]["role"] == "system" else ""
         raise UserError(f"tokenizer {tokenizer.name_or_path!r}: its chat template fails: {error}{hint}") from error
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]

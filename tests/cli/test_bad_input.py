@@ -1,4 +1,4 @@
-"""Bad input of every kind: one line that says what is wrong, exit code 2, nothing written and nothing lost."""
+"""Bad input of every kind: one line that says what is wrong, exit code 2, no file changed."""
 
 import shlex
 import shutil
@@ -69,7 +69,7 @@ def lay_out(files: dict[str, Content]) -> None:
 
 
 def state(folder: Path) -> list[tuple[str, int, int]]:
-    """Of folders the names alone: whether one can be written is tried with a file that is gone again."""
+    """Sizes and times of all files; of folders only the names, since a write check changes their times."""
     files = {p: (0, 0) if p.is_dir() else (p.lstat().st_size, p.lstat().st_mtime_ns) for p in folder.rglob("*")}
     return sorted((str(path), *status) for path, status in files.items())
 

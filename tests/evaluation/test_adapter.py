@@ -16,7 +16,7 @@ from tiny_math_solver.problems.embedded import embedded_problems
 
 @pytest.fixture(scope="module")
 def adapter(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An adapter with an update small beside the weights, as a short run leaves it."""
+    """An adapter whose update is small compared with the weights, as after a short run."""
     torch.manual_seed(0)
     model = get_peft_model(
         load_base(str(tiny_model_folder), dtype="float32"), LoraConfig(r=4, target_modules="all-linear")

@@ -1,6 +1,5 @@
-"""Bad input to the command line: what is typed, what lies in the folder, and a part of the one line that answers.
+"""Bad input to the command line: the arguments, the files in the folder, and a part of the one-line error.
 
-from helpers.paths import GSM8K, QUICKSTART
 To add a case, append it to the table of its kind; a new table joins TABLES in test_bad_input.py.
 """
 
@@ -27,7 +26,7 @@ Content = str | bytes | Callable[[Path], Any]
 
 @dataclass(frozen=True)
 class Case:
-    """`arguments` of `tiny-math`, a part of the `message`, and what lies in the folder: text, bytes or a builder."""
+    """`arguments` of `tiny-math`, a part of the `message`, and the folder's files: text, bytes or a builder."""
 
     why: str
     arguments: str

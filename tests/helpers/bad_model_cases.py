@@ -11,7 +11,7 @@ from helpers.paths import QUICKSTART
 
 
 def edited(folder: Path, name: str, **values: Any) -> None:
-    """Set keys of a JSON file; None takes one out."""
+    """Set keys of a JSON file; None removes a key."""
     settings = json.loads((folder / name).read_text()) | values
     (folder / name).write_text(json.dumps({key: value for key, value in settings.items() if value is not None}))
 

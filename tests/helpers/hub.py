@@ -68,7 +68,7 @@ class Request:
 
 @dataclass
 class Fault:
-    """What goes wrong for paths that start with `prefix`, for the next `times` requests (-1: for good).
+    """A failure of the next `times` requests (-1: of all) whose path starts with `prefix`.
 
     `delay` seconds pass first; then `status` answers (with `code`, by which the Hub tells its refusals apart, and
     `headers`), or the connection is cut after `cut_after` bytes of the file (0: before any answer; `reset`: with an

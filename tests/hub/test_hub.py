@@ -39,7 +39,7 @@ def tiny_math(env: dict[str, str], *arguments: str) -> subprocess.CompletedProce
 
 @pytest.fixture(scope="session")
 def pinned_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The commits that the product pins, and other contents on `main`."""
+    """The commits that the package pins, and other contents on `main`."""
     root = tmp_path_factory.mktemp("pinned-hub")
     publish(root, "datasets", DATASET, PINNED_REVISIONS[DATASET], build_gsm8k)
     publish(root, "datasets", DATASET, "0" * 40, lambda folder: build_gsm8k(folder, offset=1000), main=True)
@@ -72,7 +72,7 @@ SHORT_WAITS = (0.1, 0.2, 0.3)
 def snapshots(
     hub: HubStandin, home: Path, *wanted: tuple[str, ...], offline: bool = False, **more: str
 ) -> tuple[list[str], list[str]]:
-    """Ask for repositories in a process of its own: `(a folder or an error for each, what it said on stderr)`."""
+    """Request repositories in a fresh process: `(a folder or an error for each, the lines on stderr)`."""
     env = {k: v for k, v in os.environ.items() if k != "HF_HUB_OFFLINE"} | hub.env(home, offline=offline) | more
     command = [sys.executable, "-c", SNAPSHOTS, json.dumps(SHORT_WAITS), json.dumps(wanted)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
@@ -81,7 +81,7 @@ def snapshots(
 
 
 def served(hub: HubStandin, kind: str, folder: str) -> Path:
-    """What the Hub has where the cache has `folder`."""
+    """The folder that the Hub serves as the cached `folder`."""
     return hub.root / f"{kind}s" / (MODEL if kind == "model" else DATASET) / Path(folder).name
 
 
@@ -291,7 +291,7 @@ def test_trouble_that_stays_ends_in_one_line_after_four_tries(
 
 
 def test_what_asking_again_cannot_help_is_asked_once_and_named(pinned_hub: HubStandin, tmp_path: Path):
-    """Catches: retries of what is no trouble of the network, and one message for different mistakes."""
+    """Catches: retries of what no retry can mend, and one message for different mistakes."""
     gated, refused = "/models/some/gated", "/models/some/refused"
     pinned_hub.faults = [
         Fault(f"/api{gated}", status=403, code="GatedRepo", times=-1),

@@ -1,4 +1,4 @@
-"""The kernels on two threads: all other tests have one thread each, where no two can meet."""
+"""The kernels on two threads: every other test runs on one, where no race can show."""
 
 import ctypes
 import shutil
@@ -14,7 +14,7 @@ from helpers.runs import SHORT, run
 
 @pytest.fixture
 def threads() -> Iterator[None]:
-    """The number of threads that a test sets is taken back after it."""
+    """Restore the number of threads after the test."""
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
@@ -23,11 +23,11 @@ def threads() -> Iterator[None]:
 @pytest.mark.usefixtures("threads")
 @pytest.mark.skipif(not shutil.which("g++"), reason="no compiler")
 def test_two_threads_compute_what_one_does(tmp_path: Path):
-    """Catches a sum that two threads add to, and values that are read before they are there."""
+    """Catches two threads that add to one sum, and values read before they are written."""
     folders = []
     for count in (1, 2):
         torch.set_num_threads(count)
-        assert ctypes.CDLL(None).omp_get_max_threads() == count  # of the OpenMP that the kernels share with torch
+        assert ctypes.CDLL(None).omp_get_max_threads() == count  # the OpenMP runtime that the kernels share with torch
         folders.append(run(tmp_path / str(count), *SHORT, "--grpo.max_steps", "3").folder)
     one, two = ((folder / "rollouts.jsonl").read_bytes() for folder in folders)
     assert one == two

@@ -1,4 +1,4 @@
-"""What `check` finds, what `train` refuses to start, and how far the forecasts are from what happens."""
+"""The preflight: findings of `check`, runs that `train` refuses to start, and forecasts against what happens."""
 
 import json
 from pathlib import Path
@@ -158,7 +158,7 @@ def test_the_plan_counts_what_is_there(training: Any):
 
 
 def test_a_pass_keeps_about_what_the_plan_says(training: Any):
-    """What the layers of a forward pass hold on to, against the plan without its logits."""
+    """The activations that the layers of a forward pass keep, against the plan without its logits."""
     trainer, longest = training.trainer, Longest(50, 112)
     scorer, tokens_per_pass = trainer.update.scorer, trainer.update.tokens_per_pass.value
     rows = tokens_per_pass // longest.tokens

@@ -43,7 +43,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def watched(browser: Any) -> Iterator[Any]:
-    """A page that has to stay silent: no error, no message, no request to anywhere but where it came from."""
+    """A page that must stay silent: no error, no message, no request to any host but its own."""
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     said: list[str] = []
     page.on("console", lambda message: said.append(message.text))
@@ -187,7 +187,7 @@ def test_a_watched_run_is_followed_and_filters_stay(watched: Any, tmp_path: Path
 
 
 def test_a_run_whose_terminal_is_closed_goes_on_and_is_followed(watched: Any, tmp_path: Path):
-    """What closing the terminal does under `nohup`: the process gets SIGHUP, and the watcher lives elsewhere."""
+    """Closing the terminal sends SIGHUP, which `nohup` ignores; the watcher is a process elsewhere."""
     folder = tmp_path / "run"
     command = [
         "nohup", sys.executable, "-m", "tiny_math_solver.cli", "train", str(QUICKSTART),

@@ -1,4 +1,4 @@
-"""The report: what is read off the records, and that a page says what they say."""
+"""The report: figures derived from the records, and pages that show them."""
 
 import json
 from pathlib import Path

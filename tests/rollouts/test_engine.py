@@ -1,4 +1,4 @@
-"""The engine: token for token what transformers makes, whatever the batch, on every family it supports."""
+"""The engine: the same tokens as transformers, in any batch, for every family it supports."""
 
 import shutil
 from typing import Any
@@ -15,8 +15,8 @@ from tiny_math_solver.problems.embedded import embedded_problems
 from tiny_math_solver.prompts import Prompt, chat_messages, encode_prompt, group_prompts
 from tiny_math_solver.rollouts import EngineRollouts, ReferenceRollouts, Sampling, make_rollouts
 from tiny_math_solver.rollouts.decoder import Decoder
-from tiny_math_solver.rollouts.engine_check import certify
-from tiny_math_solver.rollouts.policy_weights import UnsupportedModelError
+from tiny_math_solver.rollouts.engine_check import check_against_transformers
+from tiny_math_solver.rollouts.linear import UnsupportedModelError
 from tiny_math_solver.rollouts.sampling import uniforms
 from tiny_math_solver.support.console import CollectingConsole
 
@@ -30,7 +30,7 @@ def loaded():
 
 @pytest.fixture(params=[True, False], ids=["native", "torch"])
 def engine(request: pytest.FixtureRequest) -> Any:
-    """Makes engines with our kernels, and with torch alone."""
+    """A factory of engines, once with our kernels and once with torch alone."""
     if request.param and not shutil.which("g++"):
         pytest.skip("no compiler")
 
@@ -44,7 +44,7 @@ def engine(request: pytest.FixtureRequest) -> Any:
 
 @pytest.fixture(scope="module")
 def prompts(loaded) -> list[Prompt]:
-    """Of very different lengths: some problems are asked two or three at once."""
+    """Prompts of very different lengths: some ask two or three problems at once."""
     problems = [p.question for p in embedded_problems("test", 200)]
     texts = [" ".join(problems[i : i + 1 + (i % 7 == 0) + (i % 13 == 0)]) for i in range(200)]
     return group_prompts(encode_prompt(loaded.tokenizer, chat_messages(text)) for text in texts)
@@ -52,7 +52,7 @@ def prompts(loaded) -> list[Prompt]:
 
 @pytest.fixture(scope="module")
 def expected(loaded, prompts) -> list[list[int]]:
-    """The greedy completions that transformers makes of all the prompts."""
+    """The greedy completions of all prompts by transformers."""
     return ids(ReferenceRollouts(loaded.model, loaded.tokenizer, 200).generate(prompts, 1, GREEDY))
 
 
@@ -81,7 +81,7 @@ def test_a_seed_means_the_same_completions_whatever_the_batch(engine, loaded, pr
 def test_a_group_is_prefilled_once_and_its_samples_are_counted_through(
     engine, loaded, prompts, monkeypatch: pytest.MonkeyPatch
 ):
-    """Draws and prefill follow the group that a prompt carries; equal token ids say nothing."""
+    """Draws and prefill depend on the group that a prompt carries, not on its token ids."""
     prefilled: list[int] = []
     admit = Decoder.admit
 
@@ -105,7 +105,7 @@ def test_a_group_is_prefilled_once_and_its_samples_are_counted_through(
 
 
 def test_many_waiting_rows_go_through_few_slots(engine, loaded, prompts):
-    """A slot that is taken over must not remember anything."""
+    """A slot that is reused must keep nothing of its earlier completion."""
     short = Sampling(max_new_tokens=24, seed=1)
     slow = ids(engine(loaded.model, loaded.tokenizer, 160).generate(prompts[:160], 1, short))
     assert ids(engine(loaded.model, loaded.tokenizer, 5).generate(prompts[:160], 1, short)) == slow
@@ -139,7 +139,7 @@ def test_a_shape_that_the_kernels_do_not_cover_is_left_to_torch(loaded, prompts)
 
 
 def test_bfloat16_is_as_near_to_transformers_as_rounding_allows(engine, loaded, prompts):
-    """Products and caches are in bfloat16, sums are not: a wrong layout or block is off by far more."""
+    """Products and caches are in bfloat16, sums in float32: a wrong layout or block would give far larger gaps."""
     rollouts = engine(small(FAMILIES["qwen2"]).to(torch.bfloat16), loaded.tokenizer, 32)
     made = rollouts.generate(prompts[:40], 1, Sampling(max_new_tokens=40, seed=1))
     exact = ReferenceRollouts(small(FAMILIES["qwen2"]), loaded.tokenizer)
@@ -148,7 +148,7 @@ def test_bfloat16_is_as_near_to_transformers_as_rounding_allows(engine, loaded, 
     gaps = (flat[0] - flat[1]).abs()
     assert len(gaps) > 1000
     assert gaps.mean() < 0.05
-    assert certify(rollouts, prompts).passed
+    assert check_against_transformers(rollouts, prompts).passed
 
 
 def test_another_architecture_falls_back_and_says_so(loaded):
@@ -165,18 +165,18 @@ def test_another_architecture_falls_back_and_says_so(loaded):
     assert isinstance(make_rollouts(loaded.model, loaded.tokenizer, console=console), EngineRollouts)
 
 
-def test_the_certificate_passes_here_and_fails_where_something_is_wrong(engine, loaded, prompts):
-    """Each of these mistakes was made by some engine somewhere: it must be seen before a step is taken."""
+def test_the_engine_check_passes_here_and_fails_where_something_is_wrong(engine, loaded, prompts):
+    """Each of these is a real mistake of some engine: it must be found before the first step."""
     rollouts = engine(loaded.model, loaded.tokenizer)
-    certificate = certify(rollouts, prompts)
-    assert certificate.passed
-    assert certificate.tokens >= 32
-    assert certificate.gap < 1e-5
+    check = check_against_transformers(rollouts, prompts)
+    assert check.passed
+    assert check.tokens >= 32
+    assert check.gap < 1e-5
 
     def broken(harm: Any) -> bool:
         rollouts = engine(loaded.model, loaded.tokenizer)
         harm(rollouts.weights)
-        return not certify(rollouts, prompts).passed
+        return not check_against_transformers(rollouts, prompts).passed
 
     def later(name: str, change: Any) -> Any:
         """Apply `change` to what method `name` returns or leaves behind."""
@@ -187,8 +187,8 @@ def test_the_certificate_passes_here_and_fails_where_something_is_wrong(engine, 
 
         return harm
 
-    assert broken(later("rotations", lambda _, made: made.conj().resolve_conj()))
-    assert broken(later("rotations", lambda _, made: made.roll(1, 0)))
+    assert broken(later("rotary_factors", lambda _, made: made.conj().resolve_conj()))
+    assert broken(later("rotary_factors", lambda _, made: made.roll(1, 0)))
     assert broken(later("sync", lambda w, _: w.layers[0].query_key_value.bias.zero_()))
     assert broken(later("sync", lambda w, _: w.layers[3].down.weight.mul_(1.001)))
     assert broken(later("sync", lambda w, _: setattr(w, "final_norm", torch.ones_like(w.final_norm))))
@@ -208,7 +208,7 @@ def test_an_adapter_is_merged_as_peft_applies_it(settings: dict[str, Any], engin
 
 
 def test_rollouts_are_never_those_of_an_earlier_policy(engine, loaded, prompts):
-    """By whatever way the adapter changes: the optimizer, a loaded state, a write past autograd's book-keeping."""
+    """Whichever way the adapter changes: by the optimizer, a loaded state, or a write that autograd does not count."""
     model = adapted(load_model("embedded", dtype="float32").model, r=8)
     rollouts = engine(model, loaded.tokenizer)
     weights = [p for name, p in model.named_parameters() if "lora_B" in name]
@@ -234,7 +234,7 @@ def test_rollouts_are_never_those_of_an_earlier_policy(engine, loaded, prompts):
 
 @pytest.mark.parametrize("trained", [True, False], ids=["trained", "frozen"])
 def test_parameters_that_move_are_followed(trained: bool, engine, loaded, prompts):
-    """A recorded step points at the embedding and the norms: it must not go on with what lay there before."""
+    """Recorded steps hold addresses of the embedding and the norms: they must not read the old memory."""
     model: Any = small(FAMILIES["qwen3"]).requires_grad_(trained)
     settings = Sampling(max_new_tokens=24, temperature=0)
     rollouts, reference = engine(model, loaded.tokenizer, 8), ReferenceRollouts(model, loaded.tokenizer)
@@ -243,12 +243,12 @@ def test_parameters_that_move_are_followed(trained: bool, engine, loaded, prompt
     def changed(weight: torch.Tensor) -> torch.Tensor:
         return weight + 0.05 * torch.randn(weight.shape, generator=generator)
 
-    def move() -> None:  # as model.to(another device) does
+    def move() -> None:  # as model.to(…) does
         for p in parameters:
             p.data = changed(p.data)
 
     def move_twice() -> None:
-        """The second copy may lie where the parameters lay at first."""
+        """The second copy may be allocated where the parameters were at first."""
         for p in parameters:
             p.data = p.data.clone()
         for p in parameters:
@@ -257,7 +257,7 @@ def test_parameters_that_move_are_followed(trained: bool, engine, loaded, prompt
     def clone() -> None:
         for p in parameters:
             old, p.data = p.data, changed(p.data)
-            old.fill_(torch.nan)  # nobody may look there
+            old.fill_(torch.nan)  # must not be read
 
     def load() -> None:
         model.load_state_dict({name: changed(weight) for name, weight in model.state_dict().items()})
@@ -279,7 +279,7 @@ def test_another_dtype_than_the_engine_was_made_for_is_refused(engine, loaded, p
     model: Any = load_model("embedded", dtype="float32").model
     rollouts = engine(model, loaded.tokenizer)
     model.to(torch.bfloat16)
-    with pytest.raises(RuntimeError, match=r"in torch.bfloat16 on cpu; its rollouts were made for torch.float32 on"):
+    with pytest.raises(RuntimeError, match=r"in torch.bfloat16 on cpu, but its rollouts were made for torch.float32"):
         rollouts.generate(prompts[:2], 1, GREEDY)
 
 
@@ -295,7 +295,7 @@ def test_an_adapter_put_on_and_taken_off_later_is_seen(engine, loaded, prompts):
 
 
 def test_biases_that_are_trained_are_seen_whatever_the_optimizer(engine, loaded, prompts):
-    """A fused optimizer writes past autograd's book-keeping, and the biases of projections without an adapter move."""
+    """Autograd does not count the writes of a fused optimizer, which moves biases without an adapter too."""
     model = get_peft_model(
         load_model("embedded", dtype="float32").model, LoraConfig(r=4, target_modules=["up_proj"], bias="all")
     )
@@ -320,7 +320,7 @@ def test_an_adapter_of_the_embedding_is_refused(engine, loaded):
 
 def test_a_decoder_that_memory_keeps_small_is_kept(engine, loaded, prompts, monkeypatch: pytest.MonkeyPatch):
     rollouts = engine(loaded.model, loaded.tokenizer, 128)
-    monkeypatch.setattr(rollouts, "_room", lambda: 2_000_000)
+    monkeypatch.setattr(rollouts, "_cache_budget", lambda: 2_000_000)
     expected = ids(engine(loaded.model, loaded.tokenizer, 128).generate(prompts[:60], 1, GREEDY))
     for _ in range(2):
         assert ids(rollouts.generate(prompts[:60], 1, GREEDY)) == expected
@@ -331,18 +331,18 @@ def test_a_decoder_that_memory_keeps_small_is_kept(engine, loaded, prompts, monk
 
 
 def test_graph_sized_batches_are_safe_with_one_new_token(loaded, prompts):
-    """On a GPU slots beyond the running ones are stepped too, again and again: they must not run out of columns."""
+    """On a GPU slots beyond the running ones are stepped repeatedly too: they must not run out of columns."""
     rollouts = EngineRollouts(loaded.model, loaded.tokenizer, 64, native=False)
     with torch.inference_mode():
         decoder: Any = rollouts._decoder(64, 128, Sampling(max_new_tokens=1, temperature=0))
         decoder.admit(0, [p.ids for p in prompts[:5]], [0, 1, 2, 3, 4], None)
         for _ in range(8):
             decoder._step(64, 128)
-    assert decoder.made[:5].tolist() == [1] * 5
+    assert decoder.generated[:5].tolist() == [1] * 5
 
 
 def test_a_thousand_updates_leave_the_base_as_it_was(engine):
-    """Merging into the base and out again drifts; in bfloat16 by a quarter of a weight after a hundred times."""
+    """Merging into the base and unmerging drifts: in bfloat16 by a quarter of a weight after a hundred times."""
     model = adapted(small(FAMILIES["qwen2"]).to(torch.bfloat16), r=4)
     base = {name: p.clone() for name, p in model.named_parameters() if "lora" not in name}
     weights = engine(model, load_model("embedded").tokenizer).weights
@@ -377,7 +377,7 @@ def draws(engine, loaded) -> Any:
         decoder.weights.logits.rows, parts = logits.shape[1], []
         for some, at_random in zip(logits.split(128), uniform.split(128), strict=True):
             count = len(some)
-            decoder.made[:count], decoder.done[:count], decoder.uniform[:count, 0] = 0, False, at_random
+            decoder.generated[:count], decoder.done[:count], decoder.uniform[:count, 0] = 0, False, at_random
             decoder._draw(some.contiguous(), 0, count)
             parts.append((decoder.tokens[:count, 0].clone(), decoder.logprobs[:count, 0].clone()))
         return torch.cat([tokens for tokens, _ in parts]), torch.cat([scores for _, scores in parts])

@@ -1,4 +1,4 @@
-"""What only a CUDA GPU shows: the engine's graphs, and that no step waits for the host."""
+"""The engine on a CUDA GPU: graphs, half precision, and steps that do not wait for the host."""
 
 from typing import Any
 
@@ -10,8 +10,8 @@ from tiny_math_solver.models.load import load_model
 from tiny_math_solver.problems.embedded import embedded_problems
 from tiny_math_solver.prompts import Prompt, chat_messages, encode_prompt, group_prompts
 from tiny_math_solver.rollouts import EngineRollouts, ReferenceRollouts, Sampling
-from tiny_math_solver.rollouts.decoder import TorchDecoder
-from tiny_math_solver.rollouts.engine_check import certify
+from tiny_math_solver.rollouts.engine_check import check_against_transformers
+from tiny_math_solver.rollouts.torch_decoder import TorchDecoder
 
 pytestmark = [
     pytest.mark.gpu,
@@ -36,7 +36,7 @@ def test_greedy_is_transformers_token_for_token(loaded, prompts):
     expected = ids(ReferenceRollouts(loaded.model, loaded.tokenizer, 200).generate(prompts, 1, GREEDY))
     for slots in (200, 24, 3):
         rollouts = EngineRollouts(loaded.model, loaded.tokenizer, slots)
-        assert rollouts.kind == "CUDA graphs"
+        assert rollouts.backend == "CUDA graphs"
         assert ids(rollouts.generate(prompts, 1, GREEDY)) == expected
 
 
@@ -50,14 +50,14 @@ def test_a_seed_means_the_same_completions_whatever_the_batch(loaded, prompts):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_half_precision_passes_the_certificate(family: str, dtype: torch.dtype, loaded, prompts):
+def test_half_precision_passes_the_engine_check(family: str, dtype: torch.dtype, loaded, prompts):
     rollouts = EngineRollouts(small(FAMILIES[family]).to("cuda", dtype), loaded.tokenizer)
-    certificate = certify(rollouts, prompts)
-    assert certificate.passed, certificate
+    check = check_against_transformers(rollouts, prompts)
+    assert check.passed, check
 
 
 def test_graphs_see_the_adapter_as_it_is(prompts):
-    """A graph holds addresses: weights that are made anew elsewhere would leave it with the old policy."""
+    """A graph holds addresses: if merged weights were allocated anew, it would go on with the old policy."""
     loaded = load_model("embedded", dtype="float32", device="cuda")
     model: Any = adapted(loaded.model, r=8)
     rollouts = EngineRollouts(model, loaded.tokenizer)
@@ -67,6 +67,19 @@ def test_graphs_see_the_adapter_as_it_is(prompts):
             weight.data.mul_(-1)
     after = ids(rollouts.generate(prompts[:30], 1, GREEDY))
     assert after == ids(ReferenceRollouts(model, loaded.tokenizer).generate(prompts[:30], 1, GREEDY)) != before
+
+
+def test_graphs_follow_parameters_that_move(prompts):
+    """A graph holds the addresses of the embedding and the norms too."""
+    loaded = load_model("embedded", dtype="float32", device="cuda")
+    rollouts = EngineRollouts(loaded.model, loaded.tokenizer)
+    before = ids(rollouts.generate(prompts[:30], 1, GREEDY))
+    torch.manual_seed(0)
+    for weight in loaded.model.parameters():
+        old, weight.data = weight.data, weight.data + 0.3 * weight.data.std() * torch.randn_like(weight.data)
+        old.fill_(torch.nan)
+    after = ids(rollouts.generate(prompts[:30], 1, GREEDY))
+    assert after == ids(ReferenceRollouts(loaded.model, loaded.tokenizer).generate(prompts[:30], 1, GREEDY)) != before
 
 
 def test_no_step_waits_for_the_host(loaded, prompts):
@@ -80,7 +93,7 @@ def test_no_step_waits_for_the_host(loaded, prompts):
         captured = len(decoder.graphs)
         torch.cuda.set_sync_debug_mode("error")
         try:
-            for _ in range(decoder.look_every):
+            for _ in range(decoder.sync_every):
                 decoder.step(8)
         finally:
             torch.cuda.set_sync_debug_mode("default")

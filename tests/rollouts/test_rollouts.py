@@ -1,4 +1,4 @@
-"""Both kinds of rollouts against a loop written out by hand: padding, end tokens, sampling settings, the adapter."""
+"""Engine and reference against a plain loop: padding, end tokens, sampling settings, the adapter."""
 
 from pathlib import Path
 
@@ -127,7 +127,7 @@ def test_the_prompt_is_the_chat_template_and_nothing_else(loaded):
 
 
 def test_prompts_without_groups_of_their_own_get_one_for_each_that_is_distinct():
-    """A problem that stands twice in a file must not be answered twice with the same draws."""
+    """A problem that occurs twice in a file must not be sampled twice with the same draws."""
     assert group_prompts([[5, 6], [7], [5, 6]]) == [Prompt([5, 6], 0), Prompt([7], 1), Prompt([5, 6], 0)]
 
 

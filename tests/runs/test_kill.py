@@ -30,7 +30,7 @@ def start(folder: Path, overrides: list[str], log: Path) -> subprocess.Popen[byt
 
 
 def there(folder: Path, pattern: str) -> bool:
-    """Whether the run folder holds such a file: it may be made, or taken away again, while we look."""
+    """True if the run folder holds such a file, which may appear or vanish while we look."""
     try:
         return any(folder.glob(pattern))
     except FileNotFoundError:
@@ -42,7 +42,7 @@ def adapter(folder: Path) -> str:
 
 
 def kill_when(due: Callable[[], bool], folder: Path, overrides: list[str], log: Path) -> bool:
-    """Start or go on with the run and kill it once `due`; False where it had ended by then."""
+    """Start or resume the run and kill it once `due`; False if it had ended by then."""
     process = start(folder, overrides, log)
     while process.poll() is None and not due():
         time.sleep(0.001)
@@ -83,7 +83,7 @@ def test_killed_at_50_random_moments_of_a_quickstart(tmp_path: Path):
     whole = time.perf_counter() - began
 
     def chain(seed: int) -> int:
-        """25 kills, each run started again until it ends; how many came while something was being written."""
+        """25 kills, each run restarted until it ends; returns how many hit while something was being written."""
         log, rng = tmp_path / f"log-{seed}", random.Random(seed)
         kills = runs = writing = 0
         while kills < 25:

@@ -65,7 +65,7 @@ def interrupted(folder: Path, step: int, *overrides: str, options: ResumeOptions
 
 
 def timeless(path: Path) -> list[dict[str, Any]]:
-    """Metrics without what the clock says, and without what Trainer says of the steps since it was started."""
+    """Metrics without timings, and without what Trainer sums up since it was started."""
     ours = ("time", "per_second", "train_loss")
     return [{k: v for k, v in row.items() if k != "seconds" and not any(o in k for o in ours)} for row in rows(path)]
 
@@ -94,10 +94,10 @@ def same(one: Path, other: Path) -> None:
     ids=["plain", "dropout", "reused batches", "sparse log", "trl's micro-batches", "across epochs"],
 )
 def test_a_resumed_run_ends_as_one_straight_through(tmp_path: Path, overrides: list[str]):
-    """Seven steps are two passes over the problems and a bit: the second order of the problems is met as well.
+    """Seven steps reach the second pass over the problems, whose order is another.
 
-    Catches a sampler that begins anew, lost random states, a lost generation batch, moments of the optimizer that
-    start at zero, records written twice.
+    Catches a sampler that starts over, lost random states, a lost generation batch, optimizer moments that start at
+    zero, records written twice.
     """
     small = ["--grpo.per_device_train_batch_size", "8", "--grpo.max_completion_length", "64", "--problems.train", "12"]
     overrides = [*small, *overrides, "--grpo.max_steps", "7"]
@@ -117,7 +117,7 @@ def test_a_resumed_run_ends_as_one_straight_through(tmp_path: Path, overrides: l
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """A run cut off after step 4 of 5, and what it would have become."""
+    """A run cut off after step 4 of 5, and the same run without the interruption."""
     folder = tmp_path_factory.mktemp("stopped")
     options = ["--grpo.max_steps", "5", "--grpo.save_total_limit", "3"]
     straight = run(folder / "straight", *options)
@@ -158,7 +158,7 @@ def test_a_change_that_is_meant_goes_on(cut: Path, stopped: SimpleNamespace):
 
 
 def test_a_finished_run_can_be_made_longer(stopped: SimpleNamespace, tmp_path: Path):
-    """It samples what it would have, had it been that long from the start; dev was evaluated once more, at its end."""
+    """It samples as if it had been that long from the start; only dev was evaluated once more, at its first end."""
     folder = shutil.copytree(stopped.straight, tmp_path / "run")
     longer = [*stopped.options, "--grpo.max_steps", "7"]
     run(folder, *longer, options=ResumeOptions(resume=True, allow=("grpo.max_steps",)))
@@ -230,7 +230,7 @@ def test_two_runs_do_not_share_a_folder(cut: Path, stopped: SimpleNamespace):
 
 
 def test_a_run_that_has_come_into_being_meanwhile_is_left_alone(tmp_path: Path):
-    """Two starts at the same moment see no folder; the second would move the first one aside while it writes."""
+    """Two simultaneous starts both see no folder; the second would move the first one's aside while it writes."""
     first, second = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "run")
     with first.locked(), second.locked():
         first.create()
@@ -361,7 +361,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(cut: Path, sto
 
 
 def test_a_new_checkpoint_is_not_deleted_for_a_damaged_one(cut: Path, stopped: SimpleNamespace):
-    """With one to keep, the newest by number was a damaged one; a stray one stays out of the way as well."""
+    """With one checkpoint to keep, a damaged one with a higher number would count as the newest."""
     (cut / "checkpoint-4" / "state.json").write_text("{}")
     interrupted(cut, 4, *stopped.options, "--grpo.save_total_limit", "1",
                 options=ResumeOptions(resume=True, allow=("grpo.save_total_limit",)))  # fmt: skip
@@ -435,7 +435,7 @@ def at_step(step: int, action: Callable[[], Any]) -> pytest.MonkeyPatch:
 
 
 def after_the_fault(folder: Path, stopped: SimpleNamespace, message: str, error: UserError) -> None:
-    """The message says what; the checkpoints before are whole; the run can be finished, and is the same."""
+    """The message names the fault, earlier checkpoints are intact, and the finished run is the same as without it."""
     assert message in str(error)
     assert "\n" not in str(error)
     assert [damage(path) for _, path in checkpoints(folder)] == ["", ""]
@@ -520,7 +520,7 @@ def started(folder: Path, *overrides: str) -> subprocess.Popen[str]:
 
 
 def listen() -> None:
-    """Whoever runs the tests may have had signals ignored, which is inherited: nohup does, and `&` in a script."""
+    """Restore the default signal handlers: `nohup` and `&` in a script ignore signals, and children inherit that."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
 

@@ -1,4 +1,4 @@
-"""Tokens and passwords are in nothing that a run writes or says: every file is searched."""
+"""Tokens and passwords appear in nothing that a run writes or prints: every file is searched."""
 
 import subprocess
 import sys
@@ -23,7 +23,7 @@ SHORT = [
 
 
 def test_nothing_a_run_writes_or_says_holds_a_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd):
-    """With W&B and TensorBoard on, and a secret even among the arguments."""
+    """With W&B and TensorBoard on, and a secret among the arguments as well."""
     monkeypatch.chdir(tmp_path)
     for name, value in {**SECRETS, "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"}.items():
         monkeypatch.setenv(name, value)

@@ -17,7 +17,7 @@ from tiny_math_solver.config.loading import load_config
 from tiny_math_solver.config.schema import Config
 from tiny_math_solver.grading import Graded, How
 from tiny_math_solver.rollouts import decoder
-from tiny_math_solver.rollouts.kernel_decoder import NativeDecoder
+from tiny_math_solver.rollouts.kernel_decoder import KernelDecoder
 from tiny_math_solver.rollouts.policy_weights import PolicyWeights
 from tiny_math_solver.support.console import CollectingConsole
 from tiny_math_solver.support.errors import EXIT_LEARNED_NOTHING, StoppedError, UserError
@@ -40,7 +40,7 @@ def config() -> Config:
 
 
 def names(config: Config, *rows: dict[str, float], dtype: torch.dtype = torch.float32) -> list[str]:
-    """What is found once each of `rows` has stood for a whole window, on top of a healthy step."""
+    """The findings after each of `rows`, on top of a healthy step, has filled a whole window."""
     return [f.name for f in findings([HEALTHY | row for row in rows for _ in range(WINDOW)], config, dtype)]
 
 
@@ -294,7 +294,7 @@ def test_a_step_out_of_memory_is_repeated_in_smaller_passes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: list[str]
 ):
     """Catches a gradient that keeps what the failed attempt left, and metrics that count its passes twice."""
-    short = ["--grpo.max_steps", "3", *overrides]
+    short = ["--grpo.max_steps", "3", "--grpo.max_completion_length", "64", *overrides]
     plain = run(tmp_path / "plain", *short)
     with monkeypatch.context() as patch:
         starved(patch, 1000, {2})
@@ -330,7 +330,7 @@ def test_rollouts_out_of_memory_go_on_with_fewer_at_once_and_are_the_same(
     assert any(e["text"].startswith("rollouts.batch_size is 8 from here on") for e in result.events)
     for name in ("rollouts.jsonl", "adapter_model.safetensors"):
         assert (plain.folder / name).read_bytes() == (result.folder / name).read_bytes()
-    assert issubclass(NativeDecoder, decoder.Decoder)
+    assert issubclass(KernelDecoder, decoder.Decoder)
 
 
 def test_what_does_not_fit_at_all_is_said_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

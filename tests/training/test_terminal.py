@@ -1,4 +1,4 @@
-"""What a run prints while it goes on."""
+"""The live view of a run in progress."""
 
 import io
 from typing import Any

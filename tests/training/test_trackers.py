@@ -1,4 +1,4 @@
-"""What trackers are sent, read back with their own readers. Nothing leaves this machine."""
+"""Metrics and samples as the trackers store them, read back with their own readers. Nothing leaves this machine."""
 
 import json
 import struct
@@ -37,12 +37,12 @@ def test_wandb_offline_has_the_metrics_and_the_samples(tmp_path: Path, monkeypat
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     monkeypatch.setenv("WANDB_SILENT", "true")
-    monkeypatch.setenv("WANDB_RUN_ID", "other")  # set by the run, and to be taken back after this test
+    monkeypatch.setenv("WANDB_RUN_ID", "other")  # the run sets it; monkeypatch restores it
     result = run(tmp_path / "run", *TRACKED, "--grpo.report_to", "wandb")
-    wandb.teardown()  # after finish() alone its service still holds the records: it writes them when it closes
+    wandb.teardown()  # finish() returns before its service has written the file
     (written,) = (tmp_path / "wandb").glob("offline-run-*/run-*.wandb")
     run_id = json.loads((result.folder / "environment.json").read_text())["run_id"]
-    assert written.name == f"run-{run_id}.wandb"  # by which a resumed run finds itself again
+    assert written.name == f"run-{run_id}.wandb"  # a resumed run continues under the same id
     history = []
     for data in wandb_records(written):
         record = wandb_internal_pb2.Record.FromString(data)  # type: ignore[attr-defined]  # made on import

@@ -46,7 +46,7 @@ def new_trainer(folder: Path, *overrides: str) -> Any:
 
 
 def micro_batches(trainer: Any) -> list[dict[str, Any]]:
-    """What TRL would train on in the first optimizer step."""
+    """The micro-batches that TRL would train on in the first optimizer step."""
     trainer.model.train()
     trainer.current_gradient_accumulation_steps = trainer.args.gradient_accumulation_steps
     rows = next(iter(trainer.get_train_dataloader()))

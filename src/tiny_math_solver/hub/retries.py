@@ -76,9 +76,7 @@ def _client_class(http: Any) -> Any:
     Not a transport: a client that is given one leaves out the proxies of the environment, and a transport cannot
     tell a short answer, whose request is repeated, from a download, which is resumed.
     """
-    from huggingface_hub import constants
-
-    transient = (http.TimeoutException, http.NetworkError, http.RemoteProtocolError, http.ProxyError)
+    download, transient = _download_class(http), _transient(http)
 
     class RetryingClient(http.Client):
         def __init__(self, policy: RetryPolicy, **options: Any):
@@ -88,7 +86,7 @@ def _client_class(http: Any) -> Any:
         def send(self, request: Any, *, stream: bool = False, **options: Any) -> Any:
             policy, host = self.policy, request.url.host
             if policy.given_up:
-                raise policy.given_up  # of a file: the one after it has begun already
+                raise policy.given_up  # huggingface_hub has begun the file after the one that failed
             request.extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), policy.timeout)
             while True:
                 try:
@@ -104,10 +102,18 @@ def _client_class(http: Any) -> Any:
                 reason = f"{response.status_code} {response.reason_phrase}" + (f" (asks for {asked} s)" * bool(asked))
                 policy.failed(host, reason, retry_after=float(asked) if asked.isdigit() else 0)
             if stream:
-                response.stream = Download(response.stream, host, policy)
+                response.stream = download(response.stream, host, policy)
             else:
                 policy.succeeded()
             return response
+
+    return RetryingClient
+
+
+def _download_class(http: Any) -> Any:
+    from huggingface_hub import constants
+
+    transient = _transient(http)
 
     class Download(http.SyncByteStream):
         """The body of an answer; where it is cut, huggingface_hub asks for the rest of it after the wait."""
@@ -131,7 +137,11 @@ def _client_class(http: Any) -> Any:
         def close(self) -> None:
             self.stream.close()
 
-    return RetryingClient
+    return Download
+
+
+def _transient(http: Any) -> tuple[type[BaseException], ...]:
+    return (http.TimeoutException, http.NetworkError, http.RemoteProtocolError, http.ProxyError)
 
 
 def _reason(http: Any, error: BaseException, policy: RetryPolicy) -> str:

@@ -1,12 +1,14 @@
-"""The kernels as Python functions: the type and the size of every argument, declared once.
+"""The kernels as Python functions: the type and size of every argument is declared once, in SIGNATURES.
 
-    kernels.norm(rows, x, weight, eps, C, out)           a call
-    recording.add(kernels.norm, x, weight, eps, C, out)  the same without `rows`; recording.replay(rows) makes it
+    kernels.rms_norm(rows, x, weight, eps, C, out)
+    recording.add(kernels.rms_norm, x, weight, eps, C, out)      the same call, made by recording.replay(rows)
 
-Tensors are passed as tensors: another dtype or device, gaps between elements, or anything that is not a tensor raises
-ctypes.ArgumentError before C++ sees an address. A recording also checks sizes when a call is added. With the
-environment variable TINY_MATH_CHECK_KERNELS=1 every call checks the sizes of its tensors, and every replay that the
-tensors still lie where they were recorded.
+Tensors are passed as tensors, sizes as int and factors as float. A tensor of another dtype or device, one that is not
+contiguous, or any other object raises ctypes.ArgumentError before C++ sees an address. A recording also checks the
+sizes of the tensors when a call is added.
+
+For debugging, TINY_MATH_CHECK_KERNELS=1 in the environment checks the sizes of all tensors at every call, and at every
+replay that they still are where they were recorded.
 """
 
 import ctypes
@@ -25,37 +27,37 @@ CHECK_VARIABLE = "TINY_MATH_CHECK_KERNELS"
 
 @dataclass(frozen=True)
 class TensorArgument:
-    """A tensor on the CPU without gaps, of at least `shape`.
+    """A contiguous tensor on the CPU with at least the elements of `shape`.
 
-    Dimensions are numbers, names of the call's sizes or of the model's, `name+1`; a first dimension that nobody names
-    is that of the first tensor that has it.
+    A dimension is a number, the name of a size among the call's arguments or the model's (H, KV, D, QKV = H + 2 KV), or
+    `name+1`. A first dimension that is none of these is inferred from the first tensor that has it.
     """
 
-    dtype: torch.dtype | None  # None: that of the library's activations
+    dtype: torch.dtype | None  # None: the library's
     shape: tuple[int | str, ...]
     optional: bool = False
     name: str = ""
 
     def from_param(self, value: Any) -> c_void_p:
-        """The address, for ctypes."""
+        """The address of the tensor; ctypes calls this for every argument."""
         if value is None and self.optional:
             return c_void_p(None)
         if not isinstance(value, Tensor):
-            raise ArgumentError(f"{self.name} is no tensor but {type(value).__name__}")
+            raise ArgumentError(f"{self.name} must be a tensor, not {type(value).__name__}")
         if value.dtype != self.dtype or not value.is_cpu:
             raise ArgumentError(f"{self.name} is {value.dtype} on {value.device}, not {self.dtype} on cpu")
         if not value.is_contiguous():
-            raise ArgumentError(f"{self.name} has gaps: shape {tuple(value.shape)}, strides {value.stride()}")
+            raise ArgumentError(f"{self.name} is not contiguous: shape {tuple(value.shape)}, strides {value.stride()}")
         return c_void_p(value.data_ptr())
 
     def check_size(self, value: Tensor, sizes: dict[str, int]) -> None:
-        """Raise ArgumentError if `value` is smaller than the kernel will read or write."""
+        """Raise ArgumentError if the kernel would read or write beyond the tensor."""
         first, inner = self.shape[0], math.prod(_size(dim, sizes) for dim in self.shape[1:])
         if isinstance(first, str) and first.partition("+")[0] not in sizes:
             sizes[first] = value.numel() // inner
         elements = _size(first, sizes) * inner
         if value.numel() < elements:
-            raise ArgumentError(f"{self.name} has {value.numel()} elements, not {elements}")
+            raise ArgumentError(f"{self.name} has {value.numel()} elements, the kernel needs {elements}")
 
 
 def _size(dimension: int | str, sizes: Mapping[str, int]) -> int:
@@ -65,8 +67,8 @@ def _size(dimension: int | str, sizes: Mapping[str, int]) -> int:
     return sizes[name] + int(more or 0)
 
 
-def _number(*shape: int | str) -> TensorArgument:
-    """An activation, a weight or a part of the cache, in the library's dtype."""
+def _scalar(*shape: int | str) -> TensorArgument:
+    """Activations, weights or caches, in the library's dtype."""
     return TensorArgument(None, shape)
 
 
@@ -90,67 +92,68 @@ def _signature(**arguments: Any) -> dict[str, Any]:
     return arguments
 
 
-# The arguments of every function in the order of its C++ declaration, where they are explained.
+# The arguments of every function, in the order of its C++ declaration, which explains them.
 SIGNATURES: dict[str, dict[str, Any]] = {
     # layers.cpp
     "linear": _signature(
         rows=c_long, x=_float32("rows", "K"), K=c_long, panels=_float32("N", "K"), bias=_float32("N"),
         add=_optional(_float32("rows", "N")), out=_float32("rows", "N"), N=c_long,
     ),
-    "norm": _signature(
-        rows=c_long, x=_number("rows", "C"), weight=_number("C"), eps=c_float, C=c_long, out=_number("rows", "C"),
+    "rms_norm": _signature(
+        rows=c_long, x=_scalar("rows", "C"), weight=_scalar("C"), eps=c_float, C=c_long, out=_scalar("rows", "C"),
     ),
-    "gate": _signature(rows=c_long, gate_up=_number("rows", 2, "M"), M=c_long, out=_number("rows", "M")),
+    "swiglu": _signature(rows=c_long, gate_up=_scalar("rows", 2, "M"), M=c_long, out=_scalar("rows", "M")),
     # decode.cpp
     "embed": _signature(
-        rows=c_long, tokens=_int64("rows", "columns"), columns=c_long, made=_int64("rows"),
-        embedding=_number("V", "C"), C=c_long, x=_number("rows", "C"),
+        rows=c_long, tokens=_int64("rows", "columns"), columns=c_long, generated=_int64("rows"),
+        embedding=_scalar("V", "C"), C=c_long, x=_scalar("rows", "C"),
     ),
-    "keep_prompts": _signature(
-        prompts=c_long, length=c_long, key=_number("prompts", "length", "KV", "D"),
-        value=_number("prompts", "length", "KV", "D"), groups=_int64("prompts"),
-        keys=_number("slots", "KV", "capacity", "D"), values=_number("slots", "KV", "capacity", "D"), capacity=c_long,
+    "cache_prompts": _signature(
+        prompts=c_long, length=c_long, key=_scalar("prompts", "length", "KV", "D"),
+        value=_scalar("prompts", "length", "KV", "D"), places=_int64("prompts"),
+        keys=_scalar("slots", "KV", "capacity", "D"), values=_scalar("slots", "KV", "capacity", "D"), capacity=c_long,
     ),
-    "attend": _signature(
-        rows=c_long, qkv=_number("rows", "QKV", "D"), turns=_float32("positions", "D"),
-        query_norm=_optional(_number("D")), key_norm=_optional(_number("D")), eps=c_float, scale=c_float,
-        group=_int64("rows"), prompt_length=_int64("rows"), cache=_int64("rows"), made=_int64("rows"),
-        prompt_keys=_number("slots", "KV", "prompt_capacity", "D"),
-        prompt_values=_number("slots", "KV", "prompt_capacity", "D"), prompt_capacity=c_long,
-        own_keys=_number("slots", "KV", "own_capacity", "D"), own_values=_number("slots", "KV", "own_capacity", "D"),
-        own_capacity=c_long, out=_number("rows", "H", "D"),
+    "decode_attention": _signature(
+        rows=c_long, qkv=_scalar("rows", "QKV", "D"), rope_table=_float32("positions", "D"),
+        query_norm=_optional(_scalar("D")), key_norm=_optional(_scalar("D")), eps=c_float, scale=c_float,
+        prompt_place=_int64("rows"), prompt_length=_int64("rows"), completion_place=_int64("rows"),
+        generated=_int64("rows"), prompt_keys=_scalar("slots", "KV", "prompt_capacity", "D"),
+        prompt_values=_scalar("slots", "KV", "prompt_capacity", "D"), prompt_capacity=c_long,
+        completion_keys=_scalar("slots", "KV", "completion_capacity", "D"),
+        completion_values=_scalar("slots", "KV", "completion_capacity", "D"), completion_capacity=c_long,
+        out=_scalar("rows", "H", "D"),
     ),
     "draw": _signature(
-        rows=c_long, logits=_number("sources", "stride"), source=_optional(_int64("rows")), stride=c_long, V=c_long,
-        sharpness=c_float, uniform=_optional(_float32("rows", "columns")), eos=_int64("eos_count"), eos_count=c_long,
-        limit=c_long, columns=c_long, tokens=_int64("rows", "columns"), logprobs=_float32("rows", "columns"),
-        made=_int64("rows"), done=_bool("rows"),
+        rows=c_long, logits=_scalar("logits_rows", "stride"), logits_row=_optional(_int64("rows")), stride=c_long,
+        V=c_long, sharpness=c_float, uniform=_optional(_float32("rows", "columns")), eos=_int64("eos_count"),
+        eos_count=c_long, limit=c_long, columns=c_long, tokens=_int64("rows", "columns"),
+        logprobs=_float32("rows", "columns"), generated=_int64("rows"), done=_bool("rows"),
     ),
 }  # fmt: skip
 
 _GROUPS = _signature(
-    groups=c_long, group_start=_int64("groups"), group_length=_int64("groups"), group_rows=_int64("groups+1"),
-    row_start=_int64("completions"), row_length=_int64("completions"),
+    groups=c_long, group_start=_int64("groups"), group_length=_int64("groups"), group_completions=_int64("groups+1"),
+    completion_start=_int64("completions"), completion_length=_int64("completions"),
 )  # fmt: skip
 
-# Those of update.cpp, which is in float32 alone.
+# Those of update.cpp, which exists in float32 only.
 UPDATE_SIGNATURES: dict[str, dict[str, Any]] = {
-    "add_product": _signature(
+    "add_weight_gradient": _signature(
         T=c_long, left=_float32("T", "N"), N=c_long, right=_float32("T", "K"), K=c_long, out=_float32("N", "K"),
     ),
-    "norm_backward": _signature(
+    "rms_norm_backward": _signature(
         rows=c_long, x=_float32("rows", "C"), weight=_float32("C"), eps=c_float, C=c_long,
-        before=_float32("rows", "C"), add=c_bool, slope=_float32("rows", "C"),
+        out_gradient=_float32("rows", "C"), add=c_bool, gradient=_float32("rows", "C"),
     ),
-    "gate_backward": _signature(
-        rows=c_long, gate_up=_float32("rows", 2, "M"), M=c_long, before=_float32("rows", "M"),
-        slope=_float32("rows", 2, "M"),
+    "swiglu_backward": _signature(
+        rows=c_long, gate_up=_float32("rows", 2, "M"), M=c_long, out_gradient=_float32("rows", "M"),
+        gradient=_float32("rows", 2, "M"),
     ),
-    "turn": _signature(
-        rows=c_long, qkv=_float32("rows", "QKV", "D"), positions=_int64("rows"), turns=_float32("table", "D"),
-        scale=c_float, back=c_bool,
+    "rotary": _signature(
+        rows=c_long, qkv=_float32("rows", "QKV", "D"), positions=_int64("rows"), rope_table=_float32("table", "D"),
+        scale=c_float, backward=c_bool,
     ),
-    "choose": _signature(
+    "target_logprobs": _signature(
         rows=c_long, logits=_float32("rows", "stride"), stride=c_long, V=c_long, sharpness=c_float,
         target=_int64("rows"), logprob=_float32("rows"),
     ),
@@ -159,15 +162,23 @@ UPDATE_SIGNATURES: dict[str, dict[str, Any]] = {
     ),
     "attention_backward": _GROUPS | _signature(
         qkv=_float32("tokens", "QKV", "D"), out=_float32("tokens", "H", "D"), log_sum=_float32("tokens", "H"),
-        before=_float32("tokens", "H", "D"), slopes=_float32("tokens", "QKV", "D"),
+        out_gradient=_float32("tokens", "H", "D"), gradient=_float32("tokens", "QKV", "D"),
     ),
 }  # fmt: skip
 
 
-class Kernels:
-    """The functions of a library as attributes; `panel` columns of a weight and `block` tokens of a cache lie together.
+# the names by which update/kernel_scorer.py calls some of them
+ALIASES = {
+    "norm": "rms_norm", "gate": "swiglu", "norm_backward": "rms_norm_backward", "gate_backward": "swiglu_backward",
+    "add_product": "add_weight_gradient", "turn": "rotary", "choose": "target_logprobs",
+}  # fmt: skip
 
-    `check` is on where the environment asks for it, when the kernels are loaded.
+
+class Kernels:
+    """The functions of a compiled library, as attributes.
+
+    `panel` is the number of weight columns that are stored together, `block` that of cached tokens. `check` is True if
+    TINY_MATH_CHECK_KERNELS was set when the kernels were loaded.
     """
 
     panel: int
@@ -184,13 +195,13 @@ class Kernels:
 
     def __getattr__(self, name: str) -> "Kernel":
         try:
-            return self.__dict__["_functions"][name]
+            return self.__dict__["_functions"][ALIASES.get(name, name)]
         except KeyError:
             raise AttributeError(f"there is no kernel {name}") from None
 
 
 class Kernel:
-    """One function of the library."""
+    """One function of the library; called with the arguments of its signature."""
 
     def __init__(
         self,
@@ -210,23 +221,23 @@ class Kernel:
         }
         self._function = library[name]
         self._function.argtypes, self._function.restype = list(self.arguments.values()), None
-        self.unchecked = library[name]  # takes what `converted` returns, as it is
+        self.unchecked = library[name]  # a second function object without argtypes: takes the result of `converted`
         self.unchecked.restype = None
 
     def __call__(self, *values: Any) -> None:
         if self.check:
             self.check_sizes(values)
-        elif len(values) != len(self.arguments):  # ctypes lets more pass
+        elif len(values) != len(self.arguments):  # ctypes accepts more than declared
             raise ArgumentError(f"{self.name} takes {len(self.arguments)} arguments, not {len(values)}")
         self._function(*values)
 
     def converted(self, values: Sequence[Any]) -> tuple[Any, ...]:
-        """All arguments but the first, as ctypes passes them on."""
+        """All arguments but the first, converted for `unchecked`."""
         kinds = list(self.arguments.values())[1:]
         return tuple(kind.from_param(value) for kind, value in zip(kinds, values, strict=True))
 
     def check_sizes(self, values: Sequence[Any]) -> None:
-        """Raise ArgumentError if a tensor is smaller than the sizes of this call."""
+        """Raise ArgumentError if a tensor does not fit the sizes of this call."""
         if len(values) != len(self.arguments):
             raise ArgumentError(f"{self.name} takes {len(self.arguments)} arguments, not {len(values)}")
         named = list(zip(self.arguments.values(), values, self.arguments, strict=True))
@@ -239,17 +250,17 @@ class Kernel:
 
 
 class Recording:
-    """Calls whose arguments were converted once, replayed for any number of rows up to `rows`.
+    """Calls with arguments that are converted once, replayed for any number of rows up to `rows`.
 
-    The memory of the tensors stays allocated as long as the recording. A parameter whose memory is replaced leaves the
-    recording with the old values: whoever records parameters compares their addresses before replaying.
+    The recording keeps the memory of its tensors allocated. If a parameter gets other memory, the recording still reads
+    the old one, so a caller that records parameters has to compare their addresses and record again.
     """
 
     def __init__(self, rows: int, check: bool = False):
         self.rows, self.check = rows, check
         self._calls: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
         self._memory: list[Tensor] = []
-        self._tensors: list[tuple[str, Tensor, int]] = []  # where it was recorded
+        self._tensors: list[tuple[str, Tensor, int]] = []  # kernel, tensor, recorded address
 
     def add(self, kernel: Kernel, *values: Any) -> None:
         """Record a call; `values` are its arguments after the number of rows."""
@@ -257,7 +268,7 @@ class Recording:
         self._calls.append((kernel.unchecked, kernel.converted(values)))
         for value in values:
             if isinstance(value, Tensor):
-                self._memory.append(value.detach())  # holds the memory even where the tensor is given another
+                self._memory.append(value.detach())  # shares the memory and keeps it if the tensor gets another
                 self._tensors.append((kernel.name, value, value.data_ptr()))
 
     def add_function(self, function: Callable[[int], None]) -> None:
@@ -273,12 +284,7 @@ class Recording:
 
     def _check(self, rows: int) -> None:
         if not 0 <= rows <= self.rows:
-            raise ArgumentError(f"{rows} rows of a recording for {self.rows}")
+            raise ArgumentError(f"{rows} rows in a recording for at most {self.rows}")
         for name, tensor, address in self._tensors:
             if tensor.data_ptr() != address:
                 raise ArgumentError(f"{name}: a tensor of shape {tuple(tensor.shape)} has moved since it was recorded")
-
-
-def at(tensor: Tensor | None) -> Tensor | None:
-    """The tensor itself, which kernels take."""
-    return tensor

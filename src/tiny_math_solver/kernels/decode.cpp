@@ -1,115 +1,119 @@
-// A decode step: one new token a row, every row by itself.
+// A decode step: one token for each running completion, independent of the others.
 //
-// A slot is a place in the batch: slots 0 … rows-1 are running. Its completion has a row of the cache to itself
-// (`cache[slot]`), and shares the keys and values of its prompt with the other samples (`group[slot]`).
+// Slots 0 … rows-1 of the batch are running. A slot's completion has the cache place `completion_place[slot]` to
+// itself, and its prompt the place `prompt_place[slot]`, which the samples of a group share. `generated[slot]` counts
+// the tokens drawn so far.
 #include "attention.h"
 
-// x [rows, C] = the embedding of each row's last token.
-extern "C" void embed(long rows, const int64_t* tokens, long columns, const int64_t* made, const number* embedding,
-                      long C, number* x) {
+// x [rows, C] = the embedding of each slot's last token.
+extern "C" void embed(long rows, const int64_t* tokens, long columns, const int64_t* generated,
+                      const scalar* embedding, long C, scalar* x) {
     for (long r = 0; r < rows; r++)
-        memcpy(x + r * C, embedding + tokens[r * columns + made[r] - 1] * C, C * sizeof(number));
+        memcpy(x + r * C, embedding + tokens[r * columns + generated[r] - 1] * C, C * sizeof(scalar));
 }
 
 // -- Attention -----------------------------------------------------------------------------------------------------
 
-// Turn pairs (2i, 2i+1) of a head by the angle of its position; `turn` holds cosine and sine of each pair.
-static void rotate(const number* head, const number* weight, float eps, const float* turn, float scale, float* out) {
-    number normed[HEAD_DIM];
-    if (weight) normalise(head, weight, eps, HEAD_DIM, normed), head = normed;
+// Rotate pairs (2i, 2i+1) of a head, after its norm if it has one; `rope` holds cosine and sine of each pair.
+static void rotate(const scalar* head, const scalar* norm, float eps, const float* rope, float scale, float* out) {
+    scalar normed[HEAD_DIM];
+    if (norm) rms_norm_row(head, norm, eps, HEAD_DIM, normed), head = normed;
     for (int d = 0; d < HEAD_DIM; d += 2) {
-        float a = one(head[d]) * scale, b = one(head[d + 1]) * scale;
-        out[d] = a * turn[d] - b * turn[d + 1], out[d + 1] = a * turn[d + 1] + b * turn[d];
+        float a = to_float(head[d]) * scale, b = to_float(head[d + 1]) * scale;
+        out[d] = a * rope[d] - b * rope[d + 1], out[d + 1] = a * rope[d + 1] + b * rope[d];
     }
 }
 
-// Keys (already rotated) and values of prompts, [prompts, length, KV_HEADS, HEAD_DIM] each, into the cache of groups.
-extern "C" void keep_prompts(long prompts, long length, const number* key, const number* value, const int64_t* groups,
-                             number* keys, number* values, long capacity) {
+// Store keys (rotated) and values of prompts, [prompts, length, KV_HEADS, HEAD_DIM] each, at `places` of the cache.
+extern "C" void cache_prompts(long prompts, long length, const scalar* key, const scalar* value, const int64_t* places,
+                              scalar* keys, scalar* values, long capacity) {
     long size = padded(capacity) * HEAD_DIM;
 #pragma omp parallel for collapse(2) schedule(static)
     for (long p = 0; p < prompts; p++)
         for (long h = 0; h < KV_HEADS; h++)
             for (long t = 0; t < length; t++) {
-                long from = ((p * length + t) * KV_HEADS + h) * HEAD_DIM, to = (groups[p] * KV_HEADS + h) * size;
+                long from = ((p * length + t) * KV_HEADS + h) * HEAD_DIM, to = (places[p] * KV_HEADS + h) * size;
                 float exact[HEAD_DIM];
-                for (int d = 0; d < HEAD_DIM; d++) exact[d] = one(key[from + d]);
-                keep(exact, value + from, t, keys + to, values + to);
+                for (int d = 0; d < HEAD_DIM; d++) exact[d] = to_float(key[from + d]);
+                store_key_value(exact, value + from, t, keys + to, values + to);
             }
 }
 
-// out [rows, HEADS · HEAD_DIM] = attention of each row's new token over its prompt and completion; the token's own key
-// and value are added to the cache. qkv [rows, HEADS + 2 KV_HEADS, HEAD_DIM], turns [positions, HEAD_DIM].
-extern "C" void attend(long rows, const number* qkv, const float* turns, const number* query_norm,
-                       const number* key_norm, float eps, float scale, const int64_t* group,
-                       const int64_t* prompt_length, const int64_t* cache, const int64_t* made, number* prompt_keys,
-                       number* prompt_values, long prompt_capacity, number* own_keys, number* own_values,
-                       long own_capacity, number* out) {
-    long prompt_size = padded(prompt_capacity) * HEAD_DIM, own_size = padded(own_capacity) * HEAD_DIM;
+// out [rows, HEADS · HEAD_DIM] = attention of each slot's last token over its prompt and completion; the token's own
+// key and value are added to the cache. qkv [rows, HEADS + 2 KV_HEADS, HEAD_DIM], rope_table [positions, HEAD_DIM].
+extern "C" void decode_attention(long rows, const scalar* qkv, const float* rope_table, const scalar* query_norm,
+                                 const scalar* key_norm, float eps, float scale, const int64_t* prompt_place,
+                                 const int64_t* prompt_length, const int64_t* completion_place,
+                                 const int64_t* generated, scalar* prompt_keys, scalar* prompt_values,
+                                 long prompt_capacity, scalar* completion_keys, scalar* completion_values,
+                                 long completion_capacity, scalar* out) {
+    long prompt_size = padded(prompt_capacity) * HEAD_DIM, completion_size = padded(completion_capacity) * HEAD_DIM;
 #pragma omp parallel for collapse(2) schedule(static)
     for (long r = 0; r < rows; r++)
         for (long h = 0; h < KV_HEADS; h++) {
-            long length = prompt_length[r], own = made[r], first = padded(length), stride = first + padded(own);
-            const number* row = qkv + r * (HEADS + 2 * KV_HEADS) * HEAD_DIM;
-            const float* turn = turns + (length + own - 1) * HEAD_DIM;
-            number *keys = own_keys + (cache[r] * KV_HEADS + h) * own_size,
-                   *values = own_values + (cache[r] * KV_HEADS + h) * own_size;
-            long prompt = (group[r] * KV_HEADS + h) * prompt_size;
-            float query[SHARE][HEAD_DIM], key[HEAD_DIM], scores[SHARE * stride];
-            for (int s = 0; s < SHARE; s++)
-                rotate(row + (h * SHARE + s) * HEAD_DIM, query_norm, eps, turn, scale, query[s]);
-            rotate(row + (HEADS + h) * HEAD_DIM, key_norm, eps, turn, 1, key);
-            keep(key, row + (HEADS + KV_HEADS + h) * HEAD_DIM, own - 1, keys, values);
+            long length = prompt_length[r], count = generated[r];
+            long first = padded(length), stride = first + padded(count);
+            const scalar* row = qkv + r * (HEADS + 2 * KV_HEADS) * HEAD_DIM;
+            const float* rope = rope_table + (length + count - 1) * HEAD_DIM;
+            scalar *keys = completion_keys + (completion_place[r] * KV_HEADS + h) * completion_size,
+                   *values = completion_values + (completion_place[r] * KV_HEADS + h) * completion_size;
+            long prompt = (prompt_place[r] * KV_HEADS + h) * prompt_size;
+            float query[QUERIES][HEAD_DIM], key[HEAD_DIM], scores[QUERIES * stride];
+            for (int s = 0; s < QUERIES; s++)
+                rotate(row + (h * QUERIES + s) * HEAD_DIM, query_norm, eps, rope, scale, query[s]);
+            rotate(row + (HEADS + h) * HEAD_DIM, key_norm, eps, rope, 1, key);
+            store_key_value(key, row + (HEADS + KV_HEADS + h) * HEAD_DIM, count - 1, keys, values);
 
-            score(query, prompt_keys + prompt, length, scores, stride);
-            score(query, keys, own, scores + first, stride);
-            lanes mixed[SHARE][HEAD_DIM / LANES] = {};
-            float highest, total[SHARE];
-            for (int s = 0; s < SHARE; s++) exponentials(scores + s * stride, stride, &highest, total + s);
-            mix(scores, stride, prompt_values + prompt, length, mixed);
-            mix(scores + first, stride, values, own, mixed);
-            for (int s = 0; s < SHARE; s++)
+            attention_scores(query, prompt_keys + prompt, length, scores, stride);
+            attention_scores(query, keys, count, scores + first, stride);
+            vec output[QUERIES][HEAD_DIM / LANES] = {};
+            float highest, total[QUERIES];
+            for (int s = 0; s < QUERIES; s++) exponentiate(scores + s * stride, stride, &highest, total + s);
+            add_weighted_sum(scores, stride, prompt_values + prompt, length, output);
+            add_weighted_sum(scores + first, stride, values, count, output);
+            for (int s = 0; s < QUERIES; s++)
                 for (int i = 0; i < HEAD_DIM / LANES; i++)
-                    store(out + ((r * HEADS) + h * SHARE + s) * HEAD_DIM + i * LANES, mixed[s][i] / total[s]);
+                    store(out + ((r * HEADS) + h * QUERIES + s) * HEAD_DIM + i * LANES, output[s][i] / total[s]);
         }
 }
 
 // -- The draw ------------------------------------------------------------------------------------------------------
 
-// Each row's next token, from logits of V tokens (in row `source[r]`, or r) and one uniform number, where the running
-// sum of probabilities passes it; without uniforms the likeliest token. Rows that are done stay as they are.
-extern "C" void draw(long rows, const number* logits, const int64_t* source, long stride, long V, float sharpness,
+// Draw each slot's next token from row `logits_row[r]`, or r, of the logits: where the running sum of probabilities
+// passes its uniform number, or the likeliest token without one. `sharpness` is 1 / temperature. Slots that are done
+// stay as they are.
+extern "C" void draw(long rows, const scalar* logits, const int64_t* logits_row, long stride, long V, float sharpness,
                      const float* uniform, const int64_t* eos, long eos_count, long limit, long columns,
-                     int64_t* tokens, float* logprobs, int64_t* made, bool* done) {
+                     int64_t* tokens, float* logprobs, int64_t* generated, bool* done) {
     long whole = V / LANES * LANES, blocks = (V + LANES - 1) / LANES;
 #pragma omp parallel for schedule(static)
     for (long r = 0; r < rows; r++) {
         if (done[r]) continue;
-        const number* row = logits + (source ? source[r] : r) * stride;
-        lanes highest = all(-__builtin_inff());
-        for (long v = 0; v < whole; v += LANES) highest = larger(highest, load(row + v));
-        float top = largest(highest), total = 0;
-        for (long v = whole; v < V; v++) top = one(row[v]) > top ? one(row[v]) : top;
+        const scalar* row = logits + (logits_row ? logits_row[r] : r) * stride;
+        vec highest = broadcast(-__builtin_inff());
+        for (long v = 0; v < whole; v += LANES) highest = maximum(highest, load(row + v));
+        float top = horizontal_max(highest), total = 0;
+        for (long v = whole; v < V; v++) top = to_float(row[v]) > top ? to_float(row[v]) : top;
         float ends[blocks];  // the running sum up to the end of each block
-        lanes shares;
+        vec weights;         // unnormalised probabilities of one block
         auto weigh = [&](long block) {
-            number last[LANES];
-            const number* from = row + block * LANES;
+            scalar last[LANES];
+            const scalar* from = row + block * LANES;
             if (block * LANES == whole) {
-                for (int i = 0; i < LANES; i++) last[i] = whole + i < V ? from[i] : rounded(-__builtin_inff());
+                for (int i = 0; i < LANES; i++) last[i] = whole + i < V ? from[i] : to_scalar(-__builtin_inff());
                 from = last;
             }
-            shares = exponential((load(from) - top) * sharpness);
-            if (block * LANES == whole)  // what is not there must weigh nothing at all
-                for (long i = V - whole; i < LANES; i++) shares[i] = 0;
+            weights = exp_nonpositive((load(from) - top) * sharpness);
+            if (block * LANES == whole)  // the padding must have no weight at all
+                for (long i = V - whole; i < LANES; i++) weights[i] = 0;
         };
         for (long block = 0; block < blocks; block++) {
             weigh(block);
-            ends[block] = total += sum(shares);
+            ends[block] = total += horizontal_sum(weights);
         }
-        long token = 0, place = r * columns + made[r];
+        long token = 0, column = r * columns + generated[r];
         if (uniform) {
-            float target = uniform[place] * total, before = 0;
+            float target = uniform[column] * total, before = 0;
             long low = 0, high = blocks - 1;
             while (low < high) {
                 long middle = (low + high) / 2;
@@ -118,18 +122,18 @@ extern "C" void draw(long rows, const number* logits, const int64_t* source, lon
             }
             weigh(low);
             if (low) before = ends[low - 1];
-            long i = 0, likely = 0;
+            long i = 0, possible = 0;
             for (; i < LANES; i++) {
-                if (shares[i] > 0) likely = i;  // rounding may leave the target behind the last of them
-                if ((before += shares[i]) > target) break;
+                if (weights[i] > 0) possible = i;  // rounding may leave the target behind the last of them
+                if ((before += weights[i]) > target) break;
             }
-            token = low * LANES + (i < LANES ? i : likely);
+            token = low * LANES + (i < LANES ? i : possible);
         } else {
-            while (token < V - 1 && one(row[token]) != top) token++;
+            while (token < V - 1 && to_float(row[token]) != top) token++;
         }
-        tokens[place] = token;
-        logprobs[place] = (one(row[token]) - top) * sharpness - __builtin_logf(total);
-        bool ended = ++made[r] >= limit;
+        tokens[column] = token;
+        logprobs[column] = (to_float(row[token]) - top) * sharpness - __builtin_logf(total);
+        bool ended = ++generated[r] >= limit;
         for (long e = 0; e < eos_count; e++) ended |= token == eos[e];
         done[r] = ended;
     }

@@ -1,15 +1,16 @@
-// What a layer is made of but for its attention: products, norms, the gate.
+// The operators of a layer outside attention: linear, RMSNorm, SwiGLU.
 #include "vectors.h"
 
-// -- Products ------------------------------------------------------------------------------------------------------
+// -- Linear --------------------------------------------------------------------------------------------------------
 
-// `out[r, 0 … PANEL)` for R rows, from a panel of the weight `[K, PANEL]`.
+// out [R, PANEL] = x [R, K] · panel [K, PANEL] + bias (+ add); R is known when compiling, so that all sums stay in
+// registers.
 template <int R>
 static void tile(const float* x, long K, const float* panel, const float* bias, const float* add, float* out, long N) {
-    lanes left[R], right[R];
-    for (int r = 0; r < R; r++) left[r] = *(const lanes*)bias, right[r] = *(const lanes*)(bias + LANES);
+    vec left[R], right[R];
+    for (int r = 0; r < R; r++) left[r] = *(const vec*)bias, right[r] = *(const vec*)(bias + LANES);
     for (long k = 0; k < K; k++) {
-        lanes a = *(const lanes*)(panel + k * PANEL), b = *(const lanes*)(panel + k * PANEL + LANES);
+        vec a = *(const vec*)(panel + k * PANEL), b = *(const vec*)(panel + k * PANEL + LANES);
 #pragma GCC unroll 16
         for (int r = 0; r < R; r++) {
             float factor = x[r * K + k];
@@ -17,8 +18,8 @@ static void tile(const float* x, long K, const float* panel, const float* bias, 
         }
     }
     for (int r = 0; r < R; r++) {
-        if (add) left[r] += *(const lanes*)(add + r * N), right[r] += *(const lanes*)(add + r * N + LANES);
-        *(lanes*)(out + r * N) = left[r], *(lanes*)(out + r * N + LANES) = right[r];
+        if (add) left[r] += *(const vec*)(add + r * N), right[r] += *(const vec*)(add + r * N + LANES);
+        *(vec*)(out + r * N) = left[r], *(vec*)(out + r * N + LANES) = right[r];
     }
 }
 
@@ -32,7 +33,7 @@ static void tile_of(long r, const float* x, long K, const float* panel, const fl
 extern "C" long panel_columns() { return PANEL; }
 extern "C" long block_tokens() { return LANES; }
 
-// out [rows, N] = x [rows, K] · weight + bias (+ add [rows, N]); the weight in N / PANEL panels of [K, PANEL].
+// out [rows, N] = x [rows, K] · weight + bias (+ add [rows, N]); the weight is stored as N / PANEL panels [K, PANEL].
 extern "C" void linear(long rows, const float* x, long K, const float* panels, const float* bias, const float* add,
                        float* out, long N) {
     long blocks = (rows + TILE - 1) / TILE;
@@ -45,22 +46,22 @@ extern "C" void linear(long rows, const float* x, long K, const float* panels, c
         }
 }
 
-// -- Row by row -----------------------------------------------------------------------------------------------------
+// -- Row by row ----------------------------------------------------------------------------------------------------
 
-// Root mean square norm.
-extern "C" void norm(long rows, const number* x, const number* weight, float eps, long C, number* out) {
+// out [rows, C] = RMSNorm of x.
+extern "C" void rms_norm(long rows, const scalar* x, const scalar* weight, float eps, long C, scalar* out) {
 #pragma omp parallel for schedule(static)
-    for (long r = 0; r < rows; r++) normalise(x + r * C, weight, eps, C, out + r * C);
+    for (long r = 0; r < rows; r++) rms_norm_row(x + r * C, weight, eps, C, out + r * C);
 }
 
 // out [rows, M] = silu(gate) · up, of gate_up [rows, 2 M].
-extern "C" void gate(long rows, const number* gate_up, long M, number* out) {
+extern "C" void swiglu(long rows, const scalar* gate_up, long M, scalar* out) {
 #pragma omp parallel for schedule(static)
     for (long r = 0; r < rows; r++)
         for (long m = 0; m < M; m += LANES) {
-            lanes g = load(gate_up + r * 2 * M + m), u = load(gate_up + r * 2 * M + M + m);
-            lanes e = exponential(g > 0 ? -g : g);  // silu(g) = g · (g > 0 ? 1 : e) / (1 + e), e = exp(-|g|)
-            store(out + r * M + m, g * (g > 0 ? all(1) : e) / (1 + e) * u);
+            vec g = load(gate_up + r * 2 * M + m), u = load(gate_up + r * 2 * M + M + m);
+            vec e = exp_nonpositive(g > 0 ? -g : g);  // silu(g) = g · (g > 0 ? 1 : e) / (1 + e), e = exp(-|g|)
+            store(out + r * M + m, g * (g > 0 ? broadcast(1) : e) / (1 + e) * u);
         }
 }
 

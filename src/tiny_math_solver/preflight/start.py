@@ -19,7 +19,7 @@ from tiny_math_solver.preflight.memory import (
 )
 from tiny_math_solver.prompts import Prompt
 from tiny_math_solver.rollouts import EngineRollouts
-from tiny_math_solver.rollouts.engine_check import PROMPTS, Certificate, certify
+from tiny_math_solver.rollouts.engine_check import PROMPTS, EngineCheck, check_against_transformers
 from tiny_math_solver.runs.folder import RunFolder
 from tiny_math_solver.support.console import Console
 from tiny_math_solver.support.errors import EXIT_LEARNED_NOTHING, StoppedError, UserError
@@ -37,7 +37,7 @@ class Preflight:
 
     memory: MemoryPlan
     update_speed: float  # tokens per second
-    engine: Certificate | None
+    engine: EngineCheck | None
     forecast: Forecast | None
 
 
@@ -74,13 +74,15 @@ def preflight(
     return Preflight(memory, speed, engine, found)
 
 
-def check_engine(config: Config, trainer: MathGRPOTrainer, prompts: Sequence[Prompt]) -> Certificate | None:
+def check_engine(config: Config, trainer: MathGRPOTrainer, prompts: Sequence[Prompt]) -> EngineCheck | None:
     """Compare the engine with transformers on real prompts; None where there is no engine to check."""
-    return certify(trainer.rollouts, prompts[:PROMPTS]) if isinstance(trainer.rollouts, EngineRollouts) else None
+    if not isinstance(trainer.rollouts, EngineRollouts):
+        return None
+    return check_against_transformers(trainer.rollouts, prompts[:PROMPTS])
 
 
-def engine_line(trainer: MathGRPOTrainer, engine: Certificate) -> str:
-    kind = trainer.rollouts.kind if isinstance(trainer.rollouts, EngineRollouts) else ""
+def engine_line(trainer: MathGRPOTrainer, engine: EngineCheck) -> str:
+    kind = trainer.rollouts.backend if isinstance(trainer.rollouts, EngineRollouts) else ""
     return f"engine ({kind}): {engine}"
 
 

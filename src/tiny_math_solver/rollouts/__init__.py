@@ -1,16 +1,24 @@
-"""Prompt ids → completions: one interface for training, evaluation, the merge proof and `solve`.
+"""Prompts → completions: one interface for training, evaluation, the merge proof and the playground.
 
     generate(prompts, samples, sampling) -> [Rollout]      P prompts × G samples, grouped by prompt
 
-`engine.py` decodes with its own merged copy of the policy (`weights.py`), a step at a time (`decoder.py`, and with
-compiled kernels on a CPU `native.py`); `reference.py` is plain transformers
-generation, for models the engine cannot run and as what it is checked against (`certificate.py`).
+    engine.py            decodes with its own merged copy of the policy: memory, decoders, streams
+    scheduler.py         which completion runs in which slot, and when
+    decoder.py           prefill and draws; a step is torch_decoder.py's (any device) or kernel_decoder.py's (CPU)
+    policy_weights.py    the merged copy, of linear.py's projections
+    reference.py         transformers' generate, for models the engine cannot run and as what it is checked against
+    engine_check.py      the comparison of the two before the first step
+
+Shapes, here and in update/ and kernels/:
+
+    P problems, G samples per problem, B = P·G completions, T tokens, V vocabulary
+    C hidden size, H heads, KV heads with keys and values of their own, D elements per head
 """
 
 from typing import Any
 
 from tiny_math_solver.rollouts.engine import EngineRollouts
-from tiny_math_solver.rollouts.policy_weights import UnsupportedModelError
+from tiny_math_solver.rollouts.linear import UnsupportedModelError
 from tiny_math_solver.rollouts.reference import ReferenceRollouts
 from tiny_math_solver.rollouts.rollout import Rollout, Rollouts
 from tiny_math_solver.rollouts.sampling import Sampling
@@ -29,7 +37,7 @@ def make_rollouts(
     sampling: Sampling | None = None,
     console: Console | None = None,
 ) -> Rollouts:
-    """The engine where it can run this model and these settings, else transformers' generate; says so if not asked."""
+    """The engine if it supports this model and sampling, otherwise transformers' generate, with a message."""
     if not engine:
         return ReferenceRollouts(model, tokenizer, batch_size)
     try:

@@ -1,4 +1,4 @@
-"""Proof before the first step that the engine and transformers are the same policy."""
+"""The comparison before the first step: the engine and transformers must be the same policy."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,18 +11,18 @@ from tiny_math_solver.rollouts.engine import EngineRollouts
 from tiny_math_solver.rollouts.sampling import Sampling
 
 PROMPTS, NEW_TOKENS = 16, 32
-# The largest gap between two log-probabilities of one token that rounding explains. In bfloat16 a logit between 16
-# and 32 is kept in steps of 1/8, in float16 of 1/64; the chosen logit and the largest of the others may each be off
-# by a step or two between two orders of summation. A wrong rotation, bias or mask moves log-probabilities by whole
-# units. In float32 the steps are a thousandth of the limit.
+# The largest gap between two log-probabilities of one token that rounding explains. Between 16 and 32, bfloat16 logits
+# are 1/8 apart and float16 logits 1/64; the chosen logit and the largest of the others may each differ by a step or
+# two between two orders of summation. A wrong rotation, bias or mask moves log-probabilities by whole units. In float32
+# the steps are a thousandth of the limit.
 LIMITS = {torch.float32: 1e-4, torch.bfloat16: 0.5, torch.float16: 0.0625}
 
 
 @dataclass(frozen=True)
-class Certificate:
-    """`gap` is the largest difference of a log-probability, in nats; `other_tokens` counts greedy choices that differ.
+class EngineCheck:
+    """The result: `gap` is the largest difference between log-probabilities, in nats.
 
-    A choice differs where transformers prefers another token by more than `limit`.
+    `other_tokens` counts the greedy tokens to which transformers prefers another by more than `limit`.
     """
 
     tokens: int
@@ -41,8 +41,8 @@ class Certificate:
         )
 
 
-def certify(rollouts: EngineRollouts, prompts: Sequence[Prompt]) -> Certificate:
-    """Decode a few prompts greedily with the engine and score the result by one transformers pass a prompt."""
+def check_against_transformers(rollouts: EngineRollouts, prompts: Sequence[Prompt]) -> EngineCheck:
+    """Decode a few prompts greedily with the engine, and score each completion by one transformers pass."""
     model: Any = rollouts.model
     limit = LIMITS[rollouts.weights.dtype]
     gap, other, tokens = 0.0, 0, 0
@@ -60,4 +60,4 @@ def certify(rollouts: EngineRollouts, prompts: Sequence[Prompt]) -> Certificate:
             tokens += count
     finally:
         model.train(was_training)
-    return Certificate(tokens, gap, other, limit)
+    return EngineCheck(tokens, gap, other, limit)

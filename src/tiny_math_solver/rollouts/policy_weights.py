@@ -1,7 +1,7 @@
 """The engine's copy of a policy: base plus adapter, merged afresh before every use.
 
-The copy is always made from the model's own base weights, which are only read. Merging into the base and taking
-the adapter out again, as is often done, rounds the base a little at every step.
+The copy is always made from the model's own base weights, which are only read. Merging into the base and
+unmerging again, as is often done, would change the base a little at every step by rounding.
 """
 
 from dataclasses import dataclass
@@ -12,82 +12,16 @@ from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 
 from tiny_math_solver.kernels import LARGEST_PANEL, Kernels, load_kernels
+from tiny_math_solver.rollouts.linear import Linear, UnsupportedModelError, base_linear, merged_weight
 from tiny_math_solver.rollouts.rollout import causal_lm
 
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # those whose angles depend on the position alone
 
 
-class UnsupportedModelError(Exception):
-    """The engine cannot run this model; the message says why."""
-
-
-class Linear:
-    """`x Wᵀ + bias` for the weights `[out, in]` of one or several projections of the same input, stacked.
-
-    The weight is kept as its products want it: `dense`, or in `panels` for our own kernels (float32 on a CPU), or in
-    oneDNN's layout (`onednn`, bfloat16 on a CPU), where `linear` would lay it out anew at every call.
-    """
-
-    def __init__(self, owner: Any, names: tuple[str, ...], weights: "PolicyWeights", rotary: int = 0):
-        self.owner, self.names = owner, names
-        self.rotary = rotary  # the first `rotary` have their rows in the order of pairs
-        bases = [base_linear(module) for module in self.modules]
-        rows, columns = sum(base.out_features for base in bases), bases[0].in_features
-        bias = any(base.bias is not None for base in bases)
-        self.rows, self.kernels, self.layout = rows, weights.kernels, "dense"
-        self.columns = rows  # of the result, padding included
-        like: Any = {"dtype": weights.dtype, "device": weights.device}
-        if self.kernels is not None and weights.dtype == torch.float32:
-            self.layout, panel = "panels", self.kernels.panel
-            self.columns = -(-rows // panel) * panel
-            self.weight = torch.zeros(self.columns // panel, columns, panel, **like)
-        else:
-            self.layout = "onednn" if _has_onednn(weights.dtype, weights.device) else "dense"
-            self.weight = torch.empty(rows if self.layout == "dense" else 0, columns, **like)
-        self.bias = torch.zeros(self.columns, **like) if bias or self.layout == "panels" else None
-        self.filled_from: list[tuple[Tensor, int]] | None = None  # weights that are not adapted, and their versions
-
-    @property
-    def modules(self) -> list[Any]:
-        """The projections, looked up anew: an adapter may have been put around them since."""
-        return [getattr(self.owner, name) for name in self.names]
-
-    def fill(self, weight: Tensor, bias: Tensor) -> None:
-        """Take over a dense weight `[out, in]` and a bias `[out]`."""
-        if self.bias is not None:
-            self.bias[: self.rows].copy_(bias)
-        if self.layout == "onednn":
-            self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, None)
-        elif self.layout == "panels":
-            panels, columns, panel = self.weight.shape
-            if missing := panels * panel - self.rows:
-                weight = nn.functional.pad(weight, (0, 0, 0, missing))
-            self.weight.copy_(weight.view(panels, panel, columns).transpose(1, 2))
-        else:
-            self.weight.copy_(weight)
-
-    def dense(self) -> Tensor:
-        """The weight `[columns, in]` that lies in panels."""
-        return self.weight.transpose(1, 2).flatten(0, 1)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        if self.layout == "onednn":
-            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
-        if self.layout == "dense":
-            return nn.functional.linear(x, self.weight, self.bias)
-        out = self.product(x.reshape(-1, x.shape[-1]).contiguous())
-        return out.view(*x.shape[:-1], self.columns)[..., : self.rows]
-
-    def product(self, x: Tensor, add: Tensor | None = None) -> Tensor:
-        """From panels: `x Wᵀ + bias (+ add)` `[N, columns]`, padding included, for `x` `[N, in]` without gaps."""
-        assert self.kernels is not None
-        out = x.new_empty(len(x), self.columns)
-        self.kernels.linear(len(x), x, x.shape[1], self.weight, self.bias, add, out, self.columns)
-        return out
-
-
 @dataclass
 class Layer:
+    """One transformer layer: merged projections, and norms that are the model's own parameters."""
+
     attention_norm: Tensor
     query_key_value: Linear
     query_norm: Tensor | None  # Qwen3
@@ -103,10 +37,11 @@ class Layer:
 
 
 class PolicyWeights:
-    """What a decoder of the Qwen2, Qwen3 or Llama family computes with; `version` counts how often it was made.
+    """Weights of a model of the Qwen2, Qwen3 or Llama family, as decoders use them; `version` counts the merges.
 
-    Rotary pairs lie next to each other in the rows of query and key, so that a rotation is one complex product.
-    Raises UnsupportedModelError for another architecture, and for adapters that are no plain update of a weight.
+    Projections are merged copies; the embedding and the norms are shared with the model. Rotary pairs are neighbours in
+    the rows of query and key, so that a rotation is one complex product. Raises UnsupportedModelError for another
+    architecture, and for adapters that are no plain update of a weight.
     """
 
     def __init__(self, model: Any, native: bool = True):
@@ -123,18 +58,18 @@ class PolicyWeights:
             raise UnsupportedModelError(f"an embedding that is {type(embedding).__name__}")
         self.embedding: Tensor = embedding.weight
         self.dtype, self.device = self.embedding.dtype, self.embedding.device
-        found = self._kernels() if native else "not asked for"
+        found = self._load_kernels() if native else "not asked for"
         self.kernels: Kernels | None = None if isinstance(found, str) else found
-        self.no_kernels = found if isinstance(found, str) else ""  # why
+        self.no_kernels_reason = found if isinstance(found, str) else ""
         self.version = 0
         self.layers = [self._layer(layer) for layer in self.body.layers]
         self.final_norm: Tensor = self.body.norm.weight
-        self.logits = Linear(inner, ("lm_head",), self)
+        self.logits = self._linear(inner, "lm_head")
         self.sync()
 
     def sync(self) -> None:
-        """Make the copy anew from the policy as it is now; only what is frozen and without an adapter is kept."""
-        self._borrow()
+        """Copy the policy in its present state; frozen projections without an adapter are skipped."""
+        self._share_parameters()
         with torch.no_grad():
             for layer, source in zip(self.layers, self.body.layers, strict=True):
                 for linear in layer.linears:
@@ -145,49 +80,59 @@ class PolicyWeights:
             self._fill(self.logits)
         self.version += 1
 
-    def _borrow(self) -> None:
-        """Look up the parameters that are shared with the model: they may have been replaced by others."""
+    def _share_parameters(self) -> None:
+        """Look up the parameters that are shared with the model: others may have taken their place."""
         self.embedding, self.final_norm = self.body.embed_tokens.weight, self.body.norm.weight
         for layer, source in zip(self.layers, self.body.layers, strict=True):
             layer.attention_norm = source.input_layernorm.weight
             layer.mlp_norm = source.post_attention_layernorm.weight
         if (self.embedding.dtype, self.embedding.device) != (self.dtype, self.device):
             raise RuntimeError(
-                f"the model is in {self.embedding.dtype} on {self.embedding.device}; "
-                f"its rollouts were made for {self.dtype} on {self.device}: make new ones"
+                f"the model is in {self.embedding.dtype} on {self.embedding.device}, but its rollouts were made for "
+                f"{self.dtype} on {self.device}: make new rollouts after moving a model"
             )
 
     def addresses(self) -> list[tuple[int, torch.dtype, torch.Size]]:
-        """Where the parameters lie that are shared with the model; recorded steps and graphs point there."""
+        """Where the shared parameters lie, for recorded steps and graphs that point there."""
         norms = [norm for layer in self.layers for norm in (layer.attention_norm, layer.mlp_norm)]
         return [(shared.data_ptr(), shared.dtype, shared.shape) for shared in (self.embedding, *norms, self.final_norm)]
 
     @property
     def nbytes(self) -> int:
-        """Of the copy, without what it shares with the model."""
+        """Bytes of the copy, without what it shares with the model."""
         linears = [linear for layer in self.layers for linear in layer.linears]
         return sum(linear.weight.nbytes for linear in [*linears, self.logits])
 
-    def rotations(self, length: int) -> Tensor:
-        """Rotary factors of query and key heads as complex numbers `[length, H + KV, head_dim / 2]`.
+    def rotary_factors(self, length: int) -> Tensor:
+        """Complex rotary factors `[length, H + KV, D/2]` of query and key heads.
 
-        Those of the queries also carry the attention's scale `head_dim ** -0.5`.
+        Those of the queries include the attention's scale `D ** -0.5`.
         """
         positions = torch.arange(length, device=self.device)[None]
         with torch.no_grad():
             cos, sin = self.body.rotary_emb(torch.empty(0, device=self.device), positions)
         half = self.head_dim // 2
-        turn = torch.complex(cos[0, :, :half].float(), sin[0, :, :half].float())[:, None]
+        factors = torch.complex(cos[0, :, :half].float(), sin[0, :, :half].float())[:, None]
         scale = torch.ones(self.heads + self.kv_heads, 1, device=self.device)
         scale[: self.heads] = self.head_dim**-0.5
-        return turn * scale
+        return factors * scale
 
-    def turns(self, length: int) -> Tensor:
-        """Cosine and sine of each pair `[length, head_dim]`, without the scale, as the kernels take them."""
-        return torch.view_as_real(self.rotations(length)[:, -1].contiguous()).flatten(1)
+    def rope_table(self, length: int) -> Tensor:
+        """Cosine and sine of each rotary pair `[length, D]`, without the scale, for the kernels."""
+        return torch.view_as_real(self.rotary_factors(length)[:, -1].contiguous()).flatten(1)
 
-    def _kernels(self) -> Kernels | str:
-        """Our own kernels, or why there are none for this device and these shapes."""
+    turns = rope_table  # the name that update/kernel_scorer.py calls
+
+    def paired(self, rows: Tensor) -> Tensor:
+        """Rows `0 … D-1` of each head with row `i` and row `i + D/2` side by side."""
+        return rows.unflatten(0, (-1, 2, self.head_dim // 2)).transpose(1, 2).reshape(rows.shape)
+
+    def unpaired(self, rows: Tensor) -> Tensor:
+        """The inverse of `paired`."""
+        return rows.unflatten(0, (-1, self.head_dim // 2, 2)).transpose(1, 2).reshape(rows.shape)
+
+    def _load_kernels(self) -> Kernels | str:
+        """Kernels for this model, or the reason why there are none."""
         mlp, hidden = self.body.layers[0].mlp, self.config.hidden_size
         sizes = [self.heads * self.head_dim, self.kv_heads * self.head_dim, hidden, mlp.gate_proj.out_features]
         if self.device.type != "cpu":
@@ -203,50 +148,35 @@ class PolicyWeights:
         has_norms = hasattr(attention, "q_norm")
         return Layer(
             attention_norm=source.input_layernorm.weight,
-            query_key_value=Linear(attention, ("q_proj", "k_proj", "v_proj"), self, rotary=2),
+            query_key_value=self._linear(attention, "q_proj", "k_proj", "v_proj", rotary=2),
             query_norm=torch.empty_like(attention.q_norm.weight) if has_norms else None,
             key_norm=torch.empty_like(attention.k_norm.weight) if has_norms else None,
-            attention_out=Linear(attention, ("o_proj",), self),
+            attention_out=self._linear(attention, "o_proj"),
             mlp_norm=source.post_attention_layernorm.weight,
-            gate_up=Linear(mlp, ("gate_proj", "up_proj"), self),
-            down=Linear(mlp, ("down_proj",), self),
+            gate_up=self._linear(mlp, "gate_proj", "up_proj"),
+            down=self._linear(mlp, "down_proj"),
         )
 
-    def _fill(self, target: Linear) -> None:
-        """Write the present weights of a target's modules below one another."""
-        modules = target.modules
+    def _linear(self, owner: Any, *names: str, rotary: int = 0) -> Linear:
+        return Linear(owner, names, self.kernels, self.dtype, self.device, rotary)
+
+    def _fill(self, linear: Linear) -> None:
+        """Copy the merged weights of a projection's modules, stacked."""
+        if linear.is_current():
+            return
+        modules = linear.modules
         bases = [base_linear(module) for module in modules]
-        frozen = not any(weight.requires_grad for base in bases for weight in base.parameters())
-        if frozen and all(base is module for base, module in zip(bases, modules, strict=True)):
-            # neither adapted nor trained: what has not moved and autograd has not seen change is as it was
-            parameters = [weight for base in bases for weight in base.parameters()]
-            if target.filled_from is not None and all(
-                weight.data_ptr() == seen.data_ptr() and weight._version == version
-                for weight, (seen, version) in zip(parameters, target.filled_from, strict=True)
-            ):
-                return
-            # holding on to the memory: other values could come to lie at the address of memory that was freed
-            target.filled_from = [(weight.detach(), weight._version) for weight in parameters]
-        else:
-            target.filled_from = None
-        weights: list[Tensor] = [_merged(module).to(self.dtype) for module in modules]
+        weights: list[Tensor] = [merged_weight(module).to(self.dtype) for module in modules]
         biases: list[Tensor] = [
             base.bias if base.bias is not None else base.weight.new_zeros(base.out_features) for base in bases
         ]
-        for index in range(target.rotary):
+        for index in range(linear.rotary):
             weights[index], biases[index] = self.paired(weights[index]), self.paired(biases[index])
-        target.fill(torch.cat(weights) if len(weights) > 1 else weights[0], torch.cat(biases))
-
-    def paired(self, rows: Tensor) -> Tensor:
-        """Of each head's rows `0 … D-1`, row `i` and row `i + D/2` side by side."""
-        return rows.unflatten(0, (-1, 2, self.head_dim // 2)).transpose(1, 2).reshape(rows.shape)
-
-    def unpaired(self, rows: Tensor) -> Tensor:
-        """The order that `paired` came from."""
-        return rows.unflatten(0, (-1, self.head_dim // 2, 2)).transpose(1, 2).reshape(rows.shape)
+        linear.fill(torch.cat(weights) if len(weights) > 1 else weights[0], torch.cat(biases))
 
 
 def refuse_unsupported(config: Any) -> None:
+    """Raise UnsupportedModelError for an architecture that the engine does not compute."""
     if config.model_type not in ("qwen2", "qwen3", "llama"):
         raise UnsupportedModelError(f"architecture {config.model_type}")
     if config.hidden_act != "silu":
@@ -256,35 +186,3 @@ def refuse_unsupported(config: Any) -> None:
     rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
     if rope not in ROPE_TYPES:
         raise UnsupportedModelError(f"rope type {rope}")
-
-
-def _has_onednn(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether this torch has the operators, which are those its compiler uses."""
-    return (
-        dtype == torch.bfloat16
-        and device.type == "cpu"
-        and torch.backends.mkldnn.is_available()
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-        and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
-    )
-
-
-def base_linear(module: Any) -> nn.Linear:
-    base = getattr(module, "base_layer", module)
-    if type(base) is not nn.Linear:
-        raise UnsupportedModelError(f"a projection that is {type(base).__name__}")
-    if base is not module and not hasattr(module, "get_delta_weight"):
-        raise UnsupportedModelError(f"an adapter that is {type(module).__name__}")
-    return base
-
-
-def _merged(module: Any) -> Tensor:
-    """Base weight plus the update of every active adapter, summed in float32."""
-    base = base_linear(module).weight
-    if hasattr(module, "get_delta_weight") and not module.disable_adapters and not module.merged:
-        active = [name for name in module.active_adapters if name in module.lora_A]
-        if any(module.lora_variant.get(name) or module.lora_bias.get(name) for name in active):
-            raise UnsupportedModelError("an adapter that is not a plain update of a weight")
-        if active:
-            return torch.stack([module.get_delta_weight(name).float() for name in active]).sum(0).add_(base)
-    return base

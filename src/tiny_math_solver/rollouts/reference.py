@@ -1,4 +1,4 @@
-"""Rollouts by plain `transformers` generation: what any faster path is compared with."""
+"""Rollouts by plain `transformers` generation: the reference for the engine, and its fallback."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,9 +14,9 @@ from tiny_math_solver.support.batch_size import BatchSize
 
 
 class ReferenceRollouts:
-    """Generate with a transformers model, with or without a PEFT adapter, in its present state.
+    """Generate with a transformers model, with or without a PEFT adapter.
 
-    The weights are the model's own, never a copy, so a rollout always comes from the current policy.
+    The weights are the model's own, not a copy, so rollouts always come from the current policy.
     """
 
     def __init__(self, model: Any, tokenizer: Any, batch_size: int | BatchSize = 128):
@@ -28,9 +28,9 @@ class ReferenceRollouts:
     def generate(
         self, prompts: Sequence[Prompt], samples: int, sampling: Sampling, *, logprobs: bool = False
     ) -> list[Rollout]:
-        """`samples` completions of every prompt, grouped by prompt in the order given."""
+        """`samples` completions of every prompt, in the order of the prompts."""
         rows = [prompt.ids for prompt in prompts for _ in range(samples)]
-        # rows of like length share a batch: padding is work
+        # prompts of similar length share a batch, since padding costs time
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         rollouts: list[Rollout | None] = [None] * len(rows)
         devices = [self.model.device] if self.model.device.type == "cuda" else []
@@ -54,7 +54,7 @@ class ReferenceRollouts:
         inner = causal_lm(self.model)
         was_training, own_settings = self.model.training, inner.generation_config
         self.model.eval()
-        # generate() fills whatever a call leaves unset from here: Qwen's top_k 20 and repetition_penalty 1.1
+        # generate() takes settings that a call leaves unset from here, such as Qwen's top_k 20, repetition_penalty 1.1
         inner.generation_config = GenerationConfig()
         try:
             with torch.inference_mode():
@@ -99,11 +99,11 @@ class ReferenceRollouts:
     def _logprobs(
         self, model: Any, rows: list[list[int]], completions: list[list[int]], sampling: Sampling
     ) -> list[list[float]]:
-        """Score completions by one teacher-forced pass a row, at the sampling temperature."""
+        """Log-probabilities at the sampling temperature, by one forward pass per completion."""
         scores = []
         for row, completion in zip(rows, completions, strict=True):
             ids = torch.tensor([row + completion], device=model.device)
-            logits = model(ids).logits[0, len(row) - 1 : -1].float() / (sampling.temperature or 1.0)  # (T, V)
+            logits = model(ids).logits[0, len(row) - 1 : -1].float() / (sampling.temperature or 1.0)  # [T, V]
             chosen = torch.tensor(completion, device=model.device).unsqueeze(1)
             scores.append(logits.log_softmax(-1).gather(1, chosen).squeeze(1).tolist())
         return scores

@@ -1,4 +1,4 @@
-"""What a rollout is, what makes one, and where one ends."""
+"""The interface of rollouts: the record, the protocol of what makes them, and the tokens that end them."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ from tiny_math_solver.support.batch_size import BatchSize
 class Rollout:
     """One completion as token ids.
 
-    `completion_ids` keeps the end-of-sequence token that stopped it; `finished` is False where the length limit
-    did. `logprobs` are natural-log probabilities under the policy, one a completion token, where asked for.
+    `completion_ids` includes the end token; `finished` is False if the length limit stopped it instead. `logprobs` are
+    natural-log probabilities under the policy, one per completion token, if they were asked for.
     """
 
     prompt_ids: list[int]
@@ -24,7 +24,7 @@ class Rollout:
 
 
 class Rollouts(Protocol):
-    """Anything that turns prompts into completions of the policy as it is now."""
+    """Anything that generates completions with the present policy."""
 
     model: Any
     tokenizer: Any
@@ -33,21 +33,21 @@ class Rollouts(Protocol):
     def generate(
         self, prompts: Sequence[Prompt], samples: int, sampling: Sampling, *, logprobs: bool = False
     ) -> list[Rollout]:
-        """`samples` completions of every prompt, grouped by prompt in the order given."""
+        """`samples` completions of every prompt, in the order of the prompts."""
         ...
 
     def stream(self, prompt_ids: list[int], sampling: Sampling) -> Iterator[list[int]]:
-        """One completion's token ids in pieces, as far as they are made one by one."""
+        """One completion's token ids in pieces, as they are generated."""
         ...
 
 
 def causal_lm(model: Any) -> Any:
-    """The transformers model itself, whether or not PEFT is around it; adapters stay in its layers."""
+    """The transformers model inside a PEFT model, or the model itself; adapters stay in its layers."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def eos_ids(model: Any, tokenizer: Any) -> list[int]:
-    """Every id that ends a turn: where to stop belongs to the model, unlike how to sample."""
+    """All ids that end a completion: unlike sampling, these are taken from the model's own generation settings."""
     own = causal_lm(model).generation_config.eos_token_id
     listed = own if isinstance(own, list) else [] if own is None else [own]
     return sorted({*listed, tokenizer.eos_token_id})

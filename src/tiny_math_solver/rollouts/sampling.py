@@ -1,4 +1,4 @@
-"""How one token is chosen: the settings, and the draw from a batch of logits."""
+"""Sampling: the settings, the random numbers, and the draw from a batch of logits."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -8,15 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-BLOCK = 32  # tokens a block of the two-level draw
+BLOCK = 32  # tokens per block of the two-level search
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """Every setting that shapes a completion; nothing is taken from a model's `generation_config.json`.
+    """All settings that shape a completion; none is taken from a model's `generation_config.json`.
 
-    `temperature` 0 is greedy. `extra` holds further transformers generation settings by their own names.
-    The same `seed` gives the same completions of a prompt, whatever else is in the batch.
+    `temperature` 0 is greedy. `extra` holds further transformers generation settings by name. The same `seed` gives
+    the same completions of a prompt in any batch.
     """
 
     max_new_tokens: int
@@ -34,21 +34,21 @@ class Sampling:
 
     @property
     def plain(self) -> bool:
-        """Whether every token may be drawn."""
+        """True if nothing is cut: every token may be drawn."""
         return self.greedy or (not self.top_k and self.top_p >= 1 and not self.min_p)
 
 
-def uniforms(prompt: list[int], sample: int, seed: int, length: int) -> np.ndarray:
-    """`length` float32 numbers in [0, 1), one a position, that depend on the prompt, the sample and the seed alone."""
-    text = f"{seed}/{sample}/" + ",".join(map(str, prompt))
+def uniforms(prompt_ids: list[int], sample: int, seed: int, length: int) -> np.ndarray:
+    """`length` float32 numbers in [0, 1), one per position, determined by the prompt, the sample and the seed."""
+    text = f"{seed}/{sample}/" + ",".join(map(str, prompt_ids))
     key = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest(), "little")
     return np.random.Generator(np.random.Philox(key=key)).random(length, dtype=np.float32)
 
 
 def draw(logits: Tensor, uniform: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
-    """`(tokens [B], their log-probabilities [B])` from logits `[B, V]` and one uniform number a row `[B]`.
+    """`(tokens [B], their log-probabilities [B])` from logits `[B, V]` and uniform numbers `[B]`.
 
-    Log-probabilities are those of the policy at the sampling temperature, before top-k, top-p and min-p cut it.
+    Log-probabilities are the policy's at the sampling temperature, before the cuts of top-k, top-p and min-p.
     """
     if sampling.greedy:
         best = logits.argmax(-1, keepdim=True)
@@ -61,7 +61,10 @@ def draw(logits: Tensor, uniform: Tensor, sampling: Sampling) -> tuple[Tensor, T
 
 
 def _inverse_cdf(weights: Tensor, uniform: Tensor) -> Tensor:
-    """Where the running sum of `weights` `[B, V]` passes `uniform` times their total: a block first, then within it."""
+    """The tokens `[B, 1]` at which the running sum of `weights` `[B, V]` passes `uniform` `[B, 1]` times their total.
+
+    The block is found first, then the token in it.
+    """
     rows, size = weights.shape
     if size % BLOCK:
         weights = torch.nn.functional.pad(weights, (0, -size % BLOCK))
@@ -72,13 +75,13 @@ def _inverse_cdf(weights: Tensor, uniform: Tensor) -> Tensor:
     inside = blocks.gather(1, block.unsqueeze(-1).expand(rows, 1, BLOCK))[:, 0].cumsum(-1)
     before = ends.gather(1, block) - inside[:, -1:]
     offset = torch.searchsorted(inside, target - before, right=True)
-    # rounding may point past the end of a block: its last token with any weight is meant
+    # rounding may point past the end of a block; its last token with any weight is meant then
     last = (inside < inside[:, -1:]).sum(-1, keepdim=True)
     return block * BLOCK + torch.minimum(offset, last)
 
 
 def _cut(probabilities: Tensor, sampling: Sampling) -> Tensor:
-    """Weights with everything that top-k, top-p and min-p leave out at zero."""
+    """The probabilities, unnormalised, with those that top-k, top-p and min-p exclude set to zero."""
     size = probabilities.shape[-1]
     top_k = min(sampling.top_k or size, size)
     if top_k == size and sampling.top_p >= 1 and not sampling.min_p:
@@ -86,7 +89,7 @@ def _cut(probabilities: Tensor, sampling: Sampling) -> Tensor:
     ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
     keep = torch.arange(size, device=order.device).expand_as(order) < top_k
     nucleus = ordered * keep
-    share = sampling.top_p * nucleus.sum(-1, keepdim=True)  # of what top-k has left
+    share = sampling.top_p * nucleus.sum(-1, keepdim=True)  # of the probability that top-k leaves
     keep &= nucleus.cumsum(-1) - nucleus < share
     if sampling.min_p:
         keep &= ordered >= sampling.min_p * ordered[:, :1]

@@ -11,7 +11,8 @@ from tiny_math_solver.models.load import load_base
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.prompts import Prompt
 from tiny_math_solver.rollouts import EngineRollouts, ReferenceRollouts, make_rollouts
-from tiny_math_solver.rollouts.policy_weights import PolicyWeights, UnsupportedModelError, refuse_unsupported
+from tiny_math_solver.rollouts.linear import UnsupportedModelError
+from tiny_math_solver.rollouts.policy_weights import PolicyWeights, refuse_unsupported
 from tiny_math_solver.runs.events import EventLog
 from tiny_math_solver.runs.folder import RunFolder
 from tiny_math_solver.support.batch_size import BatchSize

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from tiny_math_solver.rollouts.policy_weights import Linear, PolicyWeights, base_linear
+from tiny_math_solver.rollouts.linear import Linear, base_linear
+from tiny_math_solver.rollouts.policy_weights import PolicyWeights
 from tiny_math_solver.update.passes import Batch
 from tiny_math_solver.update.torch_scorer import FLOAT32_BYTES, model_sizes
 
@@ -96,7 +97,8 @@ class KernelScorer:
     def logprobs(self, batch: Batch) -> Tensor:
         tokens = ragged(batch)
         if len(self.rope_table) <= int(tokens.positions.max()):
-            self.rope_table = self.weights.turns(2 * (batch["prompt_ids"].shape[1] + batch["completion_ids"].shape[1]))
+            longest = batch["prompt_ids"].shape[1] + batch["completion_ids"].shape[1]
+            self.rope_table = self.weights.rope_table(2 * longest)  # room for longer rows
         scored = _Score.apply(self.anchor, self, tokens)
         return torch.zeros(batch["completion_ids"].shape).index_put(tokens.scored, scored)
 

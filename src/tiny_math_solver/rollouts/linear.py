@@ -1,0 +1,136 @@
+"""Projections of the merged copy, in the memory layout that their products want."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tiny_math_solver.kernels import Kernels
+
+
+class UnsupportedModelError(Exception):
+    """The engine cannot run this model; the message names what it does not support."""
+
+
+class Linear:
+    """`x Wᵀ + bias` for the weights `[out, in]` of one or several projections of the same input, stacked.
+
+    Layouts of the weight: `dense`; `panels` for our own kernels (float32 on a CPU); `onednn` (bfloat16 on a CPU),
+    which torch's `linear` would produce anew at every call.
+    """
+
+    def __init__(
+        self,
+        owner: Any,
+        names: tuple[str, ...],
+        kernels: Kernels | None,
+        dtype: torch.dtype,
+        device: torch.device,
+        rotary: int = 0,
+    ):
+        self.owner, self.names = owner, names
+        self.rotary = rotary  # the rows of the first `rotary` projections are in the order of `paired`
+        bases = [base_linear(module) for module in self.modules]
+        rows, columns = sum(base.out_features for base in bases), bases[0].in_features
+        bias = any(base.bias is not None for base in bases)
+        self.rows, self.kernels, self.layout = rows, kernels, "dense"
+        self.columns = rows  # of the result, padding included
+        like: Any = {"dtype": dtype, "device": device}
+        if self.kernels is not None and dtype == torch.float32:
+            self.layout, panel = "panels", self.kernels.panel
+            self.columns = -(-rows // panel) * panel
+            self.weight = torch.zeros(self.columns // panel, columns, panel, **like)
+        else:
+            self.layout = "onednn" if _has_onednn(dtype, device) else "dense"
+            self.weight = torch.empty(rows if self.layout == "dense" else 0, columns, **like)
+        self.bias = torch.zeros(self.columns, **like) if bias or self.layout == "panels" else None
+        self._filled_from: list[tuple[Tensor, int]] = []  # frozen parameters and their versions
+
+    @property
+    def modules(self) -> list[Any]:
+        """The model's projections, looked up at every use: an adapter may have been put around them."""
+        return [getattr(self.owner, name) for name in self.names]
+
+    def is_current(self) -> bool:
+        """True if the weights cannot have changed since the last `fill`: frozen, without adapter, not written to."""
+        frozen, seen = self._frozen_parameters(), self._filled_from
+        return len(frozen) == len(seen) > 0 and all(
+            weight.data_ptr() == memory.data_ptr() and weight._version == version
+            for weight, (memory, version) in zip(frozen, seen, strict=True)
+        )
+
+    def _frozen_parameters(self) -> list[Tensor]:
+        """All parameters if none is trained or adapted, else none: only of those does autograd count every write."""
+        modules = self.modules
+        bases = [base_linear(module) for module in modules]
+        parameters: list[Tensor] = [weight for base in bases for weight in base.parameters()]
+        adapted = any(base is not module for base, module in zip(bases, modules, strict=True))
+        return [] if adapted or any(weight.requires_grad for weight in parameters) else parameters
+
+    def fill(self, weight: Tensor, bias: Tensor) -> None:
+        """Copy a dense weight `[out, in]` and a bias `[out]`, which were made from the modules' present state."""
+        # the memory is kept: after it was freed, other values could come to lie at the same address
+        self._filled_from = [(frozen.detach(), frozen._version) for frozen in self._frozen_parameters()]
+        if self.bias is not None:
+            self.bias[: self.rows].copy_(bias)
+        if self.layout == "onednn":
+            self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, None)
+        elif self.layout == "panels":
+            panels, columns, panel = self.weight.shape
+            if missing := panels * panel - self.rows:
+                weight = nn.functional.pad(weight, (0, 0, 0, missing))
+            self.weight.copy_(weight.view(panels, panel, columns).transpose(1, 2))
+        else:
+            self.weight.copy_(weight)
+
+    def dense(self) -> Tensor:
+        """The weight `[columns, in]` of the panels."""
+        return self.weight.transpose(1, 2).flatten(0, 1)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.layout == "onednn":
+            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        if self.layout == "dense":
+            return nn.functional.linear(x, self.weight, self.bias)
+        out = self.product(x.reshape(-1, x.shape[-1]).contiguous())
+        return out.view(*x.shape[:-1], self.columns)[..., : self.rows]
+
+    def product(self, x: Tensor, add: Tensor | None = None) -> Tensor:
+        """`x Wᵀ + bias (+ add)` `[N, columns]` of panels, padding included, for contiguous `x` `[N, in]`."""
+        assert self.kernels is not None
+        out = x.new_empty(len(x), self.columns)
+        self.kernels.linear(len(x), x, x.shape[1], self.weight, self.bias, add, out, self.columns)
+        return out
+
+
+def base_linear(module: Any) -> nn.Linear:
+    """The plain linear layer of a projection, with or without adapters around it."""
+    base = getattr(module, "base_layer", module)
+    if type(base) is not nn.Linear:
+        raise UnsupportedModelError(f"a projection that is {type(base).__name__}")
+    if base is not module and not hasattr(module, "get_delta_weight"):
+        raise UnsupportedModelError(f"an adapter that is {type(module).__name__}")
+    return base
+
+
+def merged_weight(module: Any) -> Tensor:
+    """The base weight plus the updates of all active adapters, summed in float32."""
+    base = base_linear(module).weight
+    if hasattr(module, "get_delta_weight") and not module.disable_adapters and not module.merged:
+        active = [name for name in module.active_adapters if name in module.lora_A]
+        if any(module.lora_variant.get(name) or module.lora_bias.get(name) for name in active):
+            raise UnsupportedModelError("an adapter that is not a plain update of a weight")
+        if active:
+            return torch.stack([module.get_delta_weight(name).float() for name in active]).sum(0).add_(base)
+    return base
+
+
+def _has_onednn(dtype: torch.dtype, device: torch.device) -> bool:
+    """True if this torch has oneDNN's operators with packed weights, which are those that its compiler uses."""
+    return (
+        dtype == torch.bfloat16
+        and device.type == "cpu"
+        and torch.backends.mkldnn.is_available()
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+    )
