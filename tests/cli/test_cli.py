@@ -80,6 +80,16 @@ def test_every_command_has_help_of_its_own(name: str, capsys):
     assert COMMANDS[name].HELP.split()[0] in out
 
 
+def test_a_command_whose_reader_ends_exits_with_141():
+    command = [sys.executable, "-m", "tiny_math_solver.cli", "fields", "model"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stderr
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 141
+
+
 def test_fields_offers_every_section_of_the_config():
     assert [parse(["fields", section]).section for section in Config.model_fields] == list(Config.model_fields)
 
