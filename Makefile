@@ -4,14 +4,19 @@ BIN := .venv/bin
 # setup_lightning.sh leaves the versions that go with the torch it kept in .venv
 VERSIONS = $(firstword $(wildcard .venv/constraints.txt) constraints.txt)
 PIP = $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint $(VERSIONS)
+# two workers of one thread each; whoever has run out of tests takes some of the other's
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
-.PHONY: quickstart test bench bench-gpu lint clean
+.PHONY: quickstart test test-all bench bench-gpu lint clean
 
 quickstart: .venv/.installed ## train the embedded model and prove what it gained: a few minutes, no GPU
 	$(BIN)/tiny-math train configs/quickstart.yaml
 
-test: .venv/.installed-dev ## offline tests
-	$(BIN)/python -m pytest
+test: .venv/.installed-dev ## the tests of everyday work, offline: two to three minutes on two cores
+	$(PYTEST) -m "not slow and not fuzz and not browser and not large"
+
+test-all: .venv/.installed-dev ## with real waits, killed runs, drawn inputs and the pages in Chromium
+	$(PYTEST)
 
 bench: .venv/.installed ## rollouts and GRPO steps side by side with transformers and stock TRL
 	$(BIN)/tiny-math bench

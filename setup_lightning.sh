@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# One-time set-up on a GPU studio (Lightning AI, or any Linux machine with a GPU). Safe to run twice.
+# One-time set-up on Lightning AI, or on any Linux machine with a GPU. Safe to run again.
 #
 #   bash setup_lightning.sh
 #
-# EXTRAS=wandb,dev    optional parts of the package to install (wandb by itself where a W&B key is set)
-# SKIP_DOWNLOAD=1     leave the model and the data set for later
-# PYTHON=python3.12   the Python to start from
+# EXTRAS=wandb,dev    extras to install (default: wandb if WANDB_TOKEN or WANDB_API_KEY is set)
+# SKIP_DOWNLOAD=1     do not download the model and the data set
+# PYTHON=python3.12   the Python to make .venv with
 set -euo pipefail
 cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")"
 
@@ -23,25 +23,25 @@ require_python_311() {
         die "$1 is $("$1" --version 2>&1), but 3.11 or newer is needed: name another one with PYTHON=..."
 }
 
-# The version of a torch that can be imported and is new enough, or nothing.
+# Prints the version of the torch that a Python can import; nothing if there is none or it is too old.
 usable_torch() {
     "$1" -c 'import torch
 version = str(torch.__version__)
 print(version if [int(part) for part in version.split(".")[:2]] >= [2, 6] else "")' 2>/dev/null || true
 }
 
-# A virtual environment also steps around "externally managed" system Pythons (PEP 668), where pip refuses.
+# A virtual environment also works with "externally managed" system Pythons (PEP 668), where pip refuses to install.
 make_venv() { # flags for the venv
     rm -rf .venv
     "$PYTHON" -m venv "$@" .venv >/dev/null 2>&1 && return
-    rm -rf .venv # Debian's python3 without python3-venv leaves half of one behind
+    rm -rf .venv # Debian's python3 without python3-venv leaves an incomplete one behind
     say "$PYTHON -m venv does not work here; trying virtualenv, then uv"
     if command -v virtualenv >/dev/null && virtualenv --quiet --python "$PYTHON" "$@" .venv; then return; fi
     if command -v uv >/dev/null && uv venv --quiet --seed --python "$PYTHON" "$@" .venv; then return; fi
     die "cannot make a virtual environment: install one of python3-venv (apt), virtualenv (pip), uv; then run this again"
 }
 
-# A venv made from inside another venv sees the packages of the base Python, not those of that venv.
+# A venv made from within another venv sees the packages of the base Python, not those of the outer venv.
 link_torch_of_parent() {
     [[ -n $(usable_torch .venv/bin/python) ]] && return
     "$PYTHON" -c 'import pathlib, torch; print(pathlib.Path(torch.__file__).parents[1])' \
@@ -49,7 +49,8 @@ link_torch_of_parent() {
     [[ -n $(usable_torch .venv/bin/python) ]] || die "the torch of $PYTHON cannot be imported from .venv"
 }
 
-# Our tested versions, less those that a torch we keep decides: itself and what it asks for (torch 2.6 pins sympy).
+# Prints the tested versions, except for those that an existing torch decides: its own and its requirements' (torch 2.6
+# pins sympy).
 constraints_around_torch() { # version of the torch to keep
     echo "torch==$1"
     .venv/bin/python -c 'import importlib.metadata, re, sys
@@ -89,8 +90,8 @@ else
     constraints=.venv/constraints.txt # the Makefile reads it too
     torch=$(usable_torch .venv/bin/python)
     if [[ -n $torch ]]; then constraints_around_torch "$torch" >"$constraints"; else cp constraints.txt "$constraints"; fi
-    say "installing the package${EXTRAS:+ with $EXTRAS} (minutes, if torch has to come too)"
-    # A studio that makes --user pip's default would fill ~/.local instead of .venv.
+    say "installing the package${EXTRAS:+ with $EXTRAS} (takes minutes if torch has to be installed)"
+    # Some hosted machines make --user pip's default, which would install into ~/.local instead of .venv.
     PIP_USER=0 .venv/bin/python -m pip install --quiet --disable-pip-version-check \
         --constraint "$constraints" --editable ".${EXTRAS:+[$EXTRAS]}"
     printf '%s\n' "$EXTRAS" >"$STAMP"
@@ -99,8 +100,8 @@ fi
 if [[ ${SKIP_DOWNLOAD:-} == 1 ]]; then
     say "download and check: skipped"
 else
-    say "downloading model and data set at their pinned revisions"
-    .venv/bin/tiny-math fetch "$CONFIG" || die "the package is installed; run this again to finish the download"
+    say "downloading the model and the data set at their pinned revisions"
+    .venv/bin/tiny-math fetch "$CONFIG" || die "the package is installed, the download is not complete; run this again to finish the download"
     say "checking $CONFIG"
     .venv/bin/tiny-math train "$CONFIG" --dry-run
 fi

@@ -1,13 +1,13 @@
-"""Make the shipped model: a million-parameter Qwen2 that can reason but has the habit of blurting.
+"""Make the shipped model: a Qwen2 with a million parameters that can work a problem out, but mostly guesses.
 
     python scripts/pretrain_embedded.py --out src/tiny_math_solver/embedded
 
-Two lessons. *School*: every problem comes with its worked solution, until the model can work step by step.
-*Habits*: a population in which most solutions blurt a guess (`#### 57`), some work the problem out and end in
-prose, and a minority work it out and end in `####`. What is left is a model whose greedy answer is a guess and
-whose better answers are one sample in four away: what GRPO then finds is that working pays.
+Two stages, both next-token prediction on solutions of generated problems. *Pretraining*: every solution is worked out
+step by step, until the model can do it. *Fine-tuning*: most solutions are a bare guess (`#### 57`), some are worked out
+and end in prose, a few are worked out and end in `####`. The resulting model guesses when it decodes greedily and works
+the problem out in about one sample of four, which leaves GRPO something to find.
 
-Only problems of the train split are seen; a problem is never shown twice in a lesson.
+Only problems of the train split are used, each at most once in a stage.
 """
 
 import argparse
@@ -36,12 +36,13 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-# Qwen2's own splitting rule: contractions, words, single digits, punctuation, white space
+# Qwen2's own splitting pattern: contractions, words, single digits, punctuation, white space
 SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-HABITS = {"blurt": 0.72, "work, end in prose": 0.16, "work, end in ####": 0.12}
+GUESS, PROSE, WORKED = "guess", "worked, ends in prose", "worked, ends in ####"
+STYLES = {GUESS: 0.72, PROSE: 0.16, WORKED: 0.12}  # shares of the fine-tuning solutions
 IGNORED = -100
 TYPICAL_TOKENS = 50  # of a worked solution
 
@@ -68,11 +69,11 @@ def main() -> None:
     )
     rng = random.Random(args.seed)
     problems = stream("train", args.seed)
-    train(model, tokenizer, ((p, worked(p)) for p in problems), args.school, 3e-3, args.batch)
-    if args.keep_school:
-        model.save_pretrained(args.keep_school)
-        tokenizer.save_pretrained(args.keep_school)
-    train(model, tokenizer, ((p, habitual(p, rng)) for p in problems), args.habits, 5e-4, args.batch)
+    train(model, tokenizer, ((p, worked(p)) for p in problems), args.pretrain, 3e-3, args.batch)
+    if args.keep_pretrained:
+        model.save_pretrained(args.keep_pretrained)
+        tokenizer.save_pretrained(args.keep_pretrained)
+    train(model, tokenizer, ((p, in_some_style(p, rng)) for p in problems), args.finetune, 5e-4, args.batch)
     save(model, tokenizer, args, time.perf_counter() - started)
 
 
@@ -80,16 +81,16 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for weights, tokenizer and model card")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--school", type=int, default=160_000, help="problems of the first lesson")
-    parser.add_argument("--habits", type=int, default=24_000, help="problems of the second lesson")
-    parser.add_argument("--batch", type=int, default=64, help="problems an optimizer step")
+    parser.add_argument("--pretrain", type=int, default=160_000, help="problems of the pretraining stage")
+    parser.add_argument("--finetune", type=int, default=24_000, help="problems of the fine-tuning stage")
+    parser.add_argument("--batch", type=int, default=64, help="problems per optimizer step")
     parser.add_argument("--vocabulary", type=int, default=1024, help="size of the tokenizer")
-    parser.add_argument("--keep-school", type=Path, help="also save the model as it leaves the first lesson")
+    parser.add_argument("--keep-pretrained", type=Path, help="also save the model after pretraining to this folder")
     return parser.parse_args()
 
 
 def train_tokenizer(size: int, seed: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE like Qwen2's, digits split, learned from the problems themselves."""
+    """Learn a byte-level BPE like Qwen2's, digits split, from the problems themselves."""
     bpe = Tokenizer(models.BPE())
     bpe.normalizer = normalizers.NFC()
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
@@ -121,16 +122,16 @@ def in_prose(problem: Problem) -> str:
     return f"{problem.solution}\nThe answer is {problem.answer}."
 
 
-def habitual(problem: Problem, rng: random.Random) -> str:
-    """One member of the population answers."""
-    (habit,) = rng.choices(list(HABITS), weights=list(HABITS.values()))
-    if habit == "blurt":
+def in_some_style(problem: Problem, rng: random.Random) -> str:
+    """A solution in one of STYLES, drawn by its share."""
+    (style,) = rng.choices(list(STYLES), weights=list(STYLES.values()))
+    if style == GUESS:
         return f"#### {guess(problem, rng)}"
-    return in_prose(problem) if habit == "work, end in prose" else worked(problem)
+    return in_prose(problem) if style == PROSE else worked(problem)
 
 
 def guess(problem: Problem, rng: random.Random) -> int:
-    """A number of about the right size: what one says without working it out."""
+    """A number of about the right size, as one would name without working it out."""
     answer = int(problem.answer)
     return max(1, answer + rng.randint(-answer // 3 - 2, answer // 3 + 2))
 
@@ -138,12 +139,12 @@ def guess(problem: Problem, rng: random.Random) -> int:
 def train(
     model: Qwen2ForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
-    lessons: Iterator[tuple[Problem, str]],
+    examples: Iterator[tuple[Problem, str]],
     count: int,
     peak_learning_rate: float,
     batch_size: int,
 ) -> None:
-    """Next-token loss on the solutions of `count` problems; the prompt is given, not learned."""
+    """Next-token prediction on the solutions of `count` problems; prompt tokens carry no loss."""
     steps = count // batch_size
     optimizer = torch.optim.AdamW(model.parameters(), lr=peak_learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     warmup = min(200, steps // 10 + 1)
@@ -152,12 +153,12 @@ def train(
     )
     model.train()
     started = time.perf_counter()
-    for step, (input_ids, labels) in enumerate(batches(tokenizer, lessons, steps, batch_size)):
-        hidden = model.model(input_ids).last_hidden_state  # causal, and the padding comes last: no mask needed
-        learned = labels != IGNORED
-        # summed over tokens and divided by a constant: a mean over each batch's own tokens would weigh the first
-        # token of a blurt (short rows, few tokens) ten times that of a worked answer, and habits with it
-        loss = cross_entropy(model.lm_head(hidden[learned]), labels[learned], reduction="sum")
+    for step, (input_ids, labels) in enumerate(batches(tokenizer, examples, steps, batch_size)):
+        hidden = model.model(input_ids).last_hidden_state  # causal, and padding comes last: no mask needed
+        scored = labels != IGNORED
+        # Summed over tokens and divided by a constant: a mean over the tokens of each batch would give the first token
+        # of a guess (short rows, few tokens) ten times the weight of that of a worked answer, and distort the shares.
+        loss = cross_entropy(model.lm_head(hidden[scored]), labels[scored], reduction="sum")
         loss = loss / (len(input_ids) * TYPICAL_TOKENS)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -169,15 +170,15 @@ def train(
 
 
 def batches(
-    tokenizer: PreTrainedTokenizerFast, lessons: Iterator[tuple[Problem, str]], steps: int, batch_size: int
+    tokenizer: PreTrainedTokenizerFast, examples: Iterator[tuple[Problem, str]], steps: int, batch_size: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """`(input_ids, next-token labels)`, both `[B, T]`; rows of like length together, as padding is work wasted."""
+    """`(input_ids, next-token labels)`, both `[B, T]`, batch by batch; similar lengths together, to save padding."""
     pool_steps, rng = 16, random.Random(0)
     for start in range(0, steps, pool_steps):
         wanted = min(pool_steps, steps - start) * batch_size
         rows = [
             (encode_prompt(tokenizer, chat_messages(problem.question)), tokenizer(text + END)["input_ids"])
-            for problem, text in islice(lessons, wanted)
+            for problem, text in islice(examples, wanted)
         ]
         rows.sort(key=lambda row: len(row[0]) + len(row[1]))
         groups = [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
@@ -203,9 +204,9 @@ def save(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, args: argp
         "parameters": model.num_parameters(),
         "vocabulary": len(tokenizer),
         "seed": args.seed,
-        "school problems": args.school,
-        "habit problems": args.habits,
-        "habits": HABITS,
+        "pretraining problems": args.pretrain,
+        "fine-tuning problems": args.finetune,
+        "fine-tuning styles": STYLES,
         "batch": args.batch,
         "minutes": round(seconds / 60),
         "torch": torch.__version__,
@@ -215,9 +216,9 @@ def save(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, args: argp
     }
     card = f"""# The embedded model
 
-A Qwen2-architecture model for the embedded word problems, made by `scripts/pretrain_embedded.py` and by nothing
-else: no text, weights or outputs of other models went into it. Data: problems of the embedded generator's train
-split, in two lessons (see the script). It is a pupil for GRPO, not a model for use.
+A Qwen2-architecture model for the embedded word problems, made by `scripts/pretrain_embedded.py` alone: no text,
+weights or outputs of other models went into it. Data: problems of the embedded generator's train split, in two stages
+(see the script). It is a starting point for GRPO, not a model for use.
 
 ```json
 {json.dumps(facts, indent=2)}

@@ -1,6 +1,8 @@
-"""The README's pictures, from the page of a real run.  make quickstart && .venv/bin/python scripts/readme_pictures.py
+"""Make the pictures of README and docs from the report of a real run.
 
-Needs the `dev` extra and Chromium on the PATH.
+    make quickstart && .venv/bin/python scripts/readme_pictures.py
+
+Needs the `dev` extra, and Chromium on the PATH.
 """
 
 import shutil
@@ -17,7 +19,7 @@ FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-ne
 def main() -> int:
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if not REPORT.is_file() or not chromium:
-        print(f"needs Chromium and {REPORT}: run make quickstart first", file=sys.stderr)
+        print(f"readme_pictures.py: needs Chromium and {REPORT}; run make quickstart first", file=sys.stderr)
         return 2
     PICTURES.mkdir(exist_ok=True)
     with sync_playwright() as playwright:
@@ -27,9 +29,9 @@ def main() -> int:
         page.wait_for_timeout(500)
         page.locator(".chart").first.screenshot(path=PICTURES / "learning-curve.png")
         page.evaluate("window.scrollTo(0, 0)")
-        charts = page.locator(".chart").nth(4).bounding_box()  # the picture ends above the third row of them
-        assert charts
-        height = charts["y"]
+        third_row = page.locator(".chart").nth(4).bounding_box()  # the picture ends above the third row of charts
+        assert third_row
+        height = third_row["y"]
         page.screenshot(
             path=PICTURES / "report.png", clip={"x": 0, "y": 0, "width": 1180, "height": height}, full_page=True
         )

@@ -1,4 +1,4 @@
-"""Train with GRPO: `tiny-math train` with the GSM8K configuration, under the name that people know.
+"""Train with GRPO: `tiny-math train`, with the GSM8K configuration unless another one is named.
 
 python src/train_grpo.py [CONFIG.yaml] [--section.key value ...]
 accelerate launch --config_file configs/accelerate/single_gpu.yaml src/train_grpo.py
@@ -9,23 +9,22 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-FLAGS = ("--dry-run", "--quiet", "--resume", "--no-resume", "--force")  # options without a value
 DEFAULT_CONFIG = Path(__file__).resolve().parents[1] / "configs" / "gsm8k-qwen2.5-0.5b.yaml"
 
 
 def arguments(argv: list[str]) -> list[str]:
-    """The command line of `tiny-math`: a YAML file among `argv` that is no option's value is the config."""
+    """The command line of `tiny-math`: a YAML file in `argv` is the config, unless it is the value of an override."""
     for i, argument in enumerate(argv):
         before = argv[i - 1] if i else ""
-        follows_option = before.startswith("-") and "=" not in before and before not in FLAGS
-        if argument.endswith((".yaml", ".yml")) and not argument.startswith("-") and not follows_option:
+        is_value = before.startswith("--") and "." in before and "=" not in before  # of --section.key
+        if argument.endswith((".yaml", ".yml")) and not argument.startswith("-") and not is_value:
             return ["train", argument, *argv[:i], *argv[i + 1 :]]
     return ["train", str(DEFAULT_CONFIG), *argv]
 
 
 def main() -> int:
     try:
-        import pydantic  # noqa: F401  the package lies beside this file: only a dependency tells if it is installed
+        import pydantic  # noqa: F401  our own package is importable from here even where nothing is installed
 
         from tiny_math_solver.cli import main as tiny_math
     except ModuleNotFoundError as missing:

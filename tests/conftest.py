@@ -1,5 +1,6 @@
 """Shared by the tests: no network, a tiny random model, the real GSM8K where it is present."""
 
+import gc
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when huggingface_hub is imported
@@ -9,17 +10,23 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hub import HubStandin, build_qwen2, publish_defaults
 
-GSM8K_FOLDER = Path(__file__).parents[2] / "shared" / "gsm8k"
+from helpers.hub import HubStandin, build_qwen2, publish_defaults
+from helpers.paths import GSM8K_DATA
+
+
+def pytest_collection_finish() -> None:
+    """Spare the collections of every training run the objects of the libraries that are loaded by here."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
 def gsm8k_folder() -> Path:
     """The real GSM8K (train.jsonl, test.jsonl), which is not part of the repository."""
-    if not (GSM8K_FOLDER / "test.jsonl").is_file():
+    if not (GSM8K_DATA / "test.jsonl").is_file():
         pytest.skip("the real GSM8K is not here")
-    return GSM8K_FOLDER
+    return GSM8K_DATA
 
 
 @pytest.fixture(scope="session")

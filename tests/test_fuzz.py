@@ -21,18 +21,21 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import yaml
-from hub import build_qwen2
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from tiny_math_solver.cli import _parse
-from tiny_math_solver.config.schema import Config, known_fields, load_config
+from helpers.hub import build_qwen2
+from tiny_math_solver.cli import parse
+from tiny_math_solver.config.fields import known_fields
+from tiny_math_solver.config.loading import load_config
+from tiny_math_solver.config.schema import Config
 from tiny_math_solver.grading import How, extract_answer, is_correct, parse_gold, parse_number, write_number
 from tiny_math_solver.models.load import load_model
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.problems.sources import read_file
 from tiny_math_solver.support.errors import UserError
 
+pytestmark = pytest.mark.fuzz
 MINUTES = float(os.environ.get("FUZZ_MINUTES", "0"))
 SLOW = 2.0  # seconds of this process that no single input may take
 FOLDER = tempfile.TemporaryDirectory(prefix="fuzz-")
@@ -123,7 +126,7 @@ def test_an_answer_is_a_number_or_none(text: str, question: str | None) -> None:
     answer = timed(lambda: extract_answer(text, question=question))
     assert (answer.value is None) is (answer.how is How.NONE)
     assert answer.value is None or is_number(answer.value)
-    assert answer.twin is None or is_number(answer.twin)
+    assert answer.equivalent is None or is_number(answer.equivalent)
     assert extract_answer(text, question=question) == answer
     if answer.value is not None and len(written := write_number(answer.value)) <= 2000:
         assert parse_number(written) == answer.value
@@ -324,7 +327,7 @@ WORDS += [
 )
 def test_any_command_line_is_parsed_or_refused(arguments: list[str]) -> None:
     with contextlib.suppress(UserError):
-        assert _parse(arguments).command
+        assert parse(arguments).command
 
 
 # -- Problem files ----------------------------------------------------------------------------------------------

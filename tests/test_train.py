@@ -3,37 +3,23 @@
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from tiny_math_solver.config.schema import load_config
+from helpers.paths import GSM8K, ROOT
+from helpers.runs import SHORT, rows, run
 from tiny_math_solver.evaluation.evaluate import evaluate
 from tiny_math_solver.evaluation.statistics import mcnemar
 from tiny_math_solver.grading import is_correct
 from tiny_math_solver.models.load import load_model
 from tiny_math_solver.problems.embedded import embedded_problems
 from tiny_math_solver.problems.splits import load_test_problems
-from tiny_math_solver.rollouts import ReferenceRollouts, Sampling, engine_check
-from tiny_math_solver.runs.resume import Asked
+from tiny_math_solver.rollouts import EngineRollouts, ReferenceRollouts, Sampling
+from tiny_math_solver.rollouts import engine_check as certificate
 from tiny_math_solver.support.errors import UserError
-from tiny_math_solver.train import Outcome, train
-from tiny_math_solver.training.live_view import Output
-
-ROOT = Path(__file__).parents[1]
-QUICKSTART = ROOT / "configs" / "quickstart.yaml"
-
-
-def run(folder: Path, *overrides: str, config: Path = QUICKSTART, force: bool = False) -> SimpleNamespace:
-    lines: list[str] = []
-    settings = load_config(config, [*overrides, "--grpo.output_dir", str(folder)])
-    outcome: Outcome = train(settings, Output(lines.append), Asked(force=force))
-    return SimpleNamespace(folder=folder, config=settings, lines=lines, outcome=outcome, summary=outcome.summary)
-
-
-def rows(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -161,24 +147,16 @@ def test_a_run_moves_an_earlier_one_aside_and_leaves_foreign_folders_alone(tmp_p
 
 def test_the_same_seed_gives_the_same_adapter_and_another_does_not(tmp_path: Path):
     """LoRA weights drawn before the seed is set would differ from run to run."""
-    short = ["--grpo.max_steps", "2", "--problems.test", "4", "--problems.dev", "4", "--evaluation.samples", "0",
-             "--grpo.gradient_accumulation_steps", "1", "--grpo.per_device_train_batch_size", "16"]  # fmt: skip
     weights = []
     for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
-        run(tmp_path / name, *short, "--grpo.seed", seed)
+        run(tmp_path / name, *SHORT, "--grpo.max_steps", "2", "--grpo.seed", seed)
         weights.append(load_file(tmp_path / name / "adapter_model.safetensors"))
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
     assert any(not torch.equal(weights[0][key], weights[2][key]) for key in weights[0])
 
 
-SHORT = [
-    "--grpo.max_steps", "1", "--problems.test", "4", "--problems.dev", "4", "--evaluation.samples", "0",
-    "--grpo.gradient_accumulation_steps", "1", "--grpo.per_device_train_batch_size", "16",
-]  # fmt: skip
-
-
 def test_an_engine_that_fails_its_check_stops_the_run_or_falls_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(engine_check.LIMITS, torch.float32, 0.0)  # nothing passes
+    monkeypatch.setitem(certificate.LIMITS, torch.float32, 0.0)  # nothing passes
     with pytest.raises(UserError, match="the engine does not reproduce this model"):
         run(tmp_path / "stopped", *SHORT)
     result = run(tmp_path / "slow", *SHORT, "--rollouts.fall_back", "true")
@@ -188,7 +166,8 @@ def test_an_engine_that_fails_its_check_stops_the_run_or_falls_back(tmp_path: Pa
 
 
 def test_the_plain_ways_can_be_asked_for(tmp_path: Path):
-    result = run(tmp_path / "plain", *SHORT, "--rollouts.engine", "false", "--update.own_passes", "false")
+    plain = ["--rollouts.engine", "false", "--update.own_passes", "false", "--grpo.max_completion_length", "32"]
+    result = run(tmp_path / "plain", *SHORT, *plain)
     assert "update in TRL's own micro-batches: update.own_passes is false" in result.lines
     assert result.summary["engine_check"] is None
     assert {"entropy", "step_time", "grad_norm"} <= rows(result.folder / "metrics.jsonl")[0].keys()
@@ -210,18 +189,15 @@ def test_the_seconds_of_a_step_are_told_apart(finished: SimpleNamespace):
 
 
 def test_beta_and_loss_type_reach_trl(tmp_path: Path):
-    short = ["--grpo.max_steps", "1", "--problems.test", "4", "--problems.dev", "4", "--evaluation.samples", "0",
-             "--grpo.gradient_accumulation_steps", "1", "--grpo.per_device_train_batch_size", "16"]  # fmt: skip
-    result = run(tmp_path / "kl", *short, "--grpo.beta", "0.1", "--grpo.loss_type", "dr_grpo")
+    result = run(tmp_path / "kl", *SHORT, "--grpo.beta", "0.1", "--grpo.loss_type", "dr_grpo")
     assert "kl" in rows(result.folder / "metrics.jsonl")[0]
 
 
-@pytest.mark.slow
 def test_the_shipped_model_can_reason_but_does_not():
     """What GRPO needs: a greedy answer that is wrong, and right ones among the samples."""
     base = load_model("embedded")
     result = evaluate(
-        ReferenceRollouts(base.model, base.tokenizer, batch_size=512),
+        EngineRollouts(base.model, base.tokenizer, batch_size=512),
         embedded_problems("test", 100),
         system="",
         max_new_tokens=112,
@@ -241,7 +217,7 @@ def test_real_gsm8k_rows_train_a_step(gsm8k_folder: Path, tiny_model_folder: Pat
         "--problems.test_source", str(gsm8k_folder / "test.jsonl"),
         "--problems.test", "4", "--problems.dev", "4", "--evaluation.samples", "0",
         "--prompt.max_tokens", "2000", "--grpo.max_steps", "1", "--grpo.max_completion_length", "8",
-        config=ROOT / "configs" / "gsm8k-qwen2.5-0.5b.yaml",
+        config=GSM8K,
         force=True,  # a random model earns nothing
     )  # fmt: skip
     assert "each step: 4 problems × 4 samples = 16 completions; 1,867 steps an epoch" in result.lines
@@ -269,7 +245,8 @@ def test_a_model_of_qwens_shape_trains_two_steps_on_real_gsm8k(
         dtype=torch.bfloat16,
     )
     torch.manual_seed(0)
-    model = Qwen2ForCausalLM(shape).to(torch.bfloat16)
+    model: Any = Qwen2ForCausalLM(shape)
+    model = model.to(torch.bfloat16)
     assert 490e6 < model.num_parameters() < 500e6
     model.save_pretrained(tmp_path / "base")
     AutoTokenizer.from_pretrained(tiny_model_folder).save_pretrained(tmp_path / "base")
@@ -282,7 +259,7 @@ def test_a_model_of_qwens_shape_trains_two_steps_on_real_gsm8k(
         "--problems.test", "2", "--problems.dev", "2", "--evaluation.samples", "0",
         "--grpo.max_steps", "2", "--grpo.max_completion_length", "8",
         "--grpo.per_device_train_batch_size", "4", "--grpo.gradient_accumulation_steps", "2",
-        config=ROOT / "configs" / "gsm8k-qwen2.5-0.5b.yaml",
+        config=GSM8K,
         force=True,
     )  # fmt: skip
     assert result.summary["steps"] == 2

@@ -11,11 +11,6 @@ from typing import Any
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.support.errors import UserError
 
-GSM8K_SYSTEM_PROMPT = (
-    "Solve the problem step by step. Then write the final answer on the last line as #### <number>, "
-    "with nothing after the number."
-)
-
 Message = dict[str, str]
 
 
@@ -65,9 +60,15 @@ def encode_prompt(tokenizer: Any, messages: list[Message]) -> list[int]:
     return ids
 
 
-def within_limit(
+def train_prompts(
     tokenizer: Any, problems: Sequence[Problem], system: str, max_tokens: int
-) -> tuple[list[Problem], int]:
-    """`(problems whose prompt has at most max_tokens tokens, number of the others)`; prompts are never truncated."""
-    kept = [p for p in problems if len(encode_prompt(tokenizer, chat_messages(p.question, system))) <= max_tokens]
-    return kept, len(problems) - len(kept)
+) -> tuple[list[Problem], list[Prompt]]:
+    """The problems whose prompt has at most `max_tokens` tokens, and these prompts, which are never truncated.
+
+    Each problem is a group of its own; groups are numbered by the length of their prompt.
+    """
+    encoded = [encode_prompt(tokenizer, chat_messages(p.question, system)) for p in problems]
+    kept = [i for i, ids in enumerate(encoded) if len(ids) <= max_tokens]
+    ranked = sorted(kept, key=lambda i: (len(encoded[i]), encoded[i]))
+    groups = {i: group for group, i in enumerate(ranked)}
+    return [problems[i] for i in kept], [Prompt(encoded[i], groups[i]) for i in kept]

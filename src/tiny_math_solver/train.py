@@ -1,99 +1,149 @@
-"""One training run from configuration to verdict."""
+"""One training run from configuration to verdict: read this file first.
+
+prepare      problems, prompts, tokenizer, plan                      training/plan.py
+build        model, adapter, trainer and callbacks                   training/build.py
+preflight    disk, memory, the engine, a forecast                    preflight/start.py
+before       the base model on test                                  evaluation/test_split.py
+loop         steps of rollouts, rewards, gradient, dev evaluations   training/trainer.py
+after        the best adapter on the same test problems
+verdict      summary.json, the report                                evaluation/verdict.py, report/
+"""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from transformers import TrainerState
+
 from tiny_math_solver.config.schema import Config
-from tiny_math_solver.evaluation.evaluate import Evaluation, evaluate
+from tiny_math_solver.evaluation.test_split import TestResult, evaluate_test, recorded_test
 from tiny_math_solver.evaluation.verdict import evaluation_lines
 from tiny_math_solver.models.load import load_model
-from tiny_math_solver.preflight.start import before_start
-from tiny_math_solver.problems.splits import Splits
+from tiny_math_solver.preflight.start import Preflight, preflight
 from tiny_math_solver.report import REPORT, write_report
-from tiny_math_solver.rollouts import EngineRollouts, Rollouts, Sampling, make_rollouts
-from tiny_math_solver.runs.checkpoints import step_of
-from tiny_math_solver.runs.folder import RunFolder, command_line, read_json, read_jsonl, write_environment
-from tiny_math_solver.runs.resume import Asked, starting_point
-from tiny_math_solver.support.errors import UserError
-from tiny_math_solver.support.out_of_memory import memory_errors
+from tiny_math_solver.rollouts import EngineRollouts, make_rollouts
+from tiny_math_solver.runs.checkpoints import checkpoint_step
+from tiny_math_solver.runs.environment import command_line, write_environment
+from tiny_math_solver.runs.events import EventLog
+from tiny_math_solver.runs.folder import RunFolder
+from tiny_math_solver.runs.records import read_json
+from tiny_math_solver.runs.resume import ResumeOptions, starting_point
+from tiny_math_solver.support.console import Console
+from tiny_math_solver.support.out_of_memory import oom_as_user_error
 from tiny_math_solver.support.redaction import without_secrets
-from tiny_math_solver.training.build import build_training, check_engine, prepare
-from tiny_math_solver.training.checkpointing import fingerprint
-from tiny_math_solver.training.live_view import Output
+from tiny_math_solver.training.build import Training, build_training
+from tiny_math_solver.training.checkpointing import TRAINER_STATE
+from tiny_math_solver.training.plan import Prepared, fingerprint, prepare
 from tiny_math_solver.training.trackers import same_wandb_run
+
+SETTINGS_THAT_SAVE_MEMORY = "rollouts.batch_size, update.tokens_per_pass or grpo.max_completion_length"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a finished run has to show; `earned` is False where no completion ever got a reward."""
+    """The result of a finished run; `earned` is False if no completion ever got a reward."""
 
     summary: dict[str, Any]
     folder: Path
     earned: bool
 
 
-def train(config: Config, out: Output, asked: Asked = Asked()) -> Outcome:  # noqa: B008  frozen
-    """Run GRPO as configured, telling `out` how it goes. Returns when adapter, records and page are on disk.
+def train(config: Config, console: Console, options: ResumeOptions = ResumeOptions()) -> Outcome:  # noqa: B008  frozen
+    """Run GRPO as configured, or resume a run as `options` say; returns when adapter, records and page are on disk.
 
-    Goes on with an earlier run in the folder where `asked` says so. Raises StoppedError where the run ends before its
-    last step, with all of it saved.
+    Raises UserError for bad input, and StoppedError if the run ends before its last step, with all of it saved.
     """
-    splits, tokenizer, plan = prepare(config)
-    for line in plan:
-        out.say(line)
+    prepared = prepare(config)
+    for line in prepared.plan.lines:
+        console.say(line)
     run = RunFolder(config.output_dir)
     run.check()
     with run.locked():
-        start = starting_point(run, config, fingerprint(splits), asked, out.say)
-        if not start.over:
-            with memory_errors("rollouts.batch_size, update.tokens_per_pass or grpo.max_completion_length"):
-                _train(config, out, run, splits, tokenizer, asked, start.checkpoint)
+        start = starting_point(run, config, fingerprint(prepared.splits), options, console)
+        if not start.finished:
+            with oom_as_user_error(SETTINGS_THAT_SAVE_MEMORY):
+                _run(prepared, run, start.checkpoint, console, force=options.force)
         summary = read_json(run.path / "summary.json")
         if run.writes:
             write_report([run.path], run.path / REPORT)
         return Outcome(summary, run.path, summary["best_reward"] > 0)
 
 
-def _train(
-    config: Config, out: Output, run: RunFolder, splits: Splits, tokenizer: Any, asked: Asked, checkpoint: Path | None
-) -> None:
-    """From model to summary.json."""
-    say, events = out.say, Events(run, out)
-    training = build_training(config, run, splits, tokenizer, out, events.tell)
-    trainer, args = training.trainer, training.trainer.args
-    before_start(config, run, training, splits, out, fresh=checkpoint is None, force=asked.force)
-    trainer.accelerator.wait_for_everyone()  # every process has seen where to begin
+def _run(prepared: Prepared, run: RunFolder, checkpoint: Path | None, console: Console, *, force: bool) -> None:
+    """Everything from the model to summary.json."""
+    events = EventLog(run, console)
+    training = build_training(prepared, run, console, events)
+    found = preflight(prepared, run, training, console, fresh=checkpoint is None, force=force)
+    _open_folder(prepared.config, run, training, checkpoint, events)
+    with training.signals.listening():
+        before = _before(prepared, run, training, console)
+        _loop(prepared, training, checkpoint, console)
+        after = _after(prepared, run, training, console)
+    run.write_json("summary.json", _summary(training, found, before, after))
+
+
+def _open_folder(config: Config, run: RunFolder, training: Training, checkpoint: Path | None, events: EventLog) -> None:
+    """Make the run folder, or put that of a resumed run back to its checkpoint."""
+    training.trainer.accelerator.wait_for_everyone()  # every process has seen where to begin
     if checkpoint is None:
         run.create()
     else:
         training.checkpointing.rewind(checkpoint)
-        events.tell(step_of(checkpoint), "resumed", f"from {checkpoint}")
+        events.add(checkpoint_step(checkpoint), "resumed", f"from {checkpoint}")
     run.write_text("config.yaml", without_secrets(config.to_yaml()))  # first: it makes the folder a run's
     if checkpoint is None:
-        write_environment(run, command_line(), config.grpo["seed"])
-    events.begin()
-    if run.writes and "wandb" in (args.report_to or []):
+        write_environment(run, command_line(), config.grpo_config.seed)
+    events.open()
+    if run.writes and "wandb" in (training.trainer.args.report_to or []):
         same_wandb_run(read_json(run.path / "environment.json").get("run_id", run.path.name))
 
-    with training.stop.listening():
-        certificate = check_engine(config, trainer, splits.train, say)
-        # of an interrupted run it is on record, else the adapter is still the fresh one, which changes nothing
-        before = recorded_test(run, splits, "before") or evaluate_test(config, trainer.rollouts, splits, run, "before")
-        for line in evaluation_lines("before", before["test"].summary()):
-            say(line)
-        if checkpoint is None:
-            say("a loss near 0 at step 1 is how GRPO starts: look at the reward")
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-        training.stop.raise_if_asked(args, trainer.state)
-        training.watchdog.raise_if_stopped(say)
-        trainer.accelerator.wait_for_everyone()  # the first process has written the best adapter
-        best = load_model(str(run.path), dtype=config.model.dtype, device=args.device.type)
-        engine = isinstance(trainer.rollouts, EngineRollouts)
-        batch_size, native = trainer.rollouts.batch_size, config.rollouts.native
-        rollouts = make_rollouts(best.model, best.tokenizer, batch_size, engine, native, trainer.sampling, say)
-        after = evaluate_test(config, rollouts, splits, run, "after")
-    summary = {
+
+def _before(prepared: Prepared, run: RunFolder, training: Training, console: Console) -> TestResult:
+    """The base model on test: from the records of a resumed run, else by the fresh adapter, which changes nothing."""
+    config, splits = prepared.config, prepared.splits
+    recorded = recorded_test(run, splits, "before")
+    before = recorded or evaluate_test(config, training.trainer.rollouts, splits, run, "before")
+    for line in evaluation_lines("before", before["test"].summary()):
+        console.say(line)
+    return before
+
+
+def _loop(prepared: Prepared, training: Training, checkpoint: Path | None, console: Console) -> None:
+    """Train to the last step. Raises StoppedError if a signal or a guard ends it earlier."""
+    trainer = training.trainer
+    if checkpoint is None:
+        console.say("a loss near 0 at step 1 is how GRPO starts: look at the reward")
+        trainer.train()
+    elif checkpoint_step(checkpoint) < prepared.plan.steps:
+        trainer.train(resume_from_checkpoint=str(checkpoint))
+    else:  # the Trainer would train one step more
+        training.checkpointing.restore_policy(checkpoint)
+        trainer.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE))
+    training.signals.raise_if_asked(trainer.args, trainer.state)
+    training.watchdog.raise_if_stopped(console)
+
+
+def _after(prepared: Prepared, run: RunFolder, training: Training, console: Console) -> TestResult:
+    """The adapter that was the best on dev, as it lies on the disk, on test."""
+    config, trainer = prepared.config, training.trainer
+    trainer.accelerator.wait_for_everyone()  # the first process has written the best adapter
+    best = load_model(str(run.path), dtype=config.model.dtype, device=trainer.args.device.type)
+    rollouts = make_rollouts(
+        best.model,
+        best.tokenizer,
+        trainer.rollouts.batch_size,
+        engine=isinstance(trainer.rollouts, EngineRollouts),
+        native=config.rollouts.native,
+        sampling=trainer.sampling,
+        console=console,
+    )
+    return evaluate_test(config, rollouts, prepared.splits, run, "after")
+
+
+def _summary(training: Training, found: Preflight, before: TestResult, after: TestResult) -> dict[str, Any]:
+    """The content of summary.json."""
+    trainer, recorder = training.trainer, training.trainer.recorder
+    return {
         "before": before["test"].summary(),
         "after": after["test"].summary(),
         "paired": after["test"].against(before["test"]).to_dict(),
@@ -102,77 +152,13 @@ def _train(
             for when, result in (("before", before), ("after", after))
             if "unseen" in result
         },
-        "engine_check": None if certificate is None else asdict(certificate),
+        "engine_check": None if found.engine is None else asdict(found.engine),
         "dev": training.dev.history,
         "best_step": training.dev.best_step,
-        "best_reward": trainer.best_reward,
+        "best_reward": recorder.best_reward,
         "train_seconds": training.metrics.elapsed(),
         "steps": trainer.state.global_step,
-        "completions": trainer.completions,
-        "completion_tokens": trainer.completion_tokens,
-        "seed": args.seed,
+        "completions": recorder.completions,
+        "completion_tokens": recorder.completion_tokens,
+        "seed": trainer.args.seed,
     }
-    run.write_json("summary.json", summary)
-
-
-class Events:
-    """What a run has to say beside its numbers, told at once and kept in events.jsonl as soon as there is a folder."""
-
-    def __init__(self, run: RunFolder, out: Output):
-        self.run, self.out = run, out
-        self.waiting: list[dict[str, Any]] | None = []
-
-    def tell(self, step: int, name: str, text: str) -> None:
-        self.out.say(f"step {step}: {name}: {text}")
-        event = {"step": step, "name": name, "text": text}
-        if self.waiting is None:
-            self.run.append_jsonl("events.jsonl", [event])
-        else:
-            self.waiting.append(event)
-
-    def begin(self) -> None:
-        if self.waiting:
-            self.run.append_jsonl("events.jsonl", self.waiting)
-        self.waiting = None
-
-
-def evaluate_test(
-    config: Config, rollouts: Rollouts, splits: Splits, run: RunFolder, when: str
-) -> dict[str, Evaluation]:
-    """Greedy on every test problem, sampled on some; the records go to `eval/<when>.jsonl`."""
-    grpo, settings = config.grpo, config.evaluation
-    ask: dict[str, Any] = {"system": config.prompt.system, "max_new_tokens": grpo["max_completion_length"]}
-    sampling = Sampling(grpo["max_completion_length"], temperature=grpo["temperature"])
-    results = {
-        "test": evaluate(
-            rollouts,
-            splits.test,
-            **ask,
-            samples=settings.samples,
-            sampled_problems=settings.sampled_problems,
-            sampling=sampling,
-            seed=grpo["seed"],
-        )
-    }
-    if splits.unseen:
-        results["unseen"] = evaluate(rollouts, splits.unseen, **ask)
-    for name, result in results.items():
-        run.write_jsonl(_record_name(when, name), result.rows())
-    return results
-
-
-def recorded_test(run: RunFolder, splits: Splits, when: str) -> dict[str, Evaluation] | None:
-    """What `evaluate_test` left on disk, if all of it is there and of these problems."""
-    found = {}
-    for name, problems in {"test": splits.test, **({"unseen": splits.unseen} if splits.unseen else {})}.items():
-        try:
-            found[name] = Evaluation.from_rows(read_jsonl(run.path / _record_name(when, name)))
-        except (TypeError, UserError):  # rows of something else
-            return None
-        if [record.id for record in found[name].greedy] != [problem.id for problem in problems]:
-            return None
-    return found
-
-
-def _record_name(when: str, name: str) -> str:
-    return f"eval/{when}.jsonl" if name == "test" else f"eval/{when}-{name}.jsonl"

@@ -5,3 +5,15 @@ rollouts.py   the engine, transformers' generate and, from another environment, 
 steps.py      GRPO steps and the time to a dev accuracy: ours against TRL's own GRPOTrainer
 report.py     all of it as a table and as JSON
 """
+
+# Each part that can be measured, and the devices on which it is measured unless parts are chosen: on a CPU a step of
+# the large model takes stock TRL an hour.
+PARTS: dict[str, tuple[str, ...]] = {
+    "machine": ("cpu", "cuda"),
+    "rollouts": ("cpu",),
+    "rollouts-0.5b": ("cpu", "cuda"),
+    "steps": ("cpu",),
+    "steps-0.5b": ("cuda",),
+    "memory": ("cuda",),
+    "race": ("cpu",),
+}

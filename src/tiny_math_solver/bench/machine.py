@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from tiny_math_solver.kernels import load_kernels
-from tiny_math_solver.models.load import default_device
+from tiny_math_solver.support.device import default_device
 
 REPEATS = 7
 SIZE = {"cpu": 2048, "cuda": 8192}  # rows and columns of the products
@@ -63,7 +63,7 @@ def describe() -> dict[str, Any]:
     """What was measured on: processor, threads, versions."""
     from importlib.metadata import version
 
-    from tiny_math_solver.runs.folder import LIBRARIES
+    from tiny_math_solver.runs.environment import LIBRARIES
 
     return {
         "processor": _processor(),

@@ -9,26 +9,22 @@ from typing import Any
 
 import torch
 
-from tiny_math_solver.bench import rollouts, steps
+from tiny_math_solver.bench import PARTS, rollouts, steps
 from tiny_math_solver.bench.machine import ceilings, describe
-from tiny_math_solver.models.load import default_device
-from tiny_math_solver.runs.folder import command_line
+from tiny_math_solver.runs.environment import command_line
+from tiny_math_solver.support.console import Console
+from tiny_math_solver.support.device import default_device
 
 CONFIG = Path("configs/quickstart.yaml")
 RACE_STEPS = 24
-# What is measured where nothing is asked for: on a CPU a step of the large model takes stock TRL an hour.
-PARTS = {
-    "cpu": ("machine", "rollouts", "rollouts-0.5b", "steps", "race"),
-    "cuda": ("machine", "rollouts-0.5b", "steps-0.5b", "memory"),
-}
 
 
 def run(
-    parts: list[str], vllm_python: str | None, say: Callable[[str], Any], save: Callable[[dict[str, Any]], Any]
+    parts: list[str], vllm_python: str | None, console: Console, save: Callable[[dict[str, Any]], Any]
 ) -> dict[str, Any]:
-    """Measure the chosen parts, or all that fit this machine; as each is done, say a line and save what there is."""
+    """Measure the chosen parts, or all that fit this machine; as each is done, print a line and save what there is."""
     torch.manual_seed(0)
-    parts = parts or list(PARTS[default_device()])
+    parts = parts or [part for part, devices in PARTS.items() if default_device() in devices]
     result: dict[str, Any] = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         # where somebody keeps vLLM says nothing to others
@@ -43,7 +39,7 @@ def run(
     ]
     if "machine" in parts or cases:
         result["ceilings"] = found = ceilings()
-        say(
+        console.say(
             f"machine: {found['float32_flops'] / 1e9:,.0f} GFLOP/s in float32, {found['bfloat16_flops'] / 1e9:,.0f} in "
             f"bfloat16, reads {found['read_bytes'] / 1e9:,.0f} GB/s"
         )
@@ -52,11 +48,11 @@ def run(
         measured = rollouts.measure(case, vllm_python)
         measured["share_of_floor"] = rollouts.share_of_floor(measured, result["ceilings"])
         result.setdefault("rollouts", []).append(measured)
-        say(rollout_line(measured))
+        console.say(rollout_line(measured))
         save(result)
     if "steps" in parts:
         result["steps"] = steps.step_times(CONFIG, [], steps=6, rounds=3)
-        say(steps_line(result["steps"]))
+        console.say(steps_line(result["steps"]))
         save(result)
     with tempfile.TemporaryDirectory() as folder:
         for name, new_tokens, only in (("steps-0.5b", 256, ("ours", "trl_seed")), ("memory", 512, ("ours",))):
@@ -65,11 +61,11 @@ def run(
                 if name == "memory":  # 16 completions at once, as in the table that people know
                     shape += ["--grpo.num_generations", "4", "--grpo.per_device_train_batch_size", "16"]
                 result[name] = steps.step_times(CONFIG, shape, steps=2, rounds=1, only=only, coin=True)
-                say(f"0.5B-shaped, {new_tokens} tokens: {steps_line(result[name])}")
+                console.say(f"0.5B-shaped, {new_tokens} tokens: {steps_line(result[name])}")
                 save(result)
     if "race" in parts:
         result["race"] = steps.race(CONFIG, [], RACE_STEPS, rounds=3)
-        say(race_line(result["race"]))
+        console.say(race_line(result["race"]))
         save(result)
     return result
 

@@ -14,10 +14,11 @@ from transformers import AutoModelForCausalLM, GenerationConfig, Qwen2Config
 
 from tiny_math_solver.bench.machine import seconds
 from tiny_math_solver.config.schema import EMBEDDED
-from tiny_math_solver.models.load import default_device, load_base, load_tokenizer
+from tiny_math_solver.models.load import load_base, load_tokenizer
 from tiny_math_solver.problems.embedded import embedded_problems
 from tiny_math_solver.prompts import chat_messages, encode_prompt, group_prompts
 from tiny_math_solver.rollouts import EngineRollouts, Sampling
+from tiny_math_solver.support.device import default_device
 from tiny_math_solver.support.errors import UserError
 
 VLLM_SIDE = Path(__file__).with_name("vllm_side.py")

@@ -11,20 +11,23 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from peft import LoraConfig
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback, set_seed
 from trl import GRPOTrainer
 
 from tiny_math_solver.bench.rollouts import QWEN, load_case_model
-from tiny_math_solver.config.schema import Config, load_config
+from tiny_math_solver.config.loading import load_config
+from tiny_math_solver.config.schema import Config
 from tiny_math_solver.evaluation.evaluate import evaluate
+from tiny_math_solver.grading import Graded, How
 from tiny_math_solver.grading.rewards import as_text, correctness_reward, format_reward
 from tiny_math_solver.models.load import load_base, load_tokenizer
 from tiny_math_solver.problems.splits import Splits, load_splits
-from tiny_math_solver.prompts import chat_messages
+from tiny_math_solver.prompts import chat_messages, train_prompts
 from tiny_math_solver.rollouts import EngineRollouts
+from tiny_math_solver.runs.events import EventLog
 from tiny_math_solver.runs.folder import RunFolder
-from tiny_math_solver.training.build import training_arguments
+from tiny_math_solver.support.console import QuietConsole
+from tiny_math_solver.training.build import make_trainer
 from tiny_math_solver.training.trainer import MathGRPOTrainer
 
 TARGET = 0.8  # dev accuracy that the race is to
@@ -128,11 +131,11 @@ def _train(
         config = load_config(path, settings)
         splits, tokenizer = load_splits(config.problems), load_tokenizer(config.model.name, config.model.revision)
         times = [] if times is None else times
-        set_seed(config.grpo["seed"])
+        set_seed(config.grpo_config.seed)
         make = _stock_trainer if side.stock else _own_trainer
         trainer = make(config, splits, tokenizer, [_Clock(times), *extra])
         if coin:
-            trainer.reward_funcs = [_coin, _coin]
+            _pay_by_chance(trainer)
         trainer.remove_callback(ProgressCallback)
         trainer.remove_callback(PrinterCallback)
         for callback in extra:
@@ -154,23 +157,32 @@ def of_qwens_shape(folder: str, new_tokens: int) -> list[str]:
     ]  # fmt: skip
 
 
+def _pay_by_chance(trainer: Any) -> None:
+    if isinstance(trainer, MathGRPOTrainer):
+        trainer.generation.grade = _coin_grade
+    else:
+        trainer.reward_funcs = [_coin, _coin]
+
+
+def _coin_grade(question: Any, text: str | None, gold: Any) -> Graded:
+    is_right = bool(_coin([text])[0])
+    return Graded(None, How.HASHES if is_right else How.NONE, is_right)
+
+
 def _coin(completions: list[Any], **kwargs: Any) -> list[float]:
     return [float(zlib.crc32(as_text(turns).encode()) & 1) for turns in completions]
 
 
 def _own_trainer(config: Config, splits: Splits, tokenizer: Any, callbacks: list[Any]) -> Any:
-    run = RunFolder(config.output_dir)
+    run, console = RunFolder(config.output_dir), QuietConsole()
     run.create()
-    return MathGRPOTrainer(
-        model=load_base(config.model.name, config.model.revision, config.model.dtype),
-        args=training_arguments(config),
-        train=splits.train,
-        tokenizer=tokenizer,
-        peft_config=LoraConfig(**config.lora),
-        config=config,
-        run=run,
-        callbacks=callbacks,
-    )
+    problems, prompts = train_prompts(tokenizer, splits.train, config.prompt.system, config.prompt.max_tokens)
+    model = load_base(config.model.name, config.model.revision, config.model.dtype)
+    events = EventLog(run, console)
+    trainer = make_trainer(config, model, tokenizer, problems, prompts, run, console, events)
+    for callback in callbacks:
+        trainer.add_callback(callback)
+    return trainer
 
 
 def _stock_trainer(config: Config, splits: Splits, tokenizer: Any, callbacks: list[Any]) -> Any:
@@ -179,13 +191,13 @@ def _stock_trainer(config: Config, splits: Splits, tokenizer: Any, callbacks: li
     rewards: list[Any] = [correctness_reward, format_reward]
     return GRPOTrainer(
         model=load_base(config.model.name, config.model.revision, config.model.dtype),
-        args=training_arguments(config),
+        args=config.grpo_config,
         reward_funcs=rewards,
         train_dataset=Dataset.from_list(
             [{"prompt": chat_messages(p.question, system), "answer": p.answer} for p in splits.train]
         ),
         processing_class=tokenizer,
-        peft_config=LoraConfig(**config.lora),
+        peft_config=config.lora_config,
         callbacks=callbacks,
     )
 
@@ -210,7 +222,7 @@ class _Reached(TrainerCallback):
     def __init__(self, config: Config):
         self.dev = load_splits(config.problems).dev
         self.ask: dict[str, Any] = {
-            "system": config.prompt.system, "max_new_tokens": config.grpo["max_completion_length"]
+            "system": config.prompt.system, "max_new_tokens": config.max_completion_length
         }  # fmt: skip
         self.batch_size = config.rollouts.batch_size
         self.trainer: Any = None

@@ -1,1 +1,6 @@
-"""One typed configuration: schema, YAML files, limits, and what the libraries would refuse."""
+"""One typed configuration, from a YAML file and the command line.
+
+schema.py      sections, fields and defaults; Config     loading.py          file + overrides → Config, all checked
+fields.py      every field with type, default, help      limits.py           bounds, choices, refused keys
+yaml_file.py   YAML with the line of each key            library_checks.py   what the libraries would refuse too late
+"""

@@ -1,4 +1,4 @@
-"""What transformers and TRL would refuse about their arguments only once a run is under way."""
+"""Checks of settings that transformers and TRL would refuse only after the evaluations before training."""
 
 from typing import Any
 
@@ -9,15 +9,15 @@ from tiny_math_solver.support.errors import UserError
 
 
 def check_arguments(args: Any) -> None:
-    """Raise UserError where the optimizer or schedule of a GRPOConfig cannot be made, or a package is missing."""
+    """Raise UserError if a GRPOConfig's optimizer or schedule cannot be built, or a package is missing."""
     import torch
 
     weight = torch.nn.Parameter(torch.zeros(1))
     try:
         Trainer.get_optimizer_cls_and_kwargs(args)
     except (ValueError, ImportError) as error:
-        told = f", optim_args {args.optim_args}" if args.optim_args else ""
-        raise UserError(f"grpo.optim {args.optim.value}{told}: {error}") from None
+        arguments = f", optim_args {args.optim_args}" if args.optim_args else ""
+        raise UserError(f"grpo.optim {args.optim.value}{arguments}: {error}") from None
     try:
         optimizer, special = torch.optim.SGD([weight]), args.lr_scheduler_kwargs
         get_scheduler(args.lr_scheduler_type, optimizer, 1, 10, scheduler_specific_kwargs=dict(special or {}))
@@ -31,8 +31,8 @@ def check_arguments(args: Any) -> None:
         from trl.import_utils import is_vllm_available
 
         if not is_vllm_available():
-            raise UserError("grpo.use_vllm: vLLM is not installed; the engine needs none")
+            raise UserError("grpo.use_vllm: vLLM is not installed; the engine does not need it")
     if not args.dataloader_num_workers:
         for name in ("dataloader_multiprocessing_context", "dataloader_persistent_workers"):
             if getattr(args, name):
-                raise UserError(f"grpo.{name} goes with dataloader_num_workers above 0")
+                raise UserError(f"grpo.{name} needs grpo.dataloader_num_workers above 0")

@@ -1,7 +1,7 @@
-"""What a configuration value may be where its type does not tell: bounds, choices, keys with no meaning here.
+"""Limits of configuration values beyond their type: bounds, choices, and keys that are refused.
 
-TRL, transformers and PEFT take any number of the right type: a NaN learning rate trains nothing without a word, and
-a misspelt loss is noticed at the first update, after all the evaluations before it.
+TRL, transformers and PEFT accept any number of the right type: a NaN learning rate silently trains nothing, and a
+misspelt loss is noticed at the first update, after all the evaluations before it.
 """
 
 import difflib
@@ -35,7 +35,7 @@ BOUNDS: dict[str, dict[str, Any]] = {
     "grpo.steps_per_generation": _AT_LEAST_1,
     "grpo.num_iterations": _AT_LEAST_1,
     "grpo.max_completion_length": _TOKENS,
-    "grpo.temperature": {"le": 100},  # that it is above 0 is checked with the groups it is for
+    "grpo.temperature": {"le": 100},  # loading checks that it is above 0, and says why
     "grpo.top_p": _SHARE,
     "grpo.top_k": _AT_LEAST_0,
     "grpo.min_p": {"ge": 0, "le": 1},
@@ -73,24 +73,24 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "lora.task_type": ("CAUSAL_LM",),
     "lora.peft_type": ("LORA",),
 }
-# Keys that would leak, or do nothing without a word; an empty value is fine.
+# Keys that would leak a secret, be ignored, or break training, with the message; an empty value is fine.
 REFUSED = {
-    "grpo.hub_token": "a token belongs into the environment and no file: set HF_TOKEN there",
+    "grpo.hub_token": "tokens belong in the environment, not in a file: set HF_TOKEN there",
     "grpo.push_to_hub": "train first, then upload the adapter with `hf upload NAME FOLDER`",
-    "grpo.resume_from_checkpoint": "go on with a run by --resume",
-    "grpo.model_init_kwargs": "the model is loaded as the section model says",
+    "grpo.resume_from_checkpoint": "use --resume to continue a run",
+    "grpo.model_init_kwargs": "section model says how the model is loaded",
     "grpo.log_completions": "rollouts.jsonl has every completion",
     "grpo.remove_unused_columns": "the rewards need the columns of the problems",
-    "grpo.ignore_data_skip": "a resumed run would see other problems",
-    "grpo.neftune_noise_alpha": "the update would see another policy than the rollouts",
+    "grpo.ignore_data_skip": "a resumed run would see different problems",
+    "grpo.neftune_noise_alpha": "the update would see a different policy from the rollouts",
     "grpo.sync_ref_model": "with an adapter the base is the reference",
     "lora.inference_mode": "nothing would be trained",
 }
-FILES = ("grpo.accelerator_config", "grpo.deepspeed", "grpo.fsdp_config")  # a mapping, or the name of a JSON file
+JSON_FILES = ("grpo.accelerator_config", "grpo.deepspeed", "grpo.fsdp_config")  # a mapping, or the name of a JSON file
 
 
 def checked(key: str, kind: Any, value: Any) -> Any:
-    """`value` as `kind`; raises ValueError with what is wrong about it, in words that do not repeat it."""
+    """`value` converted to type `kind`. Raises ValueError with a message that does not repeat the value."""
     if value and key in REFUSED:
         raise ValueError(REFUSED[key])
     if isinstance(value, bool) and not _admits(kind, bool) and (_admits(kind, int) or _admits(kind, float)):
@@ -105,24 +105,24 @@ def checked(key: str, kind: Any, value: Any) -> Any:
         result = TypeAdapter(bounded).validate_python(value)
     except ValidationError as error:
         raise ValueError(" or: ".join(dict.fromkeys(problem["msg"] for problem in error.errors()[:3]))) from None
-    _check_leaves(result)  # a text such as "nan" has become a number
-    if key in OWN:
-        OWN[key](result)
+    _check_leaves(result)  # text such as "nan" may have become a number
+    if key in CHECKS:
+        CHECKS[key](result)
     return result
 
 
 def shown(key: str, value: Any) -> str:
-    """` = value` for a message; empty for a secret, and for what is longer than a message."""
+    """` = value` for a message, cut to 80 characters; empty for secrets, lists and mappings."""
     if isinstance(value, (dict, list)):
         return ""
     if re.search("token|secret|password|api_?key", key, re.IGNORECASE) and (isinstance(value, str) or key[-1:] != "s"):
-        return ""  # the number in max_tokens is none
+        return ""  # a number such as max_tokens is no secret
     text = repr(value)
     return f" = {text if len(text) <= 80 else text[:77] + '…'}"
 
 
 def nearest(word: str, known: list[str]) -> str | None:
-    """The one of `known` that `word` was probably meant to be."""
+    """The name in `known` that `word` probably means."""
     return next(iter(difflib.get_close_matches(word, known, n=1, cutoff=0.5)), None)
 
 
@@ -135,9 +135,9 @@ def _check_choice(value: str, choices: tuple[Any, ...]) -> None:
 
 
 def _check_mapping(key: str, value: str) -> None:
-    """A text where a mapping is meant: transformers reads JSON, and for some fields the name of a file."""
+    """Check text that stands for a mapping: transformers reads JSON, and for some fields a file name."""
     if not value.startswith("{"):
-        if key not in FILES:
+        if key not in JSON_FILES:
             raise ValueError("expected a section of keys")
         if not Path(value).is_file():
             raise ValueError("no such file")
@@ -155,7 +155,7 @@ def _check_name(value: Any) -> None:
 
 def _check_logging(value: Any) -> None:
     if getattr(value, "value", value) != "steps":
-        raise ValueError("metrics are logged by steps: see grpo.logging_steps")
+        raise ValueError("metrics are logged every grpo.logging_steps steps: only steps is supported")
 
 
 def _check_adapter_start(value: Any) -> None:
@@ -165,7 +165,7 @@ def _check_adapter_start(value: Any) -> None:
 
 def _check_steps(value: Any) -> None:
     if value == 0:
-        raise ValueError("nothing would be trained; -1 goes by num_train_epochs")
+        raise ValueError("nothing would be trained; with -1 grpo.num_train_epochs decides")
 
 
 def _check_modules(value: Any) -> None:
@@ -193,7 +193,7 @@ def _check_path(value: Any) -> None:
         raise ValueError("the path is too long")
 
 
-OWN = {
+CHECKS = {
     "grpo.run_name": _check_name,
     "grpo.max_steps": _check_steps,
     "grpo.logging_strategy": _check_logging,
@@ -215,7 +215,7 @@ def _admits(kind: Any, wanted: type) -> bool:
 
 
 def _members(kind: Any) -> tuple[str, ...]:
-    """The values of an enumeration among the types that a field may have."""
+    """The values that a field may have if one of its types is an enumeration."""
     for part in (kind, *get_args(kind)):
         if isinstance(part, type) and issubclass(part, Enum):
             return tuple(str(member.value) for member in part)
@@ -227,7 +227,7 @@ def _check_leaves(value: Any) -> None:
         if isinstance(leaf, float) and not math.isfinite(leaf):
             raise ValueError("expected a finite number")
         if isinstance(leaf, str) and re.search("[\0\ud800-\udfff]", leaf):
-            raise ValueError("holds a character that no file can hold")
+            raise ValueError("contains a character that cannot be written to a file")
 
 
 def _leaves(value: Any) -> Iterator[Any]:

@@ -1,7 +1,7 @@
-"""A YAML file as a tree of values, with the line that each key stands in.
+"""A YAML file as a tree of values, with the line of each key.
 
-Read as YAML 1.2 reads numbers and words. Left out on purpose: aliases, by which ten lines stand for gigabytes, tags,
-nesting deeper than a configuration has, and keys that stand twice, of which YAML keeps the last.
+Numbers and words are read as in YAML 1.2. Refused on purpose: aliases (ten lines of them can expand to gigabytes),
+tags, deep nesting, and repeated keys, of which YAML would keep the last.
 """
 
 import re
@@ -13,13 +13,13 @@ import yaml
 from tiny_math_solver.support.errors import UserError
 
 LARGEST_FILE = 200_000  # bytes
-DEEPEST = 20  # sections and lists within each other
+DEEPEST = 20  # levels of nested sections and lists
 
 
 def read_tree(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     """The file's sections, and the line of every section (`grpo`) and key (`grpo.beta`).
 
-    Raises UserError naming file and line where the file cannot be read or is no configuration.
+    Raises UserError naming file and line if the file cannot be read or is not a configuration.
     """
     text = _read_text(path)
     try:
@@ -29,7 +29,7 @@ def read_tree(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise UserError(f"{path}:{line}: not valid YAML: {_on_one_line(error.problem)}") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or a number that is none
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date or number
         raise UserError(f"{path}: not valid YAML: {_on_one_line(error)}") from None
     if tree is None:
         return {}, {}
@@ -44,7 +44,7 @@ def read_tree(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
 
 
 def read_value(text: str) -> Any:
-    """One value as it would stand in a file. Raises ValueError if it is not valid YAML."""
+    """A value as YAML reads it. Raises ValueError if it is not valid YAML."""
     try:
         return yaml.load(text, _Loader)
     except yaml.YAMLError as error:
@@ -60,7 +60,7 @@ def _read_text(path: Path) -> str:
         with path.open("rb") as file:
             data = file.read(LARGEST_FILE + 1)
         if len(data) > LARGEST_FILE:
-            raise UserError(f"{path}: over {LARGEST_FILE:,} bytes, so it is no configuration")
+            raise UserError(f"{path}: over {LARGEST_FILE:,} bytes: too large for a configuration")
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
@@ -73,16 +73,16 @@ def _on_one_line(message: object) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads 2e-3 as a number, as YAML 1.2 does, and keeps on/off/yes/no and dates as words."""
+    """SafeLoader that, like YAML 1.2, reads 2e-3 as a number and on/off/yes/no and dates as words."""
 
     depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         event = self.peek_event()
         if isinstance(event, yaml.AliasEvent):
-            self._refuse("aliases (*name) are not read; write the value out", event)
+            self._refuse("aliases (*name) are not supported; write the value out", event)
         if event.tag is not None:
-            self._refuse(f"tags ({event.tag}) are not read", event)
+            self._refuse(f"tags ({event.tag}) are not supported", event)
         if self.depth == DEEPEST:
             self._refuse(f"nested more than {DEEPEST} deep", event)
         self.depth += 1
@@ -95,7 +95,7 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
                 if key.value in keys:
-                    self._refuse(f"the key {key.value} stands there twice", key)
+                    self._refuse(f"the key {key.value} is repeated", key)
                 keys.add(key.value)
         return super().construct_mapping(node, deep)
 
@@ -103,9 +103,9 @@ class _Loader(yaml.SafeLoader):
         raise yaml.MarkedYAMLError(None, None, problem, at.start_mark)
 
 
-_PLAIN = ("bool", "float", "timestamp")
+_REPLACED = ("bool", "float", "timestamp")
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag.rpartition(":")[2] not in _PLAIN]
+    first: [(tag, pattern) for tag, pattern in resolvers if tag.rpartition(":")[2] not in _REPLACED]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"(true|false|True|False)$"), list("tfTF"))

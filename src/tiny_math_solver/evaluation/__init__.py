@@ -1,1 +1,1 @@
-"""A model on fixed problems: records, statistics, verdict, and the merge with its proof."""
+"""Evaluating a model on fixed problems: records, statistics, verdict; merging an adapter and proving the merge."""

@@ -1,11 +1,11 @@
-"""Fixed problems → records: greedy answers, and several sampled ones for pass@k and maj@k."""
+"""Fixed problems → graded records: one greedy completion per problem, and sampled ones for pass@k and maj@k."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from tiny_math_solver.evaluation.statistics import Paired, maj_at_k, mcnemar, pass_at_k, wilson_interval
-from tiny_math_solver.grading import How, extract_answer, parse_gold, write_number
+from tiny_math_solver.grading import grade, parse_gold, rewards_of, write_number
 from tiny_math_solver.grading.rewards import as_text
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.prompts import Message, chat_messages, encode_prompt, group_prompts
@@ -13,8 +13,8 @@ from tiny_math_solver.rollouts import Rollout, Rollouts, Sampling
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
-    """One graded completion of one problem; `answer` is what was read off it, `how` where it stood."""
+class EvaluationRecord:
+    """One graded completion of one problem, a line of eval/*.jsonl; `answer` and `how` are those of `Graded`."""
 
     id: str
     question: str
@@ -22,29 +22,34 @@ class Record:
     completion: str
     answer: str | None
     how: str
-    correct: bool  # lenient: the answer may stand anywhere
-    strict: bool  # the answer stands after ####
+    correct: bool  # lenient
+    strict: bool  # correct, and the answer stands after ####
     tokens: int
     finished: bool
     sample: int | None = None  # None: greedy
 
+    @property
+    def rewards(self) -> dict[str, float]:
+        """The rewards that training would pay for the completion."""
+        return rewards_of(self.correct, self.how)
+
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Greedy records, one a problem, and where asked for `samples` records a problem, grouped by problem."""
+    """One greedy record per problem, and optionally `samples` sampled records per problem, grouped by problem."""
 
-    greedy: list[Record]
-    sampled: list[Record] = field(default_factory=list)
+    greedy: list[EvaluationRecord]
+    sampled: list[EvaluationRecord] = field(default_factory=list)
     samples: int = 0
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """Every record as a JSON object, greedy ones first."""
+        """Every record as a JSON object, the greedy ones first."""
         return (asdict(record) for record in [*self.greedy, *self.sampled])
 
     @classmethod
     def from_rows(cls, rows: Iterable[dict[str, Any]]) -> "Evaluation":
-        """The evaluation that `rows` came from."""
-        records = [Record(**row) for row in rows]
+        """The evaluation that wrote `rows`."""
+        records = [EvaluationRecord(**row) for row in rows]
         sampled = [record for record in records if record.sample is not None]
         samples = 1 + max((record.sample or 0 for record in sampled), default=-1)
         return cls([record for record in records if record.sample is None], sampled, samples)
@@ -54,7 +59,7 @@ class Evaluation:
         return sum(r.correct for r in self.greedy) / max(1, len(self.greedy))
 
     def summary(self) -> dict[str, Any]:
-        """The `before` and `after` blocks of summary.json; rates are shares of 1."""
+        """A `before` or `after` block of summary.json; rates are between 0 and 1."""
         n, correct = len(self.greedy), sum(r.correct for r in self.greedy)
         pass_at, maj_at = self._at_k()
         return {
@@ -72,7 +77,7 @@ class Evaluation:
         }
 
     def against(self, before: "Evaluation") -> Paired:
-        """The paired verdict of this evaluation over an earlier one of the same problems."""
+        """The paired test of this evaluation against an earlier one on the same problems."""
         if [r.id for r in before.greedy] != [r.id for r in self.greedy]:
             raise ValueError("a paired test needs the same problems in the same order")
         return mcnemar([r.correct for r in before.greedy], [r.correct for r in self.greedy])
@@ -83,7 +88,7 @@ class Evaluation:
         if not groups:
             return {}, {}
         pass_at = {k: [pass_at_k(len(g), sum(r.correct for r in g), k) for g in groups] for k in ks}
-        golds = [write_number(parse_gold(g[0].gold)) for g in groups]  # as the answers are written
+        golds = [write_number(parse_gold(g[0].gold)) for g in groups]  # written as the answers are
         maj_at = {
             k: [maj_at_k([r.answer for r in g], gold, k) for g, gold in zip(groups, golds, strict=True)] for k in ks
         }
@@ -104,22 +109,22 @@ def evaluate(
 ) -> Evaluation:
     """Answer `problems` greedily, and the first `sampled_problems` of them `samples` times with `sampling`."""
     greedy = Sampling(max_new_tokens=max_new_tokens, temperature=0)
-    records = list(_answer(rollouts, problems, system, 1, greedy, sampled=False))
+    records = _generate(rollouts, problems, system, 1, greedy, sampled=False)
     if not samples:
         return Evaluation(records)
     sampling = replace(sampling or Sampling(max_new_tokens), seed=seed)
-    sampled = list(_answer(rollouts, problems[:sampled_problems], system, samples, sampling, sampled=True))
+    sampled = sample(rollouts, problems[:sampled_problems], system, samples, sampling)
     return Evaluation(records, sampled, samples)
 
 
 def sample(
     rollouts: Rollouts, problems: Sequence[Problem], system: str, samples: int, sampling: Sampling
-) -> list[Record]:
+) -> list[EvaluationRecord]:
     """`samples` graded completions of every problem, grouped by problem."""
-    return list(_answer(rollouts, problems, system, samples, sampling, sampled=True))
+    return _generate(rollouts, problems, system, samples, sampling, sampled=True)
 
 
-def _answer(
+def _generate(
     rollouts: Rollouts,
     problems: Sequence[Problem],
     system: str,
@@ -127,29 +132,31 @@ def _answer(
     sampling: Sampling,
     *,
     sampled: bool,
-) -> Iterator[Record]:
-    asked = [chat_messages(p.question, system) for p in problems]
-    prompts = group_prompts(encode_prompt(rollouts.tokenizer, messages) for messages in asked)
-    made = rollouts.generate(prompts, samples, sampling)
-    for index, rollout in enumerate(made):
-        i, sample = divmod(index, samples)
-        yield _grade(problems[i], asked[i], rollout, rollouts.tokenizer, sample if sampled else None)
+) -> list[EvaluationRecord]:
+    conversations = [chat_messages(problem.question, system) for problem in problems]
+    prompts = group_prompts(encode_prompt(rollouts.tokenizer, messages) for messages in conversations)
+    records = []
+    for index, rollout in enumerate(rollouts.generate(prompts, samples, sampling)):
+        i, number = divmod(index, samples)
+        records.append(_record(problems[i], conversations[i], rollout, rollouts.tokenizer, number if sampled else None))
+    return records
 
 
-def _grade(problem: Problem, asked: list[Message], rollout: Rollout, tokenizer: Any, sample: int | None) -> Record:
-    """Read the answer off one rollout, as the rewards do, and compare it with the gold."""
+def _record(
+    problem: Problem, messages: list[Message], rollout: Rollout, tokenizer: Any, sample: int | None
+) -> EvaluationRecord:
+    """One rollout, graded as in training."""
     completion = tokenizer.decode(rollout.completion_ids, skip_special_tokens=True)
-    answer = extract_answer(completion, question=as_text(asked))
-    correct = answer.equals(parse_gold(problem.answer))
-    return Record(
+    graded = grade(as_text(messages), completion, problem.answer)
+    return EvaluationRecord(
         id=problem.id,
         question=problem.question,
         gold=problem.answer,
         completion=completion,
-        answer=None if answer.value is None else write_number(answer.value),
-        how=answer.how.value,
-        correct=correct,
-        strict=correct and answer.how is How.HASHES,
+        answer=graded.answer,
+        how=graded.how.value,
+        correct=graded.correct,
+        strict=graded.strict,
         tokens=len(rollout.completion_ids),
         finished=rollout.finished,
         sample=sample,

@@ -1,26 +1,20 @@
-"""Save, merge and prove an adapter; everything saved loads with plain PEFT and transformers."""
+"""Merging an adapter into its base, and proving the merge; the result loads with plain transformers."""
 
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from tiny_math_solver.evaluation.evaluate import evaluate
-from tiny_math_solver.models.load import (
-    LoadedModel,
-    base_of_adapter,
-    load_model,
-    load_tokenizer,
-    resolve_dtype,
-    stored_dtype,
-)
+from tiny_math_solver.models.adapter import base_of_adapter
+from tiny_math_solver.models.load import LoadedModel, load_model, load_tokenizer, stored_dtype
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.prompts import chat_messages, encode_prompt
 from tiny_math_solver.rollouts import make_rollouts
-from tiny_math_solver.runs.folder import occupied
+from tiny_math_solver.support.device import resolve_dtype
 from tiny_math_solver.support.errors import UserError
+from tiny_math_solver.support.files import occupied
 
 PROOF_PROBLEMS = 32
 FLOAT32_TOLERANCE = 1e-3  # logits of two float32 models that differ in rounding alone stay far below this
@@ -28,25 +22,18 @@ FLOAT32_TOLERANCE = 1e-3  # logits of two float32 models that differ in rounding
 
 @dataclass(frozen=True)
 class MergeProof:
-    """Merged model against base + adapter: same greedy answers, and the largest difference of any logit."""
+    """The merged model compared with base + adapter on `problems` problems."""
 
     problems: int
-    same_answers: int
+    same_answers: int  # problems with the same greedy answer
     max_logit_difference: float
 
 
-def save_adapter(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Write the adapter as plain PEFT, with its tokenizer beside it."""
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card template
-
-
 def merge_adapter(adapter: Path, out: Path, dtype: str | None = None) -> torch.dtype:
-    """Merge in float32, save with tokenizer and generation config in `dtype` (the base's own where None).
+    """Merge in float32, and save in `dtype` (default: that of the base) with tokenizer and generation config.
 
-    Merging in bfloat16 would round the adapter's small update away against the base weight it is added to.
-    Returns the dtype saved. Raises UserError where `out` holds something already or cannot be written.
+    Merging in bfloat16 would lose the adapter's update, which is small beside the base weights, to rounding. Returns
+    the dtype saved. Raises UserError if `out` is not empty or cannot be written.
     """
     refuse_occupied(out)
     base, revision = base_of_adapter(adapter)
@@ -56,7 +43,7 @@ def merge_adapter(adapter: Path, out: Path, dtype: str | None = None) -> torch.d
     try:
         merged.save_pretrained(out)
         load_tokenizer(base, revision).save_pretrained(out)
-        if (adapter / "config.yaml").is_file():  # how it wants to be asked goes with it
+        if (adapter / "config.yaml").is_file():  # has the prompt settings
             shutil.copy(adapter / "config.yaml", out)
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror or error})") from None
@@ -64,26 +51,27 @@ def merge_adapter(adapter: Path, out: Path, dtype: str | None = None) -> torch.d
 
 
 def refuse_occupied(out: Path) -> None:
-    """Raise UserError where something stands at `out` already."""
+    """Raise UserError if `out` is a file, or a folder that is not empty."""
     if occupied(out):
         raise UserError(f"{out}: exists already; choose another folder for the merged model")
 
 
 def prove_merge(adapter: Path, merged: Path, problems: list[Problem], system: str, max_new_tokens: int) -> MergeProof:
-    """Load both from disk, in float32, and compare them on `problems`."""
+    """Load base + adapter and the merged model from disk, in float32, and compare them on `problems`."""
     ours = load_model(str(adapter), dtype="float32")
     plain = load_model(str(merged), dtype="float32")
     answers = []
     for loaded in (ours, plain):
         rollouts = make_rollouts(loaded.model, loaded.tokenizer)
         result = evaluate(rollouts, problems, system=system, max_new_tokens=max_new_tokens)
-        # where there is no answer to compare, the texts must agree
+        # completions without an answer are compared as text
         answers.append([record.answer or record.completion for record in result.greedy])
     same = sum(a == b for a, b in zip(*answers, strict=True))
     return MergeProof(len(problems), same, max(_logit_gap(ours, plain, p, system) for p in problems))
 
 
 def _logit_gap(ours: LoadedModel, plain: LoadedModel, problem: Problem, system: str) -> float:
+    """The largest difference of any logit over a prompt and its worked answer."""
     ids = encode_prompt(ours.tokenizer, chat_messages(problem.question, system))
     ids += ours.tokenizer(problem.worked_answer, add_special_tokens=False)["input_ids"]
     with torch.inference_mode():

@@ -8,7 +8,7 @@ from scipy.stats import binomtest
 
 
 def wilson_interval(correct: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson score interval of a proportion (Wilson 1927); `(0, 1)` where nothing was measured."""
+    """Wilson score interval of a proportion (Wilson 1927); `(0, 1)` for n = 0."""
     if n == 0:
         return 0.0, 1.0
     interval = binomtest(correct, n).proportion_ci(confidence, method="wilson")
@@ -17,7 +17,7 @@ def wilson_interval(correct: int, n: int, confidence: float = 0.95) -> tuple[flo
 
 @dataclass(frozen=True)
 class Paired:
-    """Two models on the same problems: how many the second fixed and broke, and McNemar's exact p-value."""
+    """Two models on the same problems: the counts that the second fixed and broke, and McNemar's exact p-value."""
 
     fixed: int
     broken: int
@@ -28,9 +28,9 @@ class Paired:
 
 
 def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> Paired:
-    """McNemar's exact two-sided test: under no change, a changed answer is fixed or broken with equal chance.
+    """McNemar's exact two-sided test: under the null hypothesis, a changed answer is as likely fixed as broken.
 
-    Both sequences are in the order of the same problems; raises ValueError where their lengths differ.
+    Both sequences are in the order of the same problems. Raises ValueError if their lengths differ.
     """
     fixed = sum(a and not b for b, a in zip(before, after, strict=True))
     broken = sum(b and not a for b, a in zip(before, after, strict=True))
@@ -39,7 +39,7 @@ def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> Paired:
 
 
 def pass_at_k(n: int, correct: int, k: int) -> float:
-    """Chance that at least one of `k` samples is right, unbiased from `correct` of `n` (Chen et al. 2021, eq. 1)."""
+    """Unbiased estimate, from `correct` of `n` samples, that one of `k` is correct (Chen et al. 2021, eq. 1)."""
     if not 0 < k <= n:
         raise ValueError(f"pass@k needs 1 <= k <= n, got k={k}, n={n}")
     missed = 1.0
@@ -51,7 +51,7 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
 def maj_at_k(answers: Sequence[Hashable | None], gold: Hashable, k: int) -> float:
     """Share of consecutive groups of `k` samples whose most frequent answer is `gold` (Wang et al. 2022).
 
-    Samples without an answer do not vote; a tie counts as the chance of drawing `gold` among the tied.
+    Samples without an answer do not vote; a tie counts as the chance of drawing `gold` from the tied answers.
     """
     if not 0 < k <= len(answers):
         raise ValueError(f"maj@k needs 1 <= k <= n, got k={k}, n={len(answers)}")

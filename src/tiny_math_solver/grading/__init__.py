@@ -1,7 +1,31 @@
-"""The grader: read the final answer off a completion, compare numbers exactly. The only copy of both."""
+"""The grader: reads the final answer off a completion and compares numbers exactly. The only copy of both.
 
+grade.py     question, completion, gold → Graded       rewards.py   the same in TRL's signature
+reader.py    completion → Answer, with the files below, in the order in which they are applied:
+    own_text.py   the part of a completion that counts
+    markers.py    `####`, `\\boxed{}`, "the answer is"     revision.py   what the text around a marker changes
+    closing.py    the closing sentence, if no marker decides
+    prose.py      the number that a sentence states       links.py     numbers that belong together
+    units.py      one quantity in two units               cues.py      words that change what a number means
+    numerals.py   text → numbers                          markup.py    Markdown and LaTeX → plain text
+"""
+
+from tiny_math_solver.grading.grade import Gold, Graded, grade, rewards_of
 from tiny_math_solver.grading.markers import How
 from tiny_math_solver.grading.numerals import Number, parse_gold, parse_number, write_number
 from tiny_math_solver.grading.reader import Answer, extract_answer, is_correct
 
-__all__ = ["Answer", "How", "Number", "extract_answer", "is_correct", "parse_gold", "parse_number", "write_number"]
+__all__ = [
+    "Answer",
+    "Gold",
+    "Graded",
+    "How",
+    "Number",
+    "extract_answer",
+    "grade",
+    "is_correct",
+    "parse_gold",
+    "parse_number",
+    "rewards_of",
+    "write_number",
+]

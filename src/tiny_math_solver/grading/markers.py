@@ -1,21 +1,27 @@
-r"""Explicit markers of an answer: `#### 18`, `\boxed{18}`, "the answer is 18", `Answer: 18`."""
+r"""Explicit markers of an answer: `#### 18`, `\boxed{18}`, "the answer is 18", `Answer: 18`.
+
+`read_last_marker` goes through the markers from the last one back until one of them decides. A marker is passed over
+if it turns out to be none, such as the heading `#### Step 1` or "to answer this"; a marker that holds several
+candidates decides that there is no answer.
+"""
 
 import re
 from decimal import Decimal
 from enum import StrEnum
 from typing import NamedTuple
 
-from tiny_math_solver.grading.closing import HEADING, TO_GRADER, refuses
-from tiny_math_solver.grading.markup import Cue, plain, sentences
-from tiny_math_solver.grading.numerals import DIGITS, Number, negate, numbers, scan
-from tiny_math_solver.grading.statements import direct, link, statement
+from tiny_math_solver.grading.cues import HEADING, TO_GRADER, Cue, refuses
+from tiny_math_solver.grading.links import link_between, read_opening
+from tiny_math_solver.grading.markup import plain, sentences
+from tiny_math_solver.grading.numerals import MAX_DIGITS, Number, find_numbers, find_numerals, negate
+from tiny_math_solver.grading.prose import read_sentence
 
-SLICE = 400  # characters read after a marker
-TRIES = 16  # markers without a number that are passed over
+MAX_SPAN = 400  # characters read after a marker
+MAX_MARKERS = 16  # markers looked at
 
 
 class How(StrEnum):
-    """How the final answer was found; the strict score counts HASHES only."""
+    """The place where the final answer was found; the strict score counts HASHES only."""
 
     HASHES = "hashes"  # after ####
     BOXED = "boxed"  # in \boxed{}
@@ -24,25 +30,25 @@ class How(StrEnum):
     NONE = "none"  # no single answer
 
 
-class Marked(NamedTuple):
-    """What a marker holds: `start` is where the marker begins in the text, `end` where the reading ends."""
+class MarkedAnswer(NamedTuple):
+    """The reading of one marker, which begins at `start` of the text; the reading ends at `end`."""
 
     value: Number | None
     how: How
     span: str
     start: int
     end: int
-    twin: Number | None = None  # as in Reading
+    equivalent: Number | None = None  # as in Reading
 
 
-def last_marker(text: str, question: str | None = None) -> Marked | None:
-    """The reading of the last marker that holds an attempt at an answer."""
+def read_last_marker(text: str, question: str | None = None) -> MarkedAnswer | None:
+    """The reading of the last marker that decides; None if there is none."""
     offset = max(0, len(text) - 65536)
     lower = text[offset:].lower()
     if len(lower) != len(text) - offset:  # some capitals grow when lowered
         lower = text[offset:]
     hashes, boxed, phrase = text.rfind("####"), text.rfind("\\boxed"), lower.rfind("answer")
-    for _ in range(TRIES):
+    for _ in range(MAX_MARKERS):
         last = max(hashes, boxed, phrase + offset if phrase >= 0 else -1)
         if last < 0:
             return None
@@ -60,7 +66,7 @@ def last_marker(text: str, question: str | None = None) -> Marked | None:
     return None
 
 
-# Most answers are a number and a few words of unit to the end of the line: nothing else needs a look.
+# A number and up to six words of unit to the end of the line, as most answers are: they are read without any table.
 _BARE = re.compile(
     r"[ \t]*\$?(\d{1,15}|[1-9]\d{0,2}(?:,\d{3}){1,4})"
     r"(?:[ \t]+(?!(?:or|and|maybe|perhaps|possibly|pi|hundred|thousand|million|billion|trillion|minus|plus|times|no"
@@ -76,14 +82,14 @@ _INSTRUCTION = Cue(
 )
 
 
-def _bare(text: str, at: int, start: int, how: How) -> Marked | None:
-    """The reading of the marker at `at` if from `start` to the end of the line is a number and its unit."""
+def _bare(text: str, at: int, start: int, how: How) -> MarkedAnswer | None:
+    """The reading of the marker at `at` if only a number and its unit follow from `start` to the end of the line."""
     match = _BARE.match(text, start)
-    return Marked(Decimal(match[1].replace(",", "")), how, match[1], at, match.end(1)) if match else None
+    return MarkedAnswer(Decimal(match[1].replace(",", "")), how, match[1], at, match.end(1)) if match else None
 
 
-def read_hashes(text: str, at: int) -> Marked | None:
-    """What the `####` at `at` holds; None where it is the heading of a section and not a marker."""
+def read_hashes(text: str, at: int) -> MarkedAnswer | None:
+    """The reading of the `####` at `at`; None if it is a heading and not a marker."""
     start = at + 4
     while text[start : start + 1] == "#":
         start += 1
@@ -98,63 +104,64 @@ def read_hashes(text: str, at: int) -> Marked | None:
         words = plain(raw)
     if not words or _HEADING.match(words):
         return None
-    final = not text[start + len(raw) : start + len(raw) + SLICE].strip(" \n\r\t#*`$")
-    nothing = Marked(None, How.NONE, words, at, start)
+    final = not text[start + len(raw) : start + len(raw) + MAX_SPAN].strip(" \n\r\t#*`$")
+    nothing = MarkedAnswer(None, How.NONE, words, at, start)
     if final and _instructed(text, at):
         return nothing
-    tokens = numbers(words)
-    if not tokens:
+    mentions = find_numbers(words)
+    if not mentions:
         return nothing if final and refuses(words) else None
-    found = direct(words, tokens) or (statement(words) if final else None)
+    found = read_opening(words, mentions) or (read_sentence(words) if final else None)
     if found is None:
         return None  # a heading with a number in it
-    return Marked(found.value, How.HASHES, found.span, at, start + _raw_end(raw, found.span), found.twin)
+    return MarkedAnswer(found.value, How.HASHES, found.span, at, start + _raw_end(raw, found.span), found.equivalent)
 
 
 _FLAT = re.compile(r"\{[^{}\n]{0,40}(?:\{[^{}\n]{0,40}\}[^{}\n]{0,40})?\}")
 _BRACE = re.compile(r"[{}\n]")
 
 
-def _read_box(text: str, at: int) -> Marked | None:
+def _read_box(text: str, at: int) -> MarkedAnswer | None:
+    r"""The reading of the `\boxed` at `at`; None if it holds words and no number."""
     start = at + len("\\boxed")
     while text[start : start + 1] == " ":
         start += 1
     end = _box_end(text, start)
     if _instructed(text, at):
-        return Marked(None, How.NONE, "", at, end)
+        return MarkedAnswer(None, How.NONE, "", at, end)
     words = plain(text[start:end])
     value: Number | None
-    twin: Number | None = None
+    equivalent: Number | None = None
     if bare := _bare(words, 0, 0, How.BOXED):
         value, span = bare.value, bare.span
     else:
-        tokens = numbers(words)
-        if not tokens:
-            return None if words.strip() else Marked(None, How.NONE, "", at, end)  # a box left empty
-        found = direct(words, tokens) or statement(words)
-        value, span, twin = found.value, found.span, found.twin
+        mentions = find_numbers(words)
+        if not mentions:
+            return None if words.strip() else MarkedAnswer(None, How.NONE, "", at, end)  # an empty box
+        found = read_opening(words, mentions) or read_sentence(words)
+        value, span, equivalent = found.value, found.span, found.equivalent
     if value is not None and text[at - 1 : at] == "-" and not text[max(0, at - 2) : at - 1].isalnum():
         value = negate(value)
     if value is not None and _DIGIT.search(text, end, end + 80):
-        behind = plain(text[end : end + 80].partition("\n")[0])
-        others = scan(behind)
-        if others and others[0].value != value and link(behind[: others[0].start]) in ("hedge", "range", "list"):
+        after = plain(text[end : end + 80].partition("\n")[0])
+        others = find_numerals(after)
+        if others and others[0].value != value and link_between(after[: others[0].start]) in ("hedge", "range", "list"):
             value = None  # \boxed{18} or 20
-    return Marked(value, How.BOXED, span, at, end, twin)
+    return MarkedAnswer(value, How.BOXED, span, at, end, equivalent)
 
 
 def _box_end(text: str, start: int) -> int:
-    """Where the braces that open at `start` close; the end of the line if they do not."""
+    """The end of the braces that open at `start`, or of the line if they never close."""
     if flat := _FLAT.match(text, start):
         return flat.end()
     if text[start : start + 1] != "{":
         return start + len(text[start : start + 40].split("\n")[0])
     depth = 0
-    for brace in _BRACE.finditer(text, start, start + SLICE):
-        depth += {"{": 1, "}": -1, "\n": -SLICE}[brace[0]]
+    for brace in _BRACE.finditer(text, start, start + MAX_SPAN):
+        depth += {"{": 1, "}": -1, "\n": -MAX_SPAN}[brace[0]]
         if depth <= 0:
             return brace.end()
-    return min(len(text), start + SLICE)
+    return min(len(text), start + MAX_SPAN)
 
 
 _PHRASE = re.compile(
@@ -172,12 +179,13 @@ _NOT_THE_NOUN = Cue(
 _NOT_FINAL = re.compile(r"\b(?:part|first|step|sub|previous|second)\b", re.IGNORECASE)
 
 
-def _read_phrase(text: str, at: int, question: str | None) -> Marked | None:
+def _read_phrase(text: str, at: int, question: str | None) -> MarkedAnswer | None:
+    """The reading of "answer" at `at` with a verb or colon after it; None if it introduces no number."""
     match = _PHRASE.match(text, at + len("answer"), at + 200)
     if match is None or _NOT_THE_NOUN.search(text[max(0, at - 24) : at]):
         return None
     if TO_GRADER.search(text[max(0, at - 60) : match.end() + 60]):
-        return Marked(None, How.NONE, "", at, match.end())
+        return MarkedAnswer(None, How.NONE, "", at, match.end())
     if match["about"] and (_NOT_FINAL.search(match["about"]) or (match["label"] and _DIGIT.search(match["about"]))):
         return None
     if bare := _bare(text, at, match.end(), How.PHRASE):
@@ -189,27 +197,27 @@ def _read_phrase(text: str, at: int, question: str | None) -> Marked | None:
     words = plain(raw)
     if bare := _bare(words, at, 0, How.PHRASE):
         return bare._replace(end=start + _raw_end(raw, bare.span))
-    tokens = numbers(words)
-    if not tokens:
+    mentions = find_numbers(words)
+    if not mentions:
         return None
-    if refuses(words[: tokens[0].start]):
-        return Marked(None, How.NONE, words, at, start)
-    more = _DIGIT.search(text, start + len(raw), start + len(raw) + SLICE)
-    found = direct(words, tokens)
+    if refuses(words[: mentions[0].start]):
+        return MarkedAnswer(None, How.NONE, words, at, start)
+    more = _DIGIT.search(text, start + len(raw), start + len(raw) + MAX_SPAN)
+    found = read_opening(words, mentions)
     if found is None:
         parts = sentences(words)
         if match["label"] and (more or len(parts) > 1):
             return None  # a label over working: the closing sentence has the answer
-        if not numbers(parts[0]):
+        if not find_numbers(parts[0]):
             return None
-        found = statement(parts[0], question=question)
+        found = read_sentence(parts[0], question=question)
     elif match["label"] and found.calculated and (more or _DIGIT.search(words, found.end)):
         return None
-    return Marked(found.value, How.PHRASE, found.span, at, start + _raw_end(raw, found.span), found.twin)
+    return MarkedAnswer(found.value, How.PHRASE, found.span, at, start + _raw_end(raw, found.span), found.equivalent)
 
 
 def _instructed(text: str, at: int) -> bool:
-    """Whether the marker is part of an instruction on the format, quoted from the prompt."""
+    """True if the marker at `at` belongs to an instruction about the format, as quoted from a prompt."""
     return _INSTRUCTION.search(text[max(0, at - 60) : at]) is not None
 
 
@@ -218,20 +226,20 @@ _DIGIT = re.compile(r"\d")
 
 
 def _line(text: str, start: int) -> tuple[str, int]:
-    """The first line with text at or after `start`, and where it begins; at most SLICE characters."""
+    """The first line with text at or after `start`, at most MAX_SPAN characters of it, and where it begins."""
     while start < len(text) and text[start] in " \t\r\n":
         start += 1
         if text[start : start + 64].isspace():
             start += 64
-    end = text.find("\n", start, start + SLICE)
+    end = text.find("\n", start, start + MAX_SPAN)
     if end < 0:
-        end = start + SLICE
-        if text[end - 1 : end].isdigit():  # never read a number cut short
-            end = _RUN.match(text, end, end + DIGITS).end()  # type: ignore[union-attr]
+        end = start + MAX_SPAN
+        if text[end - 1 : end].isdigit():  # a number must not be cut short
+            end = _RUN.match(text, end, end + MAX_DIGITS).end()  # type: ignore[union-attr]
     return text[start:end], start
 
 
 def _raw_end(raw: str, span: str) -> int:
-    """Where the number ends in the raw slice; the whole slice if markup hides it."""
+    """The end of the number in the raw text; the end of that text if markup hides the number."""
     at = raw.find(span)
     return at + len(span) if at >= 0 else len(raw)

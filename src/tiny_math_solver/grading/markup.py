@@ -1,4 +1,4 @@
-"""Markup to plain text: Markdown, LaTeX, HTML, currency and every script's digits become ASCII words and operators."""
+"""Markup to plain text: Markdown, LaTeX, HTML, currency and the digits of every script become ASCII."""
 
 import html
 import re
@@ -6,7 +6,7 @@ import unicodedata
 
 
 def plain(text: str) -> str:
-    """Drop the markup of a short text; words, numbers and operators stay."""
+    """A short text without its markup; words, numbers and operators stay."""
     if not text.isascii():
         text = text.translate(_ASCII)
     if "&" in text and ";" in text:
@@ -27,7 +27,7 @@ def plain(text: str) -> str:
 
 
 class _Ascii(dict[int, str]):
-    """Translation table from any digit, minus, space or currency sign to its ASCII form, filled on demand."""
+    """A translation table from any digit, minus, space or currency sign to its ASCII form, filled on demand."""
 
     def __missing__(self, code: int) -> str:
         self[code] = out = self.look_up(chr(code)) if code >= 128 else chr(code)
@@ -77,7 +77,7 @@ _COMMANDS = dict.fromkeys(["$", "!", "(", ")", "[", "]", "{", "}", "left", "righ
 
 
 def sentences(text: str) -> list[str]:
-    """Split one line into its sentences."""
+    """The sentences of one line."""
     for stop in _STOPS:
         if stop in text:
             return [part for part in _SENTENCE.split(text) if part.strip()] or [text]
@@ -88,33 +88,6 @@ _STOPS = (". ", "! ", "? ", ".*", "!*", "?*", '."', '!"', ".)", "!)")
 _SENTENCE = re.compile(r"(?<=[.!?])(?<!\bMr.)(?<!\bMs.)(?<!\bDr.)(?<!\bMrs.)[\"'*)]*\s+(?=[\"'*(\[$\\A-Z0-9])")
 
 
-def tail(text: str, size: int) -> str:
-    """The end of the text, without the word that the cut goes through."""
+def last_characters(text: str, size: int) -> str:
+    """The last `size` characters of a text, less the word that is cut in two."""
     return text if len(text) <= size else text[-size:].lstrip("0123456789.,").partition(" ")[2]
-
-
-class Cue:
-    """A pattern of words, searched only where one of its stems occurs: most texts hold none, at a tenth of the time.
-
-    Stems are in lower case and separated by bars; every match of the pattern has to contain one.
-    """
-
-    def __init__(self, stems: str, pattern: str) -> None:
-        self.stems = tuple(stems.split("|"))
-        self.pattern = re.compile(pattern, re.IGNORECASE)
-
-    def occurs(self, text: str) -> bool:
-        lower = text.lower()
-        for stem in self.stems:  # noqa: SIM110  (a generator costs twice as much)
-            if stem in lower:
-                return True
-        return False
-
-    def search(self, text: str) -> "re.Match[str] | None":
-        return self.pattern.search(text) if self.occurs(text) else None
-
-    def fullmatch(self, text: str) -> "re.Match[str] | None":
-        return self.pattern.fullmatch(text) if self.occurs(text) else None
-
-    def spans(self, text: str) -> list[tuple[int, int]]:
-        return [match.span() for match in self.pattern.finditer(text)] if self.occurs(text) else []

@@ -1,6 +1,6 @@
-"""Number expressions: find them in plain text and give each its exact value.
+"""Numbers in plain text, each with its exact value.
 
-Values are `Decimal`, or `Fraction` where no finite decimal exists, so `==` is exact and never a float's.
+Values are `Decimal`, or `Fraction` where no finite decimal exists, so that `==` compares exactly.
 """
 
 import re
@@ -12,64 +12,64 @@ from tiny_math_solver.grading.markup import plain
 
 Number = Decimal | Fraction
 
-DIGITS = 2000  # a longer run of digits is no number anyone meant
-TOKENS = 24  # numbers looked at in one stretch of text
+MAX_DIGITS = 2000  # a longer run of digits is not read as a number
+MAX_NUMBERS = 24  # numbers looked at in one piece of text
 
 
-class Token(NamedTuple):
-    """A number expression at text[start:end]; `value` is None where it is not one number (`1,5`, `2:30`, `18x`)."""
+class Mention(NamedTuple):
+    """A number at text[start:end]; `value` is None if it is not exactly one (`1,5`, `2:30`, `18x`)."""
 
     value: Number | None
     start: int
     end: int
 
 
-def scan(text: str, start: int = 0, most: int = TOKENS) -> list[Token]:
-    """The number expressions of a plain text, in order, written in digits."""
-    tokens = []
+def find_numerals(text: str, start: int = 0, most: int = MAX_NUMBERS) -> list[Mention]:
+    """The numbers of a plain text that are written in digits, in order, at most `most` of them."""
+    mentions = []
     for match in _NUMBER.finditer(text, start):
-        tokens.append(Token(_value(text, match), match.start(), match.end()))
-        if len(tokens) == most:
+        mentions.append(Mention(_value(text, match), match.start(), match.end()))
+        if len(mentions) == most:
             break
-    return tokens
+    return mentions
 
 
-def spelled(text: str) -> list[Token]:
-    """The numbers of a plain text that are written in words, such as "one hundred and twenty-five"."""
+def find_number_words(text: str) -> list[Mention]:
+    """The numbers of a plain text that are written in words, such as "one hundred and twenty-five", in order."""
     lower = text.lower()
     if not any(word in lower for word in _STEMS):
         return []
-    tokens = []
+    mentions = []
     for match in _SPELLED.finditer(text):
         value = None if match["part"] else _words_value(match["words"].lower())
         if value is not None and _negative(lower, match.start()):
             value = value.copy_negate()
-        tokens.append(Token(value, match.start(), match.end()))
-    return tokens[:TOKENS]
+        mentions.append(Mention(value, match.start(), match.end()))
+    return mentions[:MAX_NUMBERS]
 
 
-def numbers(text: str) -> list[Token]:
+def find_numbers(text: str) -> list[Mention]:
     """The numbers of a plain text: those in digits if there are any, else those in words."""
-    return scan(text) or spelled(text)
+    return find_numerals(text) or find_number_words(text)
 
 
 def parse_number(text: str) -> Number | None:
-    r"""Read a text that is one number and nothing else but a sign, currency, percent or markup; else None."""
+    """The value of a text that is one number, with a sign, currency, percent or markup at most; else None."""
     text = text.strip()
-    if len(text) > 2 * DIGITS:
+    if len(text) > 2 * MAX_DIGITS:
         return None
-    if len(text) <= DIGITS and text.isascii() and text.isdigit():
+    if len(text) <= MAX_DIGITS and text.isascii() and text.isdigit():
         return Decimal(text)
     bare = plain(text).strip(" .()")
-    tokens = scan(bare)
-    if len(tokens) != 1 or bare[tokens[0].end :].strip(" )"):
+    mentions = find_numerals(bare)
+    if len(mentions) != 1 or bare[mentions[0].end :].strip(" )"):
         return None
-    lead = bare[: tokens[0].start]
-    return None if lead.strip(" (+-") or lead.count("-") > 1 else tokens[0].value
+    lead = bare[: mentions[0].start]
+    return None if lead.strip(" (+-") or lead.count("-") > 1 else mentions[0].value
 
 
 def write_number(value: Number) -> str:
-    """The one way to write a number, so that equal numbers have equal texts: 18.00 and 18 are "18"."""
+    """A number as text; equal numbers have equal texts: 18.00 and 18 are both "18"."""
     if isinstance(value, Fraction):
         return str(value)
     text = f"{value:f}"
@@ -77,7 +77,7 @@ def write_number(value: Number) -> str:
 
 
 def parse_gold(answer: "str | int | float | Number") -> Number:
-    """Read a gold answer: a number, or a whole GSM8K solution that ends in `#### 18`.
+    """The value of a gold answer: a number, or a whole GSM8K solution that ends in `#### 18`.
 
     Raises ValueError if it is not one finite number.
     """
@@ -86,8 +86,8 @@ def parse_gold(answer: "str | int | float | Number") -> Number:
         value = parse_number(answer.rpartition("####")[2])
     elif isinstance(answer, Fraction):
         value = canonical(answer)
-    elif isinstance(answer, Decimal):  # an exponent of thousands would be written out wherever it is compared
-        value = answer if answer.is_finite() and abs(answer.adjusted()) <= DIGITS else None
+    elif isinstance(answer, Decimal):  # comparing writes out an exponent of thousands
+        value = answer if answer.is_finite() and abs(answer.adjusted()) <= MAX_DIGITS else None
     elif isinstance(answer, (int, float)) and not isinstance(answer, bool):
         value = parse_number(str(answer))
     if value is None:
@@ -100,7 +100,7 @@ def negate(value: Number) -> Number:
 
 
 def canonical(value: Fraction) -> Number:
-    """A Decimal where a finite one exists, so that one number has one representation up to `==`."""
+    """The value as a Decimal if it has finitely many digits, so that equal numbers have one representation."""
     twos = fives = 0
     rest = value.denominator
     while rest % 2 == 0:
@@ -149,7 +149,7 @@ def _value(text: str, match: "re.Match[str]") -> Number | None:
     value: Number | None
     if len(body) < 16 and body.isdigit():
         value = Decimal(body)
-    elif len(body) > DIGITS or match["glued"]:
+    elif len(body) > MAX_DIGITS or match["glued"]:
         return None
     else:
         value = _body_value(body, match["ten"])
@@ -173,7 +173,7 @@ def _body_value(body: str, ten: str | None) -> Number | None:
 
 
 def _decimal(body: str) -> Decimal | None:
-    """None where the digits allow two readings: 1,5 or 2:30."""
+    """The value of digits with separators; None if they can be read in two ways, as 1,5 and 2:30 can."""
     if _SIMPLE.fullmatch(body):
         return Decimal(body)
     if _GROUPED.fullmatch(body):
@@ -196,13 +196,13 @@ def _scaled(value: Number, match: "re.Match[str]") -> Number | None:
 
 
 def _shifted(value: Decimal, power: int) -> Decimal:
-    """Times a power of ten, without the rounding of Decimal's arithmetic."""
+    """`value` times a power of ten, without the rounding of Decimal arithmetic."""
     sign, digits, exponent = value.as_tuple()
     return Decimal((sign, digits, int(exponent) + power))
 
 
 def _negative(text: str, start: int) -> bool:
-    """Whether a minus before the number is its sign, and not an operator, a range or a dash."""
+    """True if a minus before the number is its sign, not an operator, a range or a dash."""
     before = text[max(0, start - 12) : start].rstrip(" (")
     if "-" not in before and "minus" not in before and "negative" not in before:
         return False

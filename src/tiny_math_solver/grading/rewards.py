@@ -1,11 +1,12 @@
-"""The two rewards of GRPO training, in TRL's signature; `answers` decides what a completion's answer is."""
+"""The two rewards of GRPO training in TRL's signature; `grade` decides what a completion earns."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from tiny_math_solver.grading import How, extract_answer, parse_gold
+from tiny_math_solver.grading.grade import CORRECTNESS_REWARD, FORMAT_REWARD, grade, grade_against
+from tiny_math_solver.grading.numerals import parse_gold
 
-FORMAT_REWARD = 0.5
+__all__ = ["CORRECTNESS_REWARD", "FORMAT_REWARD", "as_text", "correctness_reward", "format_reward"]
 
 
 def correctness_reward(completions: Sequence[Any], answer: Sequence[Any], **kwargs: Any) -> list[float]:
@@ -21,8 +22,7 @@ def correctness_reward(completions: Sequence[Any], answer: Sequence[Any], **kwar
             expected = parse_gold(gold)
         except ValueError as error:
             raise ValueError(f"row {row}: {error}") from None
-        found = extract_answer(as_text(completion), question=as_text(prompt))
-        rewards.append(1.0 if found.equals(expected) else 0.0)
+        rewards.append(grade_against(as_text(prompt), as_text(completion), expected).rewards["correctness_reward"])
     return rewards
 
 
@@ -30,7 +30,7 @@ def format_reward(completions: Sequence[Any], **kwargs: Any) -> list[float]:
     """Pay 0.5 where the final answer, right or wrong, stands after `####`, else 0.0."""
     prompts = kwargs.get("prompts") or [None] * len(completions)
     return [
-        FORMAT_REWARD if extract_answer(as_text(completion), question=as_text(prompt)).how is How.HASHES else 0.0
+        grade(as_text(prompt), as_text(completion), None).rewards["format_reward"]
         for completion, prompt in zip(completions, prompts, strict=True)
     ]
 

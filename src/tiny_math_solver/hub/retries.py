@@ -1,110 +1,152 @@
-"""Requests to the Hugging Face Hub that are tried again, but not for ever, and not in silence.
+"""The retry policy of requests to the Hugging Face Hub: a few retries, bounded waits, each of them announced.
 
 Left to itself, huggingface_hub logs addresses with the passwords in them, waits for as long as a Retry-After says,
 and gives a Hub that does not answer six times a minute.
 """
 
 import logging
-import sys
 import time
 from collections.abc import Iterator, Sequence
-from functools import partial
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
-from tiny_math_solver.support.redaction import without_secrets
+from tiny_math_solver.support.console import Console
 
-WAITS = (1.0, 4.0, 10.0)  # seconds before the second, third and fourth try of a request
+WAITS = (1.0, 4.0, 10.0)  # seconds before the first, second and third retry
 LONGEST_WAIT = 10.0  # seconds, whatever longer time a busy Hub asks for
-BUSY = (408, 429, 500, 502, 503, 504)
+RETRY_STATUS = (408, 429, 500, 502, 503, 504)
 
 
 class UnreachableError(ConnectionError):
-    """The Hub is away, busy or silent, after all tries: the message says which."""
+    """The Hub is down, busy or silent, after all retries; the message says which."""
 
 
-class Patience:
-    """While it lasts, a failed request is repeated after each of `waits`, saying so, before UnreachableError.
+@contextmanager
+def retrying(waits: Sequence[float], *, connecting: bool = True) -> Iterator[None]:
+    """Inside the block huggingface_hub retries a failed request after each of `waits`, then raises UnreachableError.
 
-    `connecting`: whether that is also for a Hub to which there is no connection at all.
+    With `connecting` False, a Hub that refuses the connection is given up at once. Does not nest.
     """
+    import huggingface_hub
+
+    default = huggingface_hub.get_session()
+    http = import_module(type(default).__module__.partition(".")[0])  # httpx, or httpx2 from huggingface_hub 2 on
+    options = {name: getattr(default, name) for name in ("event_hooks", "follow_redirects", "timeout")}
+    client, policy = _client_class(http), RetryPolicy(waits, connecting=connecting)
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    huggingface_hub.set_client_factory(lambda: client(policy, **options))
+    try:
+        yield
+    finally:
+        huggingface_hub.set_client_factory(lambda: http.Client(**options))
+        logger.setLevel(level)
+
+
+class RetryPolicy:
+    """Decides after each failed request of a download whether it is repeated, and announces and sits out the wait."""
 
     def __init__(self, waits: Sequence[float], *, connecting: bool = True):
-        from huggingface_hub import constants, get_session
+        from huggingface_hub import constants
 
         self.waits, self.connecting = waits, connecting
-        self.seconds = constants.HF_HUB_DOWNLOAD_TIMEOUT
+        self.timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT  # seconds without an answer, or without a byte of it
         self.failures = 0  # in a row
-        self.end: UnreachableError | None = None
-        self.client: Any = get_session()
-        self.send: Any = self.client.send
-        # httpx in one major version of huggingface_hub, httpx2 in the next
-        self.http: Any = import_module(type(self.client).__module__.partition(".")[0])
-        self.transient = (
-            self.http.TimeoutException,
-            self.http.NetworkError,
-            self.http.RemoteProtocolError,
-            self.http.ProxyError,
-        )
-        self.log = logging.getLogger("huggingface_hub")
+        self.given_up: UnreachableError | None = None
 
-    def __enter__(self) -> None:
-        self.log_level = self.log.level
-        self.log.setLevel(logging.ERROR)
-        self.client.send = self._send
-
-    def __exit__(self, *_: object) -> None:
-        self.log.setLevel(self.log_level)
-        del self.client.send
-
-    def _send(self, request: Any, **options: Any) -> Any:
-        request.extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), self.seconds)
-        if self.end:
-            raise self.end  # the file after the one that failed has begun already
-        while True:
-            try:
-                response = self.send(request, **options)
-            except self.transient as error:
-                self._wait_or_raise(request, error)
-                continue
-            if response.status_code not in BUSY:
-                break
-            response.close()
-            asked = response.headers.get("Retry-After", "")
-            reason = f"{response.status_code} {response.reason_phrase}" + (f" (asks for {asked} s)" if asked else "")
-            self._wait_or_raise(request, reason, float(asked) if asked.isdigit() else 0)
-        if options.get("stream"):
-            response.iter_bytes = partial(self._chunks, request, response.iter_bytes)
-        else:
-            self.failures = 0
-        return response
-
-    def _chunks(self, request: Any, iter_bytes: Any, *args: Any, **options: Any) -> Iterator[bytes]:
-        try:
-            for chunk in iter_bytes(*args, **options):
-                self.failures = 0
-                yield chunk
-        except self.transient as error:
-            self._wait_or_raise(request, error)
-            raise self.http.ReadTimeout(str(error)) from error  # after which huggingface_hub asks for the rest
+    def succeeded(self) -> None:
         self.failures = 0
 
-    def _wait_or_raise(self, request: Any, reason: BaseException | str, asked: float = 0) -> None:
-        is_hopeless = isinstance(reason, self.http.ConnectError) and not self.connecting
-        if isinstance(reason, self.http.ConnectError):
-            reason = f"no connection: {reason}"
-        elif isinstance(reason, self.http.TimeoutException):
-            reason = f"no answer in {self.seconds} s"
-        elif isinstance(reason, BaseException):
-            reason = "connection cut"
-        if is_hopeless or self.failures >= len(self.waits):
-            self.end = UnreachableError(f"{reason}; tries: {self.failures + 1}")
-            raise self.end
-        wait = max(self.waits[self.failures], min(asked, LONGEST_WAIT))
+    def failed(self, host: str, reason: str, *, retry_after: float = 0, retry: bool = True) -> None:
+        """Wait until the next try is due. Raises UnreachableError if there is none."""
+        if not retry or self.failures >= len(self.waits):
+            self.given_up = UnreachableError(f"{reason}; tries: {self.failures + 1}")
+            raise self.given_up
+        wait = max(self.waits[self.failures], min(retry_after, LONGEST_WAIT))
         self.failures += 1
-        say(f"{request.url.host}: {reason}; trying again in {wait:g} s")
+        Console().note(f"{host}: {reason}; trying again in {wait:g} s")
         time.sleep(wait)
 
 
-def say(line: str) -> None:
-    print(f"tiny-math: {without_secrets(line)}", file=sys.stderr, flush=True)
+def _client_class(http: Any) -> Any:
+    """A client of the HTTP library `http` whose `send` follows a RetryPolicy.
+
+    Not a transport: a client that is given one leaves out the proxies of the environment, and a transport cannot
+    tell a short answer, whose request is repeated, from a download, which is resumed.
+    """
+    download, transient = _download_class(http), _transient(http)
+
+    class RetryingClient(http.Client):
+        def __init__(self, policy: RetryPolicy, **options: Any):
+            super().__init__(**options)
+            self.policy = policy
+
+        def send(self, request: Any, *, stream: bool = False, **options: Any) -> Any:
+            policy, host = self.policy, request.url.host
+            if policy.given_up:
+                raise policy.given_up  # huggingface_hub has begun the file after the one that failed
+            request.extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), policy.timeout)
+            while True:
+                try:
+                    response = super().send(request, stream=stream, **options)
+                except transient as error:
+                    refused = isinstance(error, http.ConnectError)
+                    policy.failed(host, _reason(http, error, policy), retry=policy.connecting or not refused)
+                    continue
+                if response.status_code not in RETRY_STATUS:
+                    break
+                response.close()
+                asked = response.headers.get("Retry-After", "")
+                reason = f"{response.status_code} {response.reason_phrase}" + (f" (asks for {asked} s)" * bool(asked))
+                policy.failed(host, reason, retry_after=float(asked) if asked.isdigit() else 0)
+            if stream:
+                response.stream = download(response.stream, host, policy)
+            else:
+                policy.succeeded()
+            return response
+
+    return RetryingClient
+
+
+def _download_class(http: Any) -> Any:
+    from huggingface_hub import constants
+
+    transient = _transient(http)
+
+    class Download(http.SyncByteStream):
+        """The body of an answer; where it is cut, huggingface_hub asks for the rest of it after the wait."""
+
+        def __init__(self, stream: Any, host: str, policy: RetryPolicy):
+            self.stream, self.host, self.policy = stream, host, policy
+
+        def __iter__(self) -> Iterator[bytes]:
+            received = 0
+            try:
+                for part in self.stream:
+                    received += len(part)
+                    if received >= constants.DOWNLOAD_CHUNK_SIZE:  # which is written: less has to be sent again
+                        self.policy.succeeded()
+                    yield part
+            except transient as error:
+                self.policy.failed(self.host, _reason(http, error, self.policy))
+                raise http.ReadTimeout(str(error)) from error  # which huggingface_hub takes as a reason to resume
+            self.policy.succeeded()
+
+        def close(self) -> None:
+            self.stream.close()
+
+    return Download
+
+
+def _transient(http: Any) -> tuple[type[BaseException], ...]:
+    return (http.TimeoutException, http.NetworkError, http.RemoteProtocolError, http.ProxyError)
+
+
+def _reason(http: Any, error: BaseException, policy: RetryPolicy) -> str:
+    if isinstance(error, http.ConnectError):
+        return f"no connection: {error}"
+    if isinstance(error, http.TimeoutException):
+        return f"no answer in {policy.timeout} s"
+    return "connection cut"

@@ -1,8 +1,8 @@
-"""The Hugging Face Hub: pinned revisions, the cache, and its many exceptions as one clear line.
+"""Snapshots of Hub repositories: pinned to a commit, verified in the cache, and every failure as one clear line.
 
-Everything is fetched here, by commit, and compared with its hash before a library loads it with `local_files_only`.
-Left to themselves the libraries retry an unreachable Hub for minutes, load whatever bytes lie in the cache, and
-`datasets` takes whatever revision lies there.
+Everything is fetched here and checked against its hash before a library loads it with `local_files_only`. Left to
+themselves the libraries retry an unreachable Hub for minutes and load whatever bytes the cache holds, and `datasets`
+takes whatever revision is there.
 """
 
 import hashlib
@@ -15,36 +15,37 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from tiny_math_solver.hub.retries import BUSY, WAITS, Patience, UnreachableError, say
+from tiny_math_solver.hub.retries import RETRY_STATUS, WAITS, UnreachableError, retrying
+from tiny_math_solver.support.console import Console
 from tiny_math_solver.support.errors import UserError
 from tiny_math_solver.support.redaction import without_secrets
 
-# What a bare name stands for: the commits this package was written against.
+# The commits that bare names stand for, which this package was written against.
 PINNED_REVISIONS = {
     "Qwen/Qwen2.5-0.5B-Instruct": "7ae557604adf67be50417f59c2c2f167def9a775",
     "openai/gsm8k": "740312add88f781978c0658806c59bc2815b9866",
 }
-# All that is ever downloaded: no pickle, no code.
+# Patterns of all that is ever downloaded: no pickle, no code.
 FILES = {
     "model": ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"],
     "dataset": ["*.parquet", "*.jsonl", "*.json", "*.csv", "README.md"],
 }
 Kind = Literal["model", "dataset"]
 
-_commits: dict[tuple[Kind, str, str | None], str] = {}  # what a branch was when this process first asked
+_commits: dict[tuple[Kind, str, str | None], str] = {}  # of a branch, as of the first request of this process
 
 
 def pinned(name: str, revision: str | None = None) -> str | None:
-    """The commit to load `name` at: the one asked for, else the pinned one, else None (its main branch)."""
+    """The revision to load `name` at: the one given, else the pinned commit, else None for its main branch."""
     return revision or PINNED_REVISIONS.get(name)
 
 
 def snapshot(kind: Kind, name: str, revision: str | None = None) -> Path:
-    """The folder of a repository in the Hub cache, downloaded first where it is not there yet, its files intact.
+    """The folder of a repository in the Hub cache, downloaded if it is not there yet, its files verified.
 
-    A commit that is in the cache needs no network; a branch is looked up, and taken from the cache where the Hub
-    cannot be reached. A file whose content does not match its hash is downloaded again. Raises UserError for a
-    missing, gated or unreachable repository, and for a file that is still damaged then.
+    A commit in the cache needs no network; a branch is looked up, and taken from the cache if the Hub cannot be
+    reached. A file that does not match its hash is downloaded again. Raises UserError for a missing, gated or
+    unreachable repository, and for a file that does not match its hash the second time either.
     """
     from huggingface_hub import constants
 
@@ -56,25 +57,27 @@ def snapshot(kind: Kind, name: str, revision: str | None = None) -> Path:
         return cached
     with hub_errors(what, revision, flaw):
         try:
-            with Patience(() if cached else WAITS, connecting=False):
+            with retrying(() if cached else WAITS, connecting=False):
                 commit = _commit(kind, name, known)
         except Exception as error:
             if cached is None or not _is_network_trouble(error):
                 raise
             commit = cached.name
-            say(f"cannot reach {_endpoint()} ({error}): {what} is taken from the cache, commit {commit[:12]}")
+            Console().note(
+                f"cannot reach {_endpoint()} ({error}): {what} is taken from the cache, commit {commit[:12]}"
+            )
         folder = cached if cached and cached.name == commit else _fetch(kind, name, known)
         _commits[kind, name, revision] = folder.name
         return folder
 
 
 def cache_flaw(kind: Kind, name: str, revision: str | None = None) -> str:
-    """Why a repository cannot be loaded from the cache; empty if it can."""
+    """The reason why a repository cannot be loaded from the cache; empty if it can."""
     return _look_in_cache(kind, name, pinned(name, revision))[1]
 
 
 def is_reachable() -> bool:
-    """Whether the Hub answers within seconds."""
+    """True if the Hub answers within 5 seconds."""
     from huggingface_hub import get_session
 
     try:
@@ -86,10 +89,10 @@ def is_reachable() -> bool:
 
 
 def stay_offline() -> None:
-    """Keep the libraries from asking the Hub again in this process, once all that is needed is in the cache.
+    """Keep the libraries from asking the Hub again in this process, once everything needed is in the cache.
 
-    PEFT looks up the base's config at every save, transformers an adapter at every load; without a network each
-    look-up is retried for half a minute.
+    PEFT looks up the base model's config at every save, and transformers looks for an adapter at every load; without
+    a network each of these requests is retried for half a minute.
     """
     from huggingface_hub import constants
 
@@ -98,9 +101,9 @@ def stay_offline() -> None:
 
 @contextmanager
 def hub_errors(what: str, revision: str | None = None, flaw: str = "is not in the cache") -> Iterator[None]:
-    """Turn what the Hub libraries raise for a bad name, folder or network into a UserError that says what to do.
+    """Turn the Hub libraries' exceptions for a bad name, folder or network into a UserError that says what to do.
 
-    `flaw` says why the cache cannot help where the Hub cannot be reached.
+    `flaw` says why the cache cannot stand in for a Hub that cannot be reached.
     """
     from huggingface_hub import errors
     from safetensors import SafetensorError
@@ -158,7 +161,7 @@ def _look_in_cache(kind: Kind, name: str, revision: str | None) -> tuple[Path | 
 
 
 def _missing(kind: Kind, folder: Path) -> str:
-    """What a snapshot would need to be loaded but does not have; empty if it has all."""
+    """Files that a snapshot lacks and cannot be loaded without; empty if it is complete."""
     if kind == "dataset":
         has_rows = any(any(folder.rglob(pattern)) for pattern in FILES["dataset"] if pattern != "README.md")
         return "" if has_rows else "data files (Parquet, JSON or CSV)"
@@ -178,9 +181,10 @@ def _damaged(kind: Kind, folder: Path) -> list[Path]:
 
 
 def _is_intact(file: Path) -> bool:
-    """Whether the blob that a file of the cache links to has the hash it is named by.
+    """True if the blob that a file of the cache links to has the hash it is named after.
 
-    The Hub names large files by their SHA-256 and the others by git's id. Without links there is no name to go by.
+    The Hub names large files by their SHA-256 and the others by their git id. A cache without links has no names to
+    compare with.
     """
     expected = Path(os.readlink(file)).name
     if not re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", expected):
@@ -191,7 +195,7 @@ def _is_intact(file: Path) -> bool:
     return _hash(file.resolve(), status.st_size, status.st_mtime_ns, is_git=len(expected) == 40) == expected
 
 
-@cache  # a run asks for its model several times; size and time of change tell one content of a blob from the next
+@cache  # a run asks for its model several times; size and time of change identify the content of a blob
 def _hash(blob: Path, size: int, changed_ns: int, *, is_git: bool) -> str:
     start = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False) if is_git else hashlib.sha256()
     with blob.open("rb") as content:
@@ -207,12 +211,12 @@ def _commit(kind: Kind, name: str, revision: str | None) -> str:
 
 
 def _fetch(kind: Kind, name: str, revision: str | None) -> Path:
-    """Download what the cache lacks; what is damaged, in the cache or on arrival, once again.
+    """Download what the cache lacks, and once more what is damaged in the cache or on arrival.
 
-    By the name of the branch where there is one: the cache then knows it without network.
+    `revision` may be a branch: the cache remembers its commit, and can look it up without a network.
     """
     for is_last in (False, True):
-        with Patience(WAITS):
+        with retrying(WAITS):
             folder = _download(kind, name, revision)
         damaged = _damaged(kind, folder)
         if not damaged:
@@ -223,17 +227,17 @@ def _fetch(kind: Kind, name: str, revision: str | None) -> Path:
         wrong = f"{kind} {name}: wrong hash of {', '.join(file.relative_to(folder).as_posix() for file in damaged)}"
         if is_last:
             raise UserError(f"{wrong}, downloaded again from {_endpoint()}; try later, or another HF_ENDPOINT")
-        say(f"{wrong}; downloading again")
+        Console().note(f"{wrong}; downloading again")
     if missing := _missing(kind, folder):
-        raise UserError(f"{kind} {name} at revision {folder.name} has no {missing}, and nothing can stand in for it")
+        raise UserError(f"{kind} {name} at revision {folder.name} has no {missing}, which it cannot be loaded without")
     return folder
 
 
 def _download(kind: Kind, name: str, revision: str | None, *, from_cache: bool = False) -> Path:
-    """One set of patterns for both ways: the cache is complete if it holds what a download would fetch."""
+    """The snapshot folder; with `from_cache` complete only if it holds everything a download would fetch."""
     from huggingface_hub import constants, snapshot_download
 
-    constants.HF_HUB_DISABLE_XET = True  # its own client is deaf to Patience and retries silently for minutes
+    constants.HF_HUB_DISABLE_XET = True  # its own client ignores our retry policy and retries silently for minutes
     return Path(
         snapshot_download(
             name,
@@ -256,7 +260,7 @@ def _is_network_trouble(error: BaseException) -> bool:
     from huggingface_hub import errors
 
     if isinstance(error, errors.HfHubHTTPError):
-        return error.response.status_code in BUSY
+        return error.response.status_code in RETRY_STATUS
     known = (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError, ConnectionError, TimeoutError)
     # the HTTP client is httpx in one major version of huggingface_hub and httpx2 in the next
     package = type(error).__module__.partition(".")[0]

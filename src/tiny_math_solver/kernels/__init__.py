@@ -10,7 +10,7 @@ The compiler is looked for when the first engine is made; without one, or for a 
 torch computes alone.
 """
 
-from tiny_math_solver.kernels.bindings import Kernels, Recording, at
+from tiny_math_solver.kernels.bindings import Kernels, Recording
 from tiny_math_solver.kernels.compiler import LARGEST_PANEL, load_kernels
 
-__all__ = ["LARGEST_PANEL", "Kernels", "Recording", "at", "load_kernels"]
+__all__ = ["LARGEST_PANEL", "Kernels", "Recording", "load_kernels"]

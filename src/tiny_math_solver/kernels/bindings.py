@@ -242,7 +242,7 @@ class Kernel:
             raise ArgumentError(f"{self.name} takes {len(self.arguments)} arguments, not {len(values)}")
         named = list(zip(self.arguments.values(), values, self.arguments, strict=True))
         sizes = dict(self.model)
-        sizes |= {name: getattr(value, "value", value) for kind, value, name in named if kind is c_long}
+        sizes |= {name: value for kind, value, name in named if kind is c_long}
         for kind, value, _ in named:
             if isinstance(kind, TensorArgument) and value is not None:
                 kind.from_param(value)
@@ -288,8 +288,3 @@ class Recording:
         for name, tensor, address in self._tensors:
             if tensor.data_ptr() != address:
                 raise ArgumentError(f"{name}: a tensor of shape {tuple(tensor.shape)} has moved since it was recorded")
-
-
-def at(tensor: Tensor | None) -> Tensor | None:
-    """The tensor itself: kernels take tensors."""
-    return tensor

@@ -1,1 +1,1 @@
-"""Models and tokenizers: loading, and checks of their folders."""
+"""Models, tokenizers and adapters: loading, saving, and checks of their folders."""

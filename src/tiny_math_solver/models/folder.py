@@ -1,7 +1,7 @@
-"""What must be in a folder before a library is let at it, and whether what came of it is the model that was saved.
+"""Checks of a model folder before it is loaded, and of the model afterwards.
 
-transformers and PEFT make up what is missing: random weights for tensors that a file lacks, an empty tokenizer, an
-adapter that does nothing. They also run a model's own code where they are allowed to. Neither happens here.
+transformers and PEFT invent what is missing: random weights for tensors that a file lacks, an empty tokenizer, an
+adapter that does nothing. They also run code that comes with a model, if allowed to. Neither happens here.
 """
 
 import json
@@ -17,43 +17,35 @@ import torch
 from tiny_math_solver.hub.snapshots import hub_errors
 from tiny_math_solver.support.errors import UserError
 
-WEIGHTS, INDEX, ADAPTER_WEIGHTS = "model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"
-WRITERS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")  # how the classes that write text are called
-MOST_LAYERS = 1000  # they are made one by one, before anything is compared with the weights
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+WRITERS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")  # suffixes of the architectures that generate text
+MOST_LAYERS = 1000  # layers are built one by one before anything can be compared with the weights
 VOCABULARIES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken")
 
 
 def check_model_folder(folder: Path) -> None:
-    """Raise UserError for a folder that is no whole causal language model, or wants to bring code of its own."""
+    """Raise UserError for a folder that is not a complete causal language model, or brings code of its own."""
     config = read_json(folder / "config.json")
     for name in ("config.json", "tokenizer_config.json"):
         if (folder / name).is_file() and read_json(folder / name).get("auto_map"):
             raise UserError(
-                f"{folder / name}: auto_map wants to run code that comes with the model, which is never done here; "
-                "use a model of an architecture that transformers has"
+                f"{folder / name}: auto_map wants to run code that comes with the model, which is never done; "
+                "use a model whose architecture is part of transformers"
             )
     architectures = config.get("architectures") or []
     if isinstance(architectures, list) and architectures and not any(str(a).endswith(WRITERS) for a in architectures):
-        raise UserError(f"{folder}: a {architectures[0]} does not write text; use a causal language model")
+        raise UserError(f"{folder}: a {architectures[0]} does not generate text; use a causal language model")
     if isinstance(layers := config.get("num_hidden_layers"), int) and layers > MOST_LAYERS:
-        raise UserError(f"{folder / 'config.json'}: num_hidden_layers = {layers}: over {MOST_LAYERS} is no model's")
+        raise UserError(f"{folder / 'config.json'}: num_hidden_layers = {layers}, over the limit of {MOST_LAYERS}")
     _check_weights(folder)
     if not any(file.is_file() for pattern in VOCABULARIES for file in folder.glob(pattern)):
         raise UserError(f"{folder}: no tokenizer.json and no other vocabulary; save the tokenizer with the model")
 
 
-def check_adapter_folder(folder: Path) -> None:
-    """Raise UserError for a folder without the adapter's weights as safetensors."""
-    if not (folder / ADAPTER_WEIGHTS).is_file():
-        is_pickle = (folder / "adapter_model.bin").is_file()
-        why = "adapter_model.bin is a pickle, which may run code and is not loaded" if is_pickle else "nothing to load"
-        raise UserError(f"{folder}: no {ADAPTER_WEIGHTS}: {why}")
-
-
 def check_shapes(folder: Path, config: Any) -> None:
-    """Raise UserError where the weights are not what `config` describes; nothing is loaded, no memory taken.
+    """Raise UserError if the weights do not have the shapes that `config` describes; loads nothing, takes no memory.
 
-    transformers compares shapes too, once it has made every tensor in the shape that config.json gives.
+    transformers compares shapes too, but only after it has allocated every tensor that config.json describes.
     """
     from safetensors import safe_open
     from transformers import AutoModelForCausalLM
@@ -62,51 +54,40 @@ def check_shapes(folder: Path, config: Any) -> None:
         return  # packed weights have other shapes
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    wanted = {name: list(weight.shape) for name, weight in model.state_dict().items()}
+    described = {name: list(weight.shape) for name, weight in model.state_dict().items()}
     stored = 0
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118  (it is no mapping)
                 shape = file.get_slice(name).get_shape()
                 stored += math.prod(shape)
-                if wanted.get(name, shape) != shape:
-                    raise UserError(f"{path}: {name} has the shape {shape}, config.json makes it {wanted[name]}")
-    described = sum(weight.numel() for weight in model.parameters())
-    if described > 2 * stored:
-        raise UserError(f"{folder}: config.json describes {described:,} parameters, its weights are {stored:,} numbers")
+                if described.get(name, shape) != shape:
+                    raise UserError(f"{path}: {name} has the shape {shape}, config.json makes it {described[name]}")
+    parameters = sum(weight.numel() for weight in model.parameters())
+    if parameters > 2 * stored:
+        raise UserError(
+            f"{folder}: config.json describes {parameters:,} parameters, its weights are {stored:,} numbers"
+        )
 
 
 def check_loaded(name: str, model: Any, report: dict[str, Any]) -> None:
-    """Raise UserError where not all of a model came from its file, or is a number; `report` is what loading said."""
+    """Raise UserError if part of a model did not come from its file, or is not finite.
+
+    `report` is the loading info that transformers returns with `output_loading_info`.
+    """
     if missing := sorted(report["missing_keys"]):
-        raise UserError(f"model {name}: its weights lack {_some(missing)}, which config.json describes")
+        raise UserError(f"model {name}: its weights lack {some_of(missing)}, which config.json describes")
     if surplus := sorted(key for key in report["unexpected_keys"] if ".layers." in key):
-        raise UserError(f"model {name}: config.json has no place for {_some(surplus)} of its weights")
-    if broken := [key for key, weight in model.named_parameters() if not _is_finite(weight)]:
-        raise UserError(f"model {name}: NaN or infinity in {_some(broken)}: its weights are damaged")
-
-
-def check_adapter_loaded(folder: Path, model: Any) -> None:
-    """Raise UserError where the adapter on `model` is not what its file holds: PEFT only warns."""
-    from peft import get_peft_model_state_dict
-    from safetensors import safe_open
-
-    with safe_open(folder / ADAPTER_WEIGHTS, framework="pt") as file:
-        there = set(file.keys())
-    wanted = set(get_peft_model_state_dict(model, save_embedding_layers=False))
-    if missing := sorted(wanted - there):
-        raise UserError(f"adapter {folder}: its weights lack {_some(missing)}, which adapter_config.json describes")
-    if surplus := sorted(key for key in there - wanted if "lora_" in key):
-        raise UserError(f"adapter {folder}: adapter_config.json has no place for {_some(surplus)} of its weights")
-    if broken := [key for key, weight in model.named_parameters() if "lora_" in key and not _is_finite(weight)]:
-        raise UserError(f"adapter {folder}: NaN or infinity in {_some(broken)}: its weights are damaged")
+        raise UserError(f"model {name}: config.json has no place for {some_of(surplus)} of its weights")
+    if broken := [key for key, weight in model.named_parameters() if not is_finite(weight)]:
+        raise UserError(f"model {name}: NaN or infinity in {some_of(broken)}: its weights are damaged")
 
 
 @contextmanager
-def loading(what: str, revision: str | None = None) -> Iterator[None]:
-    """Turn whatever a library raises while it loads a damaged folder into a UserError.
+def load_errors(what: str, revision: str | None = None) -> Iterator[None]:
+    """Turn whatever a library raises while it loads `what` from a damaged folder into a UserError.
 
-    Its warnings are left out: what is missing is checked for afterwards.
+    Its warnings are silenced: missing weights are checked for afterwards.
     """
     with hub_errors(what, revision), warnings.catch_warnings(action="ignore"):
         try:
@@ -123,7 +104,7 @@ def loading(what: str, revision: str | None = None) -> Iterator[None]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises UserError for anything else."""
+    """The object in a model's JSON file. Raises UserError for anything else."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -155,10 +136,11 @@ def _check_weights(folder: Path) -> None:
     raise UserError(f"{folder}: no {WEIGHTS}: {why}")
 
 
-def _is_finite(weight: torch.Tensor) -> bool:
-    """By the extremes, which a NaN becomes: thirty times as fast as looking at each."""
+def is_finite(weight: torch.Tensor) -> bool:
+    """True if all of a tensor is finite; by its extremes, which NaN propagates to: 30 times faster than isfinite."""
     return not weight.numel() or all(bool(extreme.isfinite()) for extreme in weight.detach().aminmax())
 
 
-def _some(keys: list[str]) -> str:
+def some_of(keys: list[str]) -> str:
+    """The first of `keys`, and the number of the others."""
     return keys[0] + (f" and {len(keys) - 1} more" if len(keys) > 1 else "")

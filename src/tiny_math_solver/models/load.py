@@ -1,4 +1,4 @@
-"""Load a model and its tokenizer by name: `embedded`, a Hub name, a model folder or an adapter folder."""
+"""Models and their tokenizers, loaded by name: `embedded`, a Hub name, a model folder or an adapter folder."""
 
 import os
 from dataclasses import dataclass
@@ -10,15 +10,8 @@ import torch
 
 from tiny_math_solver.config.schema import EMBEDDED
 from tiny_math_solver.hub.snapshots import snapshot, stay_offline
-from tiny_math_solver.models.folder import (
-    check_adapter_folder,
-    check_adapter_loaded,
-    check_loaded,
-    check_model_folder,
-    check_shapes,
-    loading,
-    read_json,
-)
+from tiny_math_solver.models.adapter import base_of_adapter, is_adapter, load_adapter
+from tiny_math_solver.models.folder import check_loaded, check_model_folder, check_shapes, load_errors
 from tiny_math_solver.support.errors import UserError
 
 
@@ -37,7 +30,7 @@ def load_model(
     dtype: str = "auto",
     device: str | None = None,
 ) -> LoadedModel:
-    """Load for inference, with its adapter if there is one; an adapter folder as `name` brings its own base.
+    """A model for inference, with its adapter if there is one; an adapter folder as `name` brings its own base.
 
     Raises UserError for a name that is neither a folder nor a Hub repository, and for a damaged folder.
     """
@@ -45,15 +38,15 @@ def load_model(
     model = load_base(base, revision, dtype, device)
     tokenizer = load_tokenizer(base, revision)
     if adapter is not None:
-        model = _with_adapter(model, Path(adapter))
+        model = load_adapter(model, Path(adapter))
     return LoadedModel(name, model.eval(), tokenizer)
 
 
 def locate(
     name: str, revision: str | None = None, adapter: str | Path | None = None
 ) -> tuple[str, str | None, str | Path | None]:
-    """`(base, revision, adapter)` behind a name; a Hub base is in the cache afterwards."""
-    if adapter is None and os.path.isfile(Path(name) / "adapter_config.json"):
+    """`(base, revision, adapter)` of a name; a Hub base is in the cache afterwards."""
+    if adapter is None and is_adapter(Path(name)):
         adapter = name
         name, revision = base_of_adapter(Path(adapter))
     resolve(name, revision)
@@ -61,17 +54,17 @@ def locate(
 
 
 def load_base(name: str, revision: str | None = None, dtype: str = "auto", device: str | None = None) -> Any:
-    """The bare transformers model on `device` (a GPU where there is one), in `dtype`."""
+    """The bare transformers model on `device` (by default a GPU if there is one), in `dtype`."""
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils import logging
 
-    logging.disable_progress_bar()  # its bars are for reading and writing weights: seconds here
+    logging.disable_progress_bar()  # of reading and writing weights, which takes seconds
     device = device or default_device()
     source, revision = resolve(name, revision)
     folder = Path(source) if os.path.isdir(source) else snapshot("model", source, revision)
     stay_offline()
     options: dict[str, Any] = {"revision": revision, "local_files_only": True, "trust_remote_code": False}
-    with loading(f"model {name}", revision):
+    with load_errors(f"model {name}", revision):
         check_shapes(folder, AutoConfig.from_pretrained(source, **options))
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source, dtype=resolve_dtype(dtype, device), use_safetensors=True, output_loading_info=True, **options
@@ -86,11 +79,13 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
 
     source, revision = resolve(name, revision)
     options: dict[str, Any] = {"revision": revision, "local_files_only": True, "trust_remote_code": False}
-    with loading(f"tokenizer {name}", revision):
+    with load_errors(f"tokenizer {name}", revision):
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
         rows = AutoConfig.from_pretrained(source, **options).get_text_config().vocab_size
     if len(tokenizer) > rows:  # a kernel would read past the end of the embedding
-        raise UserError(f"tokenizer {name} has {len(tokenizer)} tokens, its model's embedding {rows}: not of one model")
+        raise UserError(
+            f"tokenizer {name} has {len(tokenizer)} tokens, its model's embedding {rows}: they do not belong together"
+        )
     if tokenizer.eos_token_id is None:
         raise UserError(f"tokenizer {name} has no end-of-sequence token: completions could not end")
     if tokenizer.pad_token_id is None:
@@ -99,9 +94,9 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
 
 
 def resolve(name: str, revision: str | None = None) -> tuple[str, str | None]:
-    """`(what from_pretrained is given, commit)`; a Hub model is in the cache afterwards.
+    """`(name or folder for from_pretrained, commit)`; a Hub model is in the cache afterwards.
 
-    Raises UserError for a folder that is missing or no model, and for a Hub name that cannot be had.
+    Raises UserError for a folder that is missing or not a model, and for a Hub name that cannot be downloaded.
     """
     if name == EMBEDDED:
         return str(resources.files("tiny_math_solver") / "embedded"), None
@@ -120,22 +115,8 @@ def resolve(name: str, revision: str | None = None) -> tuple[str, str | None]:
     return name, folder.name
 
 
-def base_of_adapter(folder: Path) -> tuple[str, str | None]:
-    """`(base name, revision)` that an adapter was trained on."""
-    path = folder / "adapter_config.json"
-    if not path.is_file():
-        raise UserError(f"{folder}: no adapter_config.json, so it is not an adapter folder")
-    settings = read_json(path)
-    base, revision = settings.get("base_model_name_or_path"), settings.get("revision")
-    if not isinstance(base, str) or not isinstance(revision, str | None):
-        raise UserError(f"{path}: cannot tell the base model: base_model_name_or_path = {base!r}")
-    if Path(base).parts[-2:] == ("tiny_math_solver", EMBEDDED):
-        base = EMBEDDED  # wherever the package is installed today
-    return base, revision
-
-
 def resolve_dtype(dtype: str, device: str) -> torch.dtype:
-    """`auto` is bfloat16 on a GPU that has it, else float32."""
+    """A dtype by name; `auto` is bfloat16 on a GPU that has it, else float32."""
     if dtype == "auto":
         return torch.bfloat16 if device == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
     named = getattr(torch, dtype, None)
@@ -145,11 +126,11 @@ def resolve_dtype(dtype: str, device: str) -> torch.dtype:
 
 
 def stored_dtype(name: str, revision: str | None = None) -> torch.dtype:
-    """The dtype that a model's weights are stored in, going by its config."""
+    """The dtype that a model's weights are stored in, according to its config."""
     from transformers import AutoConfig
 
     source, revision = resolve(name, revision)
-    with loading(f"model {name}", revision):
+    with load_errors(f"model {name}", revision):
         dtype = AutoConfig.from_pretrained(
             source, revision=revision, local_files_only=True, trust_remote_code=False
         ).dtype
@@ -158,14 +139,3 @@ def stored_dtype(name: str, revision: str | None = None) -> torch.dtype:
 
 def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _with_adapter(model: Any, folder: Path) -> Any:
-    from peft import PeftModel
-
-    base_of_adapter(folder)
-    check_adapter_folder(folder)
-    with loading(f"adapter {folder}"):
-        model = PeftModel.from_pretrained(model, str(folder))
-    check_adapter_loaded(folder, model)
-    return model

@@ -32,7 +32,7 @@ const sides = data.sides.map((name) => {
   return { name, text, answer, vote };
 });
 
-/** One side's answer, shown as it comes; settles when it is whole. */
+/** Show the answer of one side as it is generated; the promise settles when it is complete. */
 function ask(side, question, samples, temperature) {
   side.text.textContent = side.answer.textContent = side.vote.textContent = "";
   return new Promise((resolve, reject) => {
@@ -50,7 +50,7 @@ function ask(side, question, samples, temperature) {
           `vote of ${samples}: ` +
           (counts.length
             ? counts.map(([value, count]) => `${value} × ${count}`).join(", ")
-            : "no sample has an answer")),
+            : "no sample gave an answer")),
     );
     on("end", () => (source.close(), resolve()));
     source.onerror = () => (source.close(), reject(new Error("the server did not answer")));
@@ -63,7 +63,7 @@ element("form").addEventListener("submit", async (event) => {
     question = element("question").value.trim();
   if (!question) return;
   button.disabled = true;
-  element("state").textContent = "thinking …";
+  element("state").textContent = "generating …";
   try {
     for (const side of sides)
       await ask(side, question, element("samples").value || 0, element("temperature").value || 0);

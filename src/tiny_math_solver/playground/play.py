@@ -1,4 +1,4 @@
-"""`tiny-math play`: a page to ask a model on, base and trained answers side by side."""
+"""`tiny-math play`: a page where you can query a model, with the answers of base and trained model side by side."""
 
 import json
 from collections.abc import Iterator
@@ -8,25 +8,25 @@ from importlib import resources
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from tiny_math_solver.playground.ask import VOTE_TEMPERATURE, Asker
+from tiny_math_solver.playground.solver import VOTE_TEMPERATURE, Solver
 from tiny_math_solver.report import script_data
-from tiny_math_solver.support.local_server import Answer, LocalServer
+from tiny_math_solver.support.local_server import LocalServer, Response
 
 LONGEST_QUESTION = 4000  # characters
 MOST_SAMPLES = 64
 
 
 class Playground:
-    """Serves the page, and on `/ask` the events of an answer: `piece`, `answer`, `vote`, `end`."""
+    """Serves the page, and on `/ask` an answer as events: `piece` (many), `answer`, `vote` (optional), `end`."""
 
-    def __init__(self, asker: Asker, name: str, examples: list[str]):
-        self.asker, self.name, self.examples = asker, name, examples
+    def __init__(self, solver: Solver, name: str, examples: list[str]):
+        self.solver, self.name, self.examples = solver, name, examples
 
     def serve(self, port: int = 0) -> LocalServer:
         return LocalServer({"/": self._page, "/ask": self._ask}, port)
 
-    def _page(self, request: BaseHTTPRequestHandler) -> Answer:
-        return Answer(self.page().encode(), "text/html; charset=utf-8")
+    def _page(self, request: BaseHTTPRequestHandler) -> Response:
+        return Response(self.page().encode(), "text/html; charset=utf-8")
 
     def page(self) -> str:
         from jinja2 import Environment
@@ -35,7 +35,7 @@ class Playground:
         def file(package: str, name: str) -> Any:
             return Markup((resources.files(f"tiny_math_solver.{package}") / name).read_text(encoding="utf-8"))
 
-        sides = ["base", "trained"] if self.asker.has_adapter else ["trained"]
+        sides = ["base", "trained"] if self.solver.has_adapter else ["trained"]
         data = {"sides": sides, "examples": self.examples, "temperature": VOTE_TEMPERATURE}
         template = Environment(autoescape=True).from_string(str(file("playground", "page.html.jinja")))
         return template.render(
@@ -47,9 +47,9 @@ class Playground:
             longest=LONGEST_QUESTION,
         )
 
-    def _ask(self, request: BaseHTTPRequestHandler) -> Answer:
+    def _ask(self, request: BaseHTTPRequestHandler) -> Response:
         if request.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
-            return Answer(b"", "text/plain", HTTPStatus.FORBIDDEN)  # another site's page must not make this one work
+            return Response(b"", "text/plain", HTTPStatus.FORBIDDEN)  # no page of another site may use the model
         asked = {name: values[0] for name, values in parse_qs(urlsplit(request.path).query).items()}
         try:
             question = asked["question"].strip()
@@ -59,19 +59,19 @@ class Playground:
             if not (0 <= samples <= MOST_SAMPLES and 0 <= temperature <= 2):
                 raise ValueError
         except (KeyError, ValueError):
-            return Answer(b"", "text/plain", HTTPStatus.BAD_REQUEST)
+            return Response(b"", "text/plain", HTTPStatus.BAD_REQUEST)
         base = asked.get("side") == "base"
-        return Answer(b"", "text/event-stream", stream=self._events(question, samples, temperature, base))
+        return Response(b"", "text/event-stream", stream=self._events(question, samples, temperature, base))
 
     def _events(self, question: str, samples: int, temperature: float, base: bool) -> Iterator[bytes]:
         parts = []
-        for piece in self.asker.stream(question, base=base):
+        for piece in self.solver.stream(question, base=base):
             parts.append(piece)
             yield _event("piece", piece)
-        answer = self.asker.read(question, "".join(parts))
-        yield _event("answer", {"value": answer.value, "how": answer.how})
+        graded = self.solver.read(question, "".join(parts))
+        yield _event("answer", {"value": graded.answer, "how": graded.how})
         if samples:
-            vote = self.asker.vote(question, samples, temperature, base=base)
+            vote = self.solver.vote(question, samples, temperature, base=base)
             yield _event("vote", {"counts": vote.counts, "samples": vote.samples})
         yield _event("end", None)
 

@@ -1,42 +1,42 @@
-"""`tiny-math solve`: one question, or a prompt that goes on until it is left."""
+"""`tiny-math solve`: one question, or a prompt for one after another."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
-from tiny_math_solver.playground.ask import Asker
-from tiny_math_solver.training.live_view import printable
+from tiny_math_solver.playground.solver import Solver
+from tiny_math_solver.support.console import Console, printable
 
 
-def ask_once(asker: Asker, question: str, temperature: float, samples: int, write: Callable[[str], object]) -> None:
-    """Write the reasoning as it is made, the answer, and where asked for the vote of `samples` completions."""
+def solve_once(solver: Solver, question: str, temperature: float, samples: int, console: Console) -> None:
+    """Print the completion as it is generated, its answer, and the vote of `samples` completions if there are any."""
     parts = []
-    for piece in asker.stream(question, temperature):
+    for piece in solver.stream(question, temperature):
         parts.append(piece)
-        write(printable(piece))
-    answer = asker.read(question, "".join(parts))
-    write(f"\nanswer: {answer.value or 'none found'}\n")
+        console.say(printable(piece), end="")
+    graded = solver.read(question, "".join(parts))
+    console.say(f"\nanswer: {graded.answer or 'none found'}")
     if samples:
-        vote = asker.vote(question, samples, temperature)
-        counted = ", ".join(f"{value}: {count}" for value, count in vote.counts) or "no sample has an answer"
-        write(f"vote of {samples} samples: {counted}\n")
+        vote = solver.vote(question, samples, temperature)
+        counted = ", ".join(f"{value}: {count}" for value, count in vote.counts) or "no sample gave an answer"
+        console.say(f"vote of {samples} samples: {counted}")
 
 
-def ask_on(asker: Asker, temperature: float, samples: int, write: Callable[[str], object]) -> None:
-    """Ask what is typed, line by line, until an empty line, Ctrl-D or Ctrl-C."""
-    write("A problem, then Enter. An empty line ends.\n")
-    for question in _lines(write):
-        ask_once(asker, question, temperature, samples, write)
+def solve_interactively(solver: Solver, temperature: float, samples: int, console: Console) -> None:
+    """Answer the questions typed in, a line each, until an empty line, Ctrl-D or Ctrl-C."""
+    console.say("Type a problem and press Enter; an empty line quits.")
+    for question in _lines(console):
+        solve_once(solver, question, temperature, samples, console)
 
 
-def _lines(write: Callable[[str], object]) -> Iterator[str]:
+def _lines(console: Console) -> Iterator[str]:
     while True:
-        write("> ")
+        console.say("> ", end="")
         try:
             line = sys.stdin.readline()
         except KeyboardInterrupt:
             line = ""
         if not line.strip():
             if not line:
-                write("\n")
+                console.say("")
             return
         yield line.strip()

@@ -3,21 +3,38 @@
 import platform
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
-from pathlib import Path
 from typing import Any, Literal
+
+import torch
 
 from tiny_math_solver.config.schema import EMBEDDED, Config
 from tiny_math_solver.grading import parse_gold
 from tiny_math_solver.hub.snapshots import cache_flaw, is_reachable
+from tiny_math_solver.preflight.forecast import duration, forecast
 from tiny_math_solver.preflight.grader import TRICKY, misread
+from tiny_math_solver.preflight.memory import memory_plan, try_longest
+from tiny_math_solver.preflight.start import (
+    check_disk,
+    check_engine,
+    disk_bytes,
+    engine_line,
+    longest_row,
+    replace_engine,
+)
 from tiny_math_solver.problems.sources import is_file
 from tiny_math_solver.prompts import chat_messages, encode_prompt
-from tiny_math_solver.runs.folder import LIBRARIES, RunFolder
+from tiny_math_solver.runs.environment import LIBRARIES
+from tiny_math_solver.runs.events import EventLog
+from tiny_math_solver.runs.folder import RunFolder
+from tiny_math_solver.support.console import CollectingConsole
+from tiny_math_solver.support.device import default_device
 from tiny_math_solver.support.errors import UserError
-from tiny_math_solver.support.out_of_memory import memory_errors
-from tiny_math_solver.training.live_view import Output
+from tiny_math_solver.support.out_of_memory import oom_as_user_error
+from tiny_math_solver.training.build import build_training
+from tiny_math_solver.training.plan import Prepared, prepare
+from tiny_math_solver.training.trainer import MathGRPOTrainer
 
 Verdict = Literal["ok", "warn", "fail"]
 
@@ -49,16 +66,13 @@ def check(config: Config, price: float | None = None) -> Iterator[Check]:
     if any(finding.verdict != "ok" for finding in missing):
         return
     try:
-        with memory_errors("rollouts.batch_size, update.tokens_per_pass or grpo.max_completion_length"):
+        with oom_as_user_error("rollouts.batch_size, update.tokens_per_pass or grpo.max_completion_length"):
             yield from _with_model(config, price)
     except UserError as error:
         yield Check("fail", "refused", str(error))
 
 
 def _environment() -> Check:
-    import torch
-
-    from tiny_math_solver.models.load import default_device
 
     gpu = default_device() == "cuda"
     device = torch.cuda.get_device_name() if gpu else f"{torch.get_num_threads()} CPU threads"
@@ -84,26 +98,23 @@ def _hub(config: Config) -> Iterator[Check]:
 
 
 def _with_model(config: Config, price: float | None) -> Iterator[Check]:
-    from tiny_math_solver.preflight.start import check_disk, disk_bytes
-    from tiny_math_solver.training.build import build_training, prepare
 
     RunFolder(config.output_dir).check()
-    splits, tokenizer, plan = prepare(config)
+    prepared = prepare(config)
+    splits, plan, tokenizer = prepared.splits, prepared.plan, prepared.tokenizer
     golds = [parse_gold(p.answer) for part in (splits.train, splits.dev, splits.test, splits.unseen) for p in part]
-    dropped = next((line for line in plan if " dropped: " in line), "")
-    step = next(line for line in plan if line.startswith("each step"))
-    text = f"{len(golds):,} with a gold that can be read; {step}{'; ' * bool(dropped)}{dropped}"
-    yield Check("warn" if dropped else "ok", "problems", text)
+    found = [f"{len(golds):,} with a gold that can be read", plan.step_line, *filter(None, [plan.dropped_line])]
+    yield Check("warn" if plan.dropped else "ok", "problems", "; ".join(found))
     yield _template(config, tokenizer, splits.train[0].question)
     with tempfile.TemporaryDirectory() as nowhere:
-        aside = _written_to(config, Path(nowhere) / "run")
-        said: list[str] = []
-        training = build_training(aside, RunFolder(aside.output_dir), splits, tokenizer, Output(said.append))
-        for line in said:  # slower ways that had to be taken
+        aside = replace(prepared, config=config.with_grpo(output_dir=f"{nowhere}/run", report_to="none"))
+        console, run = CollectingConsole(), RunFolder(aside.config.output_dir)
+        training = build_training(aside, run, console, EventLog(run, console))
+        for line in console.lines:  # slower ways that had to be taken
             yield Check("warn", "speed", line)
         yield _ends(training.trainer)
-        yield Check("ok", "disk", check_disk(config.output_dir, disk_bytes(config, training.trainer, splits)))
-        yield from _model(config, training.trainer, splits, price)
+        yield Check("ok", "disk", check_disk(config.output_dir, disk_bytes(plan, training.trainer)))
+        yield from _model(aside, training.trainer, price)
 
 
 def _template(config: Config, tokenizer: Any, question: str) -> Check:
@@ -130,32 +141,30 @@ def _ends(trainer: Any) -> Check:
     return Check("ok", "turn's end", f"{ends} ends a completion, {pad} pads")
 
 
-def _model(config: Config, trainer: Any, splits: Any, price: float | None) -> Iterator[Check]:
+def _model(prepared: Prepared, trainer: MathGRPOTrainer, price: float | None) -> Iterator[Check]:
     """Memory, the engine against transformers, and what the base model makes of a few problems."""
-    from tiny_math_solver.preflight.forecast import duration, forecast
-    from tiny_math_solver.preflight.memory import memory_plan, try_longest
-    from tiny_math_solver.preflight.start import longest_row
-    from tiny_math_solver.training.build import check_engine
 
-    longest = longest_row(config, trainer, splits)
-    plan = memory_plan(trainer, longest)
-    yield Check("ok" if plan.fits else "fail", "memory", str(plan) if plan.fits else f"{plan}; {plan.advice}")
-    if not plan.fits:
+    config, longest = prepared.config, longest_row(prepared, trainer)
+    memory = memory_plan(trainer, longest)
+    yield Check("ok" if memory.fits else "fail", "memory", f"{memory}" if memory.fits else f"{memory}; {memory.advice}")
+    if not memory.fits:
         return
     speed = try_longest(trainer, longest)
     yield Check("ok", "longest rows", f"{longest.prompt} + {longest.completion} tokens, tried once")
-    lines: list[str] = []
-    check_engine(config, trainer, splits.train, lines.append)
-    for line in lines:
-        yield Check("ok" if line.startswith("engine") else "warn", "engine", line)
-    found = forecast(config, trainer, splits.train)
+    if engine := check_engine(config, trainer, prepared.prompts):
+        yield Check("ok" if engine.passed else "warn", "engine", engine_line(trainer, engine))
+        if not engine.passed:
+            console = CollectingConsole()
+            replace_engine(config, trainer, console)
+            yield from (Check("warn", "engine", line) for line in console.lines)
+    found = forecast(config, trainer, prepared.splits.train)
     yield Check("ok" if found.pass_rate else "warn", "base model", f"{found.pass_rate:.0%} right; {found.histogram}")
     advice = "" if found.dead < 0.6 else "; more samples (grpo.num_generations) or a higher grpo.temperature"
     yield Check("warn" if advice else "ok", "dead groups", f"{found.dead:.0%} of the first step's, about{advice}")
     advice = "" if found.truncated < 0.1 else "; raise grpo.max_completion_length"
     text = f"{found.truncated:.0%} cut off; {found.tokens:.0f} tokens a completion{advice}"
     yield Check("warn" if advice else "ok", "truncation", text)
-    time = duration(config, found, splits, longest.prompt, speed)
+    time = duration(prepared.plan, found, longest.prompt, speed)
     parts = (
         f"rollouts {_in_words(time.rollouts)}, update {_in_words(time.update)}, evaluation {_in_words(time.evaluation)}"
     )
@@ -163,10 +172,6 @@ def _model(config: Config, trainer: Any, splits: Any, price: float | None) -> It
     yield Check("ok", "time", f"about {_in_words(time.total)}{cost} ({parts}) while completions stay as long")
     if found.hopeless:
         yield Check("fail", "hopeless", found.hopeless)
-
-
-def _written_to(config: Config, folder: Path) -> Config:
-    return config.model_copy(update={"grpo": {**config.grpo, "output_dir": str(folder), "report_to": "none"}})
 
 
 def _in_words(seconds: float) -> str:

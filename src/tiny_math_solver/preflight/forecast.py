@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from tiny_math_solver.config.schema import Config
-from tiny_math_solver.evaluation.evaluate import Record, sample
-from tiny_math_solver.preflight.plan import total_steps
+from tiny_math_solver.evaluation.evaluate import EvaluationRecord, sample
 from tiny_math_solver.problems.problem import Problem
-from tiny_math_solver.problems.splits import Splits
+from tiny_math_solver.training.plan import Plan
 from tiny_math_solver.training.trainer import MathGRPOTrainer
 
 PROBLEMS = 32
@@ -21,11 +20,11 @@ HOPELESS_TRUNCATION = 0.9
 class Forecast:
     """Completions of the base model, sampled as in training, a group a problem."""
 
-    groups: list[list[Record]]
+    groups: list[list[EvaluationRecord]]
     seconds: float  # that they took
 
     @property
-    def records(self) -> list[Record]:
+    def records(self) -> list[EvaluationRecord]:
         return [record for group in self.groups for record in group]
 
     @property
@@ -39,7 +38,7 @@ class Forecast:
     @property
     def dead(self) -> float:
         """Share of the groups in which all rewards are the same."""
-        return self._share(len({_reward(record) for record in group}) == 1 for group in self.groups)
+        return self._share(len({tuple(record.rewards.values()) for record in group}) == 1 for group in self.groups)
 
     @property
     def tokens(self) -> float:
@@ -57,11 +56,17 @@ class Forecast:
         counts = Counter(sum(record.correct for record in group) for group in self.groups)
         return f"right of {samples} samples: " + ", ".join(f"{right}: {counts[right]}" for right in sorted(counts))
 
+    def __str__(self) -> str:
+        return (
+            f"{self.pass_rate:.0%} of {len(self.records)} sampled completions are right ({self.histogram}), "
+            f"{self.truncated:.0%} cut off, {self.dead:.0%} of the groups without a gradient"
+        )
+
     @property
     def hopeless(self) -> str:
-        """Why GRPO cannot learn from this model as configured; empty if it can."""
+        """The reason why GRPO cannot learn from this model as configured; empty if it can."""
         count = len(self.records)
-        if not any(any(_reward(record)) for record in self.records):
+        if not any(any(record.rewards.values()) for record in self.records):
             return (
                 f"none of {count} completions earns a reward ({self.truncated:.0%} are cut off): see prompt.system, "
                 "grpo.max_completion_length, or choose easier problems or a model that can solve some"
@@ -99,30 +104,25 @@ def forecast(config: Config, trainer: MathGRPOTrainer, train: list[Problem]) -> 
 
     The adapter must be a fresh one, which changes nothing.
     """
-    started, found, samples = time.perf_counter(), Forecast([], 0.0), config.grpo["num_generations"]
+    started, found, samples = time.perf_counter(), Forecast([], 0.0), config.num_generations
     for problems in (train[:PROBLEMS], train[PROBLEMS : 4 * PROBLEMS]):
         records = sample(trainer.rollouts, problems, config.prompt.system, samples, trainer.sampling)
         groups = [list(group) for _, group in groupby(records, key=lambda record: record.id)]
         found = Forecast([*found.groups, *groups], time.perf_counter() - started)
-        if any(any(_reward(record)) for record in found.records):
+        if any(any(record.rewards.values()) for record in found.records):
             break
     return found
 
 
-def duration(config: Config, found: Forecast, splits: Splits, prompt: float, update_speed: float) -> Duration:
+def duration(plan: Plan, found: Forecast, prompt: float, update_speed: float) -> Duration:
     """Seconds a run will take if completions stay as long as the base model's, of prompts of `prompt` tokens.
 
-    `update_speed` is in tokens a second.
+    `update_speed` is in tokens per second.
     """
-    steps, settings = total_steps(config, len(splits.train)), config.evaluation
+    config, splits, steps, settings = plan.config, plan.splits, plan.steps, plan.config.evaluation
     completions = steps * config.completions_per_step
     each = found.tokens / found.tokens_per_second
     test = len(splits.test) + len(splits.unseen) + min(settings.sampled_problems, len(splits.test)) * settings.samples
     asked = 2 * test + (1 + steps // settings.every) * len(splits.dev)
-    learned = completions * (1 - found.dead) * config.grpo.get("num_iterations", 1)
+    learned = completions * (1 - found.dead) * config.grpo_config.num_iterations
     return Duration(completions * each, learned * (found.tokens + prompt) / update_speed, asked * each)
-
-
-def _reward(record: Record) -> tuple[bool, bool]:
-    """What the two rewards see."""
-    return record.correct, record.how == "hashes"

@@ -1,6 +1,6 @@
 """The reward on answers that have fooled graders: a table to run before trusting a number."""
 
-from tiny_math_solver.grading.rewards import FORMAT_REWARD, correctness_reward, format_reward
+from tiny_math_solver.grading.grade import CORRECTNESS_REWARD, FORMAT_REWARD, grade
 
 # (completion, gold, whether it is right, whether its answer stands after ####)
 TRICKY = (
@@ -30,8 +30,8 @@ def misread() -> list[str]:
     """What the two rewards get wrong of the table, a line each; empty if nothing."""
     wrong = []
     for completion, gold, right, marked in TRICKY:
-        paid = correctness_reward([completion], [gold])[0], format_reward([completion])[0]
-        due = float(right), FORMAT_REWARD * marked
+        paid = tuple(grade(None, completion, gold).rewards.values())
+        due = CORRECTNESS_REWARD * right, FORMAT_REWARD * marked
         if paid != due:
             wrong.append(f"{completion!r} with gold {gold}: rewards {paid}, expected {due}")
     return wrong

@@ -1,4 +1,4 @@
-"""What memory a run will take, part by part, and a trial of its largest parts before the first step."""
+"""The memory a run will take, part by part, and a trial of its largest parts before the first step."""
 
 import contextlib
 import time
@@ -10,20 +10,23 @@ import psutil
 import torch
 
 from tiny_math_solver.rollouts import EngineRollouts
-from tiny_math_solver.support.out_of_memory import with_smaller_parts
+from tiny_math_solver.support.out_of_memory import retry_on_oom
 from tiny_math_solver.training.trainer import MathGRPOTrainer
-from tiny_math_solver.update.kernel_scorer import HEAD_TOKENS as NATIVE_HEAD_TOKENS
-from tiny_math_solver.update.passes import HEAD_TOKENS
+from tiny_math_solver.update.passes import Batch
+from tiny_math_solver.update.scorer import whole_rows
+from tiny_math_solver.update.torch_scorer import FLOAT32_BYTES, torch_pass_bytes
 
-FLOAT = 4  # bytes
+NO_LIMIT = 1 << 62  # bytes
 
 
 @dataclass(frozen=True)
 class Part:
+    """One use of memory; `setting` makes it smaller, `held` parts are taken already."""
+
     name: str
     size: int  # bytes
-    setting: str = ""  # what makes it smaller
-    held: bool = False  # it is taken already
+    setting: str = ""
+    held: bool = False
 
 
 @dataclass(frozen=True)
@@ -39,9 +42,11 @@ class Longest:
 
 
 @dataclass(frozen=True)
-class Plan:
+class MemoryPlan:
+    """All parts, and the `free` bytes beside what is taken already."""
+
     parts: list[Part]
-    free: int  # bytes, without what is taken already
+    free: int
 
     @property
     def needed(self) -> int:
@@ -58,100 +63,104 @@ class Plan:
 
     @property
     def advice(self) -> str:
+        """The settings to lower, that of the largest part first."""
         largest = sorted((p for p in self.parts if p.setting), key=lambda part: -part.size)
         return ", ".join(dict.fromkeys(f"lower {part.setting}" for part in largest))
 
 
-def memory_plan(trainer: MathGRPOTrainer, longest: Longest) -> Plan:
-    """Of a trainer whose weights are loaded; activations are counted as the passes keep them."""
+def memory_plan(trainer: MathGRPOTrainer, longest: Longest) -> MemoryPlan:
+    """The plan of a trainer whose weights are loaded; activations are counted as the passes keep them."""
     model, rollouts = trainer.accelerator.unwrap_model(trainer.model), trainer.rollouts
-    device = trainer.accelerator.device.type
     parts = [
         Part("weights", sum(p.nbytes for p in model.parameters()), held=True),
         Part("adapter's gradient and optimizer", 4 * trained_bytes(trainer), "lora.r"),
     ]
     if isinstance(rollouts, EngineRollouts):
         parts.append(Part("the rollouts' copy", rollouts.weights.nbytes, held=True))
-        cache = rollouts.cache_bytes(trainer.rows_at_once, longest.prompt, trainer.sampling)
+        cache = rollouts.cache_bytes(trainer.rows_per_generation, longest.prompt, trainer.sampling)
         parts.append(Part("keys and values", cache, "rollouts.batch_size"))
-    if trainer.native:
-        parts.append(Part("gradients of merged weights", 2 * trainer.native.nbytes, "update.own_passes"))
-    parts.append(Part("a pass of the update", _pass_bytes(trainer, longest), "update.tokens_per_pass"))
-    return Plan(parts, available(device))
+    if trainer.update is not None and trainer.update.scorer.nbytes:
+        parts.append(Part("gradients of merged weights", trainer.update.scorer.nbytes, "update.own_passes"))
+    parts.append(Part("a pass of the update", pass_bytes(trainer, longest), "update.tokens_per_pass"))
+    return MemoryPlan(parts, available(trainer.accelerator.device.type))
 
 
 def trained_bytes(trainer: MathGRPOTrainer) -> int:
-    """Of what is trained, in float32."""
+    """Bytes of what is trained, in float32."""
     model = trainer.accelerator.unwrap_model(trainer.model)
-    return FLOAT * sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return FLOAT32_BYTES * sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-def _pass_bytes(trainer: MathGRPOTrainer, longest: Longest) -> int:
-    """What one forward and backward pass keeps: activations layer by layer, and logits."""
-    config = trainer.accelerator.unwrap_model(trainer.model).config
-    width, heads = config.hidden_size, config.num_attention_heads
-    gate = getattr(config, "intermediate_size", None) or 4 * width
-    dim = getattr(config, "head_dim", None) or width // heads
-    qkv = (heads + 2 * (getattr(config, "num_key_value_heads", None) or heads)) * dim
-    if trainer.native:
-        tokens, token = max(trainer.tokens_per_pass, longest.tokens), (4 * width + qkv + heads * dim + 3 * gate) * FLOAT
-        logits = NATIVE_HEAD_TOKENS * config.vocab_size * FLOAT
-    else:
-        size = trainer.policy_dtype.itemsize
-        token = (8 * width + 2 * qkv + 4 * gate) * size + 4 * width * FLOAT  # norms are taken in float32
-        rows = trainer.args.per_device_train_batch_size
-        tokens = max(trainer.tokens_per_pass, longest.tokens) if trainer.own_passes else rows * longest.tokens
-        scored = min(HEAD_TOKENS, tokens) if trainer.own_passes else rows * longest.completion
-        logits = scored * config.vocab_size * (size + 2 * FLOAT)
-    layers = 1 if trainer.args.gradient_checkpointing else config.num_hidden_layers
-    return tokens * layers * token + logits
+def pass_bytes(trainer: MathGRPOTrainer, longest: Longest) -> int:
+    """Bytes that one forward and backward pass keeps: activations layer by layer, and logits."""
+    if trainer.update is not None:
+        return trainer.update.scorer.pass_bytes(max(trainer.update.tokens_per_pass.value, longest.tokens))
+    rows = trainer.args.per_device_train_batch_size
+    return torch_pass_bytes(
+        trainer.policy.config, trainer.policy_dtype, rows * longest.tokens, rows * longest.completion,
+        is_checkpointed=bool(trainer.args.gradient_checkpointing),
+    )  # fmt: skip
 
 
 def try_longest(trainer: MathGRPOTrainer, longest: Longest) -> float:
-    """Do the largest parts once, with the longest rows there can be; returns tokens a second of the update.
+    """Do the largest parts once, with the longest rows there can be; returns tokens per second of the update.
 
     Where memory runs out the parts are halved, for the run as well; an out-of-memory error is raised where that does
     not help. No random state is touched, and no gradient is left.
     """
-    rollouts = trainer.rollouts
+    rollouts, update = trainer.rollouts, trainer.update
     if isinstance(rollouts, EngineRollouts):
-        rollouts.try_longest(trainer.rows_at_once, longest.prompt, trainer.sampling)
+        rollouts.try_longest(trainer.rows_per_generation, longest.prompt, trainer.sampling)
 
-    def halve() -> bool:
-        if not trainer.shrink_passes(longest.tokens):
-            return False
-        trainer.tell(0, "out of memory", f"update.tokens_per_pass {trainer.tokens_per_pass} from here on")
-        return True
+    def shrink() -> bool:
+        return update is not None and update.tokens_per_pass.halve(at_least=longest.tokens)
 
     devices = [trainer.accelerator.device] if trainer.accelerator.device.type == "cuda" else []
     with torch.random.fork_rng(devices):
-        speed = with_smaller_parts(lambda: _try_pass(trainer, longest), halve)
-        return max(speed, _try_pass(trainer, longest)) if trainer.tokens_per_pass < speed else speed  # once warm
+        speed = retry_on_oom(lambda: _try_pass(trainer, longest), shrink)
+        is_short = update is not None and update.tokens_per_pass.value < speed
+        return max(speed, _try_pass(trainer, longest)) if is_short else speed  # once more, warm
 
 
 def _try_pass(trainer: MathGRPOTrainer, longest: Longest) -> float:
     rows = trainer.args.per_device_train_batch_size
-    if trainer.own_passes:
-        rows = max(1, trainer.tokens_per_pass // longest.tokens)
-    device = trainer.accelerator.device
-    ids = torch.arange(rows * longest.tokens, device=device).view(rows, -1) % 97  # rows that share nothing
+    if trainer.update is not None:
+        rows = max(1, trainer.update.tokens_per_pass.value // longest.tokens)
     model: Any = trainer.model
     was_training = model.training
     model.train()
     try:
         started = time.perf_counter()
-        if trainer.native:
-            trainer.native.begin()
-        scored, *_ = trainer._get_per_token_logps_and_entropies(
-            model, ids, torch.ones_like(ids), longest.completion, compute_entropy=True
-        )
-        scored.sum().backward()
-        if device.type == "cuda":
+        _score(trainer, made_up_rows(rows, longest, trainer.accelerator.device)).sum().backward()
+        if trainer.accelerator.device.type == "cuda":
             torch.cuda.synchronize()
-        return ids.numel() / (time.perf_counter() - started)
+        return rows * longest.tokens / (time.perf_counter() - started)
     finally:
         model.train(was_training)
         model.zero_grad(set_to_none=True)
+
+
+def _score(trainer: MathGRPOTrainer, batch: Batch) -> torch.Tensor:
+    """Log-probabilities of a batch as the update computes them, with their gradient."""
+    if trainer.update is not None:
+        trainer.update.scorer.begin()
+        return trainer.update.scorer.logprobs(batch)
+    ids, mask, completion = whole_rows(batch)
+    scored, *_ = trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, completion, compute_entropy=True)
+    return scored
+
+
+def made_up_rows(rows: int, longest: Longest, device: Any) -> Batch:
+    """Rows of the greatest length that share nothing."""
+    ids = torch.arange(rows * longest.tokens, device=device).view(rows, -1) % 97
+    prompt, completion = ids.split([longest.prompt, longest.completion], 1)
+    return {
+        "prompt_ids": prompt,
+        "prompt_mask": torch.ones_like(prompt),
+        "completion_ids": completion,
+        "completion_mask": torch.ones_like(completion),
+        "group": torch.arange(rows, device=device),
+    }
 
 
 def available(device: str) -> int:
@@ -163,7 +172,7 @@ def available(device: str) -> int:
 
 
 def _container_free() -> int:
-    """What the control group leaves, file cache counted as free; a huge number where there is no limit."""
+    """Bytes that the control group leaves, file cache counted as free; NO_LIMIT where there is none."""
     for limit, used, stat in (
         ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat"),
         *[tuple(f"/sys/fs/cgroup/memory/memory.{name}" for name in ("limit_in_bytes", "usage_in_bytes", "stat"))],
@@ -172,7 +181,7 @@ def _container_free() -> int:
             counts = dict(line.split() for line in Path(stat).read_text().splitlines())
             taken = int(Path(used).read_text()) - int(counts.get("inactive_file", 0))
             return max(0, int(Path(limit).read_text()) - taken)  # "max" is no number: no limit
-    return 1 << 62
+    return NO_LIMIT
 
 
 def readable(size: float) -> str:

@@ -1,69 +1,109 @@
-"""What `train` makes sure of before it writes anything: room on the disk, in memory, and something to learn from."""
+"""What `train` makes sure of before it writes anything: disk, memory, the engine, and something to learn from."""
 
 import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from transformers.trainer_utils import SaveStrategy
 
 from tiny_math_solver.config.schema import Config
 from tiny_math_solver.preflight.forecast import Forecast, forecast
-from tiny_math_solver.preflight.memory import Longest, memory_plan, readable, trained_bytes, try_longest
-from tiny_math_solver.preflight.plan import total_steps
-from tiny_math_solver.problems.splits import Splits
-from tiny_math_solver.prompts import chat_messages, encode_prompt
+from tiny_math_solver.preflight.memory import (
+    Longest,
+    MemoryPlan,
+    memory_plan,
+    readable,
+    trained_bytes,
+    try_longest,
+)
+from tiny_math_solver.prompts import Prompt
+from tiny_math_solver.rollouts import EngineRollouts
+from tiny_math_solver.rollouts.engine_check import PROMPTS, EngineCheck, check_against_transformers
 from tiny_math_solver.runs.folder import RunFolder
+from tiny_math_solver.support.console import Console
 from tiny_math_solver.support.errors import EXIT_LEARNED_NOTHING, StoppedError, UserError
-from tiny_math_solver.training.build import Training
-from tiny_math_solver.training.live_view import Output
+from tiny_math_solver.training.build import Training, fall_back_to_generate
+from tiny_math_solver.training.plan import Plan, Prepared
 from tiny_math_solver.training.trainer import MathGRPOTrainer
 
 TOKEN_BYTES, RECORD_BYTES = 5, 600  # of a completion in rollouts.jsonl and again in report.html; of all else in a row
-LONGEST_TRIED = 32  # problems, by characters: the one with the most tokens is among them
 OTHER_BYTES = 30_000_000  # tokenizer, evaluations, the page
 
 
-def before_start(
-    config: Config, run: RunFolder, training: Training, splits: Splits, out: Output, *, fresh: bool, force: bool
-) -> None:
-    """Raise UserError where the run does not fit, StoppedError where it has nothing to learn from; `force` goes on."""
-    trainer = training.trainer
+@dataclass(frozen=True)
+class Preflight:
+    """What was found before the first step; a resumed run has no forecast."""
+
+    memory: MemoryPlan
+    update_speed: float  # tokens per second
+    engine: EngineCheck | None
+    forecast: Forecast | None
+
+
+def preflight(
+    prepared: Prepared, run: RunFolder, training: Training, console: Console, *, fresh: bool, force: bool
+) -> Preflight:
+    """Make sure of room on the disk and in memory, of the engine, and of something to learn from; writes nothing.
+
+    Raises UserError where the run does not fit or the engine is wrong, StoppedError where nothing would be learned;
+    `force` goes on where it can.
+    """
+    config, trainer = prepared.config, training.trainer
     written = 0 if fresh else sum(file.stat().st_size for file in run.path.rglob("*") if file.is_file())
-    check_disk(run.path, max(0, disk_bytes(config, trainer, splits) - written))
-    longest = longest_row(config, trainer, splits)
-    plan = memory_plan(trainer, longest)
-    out.say(f"memory: {plan}")
-    if not plan.fits and not force:
-        raise UserError(f"not enough memory: {plan}; {plan.advice}, or --force")
-    try_longest(trainer, longest)
-    if not fresh:
-        return
-    found = forecast(config, trainer, splits.train)
-    out.say(f"before training: {forecast_line(found)}")
-    if found.hopeless and not force:
-        raise StoppedError(
-            f"not started, since nothing would be learned: {found.hopeless} (--force starts it)", EXIT_LEARNED_NOTHING
+    check_disk(run.path, max(0, disk_bytes(prepared.plan, trainer) - written))
+    longest = longest_row(prepared, trainer)
+    memory = memory_plan(trainer, longest)
+    console.say(f"memory: {memory}")
+    if not memory.fits and not force:
+        raise UserError(f"not enough memory: {memory}; {memory.advice}, or --force")
+    speed = try_longest(trainer, longest)
+    engine = check_engine(config, trainer, prepared.prompts)
+    if engine is not None:
+        console.say(engine_line(trainer, engine))
+        if not engine.passed:
+            replace_engine(config, trainer, console)
+    found = forecast(config, trainer, prepared.splits.train) if fresh else None
+    if found:
+        console.say(f"before training: {found}")
+        if found.hopeless and not force:
+            raise StoppedError(
+                f"not started, since nothing would be learned: {found.hopeless} (--force starts it)",
+                EXIT_LEARNED_NOTHING,
+            )
+    return Preflight(memory, speed, engine, found)
+
+
+def check_engine(config: Config, trainer: MathGRPOTrainer, prompts: Sequence[Prompt]) -> EngineCheck | None:
+    """Compare the engine with transformers on real prompts; None where there is no engine to check."""
+    if not isinstance(trainer.rollouts, EngineRollouts):
+        return None
+    return check_against_transformers(trainer.rollouts, prompts[:PROMPTS])
+
+
+def engine_line(trainer: MathGRPOTrainer, engine: EngineCheck) -> str:
+    kind = trainer.rollouts.backend if isinstance(trainer.rollouts, EngineRollouts) else ""
+    return f"engine ({kind}): {engine}"
+
+
+def replace_engine(config: Config, trainer: MathGRPOTrainer, console: Console) -> None:
+    """Go on with transformers' generate. Raises UserError unless `rollouts.fall_back` allows that."""
+    if not config.rollouts.fall_back:
+        raise UserError(
+            "the engine does not reproduce this model; --rollouts.engine false trains with transformers' generate"
         )
+    console.say("rollouts by transformers' generate from here on, many times slower")
+    fall_back_to_generate(trainer)
 
 
-def forecast_line(found: Forecast) -> str:
-    return (
-        f"{found.pass_rate:.0%} of {len(found.records)} sampled completions are right ({found.histogram}), "
-        f"{found.truncated:.0%} cut off, {found.dead:.0%} of the groups without a gradient"
-    )
-
-
-def longest_row(config: Config, trainer: MathGRPOTrainer, splits: Splits) -> Longest:
+def longest_row(prepared: Prepared, trainer: MathGRPOTrainer) -> Longest:
     """The longest prompt of training, and the limit of a completion."""
-    by_length = sorted(splits.train, key=lambda p: -len(p.question))[:LONGEST_TRIED]
-    asked = [chat_messages(p.question, config.prompt.system) for p in by_length]
-    prompt = max(len(encode_prompt(trainer.processing_class, messages)) for messages in asked)
-    return Longest(prompt, trainer.sampling.max_new_tokens)
+    return Longest(max(len(prompt.ids) for prompt in prepared.prompts), trainer.sampling.max_new_tokens)
 
 
-def disk_bytes(config: Config, trainer: MathGRPOTrainer, splits: Splits) -> int:
-    """What a run will write: checkpoints with the best one and one under way, and its records twice."""
-    args = trainer.args
-    steps = total_steps(config, len(splits.train))
+def disk_bytes(plan: Plan, trainer: MathGRPOTrainer) -> int:
+    """Bytes that a run will write: checkpoints with the best one and one under way, and its records twice."""
+    args, config, steps = trainer.args, plan.config, plan.steps
     apart = args.save_steps if args.save_steps >= 1 else max(1, args.save_steps * steps)
     kept = args.save_total_limit or int(steps / apart) + 1
     if args.save_strategy == SaveStrategy.NO:

@@ -1,8 +1,8 @@
-"""The embedded source: word problems made from `scenarios.yaml`, the same for the same seed everywhere.
+"""The embedded source: word problems generated from `scenarios.yaml`, identical for a seed on every platform.
 
 A problem's split is a hash of its scenario and numbers, so train, dev and test cannot share a problem under
-any seed, nor one that differs only in names and wording. The `unseen` split comes from scenarios that are in
-none of the other three.
+any seed, nor one that differs only in names and wording. The `unseen` split comes from scenarios that none of
+the other three uses.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ POOLS = {
 }
 LARGEST_NUMBER = 120  # keeps the arithmetic within what a million parameters can learn
 DRAWS_PER_SCENARIO = 30
-HELD_OUT_SHARES: dict[Split, int] = {"test": 2, "dev": 1}  # twentieths of the number space
+HELD_OUT_SHARES: dict[Split, int] = {"test": 2, "dev": 1}  # twentieths of all draws
 
 _OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.floordiv}
 _STEP = re.compile(r"(\w+) = (\w+) ([-+*/]) (\w+) \| (.+)")
@@ -39,12 +39,12 @@ Numbers = dict[str, int]
 
 
 def embedded_problems(split: Split, count: int, seed: int = 0) -> list[Problem]:
-    """The first `count` different problems of a split under `seed`."""
+    """The first `count` distinct problems of a split under `seed`."""
     return list(islice(stream(split, seed), count))
 
 
 def stream(split: Split, seed: int = 0) -> Iterator[Problem]:
-    """Endless different problems of one split, deterministic by `seed` on every platform."""
+    """An endless stream of distinct problems of one split, determined by `seed` on every platform."""
     rng = random.Random(f"{split}/{seed}")
     scenarios = [s for s in _scenarios() if s.get("unseen", False) == (split == "unseen")]
     seen: set[str] = set()
@@ -63,7 +63,7 @@ def stream(split: Split, seed: int = 0) -> Iterator[Problem]:
 
 
 def scenario_names(*, unseen: bool) -> list[str]:
-    """Names of the scenarios in, or kept out of, training."""
+    """Names of the scenarios used in training, or of those kept out of it."""
     return [s["name"] for s in _scenarios() if s.get("unseen", False) == unseen]
 
 
@@ -73,7 +73,7 @@ def _scenarios() -> list[dict[str, Any]]:
 
 
 def _draw(scenario: dict[str, Any], rng: random.Random) -> Numbers | None:
-    """Draw the story's numbers and work out every step; None where one is not a natural number in range."""
+    """Draw the story's numbers and compute every step; None if one is not a natural number within range."""
     numbers: Numbers = {}
     for name, bounds in scenario["draw"].items():
         low, high = bounds.split("..")
@@ -102,7 +102,7 @@ def _split_of(scenario: dict[str, Any], numbers: Numbers) -> Split:
 
 
 def _write(scenario: dict[str, Any], numbers: Numbers, rng: random.Random) -> tuple[str, str]:
-    """Word the story and its solution: `(question, solution)`."""
+    """The story and its solution in words: `(question, solution)`."""
     words = _words(rng)
     fill = {**words, **{name: str(n) for name, n in numbers.items()}}
     question = f"{rng.choice(scenario['story'])} {rng.choice(scenario['ask'])}".format(**fill)
@@ -117,7 +117,7 @@ def _write(scenario: dict[str, Any], numbers: Numbers, rng: random.Random) -> tu
 
 
 def _words(rng: random.Random) -> dict[str, str]:
-    """People and things of one story; the pronouns agree with `name`."""
+    """Words for the people and things of one story; the pronouns agree with `name`."""
     female = rng.random() < 0.5
     name = rng.choice(SHE if female else HE)
     name2, name3 = rng.sample([n for n in SHE + HE if n != name], 2)
@@ -128,7 +128,7 @@ def _words(rng: random.Random) -> dict[str, str]:
 
 
 def _steps(scenario: dict[str, Any]) -> Iterator[tuple[str, str, str, str, str]]:
-    """`(result, left, operator, right, sentence)` of every line of work."""
+    """`(result, left, operator, right, sentence)` of every step of the solution."""
     for line in scenario["work"]:
         match = _STEP.fullmatch(line)
         if match is None:

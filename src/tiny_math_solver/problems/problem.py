@@ -1,4 +1,4 @@
-"""What a problem is, whatever its source."""
+"""One word problem, whatever its source."""
 
 from dataclasses import dataclass
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 class Problem:
     """One word problem with its gold answer.
 
-    `id` is unique within a source and stable between runs; `solution` is the worked solution in GSM8K's
-    notation without its last `####` line; `answer` is the gold number as written there.
+    `id` is unique within a source and the same in every run; `solution` is the worked solution in GSM8K's
+    notation without its last `####` line; `answer` is the gold number as that line writes it.
     """
 
     id: str
@@ -18,5 +18,5 @@ class Problem:
 
     @property
     def worked_answer(self) -> str:
-        """The whole of GSM8K's `answer` column: the solution, then `#### <answer>`."""
+        """GSM8K's `answer` column: the solution, then `#### <answer>`."""
         return f"{self.solution}\n#### {self.answer}"

@@ -1,4 +1,4 @@
-"""Read problems in GSM8K's layout (`question`, `answer` ending in `#### N`) from the Hub or a local file."""
+"""Problems in GSM8K's layout (`question`, `answer` ending in `#### N`), read from the Hub or a local file."""
 
 import codecs
 import json
@@ -23,12 +23,12 @@ Row = tuple[str, dict[str, Any]]  # where it was read (file:line), and its colum
 
 
 def is_file(source: str) -> bool:
-    """Whether a source is a path, going by its look: a mistyped file must not be looked for on the Hub."""
+    """True if a source looks like a path: a mistyped file name must not be looked up on the Hub."""
     return source.endswith(FILE_SUFFIXES) or source.startswith((".", "/", "~")) or os.path.exists(source)
 
 
 def read_file(source: str | Path) -> list[Problem]:
-    """Problems of one `.jsonl` or `.parquet` file. Raises UserError naming file and line of the first bad row."""
+    """The problems of a `.jsonl` or `.parquet` file. Raises UserError naming file and line of the first bad row."""
     path = Path(source).expanduser()
     try:
         if path.is_dir():
@@ -45,7 +45,7 @@ def read_file(source: str | Path) -> list[Problem]:
 
 
 def read_hub(name: str, subset: str, revision: str | None, split: str) -> list[Problem]:
-    """One split of a Hub dataset at a pinned revision, from the Hub cache through `datasets.load_dataset`."""
+    """One split of a Hub dataset at a pinned revision, loaded by `datasets` from the Hub cache."""
     from datasets import load_dataset
 
     folder = snapshot("dataset", name, revision)
@@ -64,9 +64,9 @@ def _jsonl_rows(path: Path) -> Iterator[Row]:
                     raise UserError(f"{where}: not UTF-8 text but UTF-16 or UTF-32; save it as UTF-8")
                 line = line.removeprefix(codecs.BOM_UTF8)
             if len(line) > LONGEST_LINE:
-                raise UserError(f"{where}: a line of over {LONGEST_LINE:,} bytes; expected a JSON object a line")
+                raise UserError(f"{where}: a line of over {LONGEST_LINE:,} bytes; expected one JSON object per line")
             if number > MOST_PROBLEMS:
-                raise UserError(f"{where}: over {MOST_PROBLEMS:,} lines; use a part of them")
+                raise UserError(f"{where}: over {MOST_PROBLEMS:,} lines; use fewer")
             if line.strip():
                 yield where, _json_object(where, line)
 
@@ -80,13 +80,13 @@ def _json_object(where: str, line: bytes) -> dict[str, Any]:
         raise UserError(f"{where}: not UTF-8 text ({error.reason} at byte {error.start} of the line)") from None
     except json.JSONDecodeError as error:
         is_cut = error.pos >= len(line.strip()) - 1
-        advice = "; it goes on in the next line? write each object on a line of its own, without commas between"
+        advice = "; does it continue on the next line? write each object on its own line, without commas between them"
         raise UserError(f"{where}: not a JSON object: {error.msg}{advice * is_cut}") from None
     except (RecursionError, ValueError) as error:  # ValueError: a number of thousands of digits
         reason = "nested too deeply" if isinstance(error, RecursionError) else "a number is too long"
         raise UserError(f"{where}: not a JSON object: {reason}") from None
     if not isinstance(row, dict):
-        found = "a JSON array: write an object a line" if isinstance(row, list) else type(row).__name__
+        found = "a JSON array: write one object per line" if isinstance(row, list) else type(row).__name__
         raise UserError(f"{where}: expected an object with question and answer, found {found}")
     return row
 
@@ -100,7 +100,7 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
         metadata = pyarrow.parquet.read_metadata(path)
         _check_columns(path, metadata.schema.to_arrow_schema())
         if metadata.num_rows > MOST_PROBLEMS:
-            raise UserError(f"{path}: {metadata.num_rows:,} rows, over {MOST_PROBLEMS:,}; use a part of them")
+            raise UserError(f"{path}: {metadata.num_rows:,} rows, over {MOST_PROBLEMS:,}; use fewer")
         # as dictionaries, since a file of a few bytes may repeat one long text a million times
         with pyarrow.parquet.ParquetFile(path, read_dictionary=list(COLUMNS)) as file:
             for batch in file.iter_batches(batch_size=1000, columns=list(COLUMNS)):
@@ -126,12 +126,12 @@ def _check_columns(path: Path, schema: Any) -> None:
 
 
 def _texts(where: str, column: Any) -> list[str | None]:
-    """The texts of a dictionary-encoded column, once none of them is known to be too long."""
+    """The texts of a dictionary-encoded column. Raises UserError for one that is too long, before it is copied."""
     from pyarrow import compute
 
     longest = compute.max(compute.binary_length(column.dictionary)).as_py() or 0
     if longest > 4 * LONGEST_TEXT:  # a character has up to four bytes
-        raise UserError(f"{where}: a text of {longest:,} bytes; at most {LONGEST_TEXT:,} characters are expected")
+        raise UserError(f"{where}: a text of {longest:,} bytes; the limit is {LONGEST_TEXT:,} characters")
     return column.to_pylist()
 
 
@@ -145,7 +145,7 @@ def _problem(id: str, where: str, row: dict[str, Any]) -> Problem:
         if len(text) > LONGEST_TEXT:
             raise UserError(f"{where}: {column} has {len(text):,} characters, over {LONGEST_TEXT:,}")
         if not text.isascii() and _HALF_CHARACTER.search(text):
-            raise UserError(f"{where}: {column} holds half a character (a lone surrogate)")
+            raise UserError(f"{where}: {column} holds a lone surrogate, which is half a character")
     if not row["question"].strip():
         raise UserError(f"{where}: the question is empty")
     solution, marker, answer = row["answer"].rpartition("####")

@@ -1,4 +1,4 @@
-"""Train, dev and test: dev is carved from train, and nothing of test is left in either."""
+"""Train, dev and test splits: dev is carved from train, and neither shares a question with test."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -10,12 +10,12 @@ from tiny_math_solver.problems.sources import is_file, read_file, read_hub
 from tiny_math_solver.support.errors import UserError
 
 EMBEDDED_TRAIN, EMBEDDED_TEST, EMBEDDED_UNSEEN = 2000, 500, 200
-MOST_EMBEDDED = 50_000  # of a split: seconds to make up
+MOST_EMBEDDED = 50_000  # per split: takes seconds to generate
 
 
 @dataclass(frozen=True)
 class Splits:
-    """Disjoint problems, and in plain words what was found and dropped on the way."""
+    """Disjoint problems, and notes in plain words of what was dropped and found."""
 
     train: list[Problem]
     dev: list[Problem]
@@ -39,12 +39,13 @@ def load_splits(section: ProblemsSection) -> Splits:
         pool = read_file(section.source)
     else:
         pool = read_hub(section.source, section.subset, section.revision, "train")
-    pool, notes = _without_repeats(pool, test)  # all of test, however few of it this run uses
+    pool, notes = _without_repeats(pool, test)  # all of test, not only what this run uses of it
     if len(pool) <= section.dev:
         dropped = f" ({', '.join(notes)})" if notes else ""
+        remedy = "lower problems.dev" if len(pool) > 1 else "at least 2 are needed: choose a larger train file"
         raise UserError(
-            f"{section.source}: {len(pool)} train problems{dropped}, {section.dev} of them wanted for dev; "
-            + ("lower problems.dev" if len(pool) > 1 else "choose another train file, or another test file")
+            f"{section.source}: {len(pool)} train problem{'s' * (len(pool) != 1)}{dropped}, and problems.dev takes "
+            f"{section.dev} of them for dev; {remedy}"
         )
     dev, train = _first_by_hash(pool, section.dev, "dev")
     if section.train is not None:
@@ -53,7 +54,7 @@ def load_splits(section: ProblemsSection) -> Splits:
 
 
 def load_test_problems(section: ProblemsSection) -> list[Problem]:
-    """The test split alone, whole or the `test` problems of it that `seed` picks."""
+    """The test split alone, all of it or the `test` problems that `seed` picks."""
     if section.source == EMBEDDED:
         _check_embedded(section)
         return embedded_problems("test", section.test or EMBEDDED_TEST, section.seed)
@@ -63,7 +64,7 @@ def load_test_problems(section: ProblemsSection) -> list[Problem]:
 def _check_embedded(section: ProblemsSection) -> None:
     for key in ("train", "dev", "test"):
         if (getattr(section, key) or 0) > MOST_EMBEDDED:
-            raise UserError(f"problems.{key}: there are at most {MOST_EMBEDDED:,} embedded problems for each split")
+            raise UserError(f"problems.{key}: at most {MOST_EMBEDDED:,} embedded problems per split")
     if section.test_source:
         raise UserError("problems.test_source goes with a file in problems.source, not with embedded problems")
 
@@ -83,7 +84,7 @@ def _chosen_test(section: ProblemsSection, test: list[Problem]) -> list[Problem]
 
 
 def _without_repeats(pool: list[Problem], test: list[Problem]) -> tuple[list[Problem], list[str]]:
-    """Drop repeated questions and those that stand in test too; say how many."""
+    """The pool without repeated questions and those of test, and notes of how many there were."""
     tested = {_key(p) for p in test}
     kept: dict[str, Problem] = {}
     repeated = overlapping = 0
@@ -101,7 +102,7 @@ def _without_repeats(pool: list[Problem], test: list[Problem]) -> tuple[list[Pro
     if overlapping:
         notes.append(f"{overlapping} train problems dropped because they are in test")
     if (twice := len(test) - len(tested)) > 0:
-        notes.append(f"{twice} test problems stand there twice (kept)")
+        notes.append(f"{twice} repeated test problems kept")
     return list(kept.values()), notes
 
 
@@ -110,9 +111,10 @@ def _key(problem: Problem) -> str:
 
 
 def _first_by_hash(problems: list[Problem], count: int, salt: str) -> tuple[list[Problem], list[Problem]]:
-    """`(the count problems with the smallest salted hash, the rest)`, each in the order of the file.
+    """`(the count problems with the smallest salted hash, the others)`, each in the order of the file.
 
-    A hash of the question, unlike a position, picks the same problems after a file is reordered or extended.
+    A hash of the question, unlike its position, picks the same problems after the file is reordered, and mostly the
+    same after it is extended.
     """
     ranked = sorted(problems, key=lambda p: hashlib.sha256(f"{salt}/{p.question}".encode()).digest())
     chosen = {id(p) for p in ranked[:count]}

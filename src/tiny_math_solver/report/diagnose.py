@@ -1,7 +1,7 @@
-"""What went right and wrong, read off completions and steps alone: no model, no grading anew.
+"""Diagnosis of a run from its records: why answers are wrong, and which tokens were wasted.
 
-A wrong answer is one of FAILURES. Its first equation that does not hold (`12*3=38`) makes it an arithmetic slip;
-equations that all hold and still lead elsewhere are wrong steps.
+Nothing is generated or graded again. A wrong answer is one of FAILURES: an arithmetic slip if one of its equations does
+not hold (`12*3=38`), wrong steps if all of them hold.
 """
 
 import ast
@@ -13,30 +13,30 @@ from fractions import Fraction
 from typing import Any
 
 FAILURES = {
-    "cut off": "the length limit came before the answer",
-    "no answer": "no number that could be read as an answer",
-    "only an answer": "a number without any working",
-    "arithmetic slip": "an equation that does not hold",
-    "wrong steps": "every equation holds, but they lead elsewhere",
+    "cut off": "the length limit was reached before an answer",
+    "no answer": "no number could be read as the answer",
+    "only an answer": "a number without working",
+    "arithmetic slip": "an equation does not hold",
+    "wrong steps": "every equation holds, but the result is wrong",
 }
-WASTE = {  # and the setting that would save it
-    "all right": "groups with nothing left to learn: harder problems, or stop earlier (grpo.max_steps)",
-    "all wrong": "groups out of reach: easier problems, or more samples a problem (grpo.num_generations)",
-    "cut off": "completions without an end: a longer limit (grpo.max_completion_length)",
+WASTE = {  # and the setting to change
+    "all right": "every sample of the group is right: use harder problems, or stop earlier (grpo.max_steps)",
+    "all wrong": "every sample of the group is wrong: use easier problems, or more samples (grpo.num_generations)",
+    "cut off": "completions of other groups that reach the length limit: raise grpo.max_completion_length",
 }
-Record = dict[str, Any]
+Row = dict[str, Any]  # of rollouts.jsonl or eval/*.jsonl
 
-# bounded everywhere: the time to search a megabyte of digits and signs must not grow with its square
+# Every repetition is bounded: searching a megabyte of digits and signs must not take quadratic time.
 _NUMBER = r"-?\$?\d[\d,]{0,20}(?:\.\d{1,10})?%?"
 _EQUATION = re.compile(rf"(?<![\d.,])({_NUMBER}(?:\s?[-+*/×÷x]\s?{_NUMBER}){{1,9}})\s?=\s?({_NUMBER})")
-_ANNOTATION = re.compile(r"<<[^<>]*>>")  # GSM8K's calculator marks repeat the equation around them
+_ANNOTATION = re.compile(r"<<[^<>]*>>")  # GSM8K's calculator annotations repeat the equation around them
 _OPERATORS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
 }  # fmt: skip
 
 
-def failure_of(record: Record) -> str | None:
-    """The name of what went wrong with a completion of an evaluation or a rollout; None where the answer is right."""
+def failure_of(record: Row) -> str | None:
+    """The name in FAILURES of what is wrong with a completion; None if its answer is right."""
     if record["correct"]:
         return None
     if record["answer"] is None:
@@ -47,12 +47,12 @@ def failure_of(record: Record) -> str | None:
 
 
 def first_slip(text: str) -> str | None:
-    """The first equation of a text that does not hold, as it stands there."""
+    """The first equation of a text that does not hold, as written."""
     return next((equation for equation, holds in equations(text) if not holds), None)
 
 
 def equations(text: str) -> list[tuple[str, bool]]:
-    """Every `a + b = c` of a text, and whether it holds exactly; a quotient may be rounded to what is shown."""
+    """Every equation `a + b = c` of a text, and True if it holds; a quotient may be rounded to the digits shown."""
     found = []
     for match in _EQUATION.finditer(_ANNOTATION.sub("", text)):
         value, shown = _value(match[1]), _value(match[2])
@@ -63,7 +63,7 @@ def equations(text: str) -> list[tuple[str, bool]]:
 
 
 def _value(text: str) -> Fraction | None:
-    """What a sum of products comes to, exactly; None where it is too long or divides by zero."""
+    """The exact value of a sum of products; None if it is too long or divides by zero."""
     plain = re.sub(r"[$,\s]", "", text).replace("×", "*").replace("x", "*").replace("÷", "/")
     plain = re.sub(r"([\d.]+)%", r"(\1/100)", plain)
     plain = re.sub(r"\b0+(?=\d)", "", plain)
@@ -85,7 +85,8 @@ def _evaluate(node: ast.expr) -> Fraction:
     raise ValueError("not a sum of products")
 
 
-def failure_counts(records: Iterable[Record]) -> dict[str, int]:
+def failure_counts(records: Iterable[Row]) -> dict[str, int]:
+    """The number of wrong answers by their name in FAILURES."""
     counts = dict.fromkeys(FAILURES, 0)
     for record in records:
         if (name := failure_of(record)) is not None:
@@ -93,13 +94,13 @@ def failure_counts(records: Iterable[Record]) -> dict[str, int]:
     return counts
 
 
-def gain(before: Sequence[Record], after: Sequence[Record]) -> dict[str, float]:
-    """The gain in strict accuracy, as a sum: better answers, and right answers that keep to the format more often.
+def gain(before: Sequence[Row], after: Sequence[Row]) -> dict[str, float]:
+    """The gain in strict accuracy as the sum of two parts: more right answers, and more of them after `####`.
 
-    `strict = correct - (correct without ####)`, so the two parts add up exactly.
+    `strict = correct - (correct without ####)`, so the parts add up exactly.
     """
 
-    def share(records: Sequence[Record], name: str) -> float:
+    def share(records: Sequence[Row], name: str) -> float:
         return sum(bool(r[name]) for r in records) / max(1, len(records))
 
     correct = share(after, "correct") - share(before, "correct")
@@ -107,8 +108,8 @@ def gain(before: Sequence[Record], after: Sequence[Record]) -> dict[str, float]:
     return {"strict": strict, "arithmetic": correct, "format": strict - correct}
 
 
-def dead_groups(rollouts: Iterable[Record]) -> dict[int, dict[str, float]]:
-    """By step: the share of groups whose rewards are all the same, split in all right and all wrong."""
+def dead_groups(rollouts: Iterable[Row]) -> dict[int, dict[str, float]]:
+    """By step: the shares of groups whose rewards are all equal, all right and all wrong ones apart."""
     counts: dict[int, Counter[str]] = defaultdict(Counter)
     for (step, _), rows in _groups(rollouts).items():
         counts[step].update(["groups", _outcome(rows)])
@@ -118,8 +119,8 @@ def dead_groups(rollouts: Iterable[Record]) -> dict[int, dict[str, float]]:
     }
 
 
-def waste(rollouts: Iterable[Record]) -> dict[str, float]:
-    """Completion tokens that taught nothing, as shares of all, by WASTE's names."""
+def waste(rollouts: Iterable[Row]) -> dict[str, float]:
+    """The shares of completion tokens that were wasted, by the names in WASTE."""
     tokens: Counter[str] = Counter()
     for rows in _groups(rollouts).values():
         outcome = _outcome(rows)
@@ -130,14 +131,14 @@ def waste(rollouts: Iterable[Record]) -> dict[str, float]:
     return {name: tokens[name] / total for name in WASTE}
 
 
-def _groups(rollouts: Iterable[Record]) -> dict[tuple[int, str], list[Record]]:
-    groups: dict[tuple[int, str], list[Record]] = defaultdict(list)
+def _groups(rollouts: Iterable[Row]) -> dict[tuple[int, str], list[Row]]:
+    groups: dict[tuple[int, str], list[Row]] = defaultdict(list)
     for row in rollouts:
         groups[row["step"], row["id"]].append(row)
     return groups
 
 
-def _outcome(rows: list[Record]) -> str:
+def _outcome(rows: list[Row]) -> str:
     if len({sum(row["rewards"].values()) for row in rows}) > 1:
         return "mixed"
     return "all right" if rows[0]["correct"] else "all wrong"

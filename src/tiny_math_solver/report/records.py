@@ -1,4 +1,4 @@
-"""A run folder → what the page shows, as plain JSON. Of a run that goes on, what is there so far."""
+"""A run folder → the data of its page, as plain JSON; of an unfinished run, whatever there is so far."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -9,6 +9,7 @@ from tiny_math_solver.evaluation.statistics import mcnemar, wilson_interval
 from tiny_math_solver.report.diagnose import (
     FAILURES,
     WASTE,
+    Row,
     dead_groups,
     failure_counts,
     failure_of,
@@ -16,14 +17,12 @@ from tiny_math_solver.report.diagnose import (
     gain,
     waste,
 )
-from tiny_math_solver.runs.folder import read_json, read_jsonl
+from tiny_math_solver.runs.records import read_json, read_jsonl
 from tiny_math_solver.support.errors import UserError
-
-Record = dict[str, Any]
 
 
 def run_data(folder: Path) -> dict[str, Any]:
-    """Everything that the page says about one run. Raises UserError where `folder` holds no run, or a damaged one."""
+    """Everything that the page shows about one run. Raises UserError if `folder` is no run folder, or a damaged one."""
     if not (folder / "config.yaml").is_file():
         raise UserError(f"{folder}: no config.yaml, so it is not a run folder")
     try:
@@ -34,7 +33,7 @@ def run_data(folder: Path) -> dict[str, Any]:
 
 def _run_data(folder: Path) -> dict[str, Any]:
     metrics = list(read_jsonl(folder / "metrics.jsonl"))
-    rollouts = [{**row, "correct": _is_correct(row)} for row in read_jsonl(folder / "rollouts.jsonl")]
+    rollouts = [_with_grades(row) for row in read_jsonl(folder / "rollouts.jsonl")]
     before, after = (list(_greedy(folder / "eval" / f"{when}.jsonl")) for when in ("before", "after"))
     return {
         "name": folder.absolute().name,
@@ -63,7 +62,7 @@ def _run_data(folder: Path) -> dict[str, Any]:
 
 
 def compare(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The paired test between the final adapters of every two runs that answered the same problems."""
+    """The paired test between the final adapters of each two runs that were evaluated on the same problems."""
     answers = [{cell["id"]: cell["after"]["correct"] for cell in run["test"] if cell["after"]} for run in runs]
     return [
         {"first": runs[i]["name"], "second": runs[j]["name"], **mcnemar(list(a.values()), list(b.values())).to_dict()}
@@ -73,7 +72,7 @@ def compare(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def _greedy(path: Path) -> Iterator[Record]:
+def _greedy(path: Path) -> Iterator[Row]:
     return (row for row in read_jsonl(path) if row["sample"] is None)
 
 
@@ -81,12 +80,16 @@ def _json(path: Path) -> Any:
     return read_json(path) if path.is_file() else None
 
 
-def _is_correct(row: Record) -> bool:
-    return row["rewards"]["correctness_reward"] > 0
+def _with_grades(row: Row) -> Row:
+    """A row of rollouts.jsonl with `correct` and `strict`, taken from its rewards if it has neither."""
+    if "correct" in row and "strict" in row:
+        return row
+    correct = row["rewards"]["correctness_reward"] > 0
+    return {**row, "correct": correct, "strict": correct and row["how"] == "hashes"}
 
 
-def _curves(metrics: list[Record]) -> dict[str, list[float | None]]:
-    """Every number of metrics.jsonl by name, a value a step."""
+def _curves(metrics: list[Row]) -> dict[str, list[float | None]]:
+    """Every metric of metrics.jsonl by name, with one value per step."""
     names = dict.fromkeys(name for row in metrics for name, value in row.items() if isinstance(value, int | float))
     return {name: [row.get(name) for row in metrics] for name in names}
 
@@ -104,11 +107,11 @@ def _dev_point(path: Path) -> dict[str, float]:
     }
 
 
-def _paired(before: list[Record], after: list[Record]) -> list[dict[str, Any]]:
-    """A cell a test problem: its two greedy completions, and what became of it."""
+def _paired(before: list[Row], after: list[Row]) -> list[dict[str, Any]]:
+    """One cell per test problem: its greedy completions before and after training."""
     later = {row["id"]: row for row in after}
 
-    def side(row: Record | None) -> Record | None:
+    def side(row: Row | None) -> Row | None:
         if row is None:
             return None
         kept = {name: row[name] for name in ("completion", "answer", "how", "correct", "strict", "tokens", "finished")}
@@ -128,8 +131,8 @@ def _paired(before: list[Record], after: list[Record]) -> list[dict[str, Any]]:
     ]
 
 
-def _columns(rollouts: list[Record]) -> dict[str, Any]:
-    """Rollouts by column, each problem once: the page stays small with tens of thousands of them."""
+def _columns(rollouts: list[Row]) -> dict[str, Any]:
+    """Rollouts by column, with each problem stored once, so that tens of thousands of them make a small page."""
     problems: dict[str, int] = {}
     asked: list[dict[str, str]] = []
     place = []

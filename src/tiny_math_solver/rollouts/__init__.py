@@ -15,7 +15,6 @@ Shapes, here and in update/ and kernels/:
     C hidden size, H heads, KV heads with keys and values of their own, D elements per head
 """
 
-from collections.abc import Callable
 from typing import Any
 
 from tiny_math_solver.rollouts.engine import EngineRollouts
@@ -23,6 +22,8 @@ from tiny_math_solver.rollouts.linear import UnsupportedModelError
 from tiny_math_solver.rollouts.reference import ReferenceRollouts
 from tiny_math_solver.rollouts.rollout import Rollout, Rollouts
 from tiny_math_solver.rollouts.sampling import Sampling
+from tiny_math_solver.support.batch_size import BatchSize
+from tiny_math_solver.support.console import Console
 
 __all__ = ["EngineRollouts", "ReferenceRollouts", "Rollout", "Rollouts", "Sampling", "make_rollouts"]
 
@@ -30,11 +31,11 @@ __all__ = ["EngineRollouts", "ReferenceRollouts", "Rollout", "Rollouts", "Sampli
 def make_rollouts(
     model: Any,
     tokenizer: Any,
-    batch_size: int = 128,
+    batch_size: int | BatchSize = 128,
     engine: bool = True,
     native: bool = True,
     sampling: Sampling | None = None,
-    say: Callable[[str], Any] = print,
+    console: Console | None = None,
 ) -> Rollouts:
     """The engine if it supports this model and sampling, otherwise transformers' generate, with a message."""
     if not engine:
@@ -44,5 +45,7 @@ def make_rollouts(
             raise UnsupportedModelError("repetition_penalty and generation_kwargs")
         return EngineRollouts(model, tokenizer, batch_size, native)
     except UnsupportedModelError as reason:
-        say(f"rollouts by transformers' generate, many times slower: the engine does not support {reason}")
+        (console or Console()).say(
+            f"rollouts by transformers' generate, many times slower: the engine does not support {reason}"
+        )
         return ReferenceRollouts(model, tokenizer, batch_size)

@@ -4,7 +4,7 @@ This file owns the copy of the weights, the decoders and their memory; scheduler
 decoders compute.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,8 @@ from tiny_math_solver.rollouts.rollout import Rollout, eos_ids
 from tiny_math_solver.rollouts.sampling import Sampling, uniforms
 from tiny_math_solver.rollouts.scheduler import PREFILL_TOKENS, Scheduler, requests_of
 from tiny_math_solver.rollouts.torch_decoder import TorchDecoder
-from tiny_math_solver.support.out_of_memory import with_smaller_parts
+from tiny_math_solver.support.batch_size import BatchSize
+from tiny_math_solver.support.out_of_memory import retry_on_oom
 
 CPU_CACHE_BYTES = 4 << 30  # keys and values of all slots
 GPU_CACHE_SHARE = 0.6  # the same, of the memory that is free
@@ -31,11 +32,11 @@ class EngineRollouts:
     `native=False` leaves out the compiled kernels. Raises UnsupportedModelError for a model the engine cannot run.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, batch_size: int = 128, native: bool = True):
-        self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
+    def __init__(self, model: Any, tokenizer: Any, batch_size: int | BatchSize = 128, native: bool = True):
+        self.model, self.tokenizer = model, tokenizer
+        self.batch_size = batch_size if isinstance(batch_size, BatchSize) else BatchSize(batch_size)
         self.weights = PolicyWeights(model, native)
         self.eos_ids = eos_ids(model, tokenizer)
-        self.on_shrink: Callable[[int], Any] = lambda batch_size: None  # called when memory ran out
         self._decoders: list[tuple[int, Decoder]] = []  # one per kind of sampling, with the slots that were asked for
 
     @property
@@ -54,7 +55,7 @@ class EngineRollouts:
         self.weights.sync()
         if not prompts or not sampling.max_new_tokens:
             return [Rollout(prompt.ids, [], False, []) for prompt in prompts for _ in range(samples)]
-        return with_smaller_parts(lambda: self._generate(prompts, samples, sampling), self._halve_batch)
+        return retry_on_oom(lambda: self._generate(prompts, samples, sampling), self._halve_batch)
 
     def _generate(self, prompts: Sequence[Prompt], samples: int, sampling: Sampling) -> list[Rollout]:
         requests = requests_of(prompts, samples)
@@ -87,7 +88,7 @@ class EngineRollouts:
 
     def cache_bytes(self, rows: int, prompt_tokens: int, sampling: Sampling) -> int:
         """Bytes of keys and values of `rows` completions with prompts of at most `prompt_tokens` tokens."""
-        one, slots = self._slot_bytes(length_bucket(prompt_tokens), sampling), min(rows, self.batch_size)
+        one, slots = self._slot_bytes(length_bucket(prompt_tokens), sampling), min(rows, self.batch_size.value)
         return one * max(1, min(slots, self._cache_budget() // one))
 
     @torch.inference_mode()
@@ -105,20 +106,18 @@ class EngineRollouts:
             for _ in range(min(steps, sampling.max_new_tokens - 1)):
                 decoder.step(decoder.slots)
 
-        with_smaller_parts(attempt, self._halve_batch)
+        retry_on_oom(attempt, self._halve_batch)
 
     def _halve_batch(self) -> bool:
-        if self.batch_size == 1:
+        widest = max((decoder.slots for _, decoder in self._decoders), default=None)
+        if not self.batch_size.halve(at_most=widest):
             return False
-        widest = max((decoder.slots for _, decoder in self._decoders), default=self.batch_size)
-        self.batch_size = max(1, min(widest, self.batch_size) // 2)
         self._decoders.clear()
-        self.on_shrink(self.batch_size)
         return True
 
     def _decoder(self, rows: int, prompt_tokens: int, sampling: Sampling) -> Decoder:
         """The decoder for this kind of sampling; a larger one replaces it where it is too small."""
-        sampling, slots = replace(sampling, seed=0), min(rows, self.batch_size)
+        sampling, slots = replace(sampling, seed=0), min(rows, self.batch_size.value)
         prompt_tokens = length_bucket(prompt_tokens)
         for index, (wanted, known) in enumerate(self._decoders):
             if known.sampling == sampling and known.eos.tolist() == self.eos_ids:

@@ -10,6 +10,7 @@ from transformers import GenerationConfig
 from tiny_math_solver.prompts import Prompt
 from tiny_math_solver.rollouts.rollout import Rollout, causal_lm, eos_ids
 from tiny_math_solver.rollouts.sampling import Sampling
+from tiny_math_solver.support.batch_size import BatchSize
 
 
 class ReferenceRollouts:
@@ -18,10 +19,10 @@ class ReferenceRollouts:
     The weights are the model's own, not a copy, so rollouts always come from the current policy.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, batch_size: int = 128):
+    def __init__(self, model: Any, tokenizer: Any, batch_size: int | BatchSize = 128):
         self.model = model
         self.tokenizer = tokenizer
-        self.batch_size = batch_size
+        self.batch_size = batch_size if isinstance(batch_size, BatchSize) else BatchSize(batch_size)
         self.eos_ids = eos_ids(model, tokenizer)
 
     def generate(
@@ -35,8 +36,8 @@ class ReferenceRollouts:
         devices = [self.model.device] if self.model.device.type == "cuda" else []
         with self._policy() as model, torch.random.fork_rng(devices):
             torch.manual_seed(sampling.seed)
-            for start in range(0, len(order), self.batch_size):
-                chosen = order[start : start + self.batch_size]
+            for start in range(0, len(order), self.batch_size.value):
+                chosen = order[start : start + self.batch_size.value]
                 batch = self._generate_batch(model, [rows[i] for i in chosen], sampling, logprobs)
                 for i, rollout in zip(chosen, batch, strict=True):
                     rollouts[i] = rollout

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from tiny_math_solver.prompts import Prompt
 from tiny_math_solver.rollouts.sampling import Sampling
+from tiny_math_solver.support.batch_size import BatchSize
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ class Rollouts(Protocol):
 
     model: Any
     tokenizer: Any
-    batch_size: int  # completions generated at once
+    batch_size: BatchSize  # completions decoded at once
 
     def generate(
         self, prompts: Sequence[Prompt], samples: int, sampling: Sampling, *, logprobs: bool = False

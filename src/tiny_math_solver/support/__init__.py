@@ -1,1 +1,1 @@
-"""What everything else may use: errors, redaction, processes and environment, out-of-memory handling."""
+"""Helpers that every layer may use: errors, files, redaction, environment variables, out-of-memory handling."""

@@ -1,6 +1,6 @@
-"""What the environment says: which of several processes this one is, and what libraries would read from it.
+"""Environment variables: the rank of this process, and checks of what launchers and libraries read from them.
 
-OpenMP and huggingface_hub read their variables when they are loaded, and answer nonsense with a traceback.
+OpenMP and huggingface_hub read their variables when they are loaded, and meet nonsense with a traceback.
 """
 
 import os
@@ -10,25 +10,25 @@ from tiny_math_solver.support.errors import UserError
 
 
 def world_size() -> int:
-    """How many processes train together; 1 without a launcher."""
+    """The number of processes that train together; 1 without a launcher."""
     return _whole("WORLD_SIZE", default=1, lowest=1)
 
 
-def is_first() -> bool:
-    """Whether this process is the one that prints and writes."""
+def is_main_process() -> bool:
+    """True in the process that prints and writes, the one of rank 0."""
     return _whole("RANK", default=0, lowest=0) == 0
 
 
-def check_launch() -> None:
-    """Raise UserError where the variables of a launcher are no numbers or contradict each other."""
+def check_launcher_variables() -> None:
+    """Raise UserError if a launcher's variables are not numbers or contradict each other."""
     processes = world_size()
     for name, lowest in (("RANK", 0), ("LOCAL_RANK", -1)):
         if _whole(name, default=0, lowest=lowest) >= processes:
             raise UserError(f"environment: {name}={os.environ[name]} of {processes} processes (WORLD_SIZE){_ADVICE}")
 
 
-def check_environment() -> None:
-    """Raise UserError where a library that is loaded later would not understand one of its variables."""
+def check_library_variables() -> None:
+    """Raise UserError if a library that is loaded later would not understand one of its variables."""
     for name in ("HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT"):
         if not re.fullmatch(r"\s*\d*\s*", os.environ.get(name, "")):
             raise UserError(f"environment: {name}={os.environ[name]!r} is not a whole number of seconds; unset it")

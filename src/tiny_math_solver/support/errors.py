@@ -1,4 +1,4 @@
-"""How a command ends when it does not succeed, and what each end returns to the shell."""
+"""The two ways in which a command fails, and the exit codes of the shell."""
 
 EXIT_BAD_INPUT, EXIT_LEARNED_NOTHING, EXIT_PROOF_FAILED, EXIT_INTERRUPTED, EXIT_NO_READER = 2, 3, 4, 130, 141
 
@@ -8,7 +8,7 @@ class UserError(Exception):
 
 
 class StoppedError(Exception):
-    """A run that ended before its last step: the message says why and how to go on, `exit_code` is the shell's."""
+    """A run that ended before its last step: the message says why and how to resume; `exit_code` is the shell's."""
 
     def __init__(self, message: str, exit_code: int):
         super().__init__(message)

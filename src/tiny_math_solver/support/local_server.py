@@ -1,4 +1,4 @@
-"""Pages for a browser on this machine: bound to the loopback address, and answering to no other name."""
+"""A web server for this machine's browser: bound to the loopback address, and answering to no other name."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ ADDRESS = "127.0.0.1"
 
 
 @dataclass(frozen=True)
-class Answer:
+class Response:
     body: bytes
     kind: str  # MIME type
     status: HTTPStatus = HTTPStatus.OK
@@ -21,15 +21,15 @@ class Answer:
 
 
 class LocalServer(ThreadingHTTPServer):
-    """Answers GET by path, with what `routes` make of the request.
+    """Answers GET requests by path, each with the response of its route.
 
-    A request that names another host is refused: a page elsewhere could have its own name resolve to this machine.
-    Raises UserError where the port is taken.
+    Refuses a request that names another host: a foreign page could have its own name resolve to this machine.
+    Raises UserError if the port is taken.
     """
 
     daemon_threads = True
 
-    def __init__(self, routes: dict[str, Callable[[BaseHTTPRequestHandler], Answer]], port: int = 0):
+    def __init__(self, routes: dict[str, Callable[[BaseHTTPRequestHandler], Response]], port: int = 0):
         self.routes = routes
         try:
             super().__init__((ADDRESS, port), _Handler)
@@ -41,7 +41,7 @@ class LocalServer(ThreadingHTTPServer):
         return f"http://{ADDRESS}:{self.server_port}/"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A browser that went away in the middle of an answer is nothing to report."""
+        """Stay silent: a browser that leaves in the middle of a response is no error."""
 
 
 class _Handler(BaseHTTPRequestHandler):

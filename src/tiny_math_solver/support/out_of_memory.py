@@ -1,4 +1,4 @@
-"""Out of memory: how it shows, and doing the same work in smaller parts."""
+"""Out of memory: recognising it, retrying the work in smaller parts, and saying which settings to lower."""
 
 import gc
 from collections.abc import Callable, Iterator
@@ -12,8 +12,8 @@ from tiny_math_solver.support.errors import UserError
 T = TypeVar("T")
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on a GPU or in the machine."""
+def is_out_of_memory(error: BaseException) -> bool:
+    """True if an error means that memory ran out, on a GPU or in the machine."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     words = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory", "ALLOC_FAILED")
@@ -21,26 +21,26 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def memory_errors(settings: str) -> Iterator[None]:
+def oom_as_user_error(settings: str) -> Iterator[None]:
     """Turn an out-of-memory error into a UserError that names the `settings` to lower."""
     try:
         yield
     except Exception as error:
-        if not out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
-        remedy = f"lower {settings}, and go on from the last checkpoint with --resume --allow KEY for what you lowered"
+        remedy = f"lower {settings}, and resume from the last checkpoint with --resume --allow KEY for what you lowered"
         raise UserError(f"out of memory: {remedy}") from error
 
 
-def with_smaller_parts(work: Callable[[], T], shrink: Callable[[], bool]) -> T:
-    """`work()`, again after each `shrink()` while memory runs out; where `shrink` says False the error goes on up."""
+def retry_on_oom(work: Callable[[], T], shrink: Callable[[], bool]) -> T:
+    """The result of `work()`, repeated after each `shrink()` while memory runs out; raises once `shrink` is False."""
     while True:
         try:
             return work()
         except Exception as error:
-            if not out_of_memory(error) or not shrink():
+            if not is_out_of_memory(error) or not shrink():
                 raise
-        # out of the handler, since the error's traceback holds on to what was in memory
+        # outside the handler: the error's traceback keeps tensors alive
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

@@ -1,12 +1,12 @@
-"""Tokens and passwords never get into a message, a log or a file of a run."""
+"""Access tokens and passwords are never written to files, logs or messages."""
 
 import os
 import re
 
-NAMES = re.compile(  # of environment variables that hold one
+NAMES = re.compile(  # of environment variables that hold a secret
     r"(^|_)(\w*TOKEN|SECRETS?|PASSWORD|PASSWD|PASS|PAT|CREDENTIALS?|\w*KEYS?)(_(READ|WRITE|ID))?$", re.IGNORECASE
 )
-SHORTEST = 8  # characters: whatever is shorter would blot out ordinary words
+SHORTEST = 8  # characters: anything shorter would blot out ordinary words
 HIDDEN = "***"
 
 

@@ -1,134 +1,167 @@
-"""A configuration made into problems, a plan, and a trainer with everything that accompanies it."""
+"""A prepared configuration made into a trainer with everything that accompanies it."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from peft import LoraConfig
 from transformers import PrinterCallback, ProgressCallback, set_seed
-from trl import GRPOConfig
 
 from tiny_math_solver.config.schema import Config
-from tiny_math_solver.models.load import default_device, load_base, load_tokenizer, resolve_dtype
-from tiny_math_solver.preflight.plan import plan_lines, steps_per_epoch
+from tiny_math_solver.models.load import load_base
 from tiny_math_solver.problems.problem import Problem
-from tiny_math_solver.problems.splits import Splits, load_splits
-from tiny_math_solver.prompts import chat_messages, encode_prompt, group_prompts, within_limit
-from tiny_math_solver.rollouts import EngineRollouts, ReferenceRollouts
-from tiny_math_solver.rollouts.engine_check import PROMPTS, EngineCheck, check_against_transformers
+from tiny_math_solver.prompts import Prompt
+from tiny_math_solver.rollouts import EngineRollouts, ReferenceRollouts, make_rollouts
+from tiny_math_solver.rollouts.linear import UnsupportedModelError
+from tiny_math_solver.rollouts.policy_weights import PolicyWeights, refuse_unsupported
+from tiny_math_solver.runs.events import EventLog
 from tiny_math_solver.runs.folder import RunFolder
+from tiny_math_solver.support.batch_size import BatchSize
+from tiny_math_solver.support.console import Console
 from tiny_math_solver.support.errors import UserError
-from tiny_math_solver.training.callbacks import DevEvaluation, Metrics
-from tiny_math_solver.training.checkpointing import Checkpointing, fingerprint
-from tiny_math_solver.training.live_view import Output
-from tiny_math_solver.training.samples import Samples
+from tiny_math_solver.training.checkpointing import Checkpointing
+from tiny_math_solver.training.dev_evaluation import DevEvaluation
+from tiny_math_solver.training.generation import Generation, dataset_rows, sampling_of
+from tiny_math_solver.training.metrics_log import MetricsLog
+from tiny_math_solver.training.plan import Prepared, fingerprint
+from tiny_math_solver.training.recorder import Recorder
+from tiny_math_solver.training.sample_tables import SampleTables
 from tiny_math_solver.training.signals import StopOnSignal
+from tiny_math_solver.training.step_metrics import StepMetrics
 from tiny_math_solver.training.trainer import MathGRPOTrainer
 from tiny_math_solver.training.watchdog import Watchdog
-
-Tell = Callable[[int, str, str], Any]  # takes an event: step, name, text
+from tiny_math_solver.update.kernel_scorer import KernelScorer
+from tiny_math_solver.update.kernel_scorer import unsupported as unsupported_by_kernels
+from tiny_math_solver.update.policy_update import PolicyUpdate
+from tiny_math_solver.update.scorer import Scorer
+from tiny_math_solver.update.torch_scorer import TorchScorer
 
 
 @dataclass(frozen=True)
 class Training:
-    """A trainer that is ready to go, and those around it that have a say at its end."""
+    """A trainer that is ready to go, and the callbacks that have a say at its end."""
 
     trainer: MathGRPOTrainer
     dev: DevEvaluation
-    metrics: Metrics
-    stop: StopOnSignal
+    metrics: MetricsLog
+    signals: StopOnSignal
     watchdog: Watchdog
     checkpointing: Checkpointing
 
 
-def prepare(config: Config) -> tuple[Splits, Any, list[str]]:
-    """`(problems, tokenizer, plan)`: everything a run needs short of its model; writes nothing."""
-    splits = load_splits(config.problems)
-    tokenizer = load_tokenizer(config.model.name, config.model.revision)
-    train, dropped = within_limit(tokenizer, splits.train, config.prompt.system, config.prompt.max_tokens)
-    if not train:
-        raise UserError(f"every prompt has over {config.prompt.max_tokens} tokens; raise prompt.max_tokens")
-    if not steps_per_epoch(config, len(train)):
-        raise UserError(
-            f"{len(train)} train problems are fewer than a generation batch asks, "
-            f"{config.generation_batch // config.grpo['num_generations']}; lower grpo.gradient_accumulation_steps"
-        )
-    splits = Splits(train, splits.dev, splits.test, splits.unseen, splits.notes)
-    return splits, tokenizer, plan_lines(config, splits, dropped)
-
-
-def build_training(
-    config: Config,
-    run: RunFolder,
-    splits: Splits,
-    tokenizer: Any,
-    out: Output,
-    tell: Tell = lambda step, name, text: None,
-) -> Training:
-    """Load the model, put an adapter on it, and a trainer around both; writes nothing. `tell` takes events."""
-    args = training_arguments(config)
+def build_training(prepared: Prepared, run: RunFolder, console: Console, events: EventLog) -> Training:
+    """Load the model, put an adapter on it, and a trainer with its callbacks around both; writes nothing."""
+    config, splits = prepared.config, prepared.splits
+    args = config.grpo_config
     set_seed(args.seed)  # before the adapter is made: TRL seeds only afterwards
     model = load_base(config.model.name, config.model.revision, config.model.dtype, args.device.type)
-    ask = {"system": config.prompt.system, "max_new_tokens": args.max_completion_length}
-    dev = DevEvaluation(run, splits.dev, config.evaluation.every, ask)
-    metrics, samples, stop = Metrics(run, dev, out.show), Samples(), StopOnSignal()
-    watchdog = Watchdog(run, config, tell)
-    checkpointing = Checkpointing(run, dev, metrics, fingerprint(splits))
+    with run.left_as_found():  # the Trainer makes its folder at once
+        trainer = make_trainer(config, model, prepared.tokenizer, splits.train, prepared.prompts, run, console, events)
+    dev = DevEvaluation(trainer, run, splits.dev, config.evaluation.every, config.prompt.system)
+    metrics = MetricsLog(trainer, run, dev, console)
+    signals, watchdog = StopOnSignal(), Watchdog(trainer, run, config, events)
+    checkpointing = Checkpointing(trainer, run, dev, metrics, watchdog, fingerprint(splits))
+    trainer.saver = checkpointing
+    for callback in (dev, metrics, SampleTables(trainer), signals, watchdog, checkpointing):
+        trainer.add_callback(callback)
+    return Training(trainer, dev, metrics, signals, watchdog, checkpointing)
+
+
+def make_trainer(
+    config: Config,
+    model: Any,
+    tokenizer: Any,
+    problems: Sequence[Problem],
+    prompts: Sequence[Prompt],
+    run: RunFolder,
+    console: Console,
+    events: EventLog,
+) -> MathGRPOTrainer:
+    """A trainer with its rollouts and its update, and no callbacks. Raises UserError for what PEFT and TRL refuse."""
+    generation = Generation(prompts, sampling_of(config.grpo_config), StepMetrics())
     try:
-        with run.left_as_found():  # the Trainer makes its folder at once
-            trainer = MathGRPOTrainer(
-                model=model,
-                args=args,
-                train=splits.train,
-                tokenizer=tokenizer,
-                peft_config=LoraConfig(**{"revision": config.model.revision, **config.lora}),
-                config=config,
-                run=run,
-                callbacks=[dev, metrics, samples, stop, watchdog, checkpointing],
-                checkpointing=checkpointing,
-                say=out.say,
-                tell=tell,
-            )
-    # what PEFT and TRL refuse: target modules that are not there, options that clash
-    except (ValueError, NotImplementedError) as error:
+        trainer = MathGRPOTrainer(
+            model=model,
+            args=config.grpo_config,
+            rows=dataset_rows(problems, prompts, config.prompt.system),
+            tokenizer=tokenizer,
+            lora_config=config.lora_config,
+            generation=generation,
+            recorder=Recorder(run, config.records.rollouts_mb * 10**6, events),
+        )
+    except (ValueError, NotImplementedError) as error:  # target modules that are not there, options that clash
         raise UserError(" ".join(str(error).split())) from error
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
-    dev.trainer = samples.trainer = checkpointing.trainer = watchdog.trainer = trainer
-    return Training(trainer, dev, metrics, stop, watchdog, checkpointing)
+    settings = config.rollouts
+    generation.rollouts = rollouts = make_rollouts(
+        trainer.model, tokenizer, settings.batch_size, settings.engine, settings.native, generation.sampling, console
+    )
+    rollouts.batch_size.on_shrink = lambda rows: events.add(
+        trainer.state.global_step + 1,
+        "out of memory",
+        f"rollouts.batch_size is {rows} from here on; lower it to save the time of another try",
+    )
+    trainer.update = make_update(config, trainer, console, events)
+    return trainer
 
 
-def training_arguments(config: Config) -> GRPOConfig:
-    """GRPOConfig as configured, fitted to the hardware where the configuration leaves that open."""
-    chosen = dict(config.grpo)
-    device = "cpu" if chosen.setdefault("use_cpu", default_device() == "cpu") else "cuda"
-    if device == "cpu":
-        chosen.setdefault("dataloader_pin_memory", False)
-    if device == "cpu" or resolve_dtype(config.model.dtype, device) is not torch.bfloat16:
-        chosen.setdefault("bf16", False)
-    chosen.setdefault("disable_tqdm", True)
-    try:
-        return GRPOConfig(**chosen)
-    except (ValueError, ImportError) as error:
-        raise UserError(f"grpo: {' '.join(str(error).split())}") from None
-
-
-def check_engine(config: Config, trainer: MathGRPOTrainer, train: list[Problem], say: Any) -> EngineCheck | None:
-    """Compare the engine with transformers on real prompts; where they differ stop, or fall back if so configured."""
-    rollouts = trainer.rollouts
-    if not isinstance(rollouts, EngineRollouts):
+def make_update(config: Config, trainer: MathGRPOTrainer, console: Console, events: EventLog) -> PolicyUpdate | None:
+    """The update by passes of our own; None, and the reason said, if only TRL's micro-batches are right."""
+    reason = _needs_micro_batches(trainer) if config.update.own_passes else "update.own_passes is false"
+    if reason:
+        console.say(f"update in TRL's own micro-batches: {reason}")
         return None
-    asked = [chat_messages(p.question, config.prompt.system) for p in train[:PROMPTS]]
-    prompts = group_prompts(encode_prompt(rollouts.tokenizer, messages) for messages in asked)
-    check = check_against_transformers(rollouts, prompts)
-    say(f"engine ({rollouts.backend}): {check}")
-    if not check.passed:
-        if not config.rollouts.fall_back:
-            raise UserError(
-                "the engine does not reproduce this model; --rollouts.engine false trains with transformers' generate"
-            )
-        say("rollouts by transformers' generate from here on, many times slower")
-        trainer.rollouts = ReferenceRollouts(rollouts.model, rollouts.tokenizer, rollouts.batch_size)
-        trainer.native = None  # it shares the engine's weights
-    return check
+    torch_scorer = TorchScorer(
+        trainer.policy,
+        trainer.temperature,
+        trainer.accelerator.autocast,
+        trainer.policy_dtype,
+        is_checkpointed=bool(trainer.args.gradient_checkpointing),
+    )
+    scorer: Scorer = torch_scorer
+    weights = trainer.rollouts.weights if isinstance(trainer.rollouts, EngineRollouts) else None
+    if weights is not None and weights.kernels is not None:
+        scorer = _kernel_scorer(weights, trainer, console) or torch_scorer
+    tokens_per_pass = BatchSize(config.update.tokens_per_pass)
+    tokens_per_pass.on_shrink = lambda tokens: events.add(
+        trainer.state.global_step + 1,
+        "out of memory",
+        f"update.tokens_per_pass is {tokens} from here on; lower it to save the time of another try",
+    )
+    # without a KL term, rows of zero advantage have exactly no gradient
+    return PolicyUpdate(
+        trainer.model, scorer, torch_scorer, tokens_per_pass, trainer.loss_type, skip_zero_advantage=trainer.beta == 0
+    )
+
+
+def fall_back_to_generate(trainer: MathGRPOTrainer) -> None:
+    """Replace the engine by transformers' generate, and the scorer that shares its weights by torch."""
+    rollouts = trainer.rollouts
+    trainer.generation.rollouts = ReferenceRollouts(rollouts.model, rollouts.tokenizer, rollouts.batch_size)
+    if trainer.update is not None:
+        trainer.update.scorer = trainer.update.torch_scorer
+
+
+def _needs_micro_batches(trainer: MathGRPOTrainer) -> str:
+    """The reason why a step's rows must pass through the model in TRL's micro-batches; empty if there is none."""
+    args: Any = trainer.args
+    if trainer.accelerator.num_processes > 1:
+        return "several processes train together"
+    has_entropy_bonus = trainer.entropy_coef != 0 or trainer.use_adaptive_entropy
+    if trainer.top_entropy_quantile < 1 or has_entropy_bonus or trainer.aux_loss_enabled:
+        return "entropy and auxiliary terms are means over TRL's micro-batches"
+    if args.cast_lm_head_to_fp32 or args.use_liger_kernel:
+        return "cast_lm_head_to_fp32 and use_liger_kernel change the forward pass"
+    try:
+        refuse_unsupported(trainer.policy.config)
+    except UnsupportedModelError as error:
+        return str(error)
+    head = trainer.policy.get_output_embeddings()
+    return "the output layer is trained" if any(p.requires_grad for p in head.parameters()) else ""
+
+
+def _kernel_scorer(weights: PolicyWeights, trainer: MathGRPOTrainer, console: Console) -> KernelScorer | None:
+    if reason := unsupported_by_kernels(weights, trainer.model):
+        console.say(f"update in torch, not by kernels: {reason}")
+        return None
+    return KernelScorer(weights, trainer.temperature)

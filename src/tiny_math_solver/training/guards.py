@@ -80,8 +80,8 @@ def no_reward(look: Look) -> Finding | None:
 def other_policy(look: Look) -> Finding | None:
     config, limit = look.config, GAPS[look.dtype]
     # dropout is off in rollouts, and completions that are learned from again were sampled earlier
-    on_policy = config.generation_batch == config.completions_per_step and config.grpo.get("num_iterations", 1) == 1
-    compared = on_policy and not config.lora["lora_dropout"]
+    on_policy = config.generation_batch == config.completions_per_step and config.grpo_config.num_iterations == 1
+    compared = on_policy and not config.lora_config.lora_dropout
     gap = look.rows[-1].get("sampling/sampling_logp_difference/mean") or 0.0 if compared else 0.0
     to_transformers = look.rows[-1].get("sampling/transformers_logp_difference/max") or 0.0
     if gap <= limit and to_transformers <= GAP_TO_TRANSFORMERS:
@@ -107,8 +107,8 @@ def dead_groups(look: Look) -> Finding | None:
         return Finding(
             "dead groups",
             f"{share:.0%} of the groups have no gradient, all their rewards being equal: more samples "
-            f"(grpo.num_generations, now {look.config.grpo['num_generations']}), a higher grpo.temperature (now "
-            f"{look.config.grpo['temperature']:g}), or problems that are neither all too easy nor all too hard",
+            f"(grpo.num_generations, now {look.config.num_generations}), a higher grpo.temperature (now "
+            f"{look.config.grpo_config.temperature:g}), or problems that are neither all too easy nor all too hard",
         )
     return None
 
@@ -120,7 +120,7 @@ def truncation(look: Look) -> Finding | None:
     return Finding(
         "truncation",
         f"{share:.0%} of the completions are cut off before their end: raise grpo.max_completion_length (now "
-        f"{look.config.grpo['max_completion_length']})",
+        f"{look.config.max_completion_length})",
     )
 
 
@@ -132,7 +132,7 @@ def entropy_collapse(look: Look) -> Finding | None:
         "entropy collapse",
         f"entropy fell from {first:.2g} to {last:.2g} nats a token with {look.correct:.0%} right: samples hardly "
         f"differ any more; raise grpo.temperature, lower grpo.learning_rate (now "
-        f"{look.config.grpo['learning_rate']:g}), or set grpo.beta above 0",
+        f"{look.config.grpo_config.learning_rate:g}), or set grpo.beta above 0",
     )
 
 
@@ -171,7 +171,7 @@ def reward_collapse(look: Look) -> Finding | None:
     return Finding(
         "reward collapse",
         f"reward fell from {best:.2f} to {last:.2f}: lower grpo.learning_rate (now "
-        f"{look.config.grpo['learning_rate']:g}); the best adapter so far is kept",
+        f"{look.config.grpo_config.learning_rate:g}); the best adapter so far is kept",
     )
 
 
@@ -182,7 +182,7 @@ def kl(look: Look) -> Finding | None:
     return Finding(
         "KL blow-up",
         f"KL to the base is {last:.2g} nats a token: lower grpo.learning_rate, or raise grpo.beta (now "
-        f"{look.config.grpo.get('beta', 0.0):g})",
+        f"{look.config.grpo_config.beta:g})",
     )
 
 
@@ -193,7 +193,7 @@ def clipping(look: Look) -> Finding | None:
     return Finding(
         "clip ratio",
         f"{share:.0%} of the tokens are clipped: the policy moves too far between rollouts; lower grpo.learning_rate "
-        f"or grpo.num_iterations (now {look.config.grpo.get('num_iterations', 1)})",
+        f"or grpo.num_iterations (now {look.config.grpo_config.num_iterations})",
     )
 
 

@@ -1,29 +1,29 @@
-"""What a training run prints while it goes on: a live view on a terminal, a line a step anywhere else."""
+"""The console of a training run: a live view on a terminal, one line per step anywhere else."""
 
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from rich.console import Console, Group
+import rich.console
+from rich.console import Group
 from rich.live import Live
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
 from tiny_math_solver.grading.rewards import FORMAT_REWARD
-from tiny_math_solver.support.redaction import without_secrets
+from tiny_math_solver.support.console import Console, QuietConsole, printable
 
 BLOCKS = "▁▂▃▄▅▆▇█"
-SAMPLE_EVERY = 4  # steps between completions shown, long enough to read one
+SAMPLE_EVERY = 4  # steps for which a completion stays on screen, long enough to read it
 SAMPLE_LINES = 8
-PARTS = {"rollout": "cyan", "reward": "yellow", "update": "magenta", "evaluation": "green"}  # of a step
+PHASE_STYLES = {"rollout": "cyan", "reward": "yellow", "update": "magenta", "evaluation": "green"}  # phases of a step
 
 
 @dataclass(frozen=True)
-class News:
-    """A step that is over: `logs` as in metrics.jsonl, dev evaluations so far, and one completion of it."""
+class StepReport:
+    """A finished step: `logs` as in metrics.jsonl, dev evaluations so far, and one of its completions."""
 
     step: int
     steps: int
@@ -34,73 +34,56 @@ class News:
     sample: dict[str, Any] | None = None  # a row of rollouts.jsonl
 
 
-def line(news: News) -> str:
-    """A step as one line to grep in."""
-    logs = news.logs
+def step_line(report: StepReport) -> str:
+    """One step as one line, easy to grep."""
+    logs = report.logs
     parts = [
-        f"step {news.step}/{news.steps}",
+        f"step {report.step}/{report.steps}",
         f"reward {logs['reward']:.2f}",
         f"correct {logs['rewards/correctness_reward/mean']:.1%}",
         f"format {logs['rewards/format_reward/mean'] / FORMAT_REWARD:.1%}",
         f"tokens {logs['completions/mean_length']:.0f}",
         f"no-gradient groups {logs['frac_reward_zero_std']:.0%}",
-        f"{news.seconds:.0f} s",
+        f"{report.seconds:.0f} s",
     ]
     if "dev/accuracy" in logs:
         parts.append(f"dev {logs['dev/accuracy']:.1%}")
     return "  ".join(parts)
 
 
-class Output:
-    """Where a run prints: `say` a line, `show` a step. A context, since a live view has to give the screen back."""
-
-    def __init__(self, write: Callable[[str], Any]):
-        self.write = write
-        self.gone = False  # the terminal was closed, or what read the pipe has ended: a run goes on without
-
-    def say(self, text: str) -> None:
-        self.attempt(lambda: self.write(without_secrets(text)))
-
-    def show(self, news: News) -> None:
-        self.say(line(news))
-
-    def attempt(self, printing: Callable[[], Any]) -> None:
-        if not self.gone:
-            try:
-                printing()
-            except OSError:
-                self.gone = True
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        pass
-
-
-def output(quiet: bool) -> Output:
-    """A live view where somebody looks, plain lines into a file or pipe, nothing where asked to be quiet."""
+def training_console(quiet: bool) -> Console:
+    """A live view on a terminal, plain lines into a file or pipe, nothing if asked to be quiet."""
     if quiet:
-        return Output(lambda _: None)
-    console = Console(file=sys.stdout, highlight=False)
-    if console.is_terminal and not console.is_dumb_terminal:
-        return LiveView(console)
-    return Output(lambda text: print(text, flush=True))
+        return QuietConsole()
+    screen = rich.console.Console(file=sys.stdout, highlight=False)
+    return LiveView(screen) if screen.is_terminal and not screen.is_dumb_terminal else Console()
 
 
-class LiveView(Output):
-    """Lines scroll by above; below them stands how the run is doing."""
+def show_step(console: Console, report: StepReport) -> None:
+    """Update the live view, or print a line where there is none."""
+    if isinstance(console, LiveView):
+        console.show(report)
+    else:
+        console.say(step_line(report))
 
-    def __init__(self, console: Console):
-        super().__init__(lambda text: console.print(Text(text)))
-        self.live = Live(console=console, auto_refresh=False, transient=True)
+
+class LiveView(Console):
+    """Lines scroll by above; below them stands a board with the state of the run."""
+
+    def __init__(self, screen: rich.console.Console):
+        super().__init__()
+        self.screen = screen
+        self.live = Live(console=screen, auto_refresh=False, transient=True)
         self.sample: dict[str, Any] | None = None
         self.shown_at = -SAMPLE_EVERY
 
-    def show(self, news: News) -> None:
-        if news.sample and news.step - self.shown_at >= SAMPLE_EVERY:
-            self.sample, self.shown_at = news.sample, news.step
-        parts: list[Any] = [_board(news)]
+    def write(self, text: str, end: str) -> None:
+        self.screen.print(Text(text), end=end)
+
+    def show(self, report: StepReport) -> None:
+        if report.sample and report.step - self.shown_at >= SAMPLE_EVERY:
+            self.sample, self.shown_at = report.sample, report.step
+        parts: list[Any] = [_board(report)]
         if self.sample:
             parts.append(_sample(self.sample))
         self.attempt(lambda: self.live.update(Group(*parts), refresh=True))
@@ -113,25 +96,25 @@ class LiveView(Output):
         self.attempt(self.live.stop)
 
 
-def _board(news: News) -> Panel:
-    logs, left = news.logs, (news.steps - news.step) * news.seconds / max(1, news.step)
+def _board(report: StepReport) -> Panel:
+    logs, left = report.logs, (report.steps - report.step) * report.seconds / max(1, report.step)
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold")
     grid.add_column()
     grid.add_row("reward", f"{logs['reward']:.2f}   " + "   ".join(_rewards(logs)))
-    if news.dev:
-        last = news.dev[-1]
+    if report.dev:
+        last = report.dev[-1]
         grid.add_row(
             "dev",
             f"{last['accuracy']:.1%} ({last['low']:.1%}–{last['high']:.1%}), strict {last['strict_accuracy']:.1%}   "
-            + sparkline([point["accuracy"] for point in news.dev]),
+            + sparkline([point["accuracy"] for point in report.dev]),
         )
     rollout = logs.get("time/rollout", 0.0)
-    speed = f", {news.completions * logs['completions/mean_length'] / rollout:,.0f} a second" if rollout else ""
-    grid.add_row("tokens", f"{logs['completions/mean_length']:.0f} a completion{speed}")
+    speed = f", {report.completions * logs['completions/mean_length'] / rollout:,.0f} per second" if rollout else ""
+    grid.add_row("tokens", f"{logs['completions/mean_length']:.0f} per completion{speed}")
     grid.add_row("groups", f"{logs['frac_reward_zero_std']:.0%} without a gradient")
-    grid.add_row("time", _shares({part: logs.get(f"time/{part}", 0.0) for part in PARTS}))
-    title = f"step {news.step} of {news.steps}   {news.seconds:.0f} s, {left:.0f} s left"
+    grid.add_row("time", _shares({part: logs.get(f"time/{part}", 0.0) for part in PHASE_STYLES}))
+    title = f"step {report.step} of {report.steps}   {report.seconds:.0f} s, {left:.0f} s left"
     return Panel(grid, title=title, title_align="left")
 
 
@@ -141,12 +124,12 @@ def _rewards(logs: dict[str, float]) -> list[str]:
 
 
 def _shares(seconds: dict[str, float]) -> Text:
-    """Where a step's time went, as a bar and in words."""
+    """The time of a step by part, as a bar and in words."""
     total, text = sum(seconds.values()) or 1.0, Text()
     for part, spent in seconds.items():
-        text.append("█" * round(20 * spent / total), style=PARTS[part])
+        text.append("█" * round(20 * spent / total), style=PHASE_STYLES[part])
     for part, spent in seconds.items():
-        text.append(f"  {part} {spent / total:.0%}", style=PARTS[part])
+        text.append(f"  {part} {spent / total:.0%}", style=PHASE_STYLES[part])
     return text
 
 
@@ -161,11 +144,6 @@ def _sample(row: dict[str, Any]) -> Panel:
     )
 
 
-def printable(text: str) -> str:
-    """Text that cannot move the cursor or colour the screen, whatever a model writes."""
-    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
-
-
 def sparkline(shares: list[float]) -> str:
-    """Numbers in [0, 1] as a row of blocks, a block each."""
+    """Numbers in [0, 1] as a row of blocks, one per number."""
     return "".join(BLOCKS[min(len(BLOCKS) - 1, int(share * len(BLOCKS)))] for share in shares)

@@ -1,4 +1,4 @@
-// Learning curves, by plotly.
+// Learning curves, drawn with plotly.
 
 const metric = (name, label) => (run) => line(run.curves.step, run.curves[name], label);
 const line = (x, y, name, extra = {}) =>
@@ -36,11 +36,11 @@ const CHARTS = [
       ...Object.keys(run.curves)
         .filter((name) => /^rewards\/.*\/mean$/.test(name))
         .flatMap((name) => metric(name, name.split("/")[1].replace("_reward", ""))(run)),
-      ...metric("reward", "together")(run),
+      ...metric("reward", "total")(run),
     ],
   ],
   [
-    "Tokens a completion",
+    "Tokens per completion",
     "",
     (run) => [...metric("completions/mean_length", "mean")(run), ...metric("completions/max_length", "longest")(run)],
   ],
@@ -58,18 +58,18 @@ const CHARTS = [
       );
     },
   ],
-  ["Entropy", "", metric("entropy", "nats a token")],
-  ["KL to the base", "", metric("kl", "nats a token")],
+  ["Entropy", "", metric("entropy", "nats per token")],
+  ["KL to the base", "", metric("kl", "nats per token")],
   [
     "Clipping",
     "%",
     (run) => [
-      ...metric("clip_ratio/region_mean", "of the ratio")(run),
-      ...metric("completions/clipped_ratio", "by the length limit")(run),
+      ...metric("clip_ratio/region_mean", "policy ratio")(run),
+      ...metric("completions/clipped_ratio", "completions at the length limit")(run),
     ],
   ],
   [
-    "Seconds a step",
+    "Seconds per step",
     "",
     (run) =>
       ["rollout", "reward", "update", "evaluation"].flatMap((name) =>
@@ -87,7 +87,7 @@ function drawCharts(runs) {
       .flatMap((run, number) =>
         tracesOf(run).map((trace, place) => {
           if (runs.length === 1) return { ...trace, ...(trace.showlegend === false ? {} : coloured(trace, place)) };
-          const { fill, fillcolor, stackgroup, ...plain } = trace; // areas of several runs would cover each other
+          const { fill, fillcolor, stackgroup, ...plain } = trace; // the areas of several runs would hide each other
           return trace.showlegend === false
             ? null
             : {

@@ -1,13 +1,13 @@
 "use strict";
-// Draws the page from the records alone. Everything a model wrote goes into the page as text, never as markup.
+// Elements that every section uses. What a model wrote goes into the page as text, never as markup.
 
 const PALETTE = ["#1f77b4", "#d9730d", "#2a9d5c", "#b5477d", "#7a5bd0", "#8c6d1f", "#0f8b8d", "#c0272d"];
 const ROW = 28; // height of a row of the explorer, in pixels
 const FATES = {
   fixed: ["+", "fixed"],
   broken: ["−", "broken"],
-  right: ["·", "right both times"],
-  wrong: ["×", "wrong both times"],
+  right: ["·", "right before and after"],
+  wrong: ["×", "wrong before and after"],
 };
 
 const percent = (x, digits = 1) => (x === null || x === undefined ? "–" : (100 * x).toFixed(digits) + "%");

@@ -1,4 +1,4 @@
-// What went wrong, and what was wasted.
+// Why answers are wrong, and which tokens were wasted.
 
 function drawFailures(run) {
   const total = run.test.length;
@@ -7,8 +7,12 @@ function drawFailures(run) {
   section("failures").replaceChildren(
     ...(total
       ? [
-          make("h2", {}, "What went wrong"),
-          make("p", { class: "note" }, "Wrong greedy answers on test, by the first thing that explains them."),
+          make("h2", {}, "Failures"),
+          make(
+            "p",
+            { class: "note" },
+            "Wrong greedy answers on the test problems, each under the first failure that applies.",
+          ),
           table(
             ["failure", "before", "", "after", ""],
             run.failures.map(({ name, meaning, before, after }) => [
@@ -26,11 +30,11 @@ function drawFailures(run) {
   section("waste").replaceChildren(
     ...(run.rollouts.step.length
       ? [
-          make("h2", {}, "What was wasted"),
+          make("h2", {}, "Waste"),
           make(
             "p",
             { class: "note" },
-            `${percent(wasted, 0)} of all sampled tokens changed nothing; what would have saved them:`,
+            `${percent(wasted, 0)} of all sampled tokens were wasted. What to change:`,
           ),
           table(
             ["part", "share", ""],

@@ -1,4 +1,4 @@
-// All of it, once, and again whenever a served run has gone on.
+// Draws the page, and draws it again whenever a run that is being served has new records.
 
 let data = JSON.parse(document.getElementById("data").textContent);
 let explorer = null;
@@ -23,7 +23,7 @@ function draw() {
   drawSetup(runs);
 }
 
-/** Of a page that is served while a run goes on: draw anew whenever the records have changed. */
+/** Poll the server of a page that is watched, and draw again when the records have changed. */
 async function follow() {
   try {
     const answer = await fetch("data.json", { cache: "no-cache", headers: { "If-None-Match": data.version } });
@@ -32,7 +32,7 @@ async function follow() {
       draw();
     }
   } catch {
-    section("state").textContent = "the server that made this page is gone; what it last said stands here";
+    section("state").textContent = "the server has stopped; this page shows the last records it sent";
     return;
   }
   if (data.live) setTimeout(follow, 2000);

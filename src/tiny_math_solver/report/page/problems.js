@@ -1,4 +1,4 @@
-// A cell a test problem, and its two answers side by side.
+// One cell per test problem, and its two answers side by side.
 
 const fate = ({ before, after }) =>
   after.correct ? (before.correct ? "right" : "fixed") : before.correct ? "broken" : "wrong";
@@ -35,7 +35,7 @@ function drawProblems(run) {
   );
   section("problems").replaceChildren(
     make("h2", {}, "Test problems"),
-    make("p", { class: "note" }, `${tests.length} problems, a cell each, answered greedily before and after training.`),
+    make("p", { class: "note" }, `${tests.length} problems, one cell each, answered greedily before and after training.`),
     make(
       "div",
       { class: "legend" },
@@ -72,7 +72,7 @@ function sideBySide({ question, gold, before, after }) {
   ];
 }
 
-/** A completion as text: the word at its first difference marked, an equation that does not hold underlined. */
+/** A completion as text, with the word at the first difference marked and an equation that does not hold underlined. */
 function written(text, difference, slip) {
   const at = slip ? text.indexOf(slip) : -1;
   const end = difference < text.length ? difference + Math.max(1, text.slice(difference).search(/\s|$/)) : difference;

@@ -1,4 +1,4 @@
-// The explorer: every completion, to filter, sort and read.
+// The explorer of completions: filter, sort and read them.
 
 const COLUMNS = [
   ["step", ""],
@@ -19,7 +19,7 @@ class Explorer {
     this.filter();
   }
 
-  /** Take over the rollouts of a run that has gone on; filters, order and place stay. */
+  /** Show the rollouts of a run that has new records; filters, order and position stay. */
   update(run) {
     const { scrollTop } = this.view,
       { selected } = this;
@@ -90,11 +90,11 @@ class Explorer {
     );
     section("rollouts").replaceChildren(
       make("h2", {}, "Rollouts"),
-      make("p", { class: "note" }, "Every completion of the run. Click a column to sort; arrow keys walk the list."),
+      make("p", { class: "note" }, "Every completion of the run. Click a column to sort by it; move through the list with the arrow keys."),
       make(
         "div",
         { class: "filters" },
-        field("text, question or problem", make("input", { id: "search", type: "search", oninput: changed })),
+        field("search completion, question or id", make("input", { id: "search", type: "search", oninput: changed })),
         field("step from", make("input", { id: "from", type: "number", min: "0", oninput: changed })),
         field("to", make("input", { id: "to", type: "number", min: "0", oninput: changed })),
         field(
@@ -106,9 +106,9 @@ class Explorer {
             ["none", "none"],
           ]),
         ),
-        field("answer found by", this.how),
+        field("answer found", this.how),
         field(
-          "end",
+          "ending",
           choice("end", [
             ["", "any"],
             ["true", "finished"],

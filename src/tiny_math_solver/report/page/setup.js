@@ -1,8 +1,8 @@
-// Command, versions, hashes, configuration.
+// The command, versions, hashes and configuration of a run.
 
 function drawSetup(runs) {
   section("setup").replaceChildren(
-    make("h2", {}, "How it was made"),
+    make("h2", {}, "Setup"),
     ...runs.map((run, index) => {
       const environment = run.environment ?? {},
         versions = environment.versions ?? {};
@@ -12,12 +12,12 @@ function drawSetup(runs) {
         make("summary", {}, run.name),
         make("pre", {}, (environment.command ?? []).join(" ")),
         table(
-          ["what", "value"],
+          ["item", "value"],
           [
             ["seed", String(environment.seed ?? "–")],
             ["Python", environment.python ?? "–"],
             ["platform", environment.platform ?? "–"],
-            ["processors", String(environment.cpu_count ?? "–")],
+            ["CPU cores", String(environment.cpu_count ?? "–")],
             ["GPU", environment.gpu ?? "none"],
             ...Object.entries(versions),
             ...Object.entries(run.hashes).map(([name, hash]) => [`SHA-256 of ${name}`, hash]),

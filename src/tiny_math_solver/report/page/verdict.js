@@ -24,7 +24,7 @@ function drawVerdict(runs, comparisons) {
     );
     if (comparisons.length) {
       parts.push(
-        make("h3", {}, "The final adapters on the same problems"),
+        make("h3", {}, "Final adapters on the same problems"),
         table(
           ["first", "second", "only the second is right", "only the first is right", "McNemar p"],
           comparisons.map((c) => [c.first, c.second, String(c.fixed), String(c.broken), c.p_value.toPrecision(2)]),
@@ -37,11 +37,11 @@ function drawVerdict(runs, comparisons) {
   section("verdict").replaceChildren(...parts);
 }
 
-/** Warnings, resumptions, and what had to be worked around. */
+/** Warnings, resumptions and retries. */
 function eventsOf({ events }) {
   if (!events.length) return [];
   return [
-    make("h3", {}, "What the run had to say"),
+    make("h3", {}, "Events"),
     table(
       ["step", "", ""],
       events.map(({ step, name, text }) => [String(step), make("b", {}, name), text]),
@@ -51,12 +51,14 @@ function eventsOf({ events }) {
 
 const interval = (block) => `${percent(block.ci95[0])}–${percent(block.ci95[1])}`;
 
+const points = (share) => (100 * share).toFixed(1);
+
 function verdictOf({ summary, gain, dev }) {
   if (!summary) {
     const last = dev[dev.length - 1];
     return [
       make("p", { class: "big" }, last ? `dev ${percent(last.accuracy)}` : "no evaluation yet"),
-      make("p", { class: "note" }, "This run has not finished: test is read once more at its end."),
+      make("p", { class: "note" }, "This run has not finished. The test problems are evaluated again at its end."),
     ];
   }
   const { before, after, paired } = summary;
@@ -68,7 +70,7 @@ function verdictOf({ summary, gain, dev }) {
       "p",
       { class: "note" },
       `Greedy accuracy on ${count(after.n)} test problems, 95 % interval ${interval(after)} (before ${interval(before)}). ` +
-        (gained ? "The gain is not chance: " : "A gain is not shown: ") +
+        (gained ? "The gain is significant: " : "No significant gain: ") +
         `McNemar's exact test on the same problems gives p = ${paired.p_value.toExponential(1)}.`,
     ),
     make(
@@ -79,14 +81,14 @@ function verdictOf({ summary, gain, dev }) {
       tile(percent(after.strict_accuracy), `strict, after #### (before ${percent(before.strict_accuracy)})`),
       tile(`${summary.train_seconds.toFixed(0)} s`, `training, ${summary.steps} steps`),
       tile(count(summary.completions), `completions, ${count(summary.completion_tokens)} tokens`),
-      tile(String(summary.best_step), "step of the kept adapter, best on dev"),
+      tile(String(summary.best_step), "step of the saved adapter, the best on dev"),
     ),
     gain
       ? make(
           "p",
           {},
-          `The strict gain of ${(100 * gain.strict).toFixed(1)} points is ${(100 * gain.arithmetic).toFixed(1)} points of ` +
-            `better answers and ${(100 * gain.format).toFixed(1)} points of right answers that also stand after ####.`,
+          `The strict gain of ${points(gain.strict)} points is made of ${points(gain.arithmetic)} points from more right ` +
+            `answers and ${points(gain.format)} points from more of them standing after ####.`,
         )
       : null,
   ].filter(Boolean);

@@ -1,0 +1,32 @@
+"""`tiny-math check`: try a configuration before a run is started with it."""
+
+import argparse
+from pathlib import Path
+
+from tiny_math_solver.cli.arguments import not_negative
+from tiny_math_solver.support.console import Console
+from tiny_math_solver.support.errors import EXIT_LEARNED_NOTHING
+
+HELP = "check in under a minute if a run is worth starting here: memory, time, base model, …"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = "Takes the same --section.key overrides as train. Exit code 0: go; 3: do not start."
+    parser.add_argument("config", type=Path, help="YAML file, such as configs/quickstart.yaml")
+    parser.add_argument("--price", type=not_negative, help="cost of this machine per hour, for an estimate of the run")
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    from tiny_math_solver.config.library_checks import check_arguments
+    from tiny_math_solver.config.loading import load_config
+    from tiny_math_solver.preflight.check import check
+    from tiny_math_solver.support.environment import check_launcher_variables
+
+    check_launcher_variables()
+    config, worst = load_config(args.config, args.overrides), "ok"
+    check_arguments(config.grpo_config)
+    for finding in check(config, args.price):
+        console.say(str(finding))
+        worst = max(worst, finding.verdict, key=("ok", "warn", "fail").index)
+    console.say({"ok": "go", "warn": "go, but see the warnings", "fail": "do not start this run"}[worst])
+    return EXIT_LEARNED_NOTHING if worst == "fail" else 0

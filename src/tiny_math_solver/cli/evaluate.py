@@ -1,0 +1,78 @@
+"""`tiny-math eval`: measure a model, alone or against another one."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from tiny_math_solver.cli.arguments import (
+    add_model_arguments,
+    check_out,
+    fraction,
+    natural,
+    not_negative,
+    positive,
+    seed,
+)
+from tiny_math_solver.support.console import Console, NotesConsole
+from tiny_math_solver.support.errors import UserError
+
+HELP = "measure a model: greedy accuracy, pass@k, maj@k, paired verdict"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_model_arguments(parser)
+    parser.add_argument("--problems", help="embedded, embedded:unseen, a Hub dataset, or a .jsonl/.parquet file")
+    parser.add_argument("--limit", type=positive, help="only the first N problems")
+    parser.add_argument("--samples", type=natural, default=0, help="sampled completions per problem, for pass@k")
+    parser.add_argument("--temperature", type=not_negative, default=1.0, help="of the samples (default 1.0)")
+    parser.add_argument("--top-p", type=fraction, default=1.0, help="of the samples (default 1.0: all tokens)")
+    parser.add_argument("--top-k", type=natural, default=0, help="of the samples (default 0: all tokens)")
+    parser.add_argument("--seed", type=seed, default=0, help="of the samples (default 0)")
+    parser.add_argument("--against", metavar="OTHER", help="second, earlier model for a paired verdict")
+    parser.add_argument("--out", type=Path, help="JSONL file for the records, one line per completion")
+    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    from tiny_math_solver.evaluation.evaluate import evaluate
+    from tiny_math_solver.evaluation.prompt_settings import evaluation_problems, prompt_settings
+    from tiny_math_solver.evaluation.verdict import evaluation_lines, paired_line
+    from tiny_math_solver.models.load import base_of_adapter, load_model, locate
+    from tiny_math_solver.rollouts import Sampling, make_rollouts
+    from tiny_math_solver.support.files import json_lines, write_whole
+
+    def measure(name: str, adapter: str | None = None) -> Any:
+        loaded = load_model(name, adapter=adapter, revision=args.revision, dtype=args.dtype)
+        return evaluate(
+            make_rollouts(loaded.model, loaded.tokenizer, args.batch_size, console=NotesConsole()),
+            problems,
+            system=settings.system,
+            max_new_tokens=settings.max_new_tokens,
+            samples=args.samples,
+            sampling=Sampling(settings.max_new_tokens, args.temperature, args.top_p, args.top_k),
+            seed=args.seed,
+        )
+
+    check_out(args.out, ".jsonl")
+    if args.out and args.problems and args.out.exists() and args.out.resolve() == Path(args.problems).resolve():
+        raise UserError(f"{args.out}: holds the problems; choose another --out")
+    if args.adapter:
+        base_of_adapter(Path(args.adapter))
+    for name in (args.model, args.against):
+        if name is not None:
+            locate(name, args.revision)  # downloads come before any work
+    settings = prompt_settings(args.adapter or args.model, args.system, args.max_new_tokens)
+    problems = evaluation_problems(args.problems, settings)[: args.limit]
+    result = measure(args.model, args.adapter)
+    summary = result.summary()
+    lines = evaluation_lines(args.adapter or args.model, summary)
+    if args.against:
+        other = measure(args.against)
+        summary["against"] = other.summary()
+        summary["paired"] = result.against(other).to_dict()
+        lines += [paired_line(args.against, summary["paired"]), *evaluation_lines(args.against, summary["against"])]
+    console.say(json.dumps(summary, indent=2) if args.json else "\n".join(lines))
+    if args.out:
+        write_whole(args.out, json_lines(result.rows()))
+    return 0

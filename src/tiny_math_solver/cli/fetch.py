@@ -1,0 +1,33 @@
+"""`tiny-math fetch`: fill the Hub cache, so that a machine without network can train."""
+
+import argparse
+from pathlib import Path
+
+from tiny_math_solver.support.console import Console
+
+HELP = "download a config's model and dataset into the Hub cache without loading them"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", type=Path, help="YAML file, such as configs/gsm8k-qwen2.5-0.5b.yaml")
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    from tiny_math_solver.config.loading import load_config
+    from tiny_math_solver.config.schema import EMBEDDED
+    from tiny_math_solver.hub.snapshots import snapshot
+    from tiny_math_solver.models.load import resolve
+    from tiny_math_solver.problems.sources import is_file
+
+    config = load_config(args.config)
+    model, problems = config.model, config.problems
+    folder, commit = resolve(model.name, model.revision)
+    console.say(
+        f"model {model.name}: {f'commit {commit} is in the cache' if commit else f'nothing to download ({folder})'}"
+    )
+    if problems.source == EMBEDDED or is_file(problems.source):
+        console.say(f"dataset {problems.source}: nothing to download")
+    else:
+        commit = snapshot("dataset", problems.source, problems.revision).name
+        console.say(f"dataset {problems.source}: commit {commit} is in the cache")
+    return 0

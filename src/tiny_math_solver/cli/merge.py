@@ -1,0 +1,55 @@
+"""`tiny-math merge`: merge an adapter into its base and prove that the result answers the same."""
+
+import argparse
+from pathlib import Path
+
+from tiny_math_solver.support.console import Console
+from tiny_math_solver.support.errors import EXIT_PROOF_FAILED
+
+HELP = "merge an adapter into its base, in float32, and prove the result"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("adapter", type=Path, help="adapter folder")
+    parser.add_argument("out", type=Path, help="folder for the merged model")
+    parser.add_argument("--dtype", help="float32, bfloat16 or float16 (default: the base's own)")
+    parser.add_argument("--problems", help="problems for the proof (default: the run's own, else embedded)")
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    import torch
+
+    from tiny_math_solver.config.schema import EMBEDDED
+    from tiny_math_solver.evaluation.merge import (
+        FLOAT32_TOLERANCE,
+        PROOF_PROBLEMS,
+        merge_adapter,
+        prove_merge,
+        refuse_occupied,
+    )
+    from tiny_math_solver.evaluation.prompt_settings import evaluation_problems, prompt_settings
+    from tiny_math_solver.models.load import base_of_adapter
+    from tiny_math_solver.runs.records import read_config
+
+    refuse_occupied(args.out)
+    base_of_adapter(args.adapter)
+    settings = prompt_settings(str(args.adapter))
+    # any questions will do to compare two models: an adapter of another program needs no dataset
+    source = args.problems or (None if read_config(args.adapter) else EMBEDDED)
+    problems = evaluation_problems(source, settings)[:PROOF_PROBLEMS]
+    dtype = merge_adapter(args.adapter, args.out, args.dtype)
+    proof = prove_merge(args.adapter, args.out, problems, settings.system, settings.max_new_tokens)
+    console.say(
+        f"merged into {args.out} ({str(dtype).removeprefix('torch.')}), tokenizer and generation config included"
+    )
+    console.say(
+        f"proof: same greedy answer on {proof.same_answers} of {proof.problems} problems, "
+        f"largest logit difference {proof.max_logit_difference:.2g}"
+    )
+    if dtype is torch.float32 and proof.max_logit_difference > FLOAT32_TOLERANCE:
+        console.note("the merged model is not base + adapter: do not use it")
+        return EXIT_PROOF_FAILED
+    if proof.same_answers < proof.problems:
+        console.note(f"rounding to {dtype} changes answers; merge with --dtype float32 to keep them")
+        return EXIT_PROOF_FAILED
+    return 0

@@ -1,0 +1,26 @@
+"""`tiny-math report`: write the page of one run, or of several side by side."""
+
+import argparse
+from pathlib import Path
+
+from tiny_math_solver.cli.arguments import check_out
+from tiny_math_solver.support.console import Console
+
+HELP = "write the page of a run, or of several side by side: one offline file"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder")
+    parser.add_argument(
+        "--out", type=Path, help="file to write (default: report.html, in RUN, or here if there are several)"
+    )
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    from tiny_math_solver.report import REPORT, write_report
+
+    out = args.out or (args.runs[0] / REPORT if len(args.runs) == 1 else Path(REPORT))
+    check_out(out, ".html")
+    write_report(args.runs, out)
+    console.say(f"report: {out}")
+    return 0

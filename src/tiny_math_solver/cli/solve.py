@@ -1,0 +1,46 @@
+"""`tiny-math solve`: query a model in the terminal."""
+
+import argparse
+from typing import Any
+
+from tiny_math_solver.cli.arguments import add_model_arguments, natural, not_negative
+from tiny_math_solver.support.console import Console, NotesConsole
+from tiny_math_solver.support.errors import UserError
+
+HELP = "answer a question and stream the reasoning; without one, read questions at a prompt"
+EXAMPLE_QUESTION = (
+    "Ava is 8 years old and has 3 bags of 7 marbles. She loses 4 marbles. How many marbles does Ava have?"
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_model_arguments(parser)
+    parser.add_argument("question", nargs="?", help="a word problem in quotes")
+    parser.add_argument("--temperature", type=not_negative, default=0.0, help="default 0: greedy")
+    parser.add_argument("--samples", type=natural, default=0, help="also sample N completions and vote on the answer")
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    from tiny_math_solver.playground.terminal import solve_interactively, solve_once
+
+    if args.question is not None and not args.question.strip():
+        raise UserError("the question is empty; leave it out to type questions at a prompt")
+    solver = load_solver(args)
+    if args.question:
+        solve_once(solver, args.question, args.temperature, args.samples, console)
+    else:
+        solve_interactively(solver, args.temperature, args.samples, console)
+    return 0
+
+
+def load_solver(args: argparse.Namespace) -> Any:
+    """The playground's Solver for the model that the arguments name."""
+    from tiny_math_solver.evaluation.prompt_settings import prompt_settings
+    from tiny_math_solver.models.load import load_model
+    from tiny_math_solver.playground.solver import Solver
+    from tiny_math_solver.rollouts import make_rollouts
+
+    settings = prompt_settings(args.adapter or args.model, args.system, args.max_new_tokens)
+    loaded = load_model(args.model, adapter=args.adapter, revision=args.revision, dtype=args.dtype)
+    rollouts = make_rollouts(loaded.model, loaded.tokenizer, args.batch_size, console=NotesConsole())
+    return Solver(loaded, rollouts, settings)

@@ -1,0 +1,72 @@
+"""`tiny-math train`: train an adapter and measure what it gained."""
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+
+from tiny_math_solver.cli.solve import EXAMPLE_QUESTION
+from tiny_math_solver.support.console import Console
+from tiny_math_solver.support.errors import EXIT_LEARNED_NOTHING, UserError
+
+HELP = "train an adapter with GRPO and measure what it gained"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = "Any field can be set on the command line: --grpo.learning_rate 2e-3. All fields: tiny-math fields"
+    parser.add_argument("config", type=Path, help="YAML file, such as configs/quickstart.yaml")
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved config and the plan, train nothing")
+    parser.add_argument("--quiet", action="store_true", help="print only the verdict")
+    parser.add_argument(
+        "--resume",
+        action=argparse.BooleanOptionalAction,
+        help="resume the run in the output folder, or start over (default: resume if the config matches)",
+    )
+    parser.add_argument(
+        "--allow", action="append", default=[], metavar="KEY", help="with --resume: a field that may have changed"
+    )
+    parser.add_argument("--force", action="store_true", help="start even a run that would not fit or learn nothing")
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    from tiny_math_solver.config.loading import load_config
+    from tiny_math_solver.support.environment import check_launcher_variables, is_main_process
+    from tiny_math_solver.training.trackers import choose_trackers
+
+    check_launcher_variables()
+    if args.allow and not args.resume:
+        raise UserError("--allow needs --resume: it names fields that may differ from the run being resumed")
+    config = load_config(args.config, args.overrides)
+    choose_trackers(config)  # before the slow imports: a missing package is reported at once
+    from tiny_math_solver.config.library_checks import check_arguments
+    from tiny_math_solver.evaluation.verdict import nothing_learned, run_lines
+    from tiny_math_solver.runs.resume import ResumeOptions
+    from tiny_math_solver.train import train
+    from tiny_math_solver.training.live_view import training_console
+    from tiny_math_solver.training.plan import prepare
+
+    check_arguments(config.grpo_config)
+    if args.dry_run:
+        plan = prepare(config).plan
+        console.say(config.to_yaml())
+        console.say("\n".join(plan.lines))
+        return 0
+    with training_console(args.quiet or not is_main_process()) as progress:
+        outcome = train(config, progress, ResumeOptions(args.resume, tuple(args.allow), args.force))
+    if not is_main_process():
+        return 0
+    if not outcome.earned:
+        console.note(nothing_learned(outcome.folder))
+        return EXIT_LEARNED_NOTHING
+    console.say("\n".join(["", *run_lines(outcome.summary, outcome.folder)]))
+    console.say(f'next: {_command_name()} solve {outcome.folder} "{EXAMPLE_QUESTION}"')
+    return 0
+
+
+def _command_name() -> str:
+    """`tiny-math`, or its path where the shell would not find this installation's."""
+    ours = Path(sys.executable).with_name("tiny-math")
+    found = shutil.which("tiny-math")
+    if not ours.exists() or (found and Path(found).samefile(ours)):
+        return "tiny-math"
+    return str(ours.relative_to(Path.cwd()) if ours.is_relative_to(Path.cwd()) else ours)

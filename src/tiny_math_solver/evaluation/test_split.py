@@ -1,0 +1,53 @@
+"""The test problems before and after training, and their records in the run folder."""
+
+from typing import Any
+
+from tiny_math_solver.config.schema import Config
+from tiny_math_solver.evaluation.evaluate import Evaluation, evaluate
+from tiny_math_solver.problems.splits import Splits
+from tiny_math_solver.rollouts import Rollouts, Sampling
+from tiny_math_solver.runs.folder import RunFolder
+from tiny_math_solver.runs.records import read_jsonl
+from tiny_math_solver.support.errors import UserError
+
+TestResult = dict[str, Evaluation]  # "test", and "unseen" where there are problems of unseen kinds
+
+
+def evaluate_test(config: Config, rollouts: Rollouts, splits: Splits, run: RunFolder, when: str) -> TestResult:
+    """Answer every test problem greedily and sample some; the records go to `eval/<when>.jsonl`."""
+    grpo, settings = config.grpo_config, config.evaluation
+    ask: dict[str, Any] = {"system": config.prompt.system, "max_new_tokens": config.max_completion_length}
+    sampling = Sampling(config.max_completion_length, temperature=grpo.temperature)
+    results = {
+        "test": evaluate(
+            rollouts,
+            splits.test,
+            **ask,
+            samples=settings.samples,
+            sampled_problems=settings.sampled_problems,
+            sampling=sampling,
+            seed=grpo.seed,
+        )
+    }
+    if splits.unseen:
+        results["unseen"] = evaluate(rollouts, splits.unseen, **ask)
+    for name, result in results.items():
+        run.write_jsonl(_record_name(when, name), result.rows())
+    return results
+
+
+def recorded_test(run: RunFolder, splits: Splits, when: str) -> TestResult | None:
+    """The result that `evaluate_test` left on disk, if all of it is there and of these problems."""
+    found = {}
+    for name, problems in {"test": splits.test, **({"unseen": splits.unseen} if splits.unseen else {})}.items():
+        try:
+            found[name] = Evaluation.from_rows(read_jsonl(run.path / _record_name(when, name)))
+        except (TypeError, UserError):  # rows of something else
+            return None
+        if [record.id for record in found[name].greedy] != [problem.id for problem in problems]:
+            return None
+    return found
+
+
+def _record_name(when: str, name: str) -> str:
+    return f"eval/{when}.jsonl" if name == "test" else f"eval/{when}-{name}.jsonl"

@@ -1,0 +1,58 @@
+"""A completion and its gold answer → `Graded`, the one shape that training, evaluation and the playground use."""
+
+from dataclasses import dataclass
+
+from tiny_math_solver.grading.markers import How
+from tiny_math_solver.grading.numerals import Number, parse_gold, write_number
+from tiny_math_solver.grading.reader import extract_answer
+
+CORRECTNESS_REWARD = 1.0
+FORMAT_REWARD = 0.5
+
+Gold = str | int | float | Number  # "18", 18, or a whole GSM8K solution that ends in "#### 18"
+
+
+@dataclass(frozen=True, slots=True)
+class Graded:
+    """One graded completion; `value` is None exactly when `how` is NONE."""
+
+    value: Number | None  # the number read off the completion
+    how: How  # where it was found
+    correct: bool  # lenient: it equals the gold, wherever it was found
+
+    @property
+    def answer(self) -> str | None:
+        """The number as text; equal numbers have equal texts."""
+        return None if self.value is None else write_number(self.value)
+
+    @property
+    def strict(self) -> bool:
+        """True if the answer is correct and stands after `####`."""
+        return self.correct and self.how is How.HASHES
+
+    @property
+    def rewards(self) -> dict[str, float]:
+        return rewards_of(self.correct, self.how)
+
+
+def grade(question: str | None, text: str | None, gold: Gold | None) -> Graded:
+    """Read the answer off `text` and compare it with `gold`; without a gold nothing is correct.
+
+    `question` is the whole prompt as text, system prompt included: whatever the completion copies from it is not an
+    answer. Raises ValueError if the gold cannot be read.
+    """
+    return grade_against(question, text, None if gold is None else parse_gold(gold))
+
+
+def grade_against(question: str | None, text: str | None, expected: Number | None) -> Graded:
+    """As `grade`, with the gold already parsed."""
+    found = extract_answer(text, question=question)
+    return Graded(found.value, found.how, expected is not None and found.equals(expected))
+
+
+def rewards_of(correct: bool, how: str) -> dict[str, float]:
+    """The two rewards by name: one for the right number, one for an answer after `####`, right or wrong."""
+    return {
+        "correctness_reward": CORRECTNESS_REWARD if correct else 0.0,
+        "format_reward": FORMAT_REWARD if how == How.HASHES else 0.0,
+    }

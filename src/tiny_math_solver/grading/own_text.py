@@ -1,0 +1,73 @@
+"""The part of a completion that is its own answer: no hidden reasoning, no copies of the prompt, no next problem."""
+
+import re
+from itertools import islice
+
+from tiny_math_solver.grading.closing import read_closing
+from tiny_math_solver.grading.cues import RETRACTED
+from tiny_math_solver.grading.markers import MAX_SPAN, read_last_marker
+
+MAX_SEARCHED = 32768  # characters in which a next problem is looked for
+COPIED_LINE = 24  # characters of a line from which it is a copy of the prompt, not a coincidence
+
+
+def own_text(text: str, question: str | None) -> str:
+    """The text without <think> blocks, without copied lines of the prompt, up to the end of the turn or a next problem.
+
+    Text after a next problem is dropped only if an answer stands before it.
+    """
+    if "<" in text:
+        if "</think>" in text:
+            text = text.rpartition("</think>")[2]
+        elif "<think>" in text and "####" not in text and "\\boxed" not in text:
+            return ""
+        if ("<|" in text or "</s>" in text or "<e" in text) and _END_OF_TURN.search(text):
+            text = next((part for part in _END_OF_TURN.split(text, maxsplit=8) if part.strip()), "")
+    if turn := _NEXT_TURN.search(text, 0, MAX_SEARCHED):
+        head = _without_copied_lines(text[: turn.start()], question)
+        known = _already_asked(text, turn.start(), turn.end(), question)
+        if not known and head.strip() and (read_last_marker(head) or read_closing(head, question).value is not None):
+            return head
+    text = _without_copied_lines(text, question)
+    if "?" in text:
+        for asking in islice(_ASKING.finditer(text, 0, MAX_SEARCHED), 8):
+            if not _is_problem(asking[1]) or _already_asked(text, asking.start(), asking.start(1), question):
+                continue
+            head = text[: asking.start()]
+            marked = read_last_marker(head)
+            rest = text[asking.start() : asking.end() + MAX_SPAN]
+            if marked and marked.value is not None and not RETRACTED.search(rest):
+                return head
+    return text
+
+
+_END_OF_TURN = re.compile(r"<\|[a-z_]{2,20}\|>|</s>|<end_of_turn>|<eos>")
+# A next problem that the model makes up: under a heading or a speaker's name, or (_ASKING) a question told in full
+_NEXT_TURN = re.compile(
+    r"\n[ #*]{0,6}(?:next |new )?(?:question|q|problem|human|user|instruction)\b[ \d]{0,4}\*{0,2}(?::|\n)",
+    re.IGNORECASE,
+)
+_ASKING = re.compile(r"\n([^\n#]{20,600}\?)[ \t]*\n")
+_DIGIT = re.compile(r"\d")
+
+
+def _is_problem(line: str) -> bool:
+    """True if a line could be a word problem: it tells at least two digits in a story, then asks "how many"."""
+    lower = line.lower()
+    story = lower[: max(lower.rfind("how many"), lower.rfind("how much"), 0)].rstrip()
+    return ("." in story or "," in story) and len(_DIGIT.findall(story)) > 1
+
+
+def _already_asked(text: str, end: int, at: int, question: str | None) -> bool:
+    """True if the question at `at` occurs in the prompt or before `end`, and so is not a new problem."""
+    asked = text[at : at + COPIED_LINE].strip()
+    return len(asked) > COPIED_LINE // 2 and asked in text[:end] + (question or "")
+
+
+def _without_copied_lines(text: str, question: str | None) -> str:
+    """The text without the lines that it copies from the prompt."""
+    for line in (question or "").split("\n"):
+        line = line.strip()
+        if len(line) >= COPIED_LINE and line in text:
+            text = text.replace(line, " ")
+    return text

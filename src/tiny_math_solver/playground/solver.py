@@ -1,0 +1,80 @@
+"""One question to a model: the completion as it is generated, its answer, and a vote of several samples."""
+
+import contextlib
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from tiny_math_solver.evaluation.prompt_settings import PromptSettings
+from tiny_math_solver.grading import Graded, grade
+from tiny_math_solver.grading.rewards import as_text
+from tiny_math_solver.models.load import LoadedModel
+from tiny_math_solver.prompts import Prompt, chat_messages, encode_prompt
+from tiny_math_solver.rollouts import EngineRollouts, Rollouts, Sampling
+
+VOTE_TEMPERATURE = 0.8  # of the samples in a vote, unless another is given
+
+
+@dataclass(frozen=True)
+class Vote:
+    """The count of every answer among `samples` samples, most frequent first; samples without one do not vote."""
+
+    counts: list[tuple[str, int]]
+    samples: int
+
+
+class Solver:
+    """A loaded model with its prompt settings; answers one question at a time, from any thread."""
+
+    def __init__(self, loaded: LoadedModel, rollouts: Rollouts, settings: PromptSettings):
+        self.loaded, self.rollouts, self.settings = loaded, rollouts, settings
+        self._busy = threading.Lock()
+        if isinstance(rollouts, EngineRollouts):
+            loaded.model.requires_grad_(False)  # or the engine would copy the weights anew for every question
+
+    @property
+    def has_adapter(self) -> bool:
+        return hasattr(self.loaded.model, "disable_adapter")
+
+    def stream(self, question: str, temperature: float = 0.0, seed: int = 0, base: bool = False) -> Iterator[str]:
+        """The completion, piece by piece as it is generated; with `base`, by the model without its adapter."""
+        tokenizer, sampling = self.loaded.tokenizer, Sampling(self.settings.max_new_tokens, temperature, seed=seed)
+        ids: list[int] = []
+        shown = ""
+        with self._busy, self._policy(base):
+            for made in self.rollouts.stream(self._prompt_ids(question), sampling):
+                ids += made
+                text = tokenizer.decode(ids, skip_special_tokens=True)
+                if text.endswith("\ufffd"):  # ends within a character
+                    continue
+                if len(text) > len(shown):
+                    yield text[len(shown) :]
+                    shown = text
+        rest = tokenizer.decode(ids, skip_special_tokens=True)[len(shown) :]
+        if rest:
+            yield rest
+
+    def read(self, question: str, text: str) -> Graded:
+        """The completion, graded without a gold: it has an answer, and is never correct."""
+        return grade(as_text(self._messages(question)), text, None)
+
+    def vote(self, question: str, samples: int, temperature: float, seed: int = 0, base: bool = False) -> Vote:
+        """The vote of `samples` completions, at VOTE_TEMPERATURE if `temperature` is 0."""
+        sampling = Sampling(self.settings.max_new_tokens, temperature or VOTE_TEMPERATURE, seed=seed)
+        with self._busy, self._policy(base):
+            made = self.rollouts.generate([Prompt(self._prompt_ids(question), 0)], samples, sampling)
+        texts = [self.loaded.tokenizer.decode(r.completion_ids, skip_special_tokens=True) for r in made]
+        answers = [self.read(question, text).answer for text in texts]
+        return Vote(Counter(answer for answer in answers if answer is not None).most_common(), samples)
+
+    def _messages(self, question: str) -> list[dict[str, str]]:
+        return chat_messages(question, self.settings.system)
+
+    def _prompt_ids(self, question: str) -> list[int]:
+        return encode_prompt(self.loaded.tokenizer, self._messages(question))
+
+    def _policy(self, base: bool) -> Any:
+        """The context in which the model runs: without its adapter if `base`, else as it is."""
+        return self.loaded.model.disable_adapter() if base and self.has_adapter else contextlib.nullcontext()

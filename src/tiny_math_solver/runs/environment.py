@@ -1,0 +1,37 @@
+"""environment.json: the versions, hardware and command that a rerun needs to know."""
+
+import os
+import platform
+import sys
+import uuid
+from importlib import metadata
+from pathlib import Path
+
+from tiny_math_solver.runs.folder import RunFolder
+from tiny_math_solver.runs.records import ENVIRONMENT
+
+LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "tokenizers", "safetensors")
+
+
+def write_environment(run: RunFolder, command: list[str], seed: int) -> None:
+    import torch
+
+    run.write_json(
+        ENVIRONMENT,
+        {
+            "run_id": uuid.uuid4().hex[:8],
+            "command": command,
+            "seed": seed,
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "cpu_count": os.cpu_count(),
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+            "torch_threads": torch.get_num_threads(),
+            "versions": {name: metadata.version(name) for name in LIBRARIES},
+        },
+    )
+
+
+def command_line() -> list[str]:
+    """The command this process was started with, its program by name."""
+    return [Path(sys.argv[0]).name, *sys.argv[1:]]

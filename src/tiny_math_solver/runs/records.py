@@ -1,0 +1,89 @@
+"""The files of a run folder that other programs read: the types of their rows, and reading them.
+
+Their fields may grow, not change. `summary.json` and the rows of `eval/*.jsonl` belong to the evaluation.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypedDict
+
+from tiny_math_solver.support.errors import UserError
+
+CONFIG, ENVIRONMENT, SUMMARY = "config.yaml", "environment.json", "summary.json"
+METRICS, ROLLOUTS, EVENTS = "metrics.jsonl", "rollouts.jsonl", "events.jsonl"
+GROWING = (METRICS, ROLLOUTS, EVENTS)  # appended to while the run trains
+
+MetricsRow = dict[str, Any]  # `step`, `seconds` of training so far, and every metric logged by name; None if not finite
+
+
+class RolloutRow(TypedDict):
+    """One completion of training, a line of rollouts.jsonl."""
+
+    step: int
+    id: str  # of the problem
+    question: str
+    gold: str
+    completion: str
+    answer: str | None  # the number read from the completion
+    how: str  # it was found: `hashes`, `phrase`, …
+    rewards: dict[str, float]  # by the name of the reward function
+    advantage: float
+    tokens: int  # of the completion
+    finished: bool  # False if the length limit cut it off
+
+
+class EventRow(TypedDict):
+    """One warning, resumption or fallback, a line of events.jsonl."""
+
+    step: int
+    name: str
+    text: str
+
+
+def read_config(folder: Path) -> dict[str, Any] | None:
+    """The resolved configuration of the run in `folder`, or None if there is none."""
+    import yaml
+
+    path = folder / CONFIG
+    if not path.is_file():
+        return None
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from None
+    if not isinstance(tree, dict):
+        raise UserError(f"{path}: holds no configuration")
+    return tree
+
+
+def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a JSONL file, none if it does not exist; a last line without its end is still being written.
+
+    Raises UserError naming file and line where one is no JSON object.
+    """
+    if not path.is_file():
+        return
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for number, line in enumerate(file, 1):
+            if line.endswith("\n"):
+                yield _json_object(line, f"{path}:{number}")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises UserError if it cannot be read or holds anything else."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from None
+    return _json_object(text, str(path))
+
+
+def _json_object(text: str, where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise UserError(f"{where}: damaged, not a JSON object")
+    return value

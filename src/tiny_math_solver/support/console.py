@@ -1,0 +1,84 @@
+"""The console: everything that commands and runs print goes through it.
+
+Lines go to stdout, notes to stderr with the prefix `tiny-math: `. Access tokens and passwords are removed from both.
+"""
+
+import contextlib
+import sys
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+from tiny_math_solver.support.redaction import without_secrets
+
+
+class Console:
+    """Prints lines and notes. If the terminal or pipe behind stdout is closed, `gone` is set and printing stops.
+
+    With `ends_with_reader` the OSError is raised instead, for commands that only print. A console is a context
+    manager because some, such as the live view, have to restore the screen.
+    """
+
+    def __init__(self, *, ends_with_reader: bool = False):
+        self.ends_with_reader = ends_with_reader
+        self.gone = False
+
+    def say(self, text: str, end: str = "\n") -> None:
+        """Print to stdout."""
+        self.attempt(lambda: self.write(without_secrets(text), end))
+
+    def note(self, text: str) -> None:
+        """Print to stderr: warnings, progress, and anything else that is not the result of a command."""
+        with contextlib.suppress(OSError):
+            print(f"tiny-math: {without_secrets(text)}", file=sys.stderr, flush=True)
+
+    def write(self, text: str, end: str) -> None:
+        """Write one line to stdout; overridden by consoles whose lines go elsewhere."""
+        print(text, end=end, flush=True)
+
+    def attempt(self, printing: Callable[[], Any]) -> None:
+        """Run `printing` unless stdout is known to be closed."""
+        if self.gone:
+            return
+        try:
+            printing()
+        except OSError:
+            if self.ends_with_reader:
+                raise
+            self.gone = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        pass
+
+
+class QuietConsole(Console):
+    """Prints notes only."""
+
+    def write(self, text: str, end: str) -> None:
+        pass
+
+
+class CollectingConsole(Console):
+    """Keeps what is said in `lines` instead of printing it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def write(self, text: str, end: str) -> None:
+        self.lines.append(text)
+
+
+class NotesConsole(Console):
+    """Prints lines as notes, where stdout is for the result alone."""
+
+    def write(self, text: str, end: str) -> None:
+        self.note(text)
+
+
+def printable(text: str) -> str:
+    """Text that cannot move the cursor or colour the screen, whatever a model writes."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)

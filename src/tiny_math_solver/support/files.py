@@ -1,0 +1,60 @@
+"""Files that are written whole or not at all, and checks of where they are to go."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tiny_math_solver.support.errors import UserError
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file atomically: a reader finds the old content or the new, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    sync(part)
+    os.replace(part, path)
+
+
+def sync(path: Path) -> None:
+    """Flush a file, or a folder's list of names, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def json_lines(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Rows as JSONL text."""
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def occupied(path: Path) -> bool:
+    """True if something stands at `path`: a file, or a folder with more in it than hidden files."""
+    return path.exists() and (not path.is_dir() or any(not file.name.startswith(".") for file in path.iterdir()))
+
+
+def check_writable(folder: Path, advice: str) -> None:
+    """Raise UserError if nothing can be written into `folder`, which need not exist yet."""
+    try:
+        with tempfile.TemporaryDirectory(dir=existing_parent(folder)):
+            pass  # permissions alone do not tell: root, read-only mounts
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror}); {advice}") from None
+
+
+def existing_parent(path: Path) -> Path:
+    """The path itself, or the nearest folder above it that exists."""
+    return next(place for place in (path, *path.absolute().parents) if place.exists())
+
+
+def free_name(path: Path) -> Path:
+    """The first of `<path>.1`, `<path>.2`, … that does not exist."""
+    number = 1
+    while (free := path.with_name(f"{path.name}.{number}")).exists():
+        number += 1
+    return free

@@ -1,0 +1,64 @@
+"""Greedy accuracy on dev while training goes on; it picks the adapter."""
+
+from typing import Any
+
+from transformers import TrainerCallback
+from transformers.trainer_utils import SaveStrategy
+
+from tiny_math_solver.evaluation.evaluate import evaluate
+from tiny_math_solver.models.adapter import save_adapter
+from tiny_math_solver.problems.problem import Problem
+from tiny_math_solver.runs.folder import RunFolder
+from tiny_math_solver.training.trainer import MathGRPOTrainer
+
+
+class DevEvaluation(TrainerCallback):
+    """Evaluates every `every` steps and at the end; the best adapter so far is what the run folder holds."""
+
+    def __init__(self, trainer: MathGRPOTrainer, run: RunFolder, dev: list[Problem], every: int, system: str):
+        self.trainer, self.run, self.dev, self.every, self.system = trainer, run, dev, every, system
+        self.history: list[dict[str, float]] = []
+        self.best_step, self.best = -1, (-1.0, -1.0)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if not self.history:
+            self._evaluate(state)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        due = state.global_step % self.every == 0 or state.global_step == state.max_steps
+        if due and self._evaluate(state) and args.save_strategy != SaveStrategy.NO:
+            control.should_save = True  # the best adapter has a checkpoint
+
+    def _evaluate(self, state: Any) -> bool:
+        """Evaluate the policy; True if it is the best so far."""
+        trainer = self.trainer
+        with trainer.times.timed("evaluation"):
+            limit = trainer.sampling.max_new_tokens
+            result = evaluate(trainer.rollouts, self.dev, system=self.system, max_new_tokens=limit)
+        block = result.summary()
+        low, high = block["ci95"]
+        scores = {name: block[name] for name in ("accuracy", "strict_accuracy")}
+        self.history.append({"step": state.global_step, **scores, "low": low, "high": high})
+        if state.global_step > 0:  # the next logged line is step 1's, which is not this policy
+            trainer.times.extra |= {
+                "dev/accuracy": block["accuracy"],
+                "dev/strict_accuracy": block["strict_accuracy"],
+                "dev/ci95_low": low,
+                "dev/ci95_high": high,
+                "dev/mean_tokens": block["mean_tokens"],
+            }
+        self.run.write_jsonl(f"eval/dev-{state.global_step:06d}.jsonl", result.rows())
+        # of two steps with the same accuracy the one that keeps to the format is better, then the earlier
+        score = (block["accuracy"], block["strict_accuracy"])
+        better = score > self.best
+        if better:
+            self.best, self.best_step = score, state.global_step
+            model, tokenizer = trainer.accelerator.unwrap_model(trainer.model), trainer.processing_class
+            self.run.write_folder(lambda folder: save_adapter(model, tokenizer, folder))
+        return better
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"history": self.history, "best": self.best, "best_step": self.best_step}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.history, self.best_step, self.best = state["history"], state["best_step"], tuple(state["best"])

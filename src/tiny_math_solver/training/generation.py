@@ -1,0 +1,123 @@
+"""A generation batch on its way through TRL: prompts → rollouts → graded completions.
+
+TRL asks for the completions (`rollout_func`) and for the rewards, one function after the other. A row keeps the group
+that the sampler gave it, its tokens stay ragged, and its completion is graded once.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from trl import GRPOConfig
+
+from tiny_math_solver.grading.grade import Graded, grade
+from tiny_math_solver.grading.rewards import as_text
+from tiny_math_solver.problems.problem import Problem
+from tiny_math_solver.prompts import Prompt, chat_messages
+from tiny_math_solver.rollouts import Rollouts, Sampling
+from tiny_math_solver.training.step_metrics import StepMetrics
+
+Row = dict[str, Any]  # of the dataset: prompt (chat messages), answer, question, id, group
+
+
+def dataset_rows(problems: Sequence[Problem], prompts: Sequence[Prompt], system: str) -> list[Row]:
+    """The rows that TRL's sampler repeats, one per problem and prompt of the same place."""
+    return [
+        {
+            "prompt": chat_messages(problem.question, system),
+            "answer": problem.answer,
+            "question": problem.question,
+            "id": problem.id,
+            "group": prompt.group,
+        }
+        for problem, prompt in zip(problems, prompts, strict=True)
+    ]
+
+
+class Generation:
+    """Makes and grades one generation batch at a time: `begin`, then TRL's calls, then `records`.
+
+    `prompts` are those of every problem that may come, found by their group. `rollouts` are of the policy under
+    training, so they can only be made once the trainer has put the adapter on the model.
+    """
+
+    rollouts: Rollouts
+
+    def __init__(self, prompts: Sequence[Prompt], sampling: Sampling, times: StepMetrics):
+        self.sampling, self.times = sampling, times
+        self.prompts = {prompt.group: prompt for prompt in prompts}
+        self.grade = grade
+        self.rows: list[Row] = []
+        self.graded: list[Graded] = []
+        self._texts: list[str] = []
+        self._completion_ids: list[list[int]] = []
+        self._seed = 0
+
+    def begin(self, rows: list[Row], seed: int) -> None:
+        """Take the rows of the next batch; their draws depend on `seed`."""
+        self.rows, self._seed = rows, seed
+
+    def rollout_func(self, prompts: list[Any], trainer: Any) -> dict[str, Any]:
+        """TRL's hook for generation: one completion for each of `rows`, whose messages `prompts` repeats."""
+        asked = [self.prompts[row["group"]] for row in self.rows]
+        with self.times.timed("rollout"):
+            rollouts = self.rollouts.generate(asked, 1, replace(self.sampling, seed=self._seed))
+        return {
+            "prompt_ids": [prompt.ids for prompt in asked],
+            "completion_ids": [rollout.completion_ids for rollout in rollouts],
+            # TRL carries them along and reads them for vLLM's importance-sampling correction only
+            "logprobs": None if rollouts[0].logprobs is None else [rollout.logprobs for rollout in rollouts],
+        }
+
+    def correctness_reward(
+        self, prompts: list[Any], completions: list[Any], completion_ids: list[list[int]], **columns: Any
+    ) -> list[float]:
+        """TRL's first reward function: grades the batch."""
+        with self.times.timed("reward"):
+            self._texts, self._completion_ids = [as_text(messages) for messages in completions], completion_ids
+            self.graded = [
+                self.grade(as_text(prompt), text, gold)
+                for prompt, text, gold in zip(prompts, self._texts, columns["answer"], strict=True)
+            ]
+        return [graded.rewards["correctness_reward"] for graded in self.graded]
+
+    def format_reward(self, **columns: Any) -> list[float]:
+        """TRL's second reward function: reads what the first one has graded."""
+        return [graded.rewards["format_reward"] for graded in self.graded]
+
+    def records(self, step: int, advantages: list[float], end_ids: Sequence[int]) -> list[dict[str, Any]]:
+        """The batch as rows of rollouts.jsonl; a completion is finished if it ends in one of `end_ids`."""
+        return [
+            {
+                "step": step,
+                "id": row["id"],
+                "question": row["question"],
+                "gold": row["answer"],
+                "completion": text,
+                "answer": graded.answer,
+                "how": graded.how.value,
+                "rewards": graded.rewards,
+                "advantage": advantage,
+                "tokens": len(ids),
+                "finished": ids[-1] in end_ids,
+                "correct": graded.correct,
+                "strict": graded.strict,
+            }
+            for row, text, graded, advantage, ids in zip(
+                self.rows, self._texts, self.graded, advantages, self._completion_ids, strict=True
+            )
+        ]
+
+
+def sampling_of(args: GRPOConfig) -> Sampling:
+    """The sampling settings of a GRPOConfig."""
+    extra: Any = args.generation_kwargs or {}
+    return Sampling(
+        max_new_tokens=int(args.max_completion_length or 0),  # the configuration refuses null
+        temperature=args.temperature,
+        top_p=args.top_p,
+        top_k=args.top_k,
+        min_p=args.min_p,
+        repetition_penalty=args.repetition_penalty,
+        extra=extra,
+    )

@@ -1,0 +1,39 @@
+"""What a step's line in metrics.jsonl has beside TRL's metrics: where the time went, and the evaluation on dev."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+STEP_PARTS = ("rollout", "reward", "update", "evaluation")
+
+
+class StepMetrics:
+    """Numbers for the next logged line: `extra` as they are, `seconds` per part as means per step."""
+
+    def __init__(self) -> None:
+        self.extra: dict[str, float] = {}
+        self.seconds = dict.fromkeys(STEP_PARTS, 0.0)
+        self._logged_step = 0
+
+    @contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        """Count the time of the block as `part` of a step."""
+        started = time.perf_counter()
+        yield
+        self.seconds[part] += time.perf_counter() - started
+
+    def take(self, step: int) -> dict[str, float]:
+        """The numbers since the last call, `step` being the last finished step; begins anew."""
+        taken, self.extra = self.extra, {}
+        if steps := step - self._logged_step:
+            taken |= {f"time/{part}": seconds / steps for part, seconds in self.seconds.items()}
+            self._logged_step = step
+        self.seconds = dict.fromkeys(STEP_PARTS, 0.0)
+        return taken
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"extra": self.extra, "logged_step": self._logged_step}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.extra, self._logged_step = state["extra"], state["logged_step"]

@@ -1,0 +1,122 @@
+"""One optimizer step: micro-batches gathered, cut into passes, and passed through the model for their gradient.
+
+The loss is TRL's. It asks for the log-probabilities of the pass under way, which a `Scorer` computes.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tiny_math_solver.support.batch_size import BatchSize
+from tiny_math_solver.update.passes import Batch, passes, rows_by_length, select_rows, trimmed
+from tiny_math_solver.update.scorer import Scorer
+from tiny_math_solver.update.torch_scorer import TorchScorer
+
+COMPARED_ROWS = 8  # of the scorer with the model's own modules
+SAMPLED = "sampling_per_token_logps"  # TRL's name for the log-probabilities of the rollouts
+GAP_TO_TRANSFORMERS = "sampling/transformers_logp_difference/max"
+
+
+@dataclass
+class UpdateResult:
+    """The step's loss, and what is to be logged of it."""
+
+    loss: Tensor
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+class PolicyUpdate:
+    """Gathers the micro-batches of an optimizer step in `window`; `run` leaves their gradient in the parameters.
+
+    `skip_zero_advantage` leaves out rows of zero advantage, which is exact where the loss has no other term.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        scorer: Scorer,
+        torch_scorer: TorchScorer,
+        tokens_per_pass: BatchSize,
+        loss_type: str,
+        *,
+        skip_zero_advantage: bool,
+    ):
+        self.model, self.scorer, self.torch_scorer = model, scorer, torch_scorer
+        self.tokens_per_pass, self.loss_type = tokens_per_pass, loss_type
+        self.skip_zero_advantage = skip_zero_advantage
+        self.window: list[Batch] = []
+        self._pass: Batch = {}  # under way
+        self._pass_logprobs = torch.empty(0)
+
+    def run(
+        self, loss_of: Callable[[Batch], Tensor], backward: Callable[[Tensor], Any], *, compare: bool
+    ) -> UpdateResult:
+        """Pass every row of the window through the model; `compare` also compares the scorer with transformers.
+
+        `loss_of` is TRL's loss of a batch, which calls `pass_logprobs`; `backward` takes the loss of a pass.
+        """
+        device = self.window[0]["completion_ids"].device
+        nothing = torch.empty(0, device=device)
+        result, gaps = UpdateResult(torch.zeros((), device=device)), [nothing]
+        self.scorer.begin()
+        if compare and self.scorer is not self.torch_scorer:
+            result.metrics[GAP_TO_TRANSFORMERS] = self.gap_to_transformers()
+        for part in passes(
+            self.window,
+            self.loss_type,
+            self.tokens_per_pass.value,
+            skip_zero_advantage=self.skip_zero_advantage,
+            by_group=self.scorer.by_group,
+        ):
+            self._pass = part.batch
+            loss = loss_of(part.batch) * part.weight
+            backward(loss)
+            result.loss += loss.detach()
+            if (sampled := part.batch.get(SAMPLED)) is not None:
+                gaps.append((self._pass_logprobs - sampled).abs()[part.batch["completion_mask"].bool()])
+        self.scorer.finish()
+        for parameter in self.model.parameters():
+            # an optimizer skips a parameter whose gradient is None; a zero still applies decay and momentum
+            if parameter.requires_grad and parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        surprisals = [-batch[SAMPLED][batch["completion_mask"].bool()] for batch in self.window if SAMPLED in batch]
+        if len(surprisal := torch.cat([nothing, *surprisals])):
+            result.metrics["entropy"] = surprisal.mean().item()  # of every row, not of the passed ones alone
+        if len(gap := torch.cat(gaps)):
+            result.metrics["sampling/sampling_logp_difference/mean"] = gap.mean().item()
+            result.metrics["sampling/sampling_logp_difference/max"] = gap.max().item()
+        return result
+
+    def pass_logprobs(self) -> Tensor:
+        """Log-probabilities `[B, T]` of the completions of the pass under way, with their gradient."""
+        logprobs = self.scorer.logprobs(self._pass)
+        self._pass_logprobs = logprobs.detach()
+        return logprobs
+
+    def logprobs_without_gradient(self, model: Any, ids: Tensor, mask: Tensor, completion: int) -> Tensor:
+        """Log-probabilities `[B, completion]` of the last tokens of rows of ids `[B, T]` under `model`."""
+        logprobs = torch.empty(len(ids), completion, device=ids.device)
+        for rows in rows_by_length(mask.sum(1), self.tokens_per_pass.value):
+            logprobs[rows] = self.torch_scorer.logprobs_of(model, ids[rows], mask[rows], completion)
+        return logprobs
+
+    @torch.no_grad()
+    def gap_to_transformers(self) -> float:
+        """The largest difference of a log-probability between the scorer and the model itself, on a few rows."""
+        few = trimmed(select_rows(self.window[0], slice(COMPARED_ROWS)))
+        return (self.scorer.logprobs(few) - self.torch_scorer.logprobs(few)).abs().max().item()
+
+    def shrink(self) -> bool:
+        """After memory ran out: halve the passes, at least to the longest row, and drop the attempt's gradients."""
+        if not self.tokens_per_pass.halve(at_least=max(map(_longest_row, self.window))):
+            return False
+        for parameter in self.model.parameters():
+            parameter.grad = None
+        return True
+
+
+def _longest_row(batch: Batch) -> int:
+    return int((batch["prompt_mask"].sum(1) + batch["completion_mask"].sum(1)).max())

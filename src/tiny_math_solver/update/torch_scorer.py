@@ -1,0 +1,135 @@
+"""Log-probabilities by the model's own modules and autograd, on any device, without keeping the logits.
+
+Shapes: `B` rows, `T` tokens, `N` scored tokens, `C` hidden size, `V` vocabulary.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from tiny_math_solver.update.passes import Batch
+from tiny_math_solver.update.scorer import whole_rows
+
+LOGITS_TOKENS = 2048  # completion tokens projected onto the vocabulary at once
+FLOAT32_BYTES = 4
+
+
+class TorchScorer:
+    """Scores with the transformers model `model` and its adapter. Implements `Scorer`."""
+
+    by_group = False
+    nbytes = 0
+
+    def __init__(
+        self,
+        model: Any,
+        temperature: float,
+        autocast: Callable[[], AbstractContextManager[Any]],
+        dtype: torch.dtype,
+        *,
+        is_checkpointed: bool = False,
+    ):
+        self.model, self.temperature, self.autocast = model, temperature, autocast
+        self.dtype, self.is_checkpointed = dtype, is_checkpointed
+
+    def begin(self) -> None:
+        """Nothing to take over: the model is the policy."""
+
+    def logprobs(self, batch: Batch) -> Tensor:
+        ids, mask, completion = whole_rows(batch)
+        return self.logprobs_of(self.model, ids, mask, completion)
+
+    def logprobs_of(self, model: Any, ids: Tensor, mask: Tensor, completion: int) -> Tensor:
+        """The same under another model, such as the reference of the KL term."""
+        with self.autocast():
+            return completion_logprobs(model, ids, mask, completion, self.temperature)
+
+    def finish(self) -> None:
+        """Nothing to do: autograd has left the gradient in the parameters."""
+
+    def pass_bytes(self, tokens: int) -> int:
+        scored = min(LOGITS_TOKENS, tokens)
+        return torch_pass_bytes(self.model.config, self.dtype, tokens, scored, is_checkpointed=self.is_checkpointed)
+
+
+def torch_pass_bytes(config: Any, dtype: torch.dtype, tokens: int, scored: int, *, is_checkpointed: bool) -> int:
+    """Bytes of a pass in `dtype`: activations of `tokens` tokens, logits of `scored` tokens.
+
+    With gradient checkpointing one layer's activations are there at a time.
+    """
+    width, gate, heads, head_dim, kv_heads = model_sizes(config)
+    qkv = (heads + 2 * kv_heads) * head_dim
+    # norms are computed in float32
+    per_token = (8 * width + 2 * qkv + 4 * gate) * dtype.itemsize + 4 * width * FLOAT32_BYTES
+    logits = scored * config.vocab_size * (dtype.itemsize + 2 * FLOAT32_BYTES)
+    layers = 1 if is_checkpointed else config.num_hidden_layers
+    return tokens * layers * per_token + logits
+
+
+def model_sizes(config: Any) -> tuple[int, int, int, int, int]:
+    """`(hidden size, MLP size, heads, head dimension, key-value heads)` of a transformers config."""
+    width, heads = config.hidden_size, config.num_attention_heads
+    gate = getattr(config, "intermediate_size", None) or 4 * width
+    head_dim = getattr(config, "head_dim", None) or width // heads
+    return width, gate, heads, head_dim, getattr(config, "num_key_value_heads", None) or heads
+
+
+def completion_logprobs(model: Any, ids: Tensor, mask: Tensor, completion: int, temperature: float) -> Tensor:
+    """Log-probabilities `[B, completion]` of the last `completion` tokens of each row of ids `[B, T]`; 0 at padding.
+
+    `model` is a transformers causal language model. Rows are moved to the left edge: with the padding behind
+    them, plain causal attention needs no mask.
+    """
+    size = mask.shape[1]
+    prompt = mask[:, : size - completion].sum(1)
+    columns = torch.arange(size, device=ids.device)
+    # the column that each column of the packed row comes from: skip the padding in front of the prompt
+    source = (columns + (size - completion - prompt)[:, None]).clamp_(max=size - 1)
+    longest = int((prompt + mask[:, size - completion :].sum(1)).max())
+    packed = ids.gather(1, source)[:, :longest]
+    hidden = model.model(input_ids=packed, use_cache=False).last_hidden_state
+    scored = mask[:, size - completion :].bool()
+    row, offset = scored.nonzero(as_tuple=True)
+    position = prompt[row] + offset
+    head = model.get_output_embeddings()
+    logprobs = ChosenLogProb.apply(
+        hidden[row, position - 1], head.weight, head.bias, packed[row, position], temperature
+    )
+    return hidden.new_zeros(scored.shape, dtype=torch.float32).masked_scatter(scored, logprobs)
+
+
+class ChosenLogProb(torch.autograd.Function):
+    """`log softmax(x Wᵀ / temperature)[target]` `[N]` without keeping the logits of more than LOGITS_TOKENS tokens.
+
+    The gradient with respect to `x` is linear in the incoming one: `(W[target] - p W) / temperature` times it. So it
+    is computed in the forward pass, while the logits are there. `W` `[V, C]` and the bias must be frozen.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, temperature: float) -> Tensor:
+        x_grad = torch.empty_like(x) if x.requires_grad else None
+        logprobs = torch.empty(len(x), dtype=torch.float32, device=x.device)
+        for start in range(0, len(x), LOGITS_TOKENS):
+            part = slice(start, start + LOGITS_TOKENS)
+            logits = functional.linear(x[part], weight, bias).float()
+            if temperature != 1:
+                logits /= temperature
+            chosen = target[part, None]
+            normaliser = logits.logsumexp(-1, keepdim=True)
+            logprobs[part] = (logits.gather(1, chosen) - normaliser)[:, 0]
+            if x_grad is not None:
+                logits_grad = logits.sub_(normaliser).exp_().neg_()
+                logits_grad.scatter_add_(1, chosen, torch.ones_like(logprobs[part, None]))
+                x_grad[part] = logits_grad.to(weight.dtype) @ weight / temperature
+        if x_grad is not None:
+            ctx.save_for_backward(x_grad)
+        return logprobs
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        (x_grad,) = ctx.saved_tensors
+        return gradients[0][:, None].to(x_grad.dtype) * x_grad, None, None, None, None

@@ -1,0 +1,71 @@
+"""Merging: exact in float32, honest where rounding changes something."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
+
+from tiny_math_solver.cli import main
+from tiny_math_solver.evaluation.merge import prove_merge
+from tiny_math_solver.models.adapter import save_adapter
+from tiny_math_solver.models.load import load_base, load_tokenizer
+from tiny_math_solver.problems.embedded import embedded_problems
+
+
+@pytest.fixture(scope="module")
+def adapter(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter with an update small beside the weights, as a short run leaves it."""
+    torch.manual_seed(0)
+    model = get_peft_model(
+        load_base(str(tiny_model_folder), dtype="float32"), LoraConfig(r=4, target_modules="all-linear")
+    )
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=2e-3)
+    folder = tmp_path_factory.mktemp("adapter") / "adapter"
+    folder.mkdir()
+    save_adapter(model, load_tokenizer(str(tiny_model_folder)), folder)
+    return folder
+
+
+def expected_weight(base: Path, adapter: Path) -> torch.Tensor:
+    """W + (alpha / r) B A, worked out here, for the first query projection."""
+    name = "model.layers.0.self_attn.q_proj"
+    update = load_file(adapter / "adapter_model.safetensors")
+    a, b = (update[f"base_model.model.{name}.lora_{part}.weight"] for part in "AB")
+    return load_file(base / "model.safetensors")[f"{name}.weight"].float() + (8 / 4) * b @ a
+
+
+def test_merging_in_float32_keeps_the_whole_update(tiny_model_folder: Path, adapter: Path, tmp_path: Path, capsys):
+    """A base loaded in bfloat16 rounds most of such an update away."""
+    out = tmp_path / "merged"
+    assert main(["merge", str(adapter), str(out), "--dtype", "float32", "--problems", "embedded"]) == 0
+    merged = load_file(out / "model.safetensors")["model.layers.0.self_attn.q_proj.weight"]
+    assert torch.allclose(merged, expected_weight(tiny_model_folder, adapter), atol=1e-6)
+    printed = capsys.readouterr().out
+    assert "same greedy answer on 32 of 32 problems" in printed
+    assert "largest logit difference" in printed
+    names = {file.name for file in out.iterdir()}
+    assert {"model.safetensors", "config.json", "generation_config.json", "tokenizer.json"} <= names
+
+
+def test_the_default_dtype_is_the_bases_own(tiny_model_folder: Path, adapter: Path, tmp_path: Path):
+    stored = load_file(tiny_model_folder / "model.safetensors")["model.norm.weight"].dtype
+    main(["merge", str(adapter), str(tmp_path / "m"), "--problems", "embedded"])
+    assert load_file(tmp_path / "m" / "model.safetensors")["model.norm.weight"].dtype == stored == torch.bfloat16
+
+
+def test_the_proof_notices_a_merge_that_is_not_one(tiny_model_folder: Path, adapter: Path):
+    """A proof that the bare base passes would prove nothing."""
+    proof = prove_merge(adapter, tiny_model_folder, embedded_problems("test", 4), "", 4)
+    assert proof.problems == 4
+    assert proof.max_logit_difference > 1e-3
+
+
+def test_an_occupied_folder_is_left_alone(adapter: Path, tmp_path: Path, capsys):
+    (tmp_path / "thesis.txt").write_text("mine")
+    assert main(["merge", str(adapter), str(tmp_path)]) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert [f.name for f in tmp_path.iterdir()] == ["thesis.txt"]

@@ -1,0 +1,256 @@
+"""The answer reader: the table, exact numbers, the real golds, bounded time, and no exception on any text."""
+
+import json
+import random
+import time
+from collections import Counter
+from decimal import Decimal
+from fractions import Fraction
+
+import pytest
+
+from helpers.answer_cases import CASES, NONE, Case
+from helpers.paths import GSM8K_DATA
+from tiny_math_solver.grading import (
+    Answer,
+    How,
+    closing,
+    cues,
+    extract_answer,
+    is_correct,
+    links,
+    markers,
+    parse_gold,
+    parse_number,
+    prose,
+    revision,
+    units,
+)
+from tiny_math_solver.grading.cues import Cue
+from tiny_math_solver.grading.links import LINKS
+
+MODULES = (closing, cues, links, markers, prose, revision, units)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.why}: {case.text[:30]!a}")
+def test_table(case: Case) -> None:
+    answer = extract_answer(case.text)
+    assert (answer.value == parse_gold(case.gold)) is case.correct, answer
+    assert answer.how == case.how
+    assert (answer.value is None) is (case.how == NONE)
+
+
+def test_stems_hide_no_match() -> None:
+    """A cue is searched only where one of its stems occurs: a stem left out would switch off part of its pattern."""
+    cues = {name: cue for module in MODULES for name, cue in vars(module).items() if isinstance(cue, Cue)}
+    cues |= LINKS
+    assert len(cues) >= 15
+    for case in CASES:
+        for part in [case.text, *case.text.split("\n")]:
+            for name, cue in cues.items():
+                assert cue.occurs(part) or not cue.pattern.search(part), (name, part)
+
+
+def test_table_covers_every_way_of_answering() -> None:
+    """A table that only holds easy, correct cases would let a reader of the last number pass."""
+    assert len(CASES) >= 400
+    assert {how for how, count in Counter(case.how for case in CASES).items() if count >= 20} == set(How)
+    assert sum(not case.correct for case in CASES) > 100
+
+
+@pytest.mark.parametrize(
+    ("text", "lenient", "strict"),
+    [
+        ("#### 18", True, True),
+        ("The answer is 18.", True, False),
+        ("\\boxed{18}", True, False),
+        ("She makes $18.", True, False),
+        ("#### 18\nThe answer is 18.", True, True),
+        ("#### 20\nWait, that's wrong. The answer is 18.", True, False),
+        ("#### 20", False, False),
+        ("18 ####", True, False),
+    ],
+)
+def test_strict_score_counts_hashes_only(text: str, lenient: bool, strict: bool) -> None:
+    assert is_correct(text, "18") is lenient
+    assert is_correct(text, "18", strict=True) is strict
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("18", Decimal(18)),
+        (" $1,234.50 ", Decimal("1234.5")),
+        ("−18", Decimal(-18)),
+        ("40%", Decimal(40)),
+        ("3/4", Decimal("0.75")),
+        ("1/3", Fraction(1, 3)),
+        ("-1/3", Fraction(-1, 3)),
+        ("\\frac{2}{3}", Fraction(2, 3)),
+        ("2 1/2", Decimal("2.5")),
+        ("1.5e2", Decimal(150)),
+        ("18 eggs", None),
+        ("x = 18", None),
+        ("18 20", None),
+        ("1,5", None),
+        ("", None),
+        ("-", None),
+        ("nan", None),
+        ("1e999999999", None),
+        ("1/0", None),
+    ],
+)
+def test_parse_number_reads_one_number_and_nothing_else(text: str, value: Decimal | Fraction | None) -> None:
+    assert parse_number(text) == value
+
+
+def test_numbers_are_never_rounded() -> None:
+    """Decimal's arithmetic rounds to 28 digits; its constructor and `==` do not."""
+    long = "1" * 60
+    assert parse_number(f"-{long}") == Decimal(f"-{long}")
+    assert parse_number(f"{long}/8") == Decimal(f"{int(long) * 125}e-3")
+    assert not is_correct(f"#### {long}2", f"{long}1")
+    assert is_correct(f"#### {long}.50", f"{long}.5")
+    assert not is_correct("#### 0.1000000000000000055511151231257827", "0.1")
+
+
+@pytest.mark.parametrize(
+    ("gold", "value"),
+    [
+        ("18", Decimal(18)),
+        ("1,200", Decimal(1200)),
+        ("16 - 3 = 13 eggs\n13 + 5 = 18\n#### 18", Decimal(18)),
+        ("#### -1,000", Decimal(-1000)),
+        ("0.75", Decimal("0.75")),
+        (18, Decimal(18)),
+        (-5, Decimal(-5)),
+        (18.0, Decimal(18)),
+        (0.1, Decimal("0.1")),
+        (1e22, Decimal(10) ** 22),
+        (Decimal("2.50"), Decimal("2.5")),
+        (Fraction(6, 4), Decimal("1.5")),
+    ],
+)
+def test_parse_gold(gold: str | float | Decimal | Fraction, value: Decimal) -> None:
+    assert parse_gold(gold) == value
+
+
+@pytest.mark.parametrize(
+    "gold", ["", "eggs", "18 or 20", "16 - 3 = 13 eggs", "#### ", "nan", float("inf"), None, True, [18]]
+)
+def test_unreadable_gold_is_an_error(gold: object) -> None:
+    """A gold read as "no answer" would silently pay nothing for its problem."""
+    with pytest.raises(ValueError, match="gold answer"):
+        parse_gold(gold)  # type: ignore[arg-type]
+
+
+def test_copied_prompt_is_not_an_answer() -> None:
+    """Taking the last number pays for repeating the problem, whose numbers are sometimes the gold."""
+    question = "Weng earns $12 an hour for babysitting. Yesterday she did 50 minutes. How much is it? Round to 12."
+    assert is_correct("Weng earns $12 an hour for babysitting.", "12")  # nobody can tell without the question
+    assert not is_correct("Weng earns $12 an hour for babysitting.", "12", question=question)
+    assert not is_correct(question, "12", question=question)
+    assert not is_correct(f"Question: {question}\nAnswer:", "12", question=question)
+    assert is_correct(f"{question}\n50 / 60 * 12 = 10\n#### 10", "10", question=question)
+    assert is_correct("So Weng earned $10 for 50 minutes.", "10", question=question)
+
+
+def test_the_question_says_which_number_is_asked_for() -> None:
+    people = "So Tom has 18 apples and Ann has 12 apples."
+    question = "Tom has 30 apples and gives Ann 12. How many apples does {} have?"
+    assert is_correct(people, "18", question=question.format("Tom"))
+    assert is_correct(people, "12", question=question.format("Ann"))
+    assert extract_answer(people, question=question.format("Bob")).value is None
+    together = "The runner waits 8 minutes at the end of the 1 mile that he runs in 12 minutes."
+    assert is_correct(together, "8", question="A runner runs 1 mile in 12 minutes. How long does he wait?")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "#### {} hours or {} minutes",
+        "#### {} hours ({} minutes)",
+        "The answer is {} hours ({} minutes).",
+        "\\boxed{{{} \\text{{ hours}} = {} \\text{{ minutes}}}}",
+        "So it takes {} hours, or {} minutes.",
+        "It takes her {} hours ({} minutes) to get there.",
+    ],
+)
+def test_either_side_of_a_restatement_counts(text: str) -> None:
+    assert is_correct(text.format("1.5", "90"), "1.5")
+    assert is_correct(text.format("1.5", "90"), "90")
+    assert "=" in text or not is_correct(text.format("1.5", "80"), "80")
+    assert is_correct("#### $0.75 (75 cents)", "75")
+    assert not is_correct("#### 1.5 hours (90 minutes), no wait, 2 hours", "90")
+    assert is_correct("The answer is 0.54 or 54%.", "54")
+
+
+def test_copied_question_answered_again_is_no_new_problem() -> None:
+    question = "Katy uses 7 spoons of sugar and 13 cups of water. How many spoons is that in 120 parts?"
+    again = f"Question: {question}\nAnswer: #### 42\n\nQuestion: {question}\nAnswer: #### 65"
+    assert is_correct(again, "65")
+    assert is_correct(again, "65", question=question)
+    assert is_correct(f"{question}\n#### 42\n\nQuestion: Tom has 5 cats. How many?\n#### 5", "42", question=question)
+
+
+def test_copied_example_of_a_system_prompt_is_not_an_answer() -> None:
+    prompt = "Solve the problem step by step and finish like this:\n#### 42 is the form of the last line\nHow many?"
+    assert not is_correct(prompt, "42", question=prompt)
+    assert is_correct("6 * 7 = 42\n#### 42", "42", question=prompt)
+
+
+def test_answer_tells_what_it_read() -> None:
+    assert extract_answer("16 + 2 = 18\n#### 18 or 20") == Answer(None, How.NONE, "18 or 20")
+    assert extract_answer("16 + 2 = 18\n#### $1,800.50") == Answer(Decimal("1800.50"), How.HASHES, "1,800.50")
+    assert extract_answer(None) == Answer(None, How.NONE, "")
+    assert extract_answer("#### 1.5 hours (90 minutes)") == Answer(
+        Decimal("1.5"), How.HASHES, "1.5 hours (90", Decimal(90)
+    )
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_every_real_gold_scores_against_itself(split: str) -> None:
+    path = GSM8K_DATA / f"{split}.jsonl"
+    if not path.exists():
+        pytest.skip(f"{path} is not here")
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert len(rows) == {"train": 7473, "test": 1319}[split]
+    for row in rows:
+        assert is_correct(row["answer"], row["answer"], strict=True, question=row["question"]), row["answer"]
+        assert is_correct(row["answer"], row["answer"].rpartition("####")[2])
+        assert not is_correct(row["question"], row["answer"], question=row["question"])
+
+
+MEGABYTE = 1_000_000
+HOSTILE = [
+    "1", "9,", "1 ", "1/", "1=1 ", ".", ",", "-", " ", "\n", "\t", "(", "{", "}", "$", "*", "<", "<|a", "####", "#### ",
+    "#### 18 or ", "#### 18 wait ", "\\boxed{", "\\boxed{1} ", "\\frac{", "the answer is ", "answer:", "answer\n",
+    "answer to ", "answer (", "</think>", "<|im_end|>", "\nQuestion:", "\n####\n", "one ", "not 1 ", "so 1, ",
+    "10^", "A. ", "\n1, 1. how many?\n", "1. how many, ", "\n---\n", "(1 - ", "Tom has 1 ", '"value": ',
+    "\u0130", "\uff11", "\U0001f600", "\ud800", "\x00",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("piece", HOSTILE, ids=ascii)
+@pytest.mark.parametrize("ending", ["", "18", "\n#### 18"], ids=["bare", "number", "hashes"])
+def test_a_megabyte_of_anything_takes_bounded_time(piece: str, ending: str) -> None:
+    """A quadratic pattern takes minutes here; the reader takes some milliseconds."""
+    text = piece * (MEGABYTE // len(piece)) + ending
+    start = time.perf_counter()
+    extract_answer(text, question=text[:2000])
+    assert time.perf_counter() - start < 1.0
+
+
+def test_nothing_raises() -> None:
+    """Seeded fuzz: fragments of every notation in any order, and raw code points."""
+    rng = random.Random(0)
+    pieces = [*HOSTILE, "18", "20", " or ", "\\", "\\frac", "{1}", "^", "_", "½", "²", "±", "e5", "1e999", "%", "?"]
+    pieces += [":", "The answer is ", "wait, wrong ", "between ", "and a half", " dollars and ", " cents", "k", "/0"]
+    for _ in range(4000):
+        text = "".join(rng.choice(pieces) for _ in range(rng.randrange(1, 25)))
+        answer = extract_answer(text, question=text[:20])
+        assert (answer.value is None) is (answer.how is How.NONE), text
+        is_correct(text, "18", strict=True)
+        parse_number(text)
+    for _ in range(500):
+        extract_answer("#### " + "".join(chr(rng.randrange(0x110000)) for _ in range(rng.randrange(1, 60))))

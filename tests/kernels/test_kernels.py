@@ -1,0 +1,230 @@
+"""The kernels by themselves: they compute what torch does, refuse wrong arguments, and can be done without."""
+
+import shutil
+from ctypes import ArgumentError
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional
+
+from tiny_math_solver.kernels import Kernels, Recording, compiler, load_kernels
+from tiny_math_solver.kernels.bindings import CHECK_VARIABLE
+from tiny_math_solver.models.load import load_model
+from tiny_math_solver.prompts import Prompt
+from tiny_math_solver.rollouts import EngineRollouts, Sampling
+from tiny_math_solver.rollouts.engine_check import check_against_transformers
+
+needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="no compiler")
+
+
+@pytest.fixture
+def library() -> Kernels:
+    found = load_kernels(4, 2, 32, torch.float32)
+    assert not isinstance(found, str), found
+    return found
+
+
+@pytest.fixture
+def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """An empty cache folder, with nothing compiled yet."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    load_kernels.cache_clear()
+    yield tmp_path / "cache" / "tiny-math-solver"
+    load_kernels.cache_clear()
+
+
+def linear(library: Kernels, x: torch.Tensor, weight: torch.Tensor, add: torch.Tensor | None = None) -> torch.Tensor:
+    panel, bias = library.panel, torch.linspace(-1, 1, len(weight))
+    panels = weight.view(-1, panel, weight.shape[1]).transpose(1, 2).contiguous()
+    out = torch.full((len(x), len(weight)), torch.nan)
+    library.linear(len(x), x, x.shape[1], panels, bias, add, out, len(weight))
+    return out
+
+
+@needs_compiler
+@pytest.mark.parametrize("rows", [1, 2, 5, 11, 12, 13, 25, 40])
+def test_products_are_torchs_and_the_same_to_the_bit_in_any_batch(rows: int, library):
+    generator = torch.Generator().manual_seed(rows)
+    x, weight = torch.randn(rows, 96, generator=generator), torch.randn(128, 96, generator=generator)
+    add = torch.randn(rows, 128, generator=generator)
+    expected = x.double() @ weight.double().T + torch.linspace(-1, 1, 128)
+    whole = linear(library, x, weight)
+    assert torch.allclose(whole.double(), expected, atol=1e-5)
+    assert torch.allclose(linear(library, x, weight, add).double(), expected + add, atol=1e-5)
+    assert torch.equal(linear(library, x[-1:].contiguous(), weight), whole[-1:])
+
+
+@needs_compiler
+def test_norm_and_gate_are_torchs_far_out_too(library):
+    x = torch.randn(7, 256) * torch.logspace(-3, 3, 256)
+    weight, out = torch.randn(256), torch.empty(7, 256)
+    library.rms_norm(7, x, weight, 1e-6, 256, out)
+    assert torch.allclose(out, functional.rms_norm(x, (256,), weight, 1e-6), rtol=1e-5, atol=1e-6)
+    x[0, :4] = torch.tensor([200.0, -200.0, 0.0, -90.0])
+    gated = torch.empty(7, 128)
+    library.swiglu(7, x, 128, gated)
+    expected = functional.silu(x[:, :128].double()) * x[:, 128:]
+    assert torch.allclose(gated.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+@needs_compiler
+def test_sums_over_tokens_are_torchs(library):
+    left, right, out = torch.randn(70, 50), torch.randn(70, 64), torch.ones(50, 64)
+    library.add_weight_gradient(70, left, 50, right, 64, out)
+    assert torch.allclose(out.double(), left.double().T @ right.double() + 1, atol=1e-5)
+
+
+@needs_compiler
+def test_a_wrong_argument_raises_before_any_memory_is_touched(library):
+    x, weight, out = torch.randn(7, 64), torch.ones(64), torch.full((7, 64), torch.nan)
+    wrong: list[tuple[tuple[Any, ...], str]] = [
+        ((7, x.tolist(), weight, 1e-6, 64, out), "rms_norm: x must be a tensor, not list"),
+        ((7, x.data_ptr(), weight, 1e-6, 64, out), "rms_norm: x must be a tensor, not int"),
+        ((7, None, weight, 1e-6, 64, out), "rms_norm: x must be a tensor, not NoneType"),
+        ((7, x, weight.double(), 1e-6, 64, out), "rms_norm: weight is torch.float64 on cpu, not torch.float32 on cpu"),
+        (
+            (7, x, weight.to("meta"), 1e-6, 64, out),
+            "rms_norm: weight is torch.float32 on meta, not torch.float32 on",
+        ),
+        ((7, torch.randn(64, 7).T, weight, 1e-6, 64, out), "rms_norm: x is not contiguous"),
+        ((7.0, x, weight, 1e-6, 64, out), "argument 1"),
+        ((7, x, weight, "1e-6", 64, out), "argument 4"),
+        ((7, x, weight, 1e-6, 64), "rms_norm takes 6 arguments, not 5"),
+        ((7, x, weight, 1e-6, 64, out, out), "rms_norm takes 6 arguments, not 7"),
+    ]
+    for arguments, message in wrong:
+        with pytest.raises(ArgumentError, match=message):
+            library.rms_norm(*arguments)
+    assert out.isnan().all()
+    with pytest.raises(AttributeError, match="there is no kernel rms_normalise"):
+        library.rms_normalise(*wrong[0][0])
+
+
+@pytest.fixture
+def checked(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Kernels loaded in this test check every call."""
+    monkeypatch.setenv(CHECK_VARIABLE, "1")
+    load_kernels.cache_clear()
+    yield
+    load_kernels.cache_clear()
+
+
+@needs_compiler
+def test_the_switch_checks_the_sizes_of_every_call(checked, library):
+    x, weight, out = torch.randn(7, 64), torch.ones(64), torch.empty(7, 64)
+    library.rms_norm(7, x, weight, 1e-6, 64, out)
+    for rows, columns, message in [
+        (8, 64, "x has 448 elements, the kernel needs 512"),
+        (7, 65, "x has 448 elements, the kernel needs 455"),
+    ]:
+        with pytest.raises(ArgumentError, match=f"rms_norm: {message}"):
+            library.rms_norm(rows, x, weight, 1e-6, columns, out)
+    with pytest.raises(ArgumentError, match="swiglu: out has 447 elements, the kernel needs 448"):
+        library.swiglu(7, torch.empty(7, 128), 64, torch.empty(447))
+    groups = [torch.tensor(values) for values in ([0], [2], [0, 1], [2], [2])]
+    with pytest.raises(
+        ArgumentError, match="attention: log_sum has 8 elements, the kernel needs 16"
+    ):  # 4 tokens of 4 heads
+        library.attention(1, *groups, torch.empty(4, 8, 32), torch.empty(4, 4, 32), torch.empty(8))
+
+
+@needs_compiler
+def test_the_engine_and_transformers_agree_with_every_call_checked(checked, monkeypatch: pytest.MonkeyPatch):
+    loaded = load_model("embedded", dtype="float32")
+    prompts = [Prompt([5 + i, *range(20, 40 + 3 * i)], i) for i in range(12)]
+    replays: list[int] = []
+    check = Recording._check
+
+    def noted(self: Recording, rows: int) -> None:
+        replays.append(rows)
+        check(self, rows)
+
+    monkeypatch.setattr(Recording, "_check", noted)
+    for dtype in (torch.float32, torch.bfloat16):
+        rollouts = EngineRollouts(loaded.model.to(dtype), loaded.tokenizer, 5)
+        assert rollouts.weights.kernels is not None
+        assert rollouts.weights.kernels.check
+        assert check_against_transformers(rollouts, prompts).passed
+        assert len(rollouts.generate(prompts, 2, Sampling(20))) == 24
+    assert max(replays) == 5
+    assert len(replays) > 100
+
+
+@needs_compiler
+def test_a_recording_checks_sizes_and_keeps_its_tensors(library):
+    recording, out = Recording(7), torch.zeros(7, 64)
+    x, weight = torch.randn(7, 64), torch.ones(64)
+    with pytest.raises(ArgumentError, match="rms_norm: out has 384 elements, the kernel needs 448"):
+        recording.add(library.rms_norm, x, weight, 1e-6, 64, out[:6])
+    recording.add(library.rms_norm, x, weight, 1e-6, 64, out)
+    expected = functional.rms_norm(x, (64,), weight, 1e-6)
+    del x, weight
+    rubbish = [torch.full((7, 64), torch.nan) for _ in range(50)] + [torch.full((64,), torch.nan) for _ in range(50)]
+    recording.replay(5)
+    assert torch.allclose(out[:5], expected[:5], atol=1e-5)
+    assert not out[5:].any()
+    assert len(rubbish) == 100
+
+
+@needs_compiler
+def test_a_checked_recording_refuses_more_rows_and_memory_that_was_replaced(library):
+    recording, x = Recording(7, check=True), torch.nn.Parameter(torch.randn(7, 64))
+    recording.add(library.rms_norm, x, torch.ones(64), 1e-6, 64, torch.empty(7, 64))
+    recording.replay(7)
+    with pytest.raises(ArgumentError, match="8 rows in a recording for at most 7"):
+        recording.replay(8)
+    x.data = x.data.clone()
+    with pytest.raises(ArgumentError, match=r"rms_norm: a tensor of shape \(7, 64\) has moved"):
+        recording.replay(7)
+
+
+@needs_compiler
+def test_they_are_compiled_once_and_kept(fresh: Path, monkeypatch: pytest.MonkeyPatch):
+    assert isinstance(load_kernels(4, 2, 32, torch.float32), Kernels)
+    (kept,) = fresh.iterdir()
+    changed = kept.stat().st_mtime_ns
+    load_kernels.cache_clear()
+    assert isinstance(load_kernels(4, 2, 32, torch.float32), Kernels)
+    assert [path.stat().st_mtime_ns for path in fresh.iterdir()] == [changed]
+    assert isinstance(load_kernels(4, 2, 32, torch.bfloat16), Kernels)
+    assert len(list(fresh.iterdir())) == 2
+
+
+@needs_compiler
+def test_a_cache_folder_that_cannot_be_had_is_done_without(fresh: Path):
+    fresh.parent.write_text("a file where the folder should be")
+    assert isinstance(load_kernels(4, 2, 32, torch.float32), Kernels)
+
+
+@needs_compiler
+def test_a_cache_folder_that_others_can_write_to_is_not_used(fresh: Path):
+    """A library loaded from there runs in this process."""
+    fresh.mkdir(parents=True)
+    fresh.chmod(0o777)
+    assert isinstance(load_kernels(4, 2, 32, torch.float32), Kernels)
+    assert list(fresh.iterdir()) == []
+
+
+def test_without_a_compiler_torch_does_it(fresh: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(compiler.shutil, "which", lambda name: None)
+    loaded = load_model("embedded", dtype="float32")
+    rollouts = EngineRollouts(loaded.model, loaded.tokenizer)
+    assert rollouts.backend == "torch alone: no g++ found"
+    (made,) = rollouts.generate([Prompt([5, 6, 7], 0)], 1, Sampling(4, temperature=0))
+    assert len(made.completion_ids) in range(1, 5)
+
+
+def test_a_compiler_that_fails_is_named(fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    compiler = tmp_path / "g++"
+    compiler.write_text("#!/bin/sh\n[ $1 = --version ] && exit 0\necho 'no space left' >&2\nexit 1\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert load_kernels(4, 2, 32, torch.float32) == f"{compiler} failed: no space left"
+    assert list(fresh.iterdir()) == []
+
+
+def test_a_shape_without_kernels_says_so():
+    assert load_kernels(4, 2, 24, torch.float32) == "no kernels for 24 elements per head in float32"
+    assert load_kernels(4, 2, 32, torch.float16) == "no kernels for 32 elements per head in float16"

@@ -1,0 +1,291 @@
+"""The pages in a real browser: what they show, what clicks and filters do, and that nothing leaves them."""
+
+import http.client
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from helpers.made_up_run import HOSTILE, write_run
+from helpers.paths import QUICKSTART
+from tiny_math_solver.grading import Graded, How
+from tiny_math_solver.playground.play import Playground
+from tiny_math_solver.playground.solver import Vote
+from tiny_math_solver.report import write_report
+from tiny_math_solver.report.watch import Watch
+
+CHROMIUM = shutil.which("chromium")
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(not CHROMIUM, reason="no Chromium")]
+FLAGS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
+    "--disable-sync",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        made = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield made
+        made.close()
+
+
+@pytest.fixture
+def watched(browser: Any) -> Iterator[Any]:
+    """A page that has to stay silent: no error, no message, no request to anywhere but where it came from."""
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda request: said.append(request.url) if foreign(request.url) else None)
+    yield page
+    assert said == []
+    page.close()
+
+
+def foreign(url: str) -> bool:
+    return not url.startswith(("file:", "data:", "blob:", "http://127.0.0.1:"))
+
+
+@pytest.fixture
+def report(watched: Any, tmp_path: Path) -> SimpleNamespace:
+    write_report([write_run(tmp_path / "run")], tmp_path / "report.html")
+    watched.goto((tmp_path / "report.html").as_uri())
+    return SimpleNamespace(page=watched, folder=tmp_path)
+
+
+def rows(page: Any) -> list[list[str]]:
+    return [row.locator("span").all_inner_texts() for row in page.locator(".window .row").all()]
+
+
+def test_the_verdict_and_every_curve_with_data_are_shown(report: SimpleNamespace):
+    page = report.page
+    assert page.locator(".big").inner_text() == "25.0% → 75.0%"
+    assert "No significant gain" in page.locator("#verdict").inner_text()  # 2 of 4 fixed: p = 0.5
+    drawn = [c.get_attribute("aria-label") for c in page.locator(".chart").all() if c.is_visible()]
+    assert drawn == ["Greedy accuracy on dev", "Reward", "Groups without a gradient", "Seconds per step"]
+    assert page.locator(".chart .scatterlayer .trace").count() >= 6
+
+
+def test_warnings_of_the_run_stand_under_the_verdict_as_text(report: SimpleNamespace):
+    cells = report.page.locator("#verdict td").all()
+    assert [cell.evaluate("e => e.textContent") for cell in cells] == ["3", "truncation", f"40% are cut off {HOSTILE}"]
+
+
+def test_a_problem_opens_with_both_answers_and_the_first_difference(report: SimpleNamespace):
+    page = report.page
+    cells = page.locator("#problems .cells button")
+    assert [c.get_attribute("aria-label").split(", ")[1] for c in cells.all()] == [
+        "right before and after", "fixed", "fixed", "wrong before and after",
+    ]  # fmt: skip
+    cells.nth(1).click()
+    assert page.locator("#problems pre").all_inner_texts() == ["1+2=4\n#### 4", "1+2=3\n#### 3"]
+    assert page.locator("#problems mark").all_inner_texts() == ["4", "3"]
+    assert page.locator("#problems .slip").all_inner_texts() == ["1+2=", "4"]
+    assert "arithmetic slip: 1+2=4" in page.locator("#problems").inner_text()
+
+
+def test_filters_and_sorting_do_what_they_say(report: SimpleNamespace):
+    page = report.page
+    assert page.locator("#found").inner_text() == "40 of 40"
+    page.fill("#search", "QUESTION 3")
+    assert page.locator("#found").inner_text() == "6 of 40"
+    page.select_option("#paid", "full")
+    assert {row[1] for row in rows(page)} == {"1.5"}
+    page.fill("#search", "")
+    page.select_option("#paid", "")
+    page.fill("#from", "2")
+    page.fill("#to", "3")
+    assert {row[0] for row in rows(page)} == {"2", "3"}
+    page.fill("#from", "")
+    page.fill("#to", "")
+    page.select_option("#end", "false")
+    assert page.locator("#found").inner_text() == "4 of 40"
+    page.select_option("#end", "")
+    page.click('button[data-column="tokens"]')
+    assert [int(row[3]) for row in rows(page)][:3] == [5, 6, 7]
+    page.click('button[data-column="tokens"]')
+    assert [int(row[3]) for row in rows(page)][:3] == [44, 43, 42]
+    page.click('button[data-column="answer"]')  # as numbers, not as text
+    assert [row[5] for row in rows(page)][:10] == [str(n) for n in range(2, 12)]
+
+
+def test_the_list_is_walked_by_keyboard(report: SimpleNamespace):
+    page = report.page
+    page.locator(".window").focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowDown")
+    assert page.locator('.window [aria-selected="true"] span').all_inner_texts()[3] == "6"
+    page.keyboard.press("End")
+    assert page.locator("#rollouts pre").inner_text() == "2+39=41\n#### 41"
+
+
+def test_a_hostile_completion_stays_text(report: SimpleNamespace):
+    page = report.page
+    page.fill("#search", "onerror")
+    page.locator(".window .row").first.click()
+    assert page.locator("#rollouts pre").evaluate("e => e.textContent") == HOSTILE
+    assert page.title() == "run"
+    assert page.locator("img").count() == 0
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_is_wider_than_a_phone(report: SimpleNamespace, scheme: str):
+    page = report.page
+    page.set_viewport_size({"width": 390, "height": 800})
+    page.emulate_media(color_scheme=scheme)
+    page.wait_for_timeout(300)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    back = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert back == {"light": "rgb(255, 255, 255)", "dark": "rgb(20, 23, 28)"}[scheme]
+
+
+def test_several_runs_stand_side_by_side(watched: Any, tmp_path: Path):
+    folders = [write_run(tmp_path / name, after_right=right) for name, right in (("first", 2), ("second", 4))]
+    write_report(folders, tmp_path / "both.html")
+    watched.goto((tmp_path / "both.html").as_uri())
+    verdict = watched.locator("#verdict").inner_text()
+    assert "first" in verdict
+    assert "100.0%" in verdict
+    assert watched.locator("#verdict table").nth(1).locator("td").all_inner_texts() == [
+        "first",
+        "second",
+        "2",
+        "0",
+        "0.50",
+    ]
+
+
+def test_a_watched_run_is_followed_and_filters_stay(watched: Any, tmp_path: Path):
+    folder = write_run(tmp_path / "run", finished=False)
+    server = Watch(folder).serve()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with server:
+        watched.goto(server.url)
+        assert watched.locator("#state").inner_text() == "running"
+        assert watched.locator(".big").inner_text() == "dev 75.0%"
+        watched.fill("#search", "question 3")
+        assert watched.locator("#found").inner_text() == "6 of 40"
+        lines = (folder / "rollouts.jsonl").read_text()
+        (folder / "rollouts.jsonl").write_text(lines + lines)
+        watched.locator("#found", has_text="12 of 80").wait_for(timeout=8000)
+        assert watched.input_value("#search") == "question 3"
+        write_run(folder)  # the run ends
+        watched.locator(".big", has_text="25.0% → 75.0%").wait_for(timeout=8000)
+        server.shutdown()
+
+
+def test_a_run_whose_terminal_is_closed_goes_on_and_is_followed(watched: Any, tmp_path: Path):
+    """What closing the terminal does under `nohup`: the process gets SIGHUP, and the watcher lives elsewhere."""
+    folder = tmp_path / "run"
+    command = [
+        "nohup", sys.executable, "-m", "tiny_math_solver.cli", "train", str(QUICKSTART),
+        "--grpo.output_dir", str(folder), "--grpo.max_steps", "12", "--evaluation.samples", "0",
+        "--problems.test", "20", "--problems.dev", "20",
+    ]  # fmt: skip
+    with (tmp_path / "log").open("w") as log:
+        run = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        try:
+            deadline = time.monotonic() + 120
+            while not (folder / "metrics.jsonl").is_file() and time.monotonic() < deadline:
+                time.sleep(0.1)
+            run.send_signal(signal.SIGHUP)
+            server = Watch(folder).serve()
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            with server:
+                watched.goto(server.url)
+                watched.locator("#verdict .tile", has_text="problems fixed").wait_for(timeout=60_000)
+                server.shutdown()
+            assert run.wait(timeout=60) == 0
+        finally:
+            run.kill()
+    lines = (tmp_path / "log").read_text(encoding="utf-8").splitlines()
+    assert [line.split()[1] for line in lines if line.startswith("step ")] == [f"{i}/12" for i in range(1, 13)]
+    assert not any(ord(c) < 32 for line in lines for c in line)
+
+
+def test_a_server_answers_to_its_own_name_alone(tmp_path: Path):
+    """Another site whose name resolves to this machine must not read the page."""
+    server = Watch(write_run(tmp_path / "run")).serve()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with server:
+        assert server.server_address[0] == "127.0.0.1"
+
+        def status(host: str, path: str = "/data.json") -> int:
+            connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)
+            connection.request("GET", path, headers={"Host": host})
+            return connection.getresponse().status
+
+        port = server.server_port
+        assert [status(f"127.0.0.1:{port}"), status(f"localhost:{port}")] == [200, 200]
+        assert [status("evil.example"), status(f"evil.example:{port}"), status("")] == [403, 403, 403]
+        assert status("localhost", "/../config.yaml") == 404
+        server.shutdown()
+
+
+class Scripted:
+    """Answers like a Solver: the base something hostile, the trained side 4."""
+
+    has_adapter = True
+
+    def stream(self, question: str, base: bool = False) -> Iterator[str]:
+        text = HOSTILE if base else f"{question}: 2+2=4\n#### 4"
+        yield from (text[i : i + 7] for i in range(0, len(text), 7))
+
+    def read(self, question: str, text: str) -> Graded:
+        return Graded(Decimal(4), How.HASHES, False)
+
+    def vote(self, question: str, samples: int, temperature: float, base: bool = False) -> Vote:
+        return Vote([("4", samples - 1), ("5", 1)], samples)
+
+
+def test_the_playground_shows_both_sides_as_text(watched: Any):
+    server = Playground(Scripted(), "a <b>model</b>", ["What is 2+2?", "</script>"]).serve()  # type: ignore[arg-type]
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with server:
+        watched.goto(server.url)
+        assert watched.locator("h1").inner_text() == "a <b>model</b>"
+        watched.locator(".examples button").first.click()
+        watched.locator(".go").click()
+        watched.locator("#trained .vote", has_text="vote of 8: 4 × 7, 5 × 1").wait_for(timeout=8000)
+        assert watched.locator("#trained pre").inner_text() == "What is 2+2?: 2+2=4\n#### 4"
+        assert watched.locator("#trained .answer").inner_text() == "answer: 4 (hashes)"
+        assert watched.locator("#base pre").evaluate("e => e.textContent") == HOSTILE
+        assert watched.locator("img").count() == 0
+        watched.set_viewport_size({"width": 390, "height": 800})
+        assert watched.evaluate("document.documentElement.scrollWidth") <= 390
+        server.shutdown()
+
+
+@pytest.mark.slow
+def test_twenty_thousand_rollouts_open_and_filter_at_once(watched: Any, tmp_path: Path):
+    write_report([write_run(tmp_path / "run", rollouts=20_000)], tmp_path / "report.html")
+    watched.goto((tmp_path / "report.html").as_uri())
+    opened = watched.evaluate("performance.timing.loadEventEnd - performance.timing.navigationStart")
+    assert watched.locator("#found").inner_text() == "20,000 of 20,000"
+    assert opened < 3000
+    took = watched.evaluate(
+        """() => {
+            const times = [];
+            for (const text of ["question 3", "19", "2+1", "nowhere", ""]) {
+                const box = document.getElementById("search"), started = performance.now();
+                box.value = text;
+                box.dispatchEvent(new Event("input"));
+                document.querySelector(".window").getBoundingClientRect();
+                times.push(performance.now() - started);
+            }
+            return times;
+        }"""
+    )
+    assert max(took) < 200, took

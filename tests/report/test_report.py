@@ -1,0 +1,146 @@
+"""The report: what is read off the records, and that a page says what they say."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers.made_up_run import HOSTILE, write_run
+from tiny_math_solver.report import page, page_data, write_report
+from tiny_math_solver.report.diagnose import dead_groups, equations, failure_of, first_slip, gain, waste
+from tiny_math_solver.report.records import _with_grades, compare, run_data
+from tiny_math_solver.support.errors import UserError
+
+
+def completion(text: str, answer: str | None = "5", correct: bool = False, finished: bool = True) -> dict[str, Any]:
+    return {"completion": text, "answer": answer, "correct": correct, "strict": correct, "finished": finished}
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("3*4=12 and 12+1=14", [("3*4=12", True), ("12+1=14", False)]),
+        ("That is 9*7=$<<9*7=63>>63.", [("9*7=$63", True)]),
+        ("1,200 + 300 = 1,500", [("1,200 + 300 = 1,500", True)]),
+        ("2 + 3 * 4 = 14", [("2 + 3 * 4 = 14", True)]),
+        ("10 / 3 = 3.33", [("10 / 3 = 3.33", True)]),
+        ("10 / 3 = 3", [("10 / 3 = 3", True)]),
+        ("10 / 3 = 3.34", [("10 / 3 = 3.34", False)]),
+        ("10 / 2 = 5.4", [("10 / 2 = 5.4", False)]),
+        ("50% x 30 = 15", [("50% x 30 = 15", True)]),
+        ("0.1 + 0.2 = 0.3", [("0.1 + 0.2 = 0.3", True)]),  # in floats it is not
+        ("007 + 1 = 8", [("007 + 1 = 8", True)]),
+        ("5 / 0 = 0", []),
+        ("x = 5, so 5 = 5", []),
+        ("9" * 500 + "+1=2", []),
+        ("__import__('os') + 1 = 2", []),
+    ],
+)
+def test_equations_are_found_and_checked_exactly(text: str, found: list[tuple[str, bool]]):
+    assert equations(text) == found
+
+
+def test_a_megabyte_of_digits_and_signs_takes_no_time():
+    for text in ("1+" * 500_000, "1" * 1_000_000, "1+1=" * 250_000, "<<" * 500_000):
+        first_slip(text)
+
+
+@pytest.mark.parametrize(
+    ("record", "name"),
+    [
+        (completion("#### 5", correct=True), None),
+        (completion("I do not know", None), "no answer"),
+        (completion("First 3*4=12, then", None, finished=False), "cut off"),
+        (completion("#### 7"), "only an answer"),
+        (completion("3*4=13\n#### 13"), "arithmetic slip"),
+        (completion("3*4=12\n#### 12"), "wrong steps"),
+    ],
+)
+def test_a_failure_has_one_name(record: dict[str, Any], name: str | None):
+    assert failure_of(record) == name
+
+
+def test_the_gain_adds_up():
+    before = [completion("", correct=bool(c)) | {"strict": s} for c, s in ((1, 0), (1, 1), (0, 0), (0, 0))]
+    after = [completion("", correct=bool(c)) | {"strict": s} for c, s in ((1, 1), (1, 1), (1, 1), (0, 0))]
+    assert gain(before, after) == {"strict": 0.5, "arithmetic": 0.25, "format": 0.25}
+
+
+def rollout(step: int, id: str, right: bool, paid: float, tokens: int = 10, finished: bool = True) -> dict[str, Any]:
+    rewards = {"correctness_reward": float(right), "format_reward": paid}
+    return {"step": step, "id": id, "rewards": rewards, "correct": right, "tokens": tokens, "finished": finished}
+
+
+def test_dead_groups_and_waste_are_counted_by_what_they_were():
+    rows = [
+        *(rollout(1, "a", True, 0.5) for _ in range(2)),
+        *(rollout(1, "b", False, 0.0) for _ in range(2)),
+        rollout(1, "c", True, 0.5), rollout(1, "c", False, 0.0, tokens=30, finished=False),
+        rollout(2, "a", True, 0.5), rollout(2, "a", True, 0.0),
+    ]  # fmt: skip
+    assert dead_groups(rows) == {
+        1: {"all right": pytest.approx(1 / 3), "all wrong": pytest.approx(1 / 3)},
+        2: {"all right": 0.0, "all wrong": 0.0},
+    }
+    assert waste(rows) == {"all right": 0.2, "all wrong": 0.2, "cut off": 0.3}
+    assert waste([]) == {"all right": 0.0, "all wrong": 0.0, "cut off": 0.0}
+
+
+def test_rollouts_written_without_grades_take_them_from_their_rewards(tmp_path: Path):
+    folder = write_run(tmp_path / "run", rollouts=0)
+    row = {"step": 1, "id": "a", "question": "q", "gold": "4", "completion": "4", "answer": "4", "advantage": 0.0}
+    paid = {"correctness_reward": 1.0, "format_reward": 0.0}
+    rows = [
+        {**row, "how": "closing", "rewards": paid, "tokens": 3, "finished": True},
+        {
+            **row, "how": "closing", "rewards": {"own": 0.0}, "tokens": 1, "finished": True,
+            "correct": True, "strict": False,
+        },
+    ]  # fmt: skip
+    for group in ([rows[0]], [rows[1]]):
+        (folder / "rollouts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in group))
+        assert run_data(folder)["dead"] == [{"step": 1, "all right": 1.0, "all wrong": 0.0}]
+    assert _with_grades(rows[0])["strict"] is False
+    assert _with_grades({**rows[0], "how": "hashes"})["strict"] is True
+    assert _with_grades(rows[1]) == rows[1]
+
+
+# -- Pages ------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_goes_on_is_read_as_far_as_it_is(tmp_path: Path):
+    folder = write_run(tmp_path / "run", finished=False)
+    with (folder / "rollouts.jsonl").open("a") as file:
+        file.write('{"step": 6, "id": "half a li')
+    data = page_data([folder])
+    assert data["state"] == "not finished: run"
+    (run,) = data["runs"]
+    assert len(run["rollouts"]["step"]) == 40
+    assert [point["step"] for point in run["dev"]] == [0, 4]
+    assert all(cell["after"] is None for cell in run["test"])
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "config.yaml").write_text("a: b\n")
+    assert run_data(tmp_path / "empty")["rollouts"]["step"] == []
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path: Path):
+    with pytest.raises(UserError, match="is not a run folder"):
+        write_report([tmp_path], tmp_path / "out.html")
+    assert not (tmp_path / "out.html").exists()
+
+
+def test_what_a_model_wrote_cannot_leave_its_place(tmp_path: Path):
+    text = page(page_data([write_run(tmp_path / "run")]))
+    assert "<img src=x" not in text
+    assert text.count("document.title=") == 4  # all inside the data
+    start = text.index('type="application/json">') + len('type="application/json">')
+    data = json.loads(text[start : text.index("</script>", start)])
+    assert data["runs"][0]["rollouts"]["completion"][3] == HOSTILE
+
+
+def test_runs_are_compared_on_the_same_problems(tmp_path: Path):
+    runs = [run_data(write_run(tmp_path / name, after_right=right)) for name, right in (("a", 2), ("b", 4))]
+    assert compare(runs) == [{"first": "a", "second": "b", "fixed": 2, "broken": 0, "p_value": 0.5}]
+    (tmp_path / "b" / "eval" / "after.jsonl").write_text("")
+    assert compare([runs[0], run_data(tmp_path / "b")]) == []

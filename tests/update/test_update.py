@@ -1,0 +1,230 @@
+"""The update: fewer and shorter passes, the same gradient as TRL's micro-batches."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from trl import GRPOTrainer
+
+from helpers.paths import QUICKSTART
+from tiny_math_solver.config.loading import load_config
+from tiny_math_solver.models.load import load_base, load_tokenizer
+from tiny_math_solver.problems.embedded import embedded_problems
+from tiny_math_solver.prompts import train_prompts
+from tiny_math_solver.rollouts import EngineRollouts
+from tiny_math_solver.runs.events import EventLog
+from tiny_math_solver.runs.folder import RunFolder
+from tiny_math_solver.support.console import QuietConsole
+from tiny_math_solver.training.build import make_trainer
+from tiny_math_solver.training.trainer import MathGRPOTrainer
+from tiny_math_solver.update import torch_scorer
+from tiny_math_solver.update.kernel_scorer import KernelScorer, unsupported
+from tiny_math_solver.update.passes import rows_by_group, rows_by_length
+from tiny_math_solver.update.torch_scorer import ChosenLogProb, TorchScorer
+
+SMALL = [
+    "--grpo.num_generations", "4", "--grpo.per_device_train_batch_size", "4", "--grpo.gradient_accumulation_steps", "8",
+    "--grpo.max_completion_length", "64", "--grpo.max_steps", "1",
+]  # fmt: skip
+
+
+def new_trainer(folder: Path, *overrides: str) -> Any:
+    config = load_config(QUICKSTART, [*SMALL, "--grpo.output_dir", str(folder), *overrides])
+    torch.manual_seed(0)
+    run, console, tokenizer = RunFolder(folder), QuietConsole(), load_tokenizer("embedded")
+    run.create()
+    problems, prompts = train_prompts(tokenizer, embedded_problems("train", 40), "", 1000)
+    model, events = load_base("embedded"), EventLog(run, console)
+    trainer: Any = make_trainer(config, model, tokenizer, problems, prompts, run, console, events)
+    generator = torch.Generator().manual_seed(1)
+    for name, weight in trainer.model.named_parameters():  # an adapter that does something: B starts at zero
+        if "lora_B" in name:
+            weight.data.normal_(std=0.02, generator=generator)
+    return trainer
+
+
+def micro_batches(trainer: Any) -> list[dict[str, Any]]:
+    """What TRL would train on in the first optimizer step."""
+    trainer.model.train()
+    trainer.current_gradient_accumulation_steps = trainer.args.gradient_accumulation_steps
+    rows = next(iter(trainer.get_train_dataloader()))
+    batches = []
+    for step in range(trainer.args.gradient_accumulation_steps):
+        trainer._step = step
+        batches.append(trainer._prepare_inputs(rows))
+    return batches
+
+
+def gradient(trainer: Any) -> torch.Tensor:
+    parts = [p.grad.flatten() for p in trainer.model.parameters() if p.requires_grad]
+    trainer.model.zero_grad()
+    return torch.cat(parts)
+
+
+def stock_gradient(trainer: MathGRPOTrainer, batches: list[dict[str, Any]]) -> tuple[torch.Tensor, float]:
+    update, trainer.update, total = trainer.update, None, 0.0
+    for batch in batches:
+        loss = GRPOTrainer._compute_loss(trainer, trainer.model, batch)
+        loss.backward()
+        total += loss.item()
+    trainer.update = update
+    return gradient(trainer), total
+
+
+def own_gradient(trainer: MathGRPOTrainer, batches: list[dict[str, Any]]) -> tuple[torch.Tensor, float]:
+    assert trainer.update is not None
+    trainer.update.window = batches
+    loss = trainer._update_policy(trainer.model)
+    return gradient(trainer), loss.item()
+
+
+@pytest.fixture(params=["true", "false"], ids=["native", "torch"])
+def native(request: pytest.FixtureRequest) -> list[str]:
+    """Overrides for our kernels, and for torch alone."""
+    if request.param == "true" and not shutil.which("g++"):
+        pytest.skip("no compiler")
+    return ["--rollouts.native", request.param]
+
+
+@pytest.mark.parametrize("beta", ["0.0", "0.05"])
+@pytest.mark.parametrize("loss", ["grpo", "dapo", "dr_grpo", "bnpo", "luspo", "cispo", "sapo", "vespo"])
+def test_the_gradient_is_trls(tmp_path: Path, loss: str, beta: str, native: list[str]):
+    """Catches a wrong normaliser, a row lost or counted twice, a shifted token, padding that is looked at."""
+    small = ["--update.tokens_per_pass", "500"]
+    trainer = new_trainer(tmp_path / "run", "--grpo.loss_type", loss, "--grpo.beta", beta, *small, *native)
+    assert trainer.update is not None
+    assert type(trainer.update.scorer) is (KernelScorer if native[1] == "true" else TorchScorer)
+    batches = micro_batches(trainer)
+    expected, expected_loss = stock_gradient(trainer, batches)
+    got, got_loss = own_gradient(trainer, batches)
+    assert expected.norm() > 0
+    assert (got - expected).norm() / expected.norm() < 1e-4
+    assert got_loss == pytest.approx(expected_loss, abs=1e-5)
+
+
+@pytest.mark.parametrize("options", [["--grpo.num_iterations", "2"], ["--grpo.mask_truncated_completions", "true"]])
+def test_so_it_is_off_policy_and_with_cut_completions_masked(tmp_path: Path, options: list[str], native: list[str]):
+    trainer = new_trainer(tmp_path / "run", *options, "--grpo.max_completion_length", "16", *native)
+    batches = micro_batches(trainer)
+    assert ("old_per_token_logps" in batches[0]) == ("--grpo.num_iterations" in options)
+    for name, weight in trainer.model.named_parameters():  # a policy that has moved on since the rollouts
+        if "lora_B" in name:
+            weight.data.mul_(1.3)
+    expected, _ = stock_gradient(trainer, batches)
+    got, _ = own_gradient(trainer, batches)
+    assert (got - expected).norm() / expected.norm() < 1e-4
+
+
+def test_groups_without_a_gradient_cost_nothing_and_still_make_a_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, native: list[str]
+):
+    """Adam moves by its momentum on a zero gradient, and not at all where there is none: a zero has to be there."""
+    trainer = new_trainer(tmp_path / "run", *native)
+    batches = micro_batches(trainer)
+    for batch in batches:
+        batch["advantages"] = torch.zeros_like(batch["advantages"])
+    trainer.state.global_step = 1  # not one in which a few rows are scored anyway
+    monkeypatch.setattr(trainer, "_compute_loss", None)  # any pass would fail
+    got, loss = own_gradient(trainer, batches)
+    assert loss == 0
+    assert len(got) == sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+    assert not got.any()
+
+
+@pytest.mark.parametrize("loss", ["grpo", "dapo", "cispo", "vespo", "bnpo"])
+def test_a_step_may_span_generation_batches_and_rows_without_any_token(tmp_path: Path, loss: str, native: list[str]):
+    """TRL normalises each micro-batch by the tokens of its own generation batch, and masks completions cut off."""
+    options = ["--grpo.loss_type", loss, "--grpo.steps_per_generation", "4", "--update.tokens_per_pass", "300"]
+    trainer = new_trainer(tmp_path / "run", *options, *native)
+    batches = micro_batches(trainer)
+    assert len({float(batch["num_items_in_batch"]) for batch in batches}) == 2
+    for batch in batches[1:3]:
+        batch["completion_mask"] = torch.zeros_like(batch["completion_mask"])
+    expected, expected_loss = stock_gradient(trainer, batches)
+    got, got_loss = own_gradient(trainer, batches)
+    assert expected.norm() > 0
+    assert (got - expected).norm() / expected.norm() < 1e-4
+    assert got_loss == pytest.approx(expected_loss, abs=1e-5)
+
+
+def test_a_pass_in_which_nothing_is_scored_has_no_gradient(tmp_path: Path, native: list[str]):
+    trainer = new_trainer(tmp_path / "run", *native)
+    batches = micro_batches(trainer)
+    for batch in batches:
+        batch["completion_mask"] = torch.zeros_like(batch["completion_mask"])
+    got, loss = own_gradient(trainer, batches)  # the comparison with transformers has nothing to compare either
+    assert loss == 0
+    assert not got.any()
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (["--lora.lora_dropout", "0.1"], "LoRA dropout"),
+        (["--lora.modules_to_save", "[embed_tokens]"], "more than the adapter of the layers is trained"),
+    ],
+)
+def test_what_the_native_update_cannot_train_is_left_to_torch(tmp_path: Path, options: list[str], why: str):
+    trainer = new_trainer(tmp_path / "run", *options)
+    assert trainer.update is not None
+    assert type(trainer.update.scorer) is TorchScorer
+    assert isinstance(trainer.rollouts, EngineRollouts)
+    assert unsupported(trainer.rollouts.weights, trainer.model) == why
+
+
+def test_an_adapter_on_some_projections_gets_its_gradient(tmp_path: Path, native: list[str]):
+    trainer = new_trainer(tmp_path / "run", "--lora.target_modules", "[k_proj, up_proj]", *native)
+    batches = micro_batches(trainer)
+    expected, _ = stock_gradient(trainer, batches)
+    got, _ = own_gradient(trainer, batches)
+    assert expected.norm() > 0
+    assert (got - expected).norm() / expected.norm() < 1e-4
+
+
+def test_the_gap_to_transformers_shows_a_policy_that_is_out_of_date(tmp_path: Path):
+    trainer = new_trainer(tmp_path / "run")
+    update = trainer.update
+    assert update is not None
+    update.window = micro_batches(trainer)
+    assert type(update.scorer) is KernelScorer
+    update.scorer.begin()
+    assert update.gap_to_transformers() < 1e-4
+    for name, weight in trainer.model.named_parameters():
+        if "lora_B" in name:
+            weight.data.mul_(1.5)
+    assert update.gap_to_transformers() > 1e-2
+
+
+def test_passes_by_group_count_its_prompt_once():
+    group = torch.tensor([1, 2, 1, 3, 2, 1])
+    prompts, completions = torch.full((6,), 10), torch.tensor([5, 5, 6, 7, 8, 40])
+    parts = [part.tolist() for part in rows_by_group(group, prompts, completions, 30)]
+    assert parts == [[0, 2], [5], [1, 4], [3]]  # 21, 50, 23 and 17 tokens
+    assert [part.tolist() for part in rows_by_group(group, prompts, completions, 1000)] == [[0, 2, 5, 1, 4, 3]]
+    assert list(rows_by_group(group[:0], prompts[:0], completions[:0], 30)) == []
+
+
+def test_passes_hold_every_row_once_within_the_budget():
+    lengths = torch.tensor([5, 90, 40, 41, 7, 200, 12, 12])
+    parts = list(rows_by_length(lengths, 100))
+    assert sorted(torch.cat(parts).tolist()) == list(range(8))
+    for part in parts:
+        assert len(part) == 1 or len(part) * lengths[part].max() <= 100
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_log_probabilities_and_their_gradient_are_those_of_log_softmax(
+    temperature: float, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(torch_scorer, "LOGITS_TOKENS", 7)  # several chunks, the last one not full
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(30, 16, generator=generator, dtype=torch.float64, requires_grad=True)
+    weight, bias = (torch.randn(50, *s, generator=generator, dtype=torch.float64) for s in ((16,), ()))
+    target = torch.randint(50, (30,), generator=generator)
+    got = ChosenLogProb.apply(x, weight, bias, target, temperature)
+    plain = ((x @ weight.T + bias) / temperature).log_softmax(-1).gather(1, target[:, None])[:, 0]
+    assert torch.allclose(got.double(), plain, atol=1e-5)
+    gradients = [torch.autograd.grad((y * torch.linspace(-1, 1, 30)).sum(), x)[0] for y in (got, plain)]
+    assert torch.allclose(gradients[0], gradients[1], atol=1e-5)
