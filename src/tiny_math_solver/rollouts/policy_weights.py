@@ -121,8 +121,6 @@ class PolicyWeights:
         """Cosine and sine of each rotary pair `[length, D]`, without the scale, for the kernels."""
         return torch.view_as_real(self.rotary_factors(length)[:, -1].contiguous()).flatten(1)
 
-    turns = rope_table  # the name that update/kernel_scorer.py calls
-
     def paired(self, rows: Tensor) -> Tensor:
         """Rows `0 … D-1` of each head with row `i` and row `i + D/2` side by side."""
         return rows.unflatten(0, (-1, 2, self.head_dim // 2)).transpose(1, 2).reshape(rows.shape)
