@@ -17,8 +17,7 @@ from tiny_math_solver.grading import is_correct
 from tiny_math_solver.models.load import load_model
 from tiny_math_solver.problems.embedded import embedded_problems
 from tiny_math_solver.problems.splits import load_test_problems
-from tiny_math_solver.rollouts import EngineRollouts, ReferenceRollouts, Sampling
-from tiny_math_solver.rollouts import engine_check as certificate
+from tiny_math_solver.rollouts import EngineRollouts, ReferenceRollouts, Sampling, engine_check
 from tiny_math_solver.support.errors import UserError
 
 
@@ -156,7 +155,7 @@ def test_the_same_seed_gives_the_same_adapter_and_another_does_not(tmp_path: Pat
 
 
 def test_an_engine_that_fails_its_check_stops_the_run_or_falls_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(certificate.LIMITS, torch.float32, 0.0)  # nothing passes
+    monkeypatch.setitem(engine_check.LIMITS, torch.float32, 0.0)  # nothing passes
     with pytest.raises(UserError, match="the engine does not reproduce this model"):
         run(tmp_path / "stopped", *SHORT)
     result = run(tmp_path / "slow", *SHORT, "--rollouts.fall_back", "true", "--grpo.max_completion_length", "32")
