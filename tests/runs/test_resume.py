@@ -138,12 +138,13 @@ def test_another_configuration_is_refused_with_what_differs(cut: Path, stopped: 
     before = contents(cut)
     changed = [*stopped.options, "--grpo.learning_rate", "5e-4", "--grpo.max_steps", "6"]
     with pytest.raises(
-        UserError, match=r"learning_rate: 0.001 → 0.0005, grpo.max_steps: 5 → 6; if that is meant: --allow"
+        UserError,
+        match=r"learning_rate: 0.001 → 0.0005, grpo.max_steps: 5 → 6\); to resume it with these changes, add --allow",
     ):
         run(cut, *changed, options=ResumeOptions(resume=True))
-    with pytest.raises(UserError, match=r"grpo.learning_rate: 0.001 → 0.0005; if that is meant: --allow grpo.learn"):
+    with pytest.raises(UserError, match=r"grpo.learning_rate: 0.001 → 0.0005\); to resume .* add --allow grpo.learn"):
         run(cut, *changed, options=ResumeOptions(resume=True, allow=("grpo.max_steps",)))
-    with pytest.raises(UserError, match=r"is a run with lora.r: 16 → 8; that takes a run of its own"):
+    with pytest.raises(UserError, match=r"holds a run with lora.r: 16 → 8, which cannot change within a run"):
         run(cut, *stopped.options, "--lora.r", "8", options=ResumeOptions(resume=True, allow=("lora",)))
     assert contents(cut) == before
 
@@ -207,7 +208,7 @@ def test_a_run_without_a_checkpoint_yet_begins_anew(cut: Path, stopped: SimpleNa
     for checkpoint in cut.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
     result = run(cut, *stopped.options, options=ResumeOptions(resume=True))
-    assert f"no checkpoint in {cut} yet: from the beginning" in result.lines
+    assert f"no checkpoint in {cut} yet: starting from the beginning" in result.lines
     same(stopped.straight, cut)
 
 
