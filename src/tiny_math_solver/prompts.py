@@ -63,7 +63,7 @@ def encode_prompt(tokenizer: Any, messages: list[Message]) -> list[int]:
 def train_prompts(
     tokenizer: Any, problems: Sequence[Problem], system: str, max_tokens: int
 ) -> tuple[list[Problem], list[Prompt]]:
-    """The problems whose prompt has at most `max_tokens` tokens, and their prompts; none is ever cut.
+    """The problems whose prompt has at most `max_tokens` tokens, and these prompts, which are never truncated.
 
     Each problem is a group of its own; groups are numbered by the length of their prompt.
     """

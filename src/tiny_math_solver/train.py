@@ -13,8 +13,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerState
-
 from tiny_math_solver.config.schema import Config
 from tiny_math_solver.evaluation.test_split import TestResult, evaluate_test, recorded_test
 from tiny_math_solver.evaluation.verdict import evaluation_lines
@@ -32,7 +30,6 @@ from tiny_math_solver.support.console import Console
 from tiny_math_solver.support.out_of_memory import oom_as_user_error
 from tiny_math_solver.support.redaction import without_secrets
 from tiny_math_solver.training.build import Training, build_training
-from tiny_math_solver.training.checkpointing import TRAINER_STATE
 from tiny_math_solver.training.plan import Prepared, fingerprint, prepare
 from tiny_math_solver.training.trackers import same_wandb_run
 
@@ -77,7 +74,7 @@ def _run(prepared: Prepared, run: RunFolder, checkpoint: Path | None, console: C
     _open_folder(prepared.config, run, training, checkpoint, events)
     with training.signals.listening():
         before = _before(prepared, run, training, console)
-        _loop(prepared, training, checkpoint, console)
+        _loop(training, console, fresh=checkpoint is None)
         after = _after(prepared, run, training, console)
     run.write_json("summary.json", _summary(training, found, before, after))
 
@@ -108,18 +105,15 @@ def _before(prepared: Prepared, run: RunFolder, training: Training, console: Con
     return before
 
 
-def _loop(prepared: Prepared, training: Training, checkpoint: Path | None, console: Console) -> None:
+def _loop(training: Training, console: Console, *, fresh: bool) -> None:
     """Train to the last step. Raises StoppedError if a signal or a guard ends it earlier."""
     trainer = training.trainer
-    if checkpoint is None:
+    if fresh:
         console.say("a loss near 0 at step 1 is how GRPO starts: look at the reward")
         trainer.train()
-    elif checkpoint_step(checkpoint) < prepared.plan.steps:
-        trainer.train(resume_from_checkpoint=str(checkpoint))
-    else:  # the Trainer would train one step more
-        training.checkpointing.restore_policy(checkpoint)
-        trainer.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE))
-    training.signals.raise_if_asked(trainer.args, trainer.state)
+    else:
+        training.checkpointing.resume()
+    training.signals.raise_if_received(trainer.args, trainer.state)
     training.watchdog.raise_if_stopped(console)
 
 

@@ -150,7 +150,7 @@ def test_the_plan_counts_what_is_there(training: Any):
     layers, kv, dim = 4, model.config.num_key_value_heads, model.config.hidden_size // model.config.num_attention_heads
     assert model.config.num_hidden_layers == layers
     decoder = trainer.rollouts._decoder(128, 50, trainer.sampling)
-    held = sum(t.nbytes for t in (decoder.prompts, decoder.own))
+    held = sum(t.nbytes for t in (decoder.prompt_cache, decoder.completion_cache))
     assert parts["keys and values"].size == held >= 128 * 162 * layers * 2 * kv * dim * 4
     # what the layers of a pass keep
     token = 4 * 4 * model.config.hidden_size

@@ -142,7 +142,10 @@ def test_another_configuration_is_refused_with_what_differs(cut: Path, stopped: 
         match=r"learning_rate: 0.001 → 0.0005, grpo.max_steps: 5 → 6\); to resume it with these changes, add --allow",
     ):
         run(cut, *changed, options=ResumeOptions(resume=True))
-    with pytest.raises(UserError, match=r"grpo.learning_rate: 0.001 → 0.0005\); to resume .* add --allow grpo.learn"):
+    with pytest.raises(
+        UserError,
+        match=r"grpo.learning_rate: 0.001 → 0.0005\); to resume it with these changes, add --allow grpo.learn",
+    ):
         run(cut, *changed, options=ResumeOptions(resume=True, allow=("grpo.max_steps",)))
     with pytest.raises(UserError, match=r"holds a run with lora.r: 16 → 8, which cannot change within a run"):
         run(cut, *stopped.options, "--lora.r", "8", options=ResumeOptions(resume=True, allow=("lora",)))
@@ -407,10 +410,14 @@ def test_no_pickle_is_in_a_run_folder_and_none_is_read(cut: Path, stopped: Simpl
     assert endings <= {".json", ".jsonl", ".safetensors", ".yaml", ".html", ".jinja", ""}, endings
     for file in cut.glob("checkpoint-*/*.safetensors"):
         file.with_suffix(".bin").write_bytes(b"cos\nsystem\n(S'touch owned'\ntR.")
+        for name in ("optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state.pth"):  # which the Trainer would load
+            (file.parent / name).write_bytes(b"cos\nsystem\n(S'touch owned'\ntR.")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pickle, "load", _never)
         patch.setattr(torch, "load", _never)
-        run(cut, *stopped.options)
+        result = run(cut, *stopped.options)
+    assert any("resumed" in line for line in result.lines)
+    same(stopped.straight, cut)
 
 
 def _never(*args: Any, **kwargs: Any) -> Any:

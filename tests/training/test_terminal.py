@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import rich.console
 
+from tiny_math_solver.runs.records import RolloutRow
 from tiny_math_solver.training.live_view import LiveView, StepReport, show_step, sparkline, step_line, training_console
 
 LOGS = {
@@ -16,9 +17,10 @@ DEV = [
     {"step": step, "accuracy": accuracy, "strict_accuracy": 0.5, "low": 0.5, "high": 0.7}
     for step, accuracy in ((0, 0.08), (4, 0.61))
 ]
-SAMPLE: dict[str, Any] = {
-    "question": "What is 2+2?", "completion": "\x1b[31m2+2=4\n#### 4", "answer": "4", "how": "hashes", "gold": "4",
-    "rewards": {"correctness_reward": 1.0, "format_reward": 0.5},
+SAMPLE: RolloutRow = {
+    "step": 6, "id": "1", "question": "What is 2+2?", "gold": "4", "completion": "\x1b[31m2+2=4\n#### 4",
+    "answer": "4", "how": "hashes", "rewards": {"correctness_reward": 1.0, "format_reward": 0.5}, "advantage": 1.0,
+    "tokens": 12, "finished": True, "correct": True, "strict": True,
 }  # fmt: skip
 REPORT = StepReport(6, 24, 12.0, LOGS, DEV, 128, SAMPLE)
 

@@ -60,7 +60,7 @@ def _own_product_flops(size: int) -> float:
 
 
 def describe() -> dict[str, Any]:
-    """What was measured on: processor, threads, versions."""
+    """The machine of a measurement: processor, threads, versions."""
     from importlib.metadata import version
 
     from tiny_math_solver.runs.environment import LIBRARIES

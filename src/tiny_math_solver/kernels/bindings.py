@@ -242,7 +242,7 @@ class Kernel:
             raise ArgumentError(f"{self.name} takes {len(self.arguments)} arguments, not {len(values)}")
         named = list(zip(self.arguments.values(), values, self.arguments, strict=True))
         sizes = dict(self.model)
-        sizes |= {name: getattr(value, "value", value) for kind, value, name in named if kind is c_long}
+        sizes |= {name: value for kind, value, name in named if kind is c_long}
         for kind, value, _ in named:
             if isinstance(kind, TensorArgument) and value is not None:
                 kind.from_param(value)

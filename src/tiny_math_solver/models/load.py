@@ -12,6 +12,7 @@ from tiny_math_solver.config.schema import EMBEDDED
 from tiny_math_solver.hub.snapshots import snapshot, stay_offline
 from tiny_math_solver.models.adapter import base_of_adapter, is_adapter, load_adapter
 from tiny_math_solver.models.folder import check_loaded, check_model_folder, check_shapes, load_errors
+from tiny_math_solver.support.device import default_device, resolve_dtype
 from tiny_math_solver.support.errors import UserError
 
 
@@ -115,16 +116,6 @@ def resolve(name: str, revision: str | None = None) -> tuple[str, str | None]:
     return name, folder.name
 
 
-def resolve_dtype(dtype: str, device: str) -> torch.dtype:
-    """A dtype by name; `auto` is bfloat16 on a GPU that has it, else float32."""
-    if dtype == "auto":
-        return torch.bfloat16 if device == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
-    named = getattr(torch, dtype, None)
-    if named not in (torch.float32, torch.bfloat16, torch.float16):
-        raise UserError(f"dtype {dtype!r}: use auto, float32, bfloat16 or float16")
-    return named
-
-
 def stored_dtype(name: str, revision: str | None = None) -> torch.dtype:
     """The dtype that a model's weights are stored in, according to its config."""
     from transformers import AutoConfig
@@ -135,7 +126,3 @@ def stored_dtype(name: str, revision: str | None = None) -> torch.dtype:
             source, revision=revision, local_files_only=True, trust_remote_code=False
         ).dtype
     return getattr(torch, dtype) if isinstance(dtype, str) else dtype or torch.float32
-
-
-def default_device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"

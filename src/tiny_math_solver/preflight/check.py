@@ -1,4 +1,4 @@
-"""`tiny-math check`: whether a configuration is worth starting here, in under a minute, writing nothing that stays."""
+"""`tiny-math check`: tells in under a minute if a run is worth starting on this machine, and leaves nothing behind."""
 
 import platform
 import tempfile
@@ -41,7 +41,7 @@ Verdict = Literal["ok", "warn", "fail"]
 
 @dataclass(frozen=True)
 class Check:
-    """What one of them found; after a `fail` a run is not worth starting, after a `warn` it may be."""
+    """The result of one check: after a `fail` the run is not worth starting, after a `warn` it may be."""
 
     verdict: Verdict
     name: str
@@ -52,9 +52,9 @@ class Check:
 
 
 def check(config: Config, price: float | None = None) -> Iterator[Check]:
-    """Every check in turn, the cheap ones first; what needs the model is left out where it cannot be had.
+    """Every check in turn, the cheap ones first; those that need the model are left out if it cannot be loaded.
 
-    `price` is what an hour of this machine costs.
+    `price` is the cost of an hour of this machine.
     """
     yield _environment()
     wrong = misread()
@@ -81,7 +81,7 @@ def _environment() -> Check:
 
 
 def _hub(config: Config) -> Iterator[Check]:
-    """Whether what comes from the Hub is in the cache, or can be fetched."""
+    """A check per repository: in the cache and intact, or to be downloaded."""
     model, problems = config.model, config.problems
     wanted: list[tuple[Any, str, str | None]] = []
     if model.name != EMBEDDED and not is_file(model.name):
@@ -118,7 +118,7 @@ def _with_model(config: Config, price: float | None) -> Iterator[Check]:
 
 
 def _template(config: Config, tokenizer: Any, question: str) -> Check:
-    """Whether the chat template lets the model read the question, and ends where its own turn begins."""
+    """The chat template must let the model read the question, and end where the model's turn begins."""
     encode_prompt(tokenizer, chat_messages(question, config.prompt.system))  # refuses a tokenizer without one
     asked = chat_messages(question, config.prompt.system)
     text = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
@@ -130,7 +130,7 @@ def _template(config: Config, tokenizer: Any, question: str) -> Check:
 
 
 def _ends(trainer: Any) -> Check:
-    """Whether a turn's end, as the template writes it, is one of the tokens that end a completion."""
+    """The token with which the template closes a turn must be one of those that end a completion."""
     tokenizer, ids = trainer.processing_class, trainer.rollouts.eos_ids
     turn = [*chat_messages("1 + 1?"), {"role": "assistant", "content": "2"}]
     closing = tokenizer(tokenizer.apply_chat_template(turn, tokenize=False), add_special_tokens=False)["input_ids"]

@@ -1,4 +1,4 @@
-"""What the first step will look like, by asking the base model a few train problems before anything is trained."""
+"""A forecast of the first step: the base model answers a few train problems before anything is trained."""
 
 import time
 from collections import Counter
@@ -51,7 +51,7 @@ class Forecast:
 
     @property
     def histogram(self) -> str:
-        """How many problems have so many right samples."""
+        """The number of problems by their number of right samples."""
         samples = len(self.groups[0])
         counts = Counter(sum(record.correct for record in group) for group in self.groups)
         return f"right of {samples} samples: " + ", ".join(f"{right}: {counts[right]}" for right in sorted(counts))

@@ -27,7 +27,7 @@ TRICKY = (
 
 
 def misread() -> list[str]:
-    """What the two rewards get wrong of the table, a line each; empty if nothing."""
+    """A line for each answer of the table that is not paid as it should be; empty if there is none."""
     wrong = []
     for completion, gold, right, marked in TRICKY:
         paid = tuple(grade(None, completion, gold).rewards.values())

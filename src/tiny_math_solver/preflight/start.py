@@ -1,4 +1,4 @@
-"""What `train` makes sure of before it writes anything: disk, memory, the engine, and something to learn from."""
+"""The checks of `train` before it writes anything: disk, memory, the engine, and something to learn from."""
 
 import shutil
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ OTHER_BYTES = 30_000_000  # tokenizer, evaluations, the page
 
 @dataclass(frozen=True)
 class Preflight:
-    """What was found before the first step; a resumed run has no forecast."""
+    """The results of the checks before the first step; a resumed run has no forecast."""
 
     memory: MemoryPlan
     update_speed: float  # tokens per second
@@ -44,10 +44,10 @@ class Preflight:
 def preflight(
     prepared: Prepared, run: RunFolder, training: Training, console: Console, *, fresh: bool, force: bool
 ) -> Preflight:
-    """Make sure of room on the disk and in memory, of the engine, and of something to learn from; writes nothing.
+    """Check disk, memory and engine, and forecast the first step of a `fresh` run; writes nothing.
 
-    Raises UserError where the run does not fit or the engine is wrong, StoppedError where nothing would be learned;
-    `force` goes on where it can.
+    Raises UserError if the run does not fit or the engine is wrong, StoppedError if nothing would be learned; `force`
+    overrides both where that is possible.
     """
     config, trainer = prepared.config, training.trainer
     written = 0 if fresh else sum(file.stat().st_size for file in run.path.rglob("*") if file.is_file())
@@ -114,7 +114,7 @@ def disk_bytes(plan: Plan, trainer: MathGRPOTrainer) -> int:
 
 
 def check_disk(folder: Path, needed: int) -> str:
-    """How much room there is, in words. Raises UserError where it is not enough."""
+    """A line about the free disk space. Raises UserError if `needed` bytes do not fit."""
     there = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
     free = shutil.disk_usage(there).free
     text = f"{readable(needed)} to be written at most, {readable(free)} free in {there}"

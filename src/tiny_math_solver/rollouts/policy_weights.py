@@ -93,7 +93,7 @@ class PolicyWeights:
             )
 
     def addresses(self) -> list[tuple[int, torch.dtype, torch.Size]]:
-        """Where the shared parameters lie, for recorded steps and graphs that point there."""
+        """Addresses of the shared parameters, for recorded steps and graphs that point there."""
         norms = [norm for layer in self.layers for norm in (layer.attention_norm, layer.mlp_norm)]
         return [(shared.data_ptr(), shared.dtype, shared.shape) for shared in (self.embedding, *norms, self.final_norm)]
 
@@ -120,8 +120,6 @@ class PolicyWeights:
     def rope_table(self, length: int) -> Tensor:
         """Cosine and sine of each rotary pair `[length, D]`, without the scale, for the kernels."""
         return torch.view_as_real(self.rotary_factors(length)[:, -1].contiguous()).flatten(1)
-
-    turns = rope_table  # the name that update/kernel_scorer.py calls
 
     def paired(self, rows: Tensor) -> Tensor:
         """Rows `0 … D-1` of each head with row `i` and row `i + D/2` side by side."""

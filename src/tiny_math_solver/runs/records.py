@@ -31,6 +31,8 @@ class RolloutRow(TypedDict):
     advantage: float
     tokens: int  # of the completion
     finished: bool  # False if the length limit cut it off
+    correct: bool  # lenient: the number may stand anywhere
+    strict: bool  # it stands after ####
 
 
 class EventRow(TypedDict):

@@ -22,7 +22,7 @@ from tiny_math_solver.training.checkpointing import Checkpointing
 from tiny_math_solver.training.dev_evaluation import DevEvaluation
 from tiny_math_solver.training.generation import Generation, dataset_rows, sampling_of
 from tiny_math_solver.training.metrics_log import MetricsLog
-from tiny_math_solver.training.plan import Prepared, fingerprint
+from tiny_math_solver.training.plan import Prepared
 from tiny_math_solver.training.recorder import Recorder
 from tiny_math_solver.training.sample_tables import SampleTables
 from tiny_math_solver.training.signals import StopOnSignal
@@ -59,7 +59,7 @@ def build_training(prepared: Prepared, run: RunFolder, console: Console, events:
     dev = DevEvaluation(trainer, run, splits.dev, config.evaluation.every, config.prompt.system)
     metrics = MetricsLog(trainer, run, dev, console)
     signals, watchdog = StopOnSignal(), Watchdog(trainer, run, config, events)
-    checkpointing = Checkpointing(trainer, run, dev, metrics, watchdog, fingerprint(splits))
+    checkpointing = Checkpointing(trainer, run, dev, metrics, watchdog, prepared.plan)
     trainer.saver = checkpointing
     for callback in (dev, metrics, SampleTables(trainer), signals, watchdog, checkpointing):
         trainer.add_callback(callback)

@@ -6,6 +6,7 @@ seed and the step, the draws of a rollout from the seed, the prompt and the batc
 
 import random
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,7 +15,7 @@ import torch
 from accelerate.utils import gather_object
 from peft import set_peft_model_state_dict
 from safetensors.torch import load_file
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState
 
 from tiny_math_solver.models.adapter import save_adapter
 from tiny_math_solver.runs.checkpoints import (
@@ -29,6 +30,7 @@ from tiny_math_solver.runs.records import read_json
 from tiny_math_solver.runs.state_files import load_tree, save_tree
 from tiny_math_solver.training.dev_evaluation import DevEvaluation
 from tiny_math_solver.training.metrics_log import MetricsLog
+from tiny_math_solver.training.plan import Plan, fingerprint
 from tiny_math_solver.training.trainer import MathGRPOTrainer
 from tiny_math_solver.training.trl_state import EntropyBonus, LossSum
 from tiny_math_solver.training.watchdog import Watchdog
@@ -48,8 +50,8 @@ class Stateful(Protocol):
 class Checkpointing(TrainerCallback):
     """Saves a run and restores it, part by part, at the moments that the Trainer gives.
 
-    `problems` is the fingerprint of the problems. Policy and parts are restored before the Trainer makes its
-    optimizer, the optimizer once it is there, and random states last, once the data is wound forward.
+    Policy and parts are restored before the Trainer makes its optimizer, the optimizer once it exists, and random
+    states last, once the data has been skipped that the run has learned from.
     """
 
     def __init__(
@@ -59,9 +61,10 @@ class Checkpointing(TrainerCallback):
         dev: DevEvaluation,
         metrics: MetricsLog,
         watchdog: Watchdog,
-        problems: str,
+        plan: Plan,
     ):
-        self.trainer, self.run, self.dev, self.metrics, self.problems = trainer, run, dev, metrics, problems
+        self.trainer, self.run, self.dev, self.metrics = trainer, run, dev, metrics
+        self.problems, self.total_steps = fingerprint(plan.splits), plan.steps
         self.parts: dict[str, Stateful] = {
             "recorder": trainer.recorder,
             "step_metrics": trainer.times,
@@ -119,7 +122,8 @@ class Checkpointing(TrainerCallback):
     # -- Restoring ------------------------------------------------------------------------------------------------
 
     def rewind(self, checkpoint: Path) -> None:
-        """Put the run folder back: its records, and the best adapter at its top."""
+        """Put the run folder back to `checkpoint`: its records, and the best adapter at its top."""
+        self._checkpoint = checkpoint
         run, step = self.run, checkpoint_step(checkpoint)
         run.rewind(read_json(checkpoint / "state.json")["records"], step)
 
@@ -134,9 +138,22 @@ class Checkpointing(TrainerCallback):
         if run.writes:
             rename_damaged(run.path, step)
 
-    def restore_policy(self, checkpoint: Path) -> None:
+    def resume(self) -> None:
+        """Train on from the checkpoint that the run folder was put back to."""
+        assert self._checkpoint
+        if checkpoint_step(self._checkpoint) >= self.total_steps:  # the Trainer would train one step more
+            self.trainer.state = TrainerState.load_from_json(str(self._checkpoint / TRAINER_STATE))
+            self.restore_policy()
+            return
+        with tempfile.TemporaryDirectory() as folder:  # the Trainer would unpickle what lies beside its state
+            shutil.copy(self._checkpoint / TRAINER_STATE, folder)
+            self.trainer.train(resume_from_checkpoint=folder)
+
+    def restore_policy(self) -> None:
         """Load the adapter and the parts."""
-        self._checkpoint, self._state = checkpoint, load_tree(checkpoint / "state")
+        checkpoint = self._checkpoint
+        assert checkpoint
+        self._state = load_tree(checkpoint / "state")
         set_peft_model_state_dict(
             self.trainer.accelerator.unwrap_model(self.trainer.model), load_file(checkpoint / ADAPTER)
         )

@@ -4,17 +4,18 @@ TRL asks for the completions (`rollout_func`) and for the rewards, one function 
 that the sampler gave it, its tokens stay ragged, and its completion is graded once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from trl import GRPOConfig
 
-from tiny_math_solver.grading.grade import Graded, grade
+from tiny_math_solver.grading.grade import REWARDS, Graded, grade
 from tiny_math_solver.grading.rewards import as_text
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.prompts import Prompt, chat_messages
 from tiny_math_solver.rollouts import Rollouts, Sampling
+from tiny_math_solver.runs.records import RolloutRow
 from tiny_math_solver.training.step_metrics import StepMetrics
 
 Row = dict[str, Any]  # of the dataset: prompt (chat messages), answer, question, id, group
@@ -69,40 +70,48 @@ class Generation:
             "logprobs": None if rollouts[0].logprobs is None else [rollout.logprobs for rollout in rollouts],
         }
 
-    def correctness_reward(
+    def reward_functions(self) -> list[Callable[..., list[float]]]:
+        """One function in TRL's signature per reward, called in this order; the first one grades the batch."""
+
+        def function(name: str) -> Callable[..., list[float]]:
+            def reward(**batch: Any) -> list[float]:
+                if name == REWARDS[0]:
+                    self._grade(**batch)
+                return [graded.rewards[name] for graded in self.graded]
+
+            reward.__name__ = name  # TRL's metrics carry it
+            return reward
+
+        return [function(name) for name in REWARDS]
+
+    def _grade(
         self, prompts: list[Any], completions: list[Any], completion_ids: list[list[int]], **columns: Any
-    ) -> list[float]:
-        """TRL's first reward function: grades the batch."""
+    ) -> None:
         with self.times.timed("reward"):
             self._texts, self._completion_ids = [as_text(messages) for messages in completions], completion_ids
             self.graded = [
                 self.grade(as_text(prompt), text, gold)
                 for prompt, text, gold in zip(prompts, self._texts, columns["answer"], strict=True)
             ]
-        return [graded.rewards["correctness_reward"] for graded in self.graded]
 
-    def format_reward(self, **columns: Any) -> list[float]:
-        """TRL's second reward function: reads what the first one has graded."""
-        return [graded.rewards["format_reward"] for graded in self.graded]
-
-    def records(self, step: int, advantages: list[float], end_ids: Sequence[int]) -> list[dict[str, Any]]:
+    def records(self, step: int, advantages: list[float], end_ids: Sequence[int]) -> list[RolloutRow]:
         """The batch as rows of rollouts.jsonl; a completion is finished if it ends in one of `end_ids`."""
         return [
-            {
-                "step": step,
-                "id": row["id"],
-                "question": row["question"],
-                "gold": row["answer"],
-                "completion": text,
-                "answer": graded.answer,
-                "how": graded.how.value,
-                "rewards": graded.rewards,
-                "advantage": advantage,
-                "tokens": len(ids),
-                "finished": ids[-1] in end_ids,
-                "correct": graded.correct,
-                "strict": graded.strict,
-            }
+            RolloutRow(
+                step=step,
+                id=row["id"],
+                question=row["question"],
+                gold=row["answer"],
+                completion=text,
+                answer=graded.answer,
+                how=graded.how.value,
+                rewards=graded.rewards,
+                advantage=advantage,
+                tokens=len(ids),
+                finished=ids[-1] in end_ids,
+                correct=graded.correct,
+                strict=graded.strict,
+            )
             for row, text, graded, advantage, ids in zip(
                 self.rows, self._texts, self.graded, advantages, self._completion_ids, strict=True
             )

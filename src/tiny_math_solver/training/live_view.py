@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tiny_math_solver.grading.rewards import FORMAT_REWARD
+from tiny_math_solver.runs.records import RolloutRow
 from tiny_math_solver.support.console import Console, QuietConsole, printable
 
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -31,7 +32,7 @@ class StepReport:
     logs: dict[str, float]
     dev: list[dict[str, float]]
     completions: int  # of this step
-    sample: dict[str, Any] | None = None  # a row of rollouts.jsonl
+    sample: RolloutRow | None = None
 
 
 def step_line(report: StepReport) -> str:
@@ -74,7 +75,7 @@ class LiveView(Console):
         super().__init__()
         self.screen = screen
         self.live = Live(console=screen, auto_refresh=False, transient=True)
-        self.sample: dict[str, Any] | None = None
+        self.sample: RolloutRow | None = None
         self.shown_at = -SAMPLE_EVERY
 
     def write(self, text: str, end: str) -> None:
@@ -133,7 +134,7 @@ def _shares(seconds: dict[str, float]) -> Text:
     return text
 
 
-def _sample(row: dict[str, Any]) -> Panel:
+def _sample(row: RolloutRow) -> Panel:
     lines = printable(row["completion"]).splitlines()
     text = "\n".join([*lines[:SAMPLE_LINES], *(["…"] if len(lines) > SAMPLE_LINES else [])])
     paid = sum(row["rewards"].values())

@@ -15,7 +15,7 @@ from tiny_math_solver.support.errors import UserError
 
 @dataclass(frozen=True)
 class Plan:
-    """What a configuration comes to with its problems; `dropped` train problems have too long a prompt."""
+    """A configuration with its problems, in numbers and sentences; `dropped` train problems had too long a prompt."""
 
     config: Config
     splits: Splits

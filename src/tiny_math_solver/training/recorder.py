@@ -6,6 +6,7 @@ from accelerate.utils import gather_object
 
 from tiny_math_solver.runs.events import EventLog
 from tiny_math_solver.runs.folder import RunFolder
+from tiny_math_solver.runs.records import ROLLOUTS, RolloutRow
 
 
 class Recorder:
@@ -15,16 +16,16 @@ class Recorder:
         self.run, self.max_bytes, self.events = run, max_bytes, events
         self.completions = self.completion_tokens = 0
         self.best_reward = 0.0
-        self.last_rows: list[dict[str, Any]] = []  # of rollouts.jsonl, of all processes
+        self.last_rows: list[RolloutRow] = []  # of all processes
         self._is_open = True
 
-    def record(self, step: int, rows: list[dict[str, Any]]) -> None:
+    def record(self, step: int, rows: list[RolloutRow]) -> None:
         """Add this process's rows of a generation batch."""
         self.last_rows = rows = gather_object(rows)
         self.completions += len(rows)
         self.completion_tokens += sum(row["tokens"] for row in rows)
         self.best_reward = max([self.best_reward, *(sum(row["rewards"].values()) for row in rows)])
-        if self._is_open and not self.run.append_jsonl("rollouts.jsonl", rows, self.max_bytes):
+        if self._is_open and not self.run.append_jsonl(ROLLOUTS, rows, self.max_bytes):
             self._is_open = False
             text = "rollouts.jsonl has reached records.rollouts_mb: later completions are not kept"
             self.events.add(step, "records", text)

@@ -1,4 +1,4 @@
-"""What a step's line in metrics.jsonl has beside TRL's metrics: where the time went, and the evaluation on dev."""
+"""The numbers of metrics.jsonl beside TRL's metrics: where the time of a step went, and the evaluation on dev."""
 
 import time
 from collections.abc import Iterator

@@ -12,7 +12,7 @@ WANDB_MODES = ("", "online", "offline", "disabled", "shared", "dryrun", "run")
 
 
 def choose_trackers(config: Config) -> None:
-    """Where `grpo.report_to` is not set: W&B if its token is in the environment, else none. Checks what is chosen.
+    """Set `grpo.report_to` where it is open, to W&B if its token is in the environment, and check what is chosen.
 
     `WANDB_TOKEN` stands for `WANDB_API_KEY`; `WANDB_MODE=offline` needs neither. Raises UserError for a tracker that
     does not exist, and with the one command to run where its package is missing.

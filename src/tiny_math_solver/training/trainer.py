@@ -14,7 +14,6 @@ Loss functions, advantages, optimizer and schedule are TRL's own. docs/architect
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -38,7 +37,7 @@ class Saver(Protocol):
 
     def save(self) -> None: ...
 
-    def restore_policy(self, checkpoint: Path) -> None: ...
+    def restore_policy(self) -> None: ...
 
 
 class MathGRPOTrainer(GRPOTrainer):
@@ -68,7 +67,7 @@ class MathGRPOTrainer(GRPOTrainer):
         self.step_losses: list[Tensor] = []  # of the micro-batches of the optimizer step under way
         self._step_is_over = False
         own_backend = args.use_vllm or args.use_transformers_continuous_batching
-        rewards: list[Any] = [generation.correctness_reward, generation.format_reward]
+        rewards: list[Any] = generation.reward_functions()
         super().__init__(
             model=model,
             args=args,
@@ -170,7 +169,7 @@ class MathGRPOTrainer(GRPOTrainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         assert self.saver
-        self.saver.restore_policy(Path(resume_from_checkpoint))
+        self.saver.restore_policy()
 
     # -- The gradient of a step -----------------------------------------------------------------------------------
 

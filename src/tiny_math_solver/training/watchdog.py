@@ -9,7 +9,7 @@ from transformers.trainer_utils import SaveStrategy
 from tiny_math_solver.config.schema import Config
 from tiny_math_solver.runs.events import EventLog
 from tiny_math_solver.runs.folder import RunFolder
-from tiny_math_solver.runs.records import read_jsonl
+from tiny_math_solver.runs.records import RolloutRow, read_jsonl
 from tiny_math_solver.support.console import Console, printable
 from tiny_math_solver.support.errors import EXIT_LEARNED_NOTHING, StoppedError
 from tiny_math_solver.training.guards import Finding, Row, findings
@@ -26,7 +26,7 @@ class Watchdog(TrainerCallback):
         self.trainer, self.run, self.config, self.events = trainer, run, config, events
         self.rows: list[Row] = []
         self.active: set[str] = set()  # guards that found something at the last step
-        self.examples: list[Row] = []  # of rollouts.jsonl
+        self.examples: list[RolloutRow] = []
         self.dropped_steps = 0  # in a row
         self.reason = ""  # why the run has to stop
         self.is_optional = False  # guards.stop false would go on

@@ -197,7 +197,7 @@ class KernelScorer:
 
 
 class _LayerInputs(NamedTuple):
-    """What a layer's backward pass needs of its forward pass."""
+    """Tensors of a layer's forward pass that its backward pass needs."""
 
     x: Tensor  # [N, C]
     normed: Tensor

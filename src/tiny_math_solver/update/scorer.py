@@ -1,4 +1,4 @@
-"""What scores completions under the policy: log-probabilities, and their gradient with respect to the adapter."""
+"""The interface of the update's scoring: log-probabilities of completions, and their gradient for the adapter."""
 
 from typing import Protocol
 
