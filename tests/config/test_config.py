@@ -1,14 +1,11 @@
 """Configuration: what is read, what is refused, and how the refusal reads."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from helpers.paths import GSM8K, QUICKSTART, ROOT
+from helpers.paths import GSM8K, QUICKSTART
 from tiny_math_solver.config.loading import load_config, parse_overrides
-from tiny_math_solver.config.schema import Config
-from tiny_math_solver.config.yaml_file import read_value
 from tiny_math_solver.evaluation.prompt_settings import prompt_settings
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.problems.splits import Splits
@@ -189,42 +186,6 @@ def test_what_trl_refuses_is_bad_input():
 
 
 # -- One place for defaults -------------------------------------------------------------------------------------
-
-
-def readme_table() -> dict[str, tuple[str, str]]:
-    """`{key: (default of the GSM8K config, of the quickstart)}` as the README writes them."""
-    table = {}
-    for line in (ROOT / "README.md").read_text().splitlines():
-        keys, *columns = [cell.strip() for cell in line.strip("|").split(" | ")] if line.startswith("| `") else [""]
-        section = keys.strip("`").partition(".")[0]
-        if section not in Config.model_fields or len(columns) < 2:
-            continue
-        names = [key.strip("`") for key in keys.split(", ")]  # `.name` is of the section before it
-        of_names = [column.split(", ") if len(names) > 1 else [column] for column in columns[:2]]
-        for name, gsm8k, quickstart in zip(names, *of_names, strict=True):
-            table[section + name if name.startswith(".") else name] = (gsm8k.strip("`"), quickstart.strip("`"))
-    return table
-
-
-def value_of(config: Config, key: str) -> Any:
-    section, _, name = key.partition(".")
-    resolved = {"grpo": config.grpo_config, "lora": config.lora_config}
-    value = getattr(resolved.get(section, getattr(config, section)), name)
-    return getattr(value, "value", value)  # of an enumeration
-
-
-@pytest.mark.parametrize(("column", "path"), [(0, GSM8K), (1, QUICKSTART)])
-def test_the_readme_names_the_values_of_the_shipped_configs(column: int, path: Path):
-    config = load_config(path)
-    written = {key: values[column] for key, values in readme_table().items() if values[column] != "–"}
-    assert {
-        "lora.r", "lora.lora_alpha", "grpo.num_generations", "grpo.per_device_train_batch_size",
-        "grpo.gradient_accumulation_steps", "grpo.learning_rate", "grpo.temperature", "grpo.max_completion_length",
-        "grpo.output_dir", "grpo.save_steps", "problems.dev", "evaluation.every", "rollouts.batch_size",
-        "update.tokens_per_pass",
-    } <= set(written)  # fmt: skip
-    documented = {key: None if text == "all" else read_value(text) for key, text in written.items()}
-    assert documented == {key: value_of(config, key) for key in documented}
 
 
 def test_the_embedded_model_is_asked_as_the_quickstart_asks_it():
