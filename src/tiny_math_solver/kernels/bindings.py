@@ -167,13 +167,6 @@ UPDATE_SIGNATURES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-# the names by which update/kernel_scorer.py calls some of them
-ALIASES = {
-    "norm": "rms_norm", "gate": "swiglu", "norm_backward": "rms_norm_backward", "gate_backward": "swiglu_backward",
-    "add_product": "add_weight_gradient", "turn": "rotary", "choose": "target_logprobs",
-}  # fmt: skip
-
-
 class Kernels:
     """The functions of a compiled library, as attributes.
 
@@ -195,7 +188,7 @@ class Kernels:
 
     def __getattr__(self, name: str) -> "Kernel":
         try:
-            return self.__dict__["_functions"][ALIASES.get(name, name)]
+            return self.__dict__["_functions"][name]
         except KeyError:
             raise AttributeError(f"there is no kernel {name}") from None
 

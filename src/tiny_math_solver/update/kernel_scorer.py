@@ -122,7 +122,7 @@ class KernelScorer:
             middle_normed = self._norm(middle, layer.mlp_norm)
             gate_up = layer.gate_up(middle_normed)
             gated = x.new_empty(len(x), gate_up.shape[1] // 2)
-            kernels.gate(len(x), gate_up, gated.shape[1], gated)
+            kernels.swiglu(len(x), gate_up, gated.shape[1], gated)
             saved.append(_LayerInputs(x, normed, qkv, attention, log_sum, middle, middle_normed, gate_up, gated))
             x = layer.down.product(gated, add=middle)
         hidden = self._norm(x, weights.final_norm)[tokens.sources]
@@ -130,7 +130,7 @@ class KernelScorer:
         for start in range(0, len(hidden), LOGITS_TOKENS):
             part = slice(start, start + LOGITS_TOKENS)
             logits = weights.logits.product(hidden[part])
-            kernels.choose(
+            kernels.target_logprobs(
                 len(logits), logits, logits.shape[1], weights.logits.rows,
                 1 / self.temperature, tokens.targets[part], logprobs[part],
             )  # fmt: skip
@@ -149,7 +149,7 @@ class KernelScorer:
             kept = saved.pop()
             gated_grad = self._linear_backward(x_grad, layer.down, kept.gated)
             gate_up_grad = torch.empty_like(kept.gate_up)
-            kernels.gate_backward(count, kept.gate_up, kept.gated.shape[1], gated_grad, gate_up_grad)
+            kernels.swiglu_backward(count, kept.gate_up, kept.gated.shape[1], gated_grad, gate_up_grad)
             normed_grad = self._linear_backward(gate_up_grad, layer.gate_up, kept.middle_normed)
             self._norm_backward(kept.middle, layer.mlp_norm, normed_grad, x_grad, add=True)
             attention_grad = self._linear_backward(x_grad, layer.attention_out, kept.attention)
@@ -168,7 +168,7 @@ class KernelScorer:
         return self._input_grad(out_grad, linear, torch.empty_like(x))
 
     def _weight_grad(self, out_grad: Tensor, linear: Linear, x: Tensor) -> None:
-        self.kernels.add_product(len(x), out_grad, out_grad.shape[1], x, x.shape[1], self.weight_grads[linear])
+        self.kernels.add_weight_gradient(len(x), out_grad, out_grad.shape[1], x, x.shape[1], self.weight_grads[linear])
 
     def _input_grad(self, out_grad: Tensor, linear: Linear, out: Tensor) -> Tensor:
         no_bias = out.new_zeros(out.shape[1])
@@ -182,18 +182,18 @@ class KernelScorer:
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
         out = torch.empty_like(x)
-        self.kernels.norm(len(x), x, weight, self.weights.eps, x.shape[1], out)
+        self.kernels.rms_norm(len(x), x, weight, self.weights.eps, x.shape[1], out)
         return out
 
     def _norm_backward(self, x: Tensor, weight: Tensor, out_grad: Tensor, x_grad: Tensor, add: bool) -> None:
-        self.kernels.norm_backward(
+        self.kernels.rms_norm_backward(
             len(x), x, weight, self.weights.eps, x.shape[1], out_grad,
             add, x_grad,
         )  # fmt: skip
 
     def _rotate(self, qkv: Tensor, tokens: "RaggedTokens", backward: bool) -> None:
         scale = self.weights.head_dim**-0.5
-        self.kernels.turn(len(qkv), qkv, tokens.positions, self.rope_table, scale, backward)
+        self.kernels.rotary(len(qkv), qkv, tokens.positions, self.rope_table, scale, backward)
 
 
 class _LayerInputs(NamedTuple):
