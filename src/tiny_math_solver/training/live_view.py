@@ -15,11 +15,12 @@ from rich.text import Text
 from tiny_math_solver.grading.rewards import FORMAT_REWARD
 from tiny_math_solver.runs.records import RolloutRow
 from tiny_math_solver.support.console import Console, QuietConsole, printable
+from tiny_math_solver.training.step_metrics import STEP_PARTS
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 SAMPLE_EVERY = 4  # steps for which a completion stays on screen, long enough to read it
 SAMPLE_LINES = 8
-PHASE_STYLES = {"rollout": "cyan", "reward": "yellow", "update": "magenta", "evaluation": "green"}  # phases of a step
+PART_STYLES = dict(zip(STEP_PARTS, ("cyan", "yellow", "magenta", "green"), strict=True))
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def _board(report: StepReport) -> Panel:
     speed = f", {report.completions * logs['completions/mean_length'] / rollout:,.0f} per second" if rollout else ""
     grid.add_row("tokens", f"{logs['completions/mean_length']:.0f} per completion{speed}")
     grid.add_row("groups", f"{logs['frac_reward_zero_std']:.0%} without a gradient")
-    grid.add_row("time", _shares({part: logs.get(f"time/{part}", 0.0) for part in PHASE_STYLES}))
+    grid.add_row("time", _shares({part: logs.get(f"time/{part}", 0.0) for part in PART_STYLES}))
     title = f"step {report.step} of {report.steps}   {report.seconds:.0f} s, {left:.0f} s left"
     return Panel(grid, title=title, title_align="left")
 
@@ -128,9 +129,9 @@ def _shares(seconds: dict[str, float]) -> Text:
     """The time of a step by part, as a bar and in words."""
     total, text = sum(seconds.values()) or 1.0, Text()
     for part, spent in seconds.items():
-        text.append("█" * round(20 * spent / total), style=PHASE_STYLES[part])
+        text.append("█" * round(20 * spent / total), style=PART_STYLES[part])
     for part, spent in seconds.items():
-        text.append(f"  {part} {spent / total:.0%}", style=PHASE_STYLES[part])
+        text.append(f"  {part} {spent / total:.0%}", style=PART_STYLES[part])
     return text
 
 
