@@ -3,7 +3,7 @@
 prepare      problems, prompts, tokenizer, plan                      training/plan.py
 build        model, adapter, trainer and callbacks                   training/build.py
 preflight    disk, memory, the engine, a forecast                    preflight/start.py
-before       the base model on test                                  evaluation/test_split.py
+before       the base model on test                                  evaluation/before_after.py
 loop         steps of rollouts, rewards, gradient, dev evaluations   training/trainer.py
 after        the best adapter on the same test problems
 verdict      summary.json, the report                                evaluation/verdict.py, report/
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tiny_math_solver.config.schema import Config
-from tiny_math_solver.evaluation.test_split import TestResult, evaluate_test, recorded_test
+from tiny_math_solver.evaluation.before_after import TestResult, evaluate_test, recorded_test
 from tiny_math_solver.evaluation.verdict import evaluation_lines
 from tiny_math_solver.models.load import load_model
 from tiny_math_solver.preflight.start import Preflight, preflight

@@ -1,1 +1,8 @@
-"""Rows of a step → gradient of the adapter."""
+"""Rows of an optimizer step → gradient of the adapter.
+
+policy_update.py    one step: gather, cut, score, gradient
+passes.py           rows → passes of about the same number of tokens
+scorer.py           the interface: log-probabilities with their gradient
+torch_scorer.py     by the model's own modules, on any device
+kernel_scorer.py    by compiled kernels from the rollouts' merged weights, on a CPU in float32
+"""
