@@ -1,0 +1,32 @@
+"""Preparing a run: which problems it keeps, and what it says it will do."""
+
+import pytest
+
+from helpers.paths import QUICKSTART
+from tiny_math_solver.config.loading import load_config
+from tiny_math_solver.models.load import load_tokenizer
+from tiny_math_solver.problems.splits import load_splits
+from tiny_math_solver.prompts import chat_messages, encode_prompt
+from tiny_math_solver.support.errors import UserError
+from tiny_math_solver.training.plan import prepare
+
+FEW = ["--problems.train", "60", "--problems.dev", "4", "--problems.test", "4"]
+
+
+def test_train_problems_with_too_long_a_prompt_are_dropped_and_counted():
+    config = load_config(QUICKSTART, FEW)
+    tokenizer = load_tokenizer("embedded")
+    sizes = [len(encode_prompt(tokenizer, chat_messages(p.question))) for p in load_splits(config.problems).train]
+    limit = sorted(sizes)[40]
+    too_long = sum(size > limit for size in sizes)
+    prepared = prepare(load_config(QUICKSTART, [*FEW, "--prompt.max_tokens", str(limit)]))
+    assert 0 < too_long == prepared.plan.dropped
+    assert len(prepared.splits.train) == len(prepared.prompts) == len(sizes) - too_long
+    assert f"{too_long} train problems dropped: their prompt has over {limit} tokens" in prepared.plan.lines
+
+
+def test_too_few_problems_for_a_step_are_refused():
+    with pytest.raises(UserError, match="every prompt has over 5 tokens; raise prompt.max_tokens"):
+        prepare(load_config(QUICKSTART, [*FEW, "--prompt.max_tokens", "5"]))
+    with pytest.raises(UserError, match="8 train problems are fewer than a generation batch"):
+        prepare(load_config(QUICKSTART, [*FEW, "--problems.train", "8"]))
