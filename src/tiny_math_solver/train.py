@@ -48,7 +48,7 @@ class Outcome:
 def train(config: Config, console: Console, options: ResumeOptions = ResumeOptions()) -> Outcome:  # noqa: B008  frozen
     """Run GRPO as configured, or resume a run as `options` say; returns when adapter, records and page are on disk.
 
-    Raises UserError for bad input, and StoppedError if the run ends before its last step, with all of it saved.
+    Raises UserError for bad input, and StoppedError if the run does not start or ends before its last step.
     """
     prepared = prepare(config)
     for line in prepared.plan.lines:
@@ -109,7 +109,7 @@ def _loop(training: Training, console: Console, *, fresh: bool) -> None:
     """Train to the last step. Raises StoppedError if a signal or a guard ends it earlier."""
     trainer = training.trainer
     if fresh:
-        console.say("a loss near 0 at step 1 is how GRPO starts: look at the reward")
+        console.say("a loss near 0 at step 1 is normal for GRPO: watch the reward")
         trainer.train()
     else:
         training.checkpointing.resume()

@@ -43,7 +43,7 @@ def test_a_graded_completion(
 
 def test_without_a_gold_nothing_is_correct() -> None:
     graded = grade("How many?", "#### 18", None)
-    assert graded == Graded(Decimal(18), How.HASHES, False)
+    assert graded == Graded(Decimal(18), How.HASHES, correct=False, text="#### 18")
     assert (graded.answer, graded.strict) == ("18", False)
     assert graded.rewards == {"correctness_reward": 0.0, "format_reward": 0.5}
 

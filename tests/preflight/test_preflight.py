@@ -205,7 +205,8 @@ def test_a_first_trial_out_of_memory_lowers_the_settings_of_the_run(tmp_path: Pa
     assert main(["train", str(QUICKSTART), *SHORT, "--grpo.output_dir", str(tmp_path / "run")]) == 0
     events = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
     assert [event["text"].partition(";")[0] for event in events] == [
-        "update.tokens_per_pass is 1024 from here on", "update.tokens_per_pass is 512 from here on",
+        "update.tokens_per_pass is reduced to 1024 for the rest of the run",
+        "update.tokens_per_pass is reduced to 512 for the rest of the run",
     ]  # fmt: skip
 
 
@@ -231,7 +232,7 @@ def test_the_forecast_counts_groups_without_a_gradient():
     found = Forecast([[right, wrong], [right, right], [wrong, wrong], [wrong, blank]], 1.0)
     assert found.pass_rate == 3 / 8
     assert found.dead == 0.5  # format alone makes a difference in the last group
-    assert found.histogram == "right of 2 samples: 0: 2, 1: 1, 2: 1"
+    assert found.histogram == "problems by right samples of 2: 0 → 2, 1 → 1, 2 → 1"
     assert found.hopeless == ""
     assert "all rewards are the same (100% right)" in Forecast([[right, right]], 1.0).hopeless
     assert "none of 2 completions earns a reward" in Forecast([[blank, blank]], 1.0).hopeless

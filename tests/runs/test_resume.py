@@ -181,7 +181,7 @@ def test_a_learning_rate_that_was_changed_on_purpose_is_used(cut: Path, stopped:
 def test_without_resume_another_configuration_begins_anew_and_loses_nothing(cut: Path, stopped: SimpleNamespace):
     before = contents(cut)
     result = run(cut, *stopped.options, "--grpo.max_steps", "1")
-    assert any("another configuration (grpo.max_steps: 5 → 1) and is moved aside" in line for line in result.lines)
+    assert any("another configuration (grpo.max_steps: 5 → 1) and will be moved aside" in line for line in result.lines)
     assert contents(cut.with_name("cut.1")) == before
 
 
@@ -554,7 +554,7 @@ def test_a_signal_finishes_and_saves_the_step(tmp_path: Path, number: signal.Sig
     steps = [row["step"] for row in rows(folder / "metrics.jsonl")]
     assert f"{number.name}: stopped after step {steps[-1]} of 500" in err
     assert "Traceback" not in err
-    assert f"{folder}/checkpoint-{steps[-1]}: the same command goes on from there" in err
+    assert f"{folder}/checkpoint-{steps[-1]}: the same command resumes from there" in err
     assert damage(folder / f"checkpoint-{steps[-1]}") == ""
 
 
@@ -571,7 +571,7 @@ def test_a_second_signal_leaves_at_once(tmp_path: Path):
     process.send_signal(signal.SIGCONT)
     _, err = process.communicate(timeout=60)
     assert process.returncode in (128 + signal.SIGINT, 128 + signal.SIGTERM)
-    assert "left at once; the same command goes on from the last checkpoint" in err
+    assert "stopped at once; the same command resumes from the last checkpoint, if there is one" in err
 
 
 @pytest.mark.slow

@@ -152,7 +152,7 @@ def test_sabotage_a_reward_that_is_always_zero(tmp_path: Path, monkeypatch: pyte
 
 
 def _never_right(question: Any, text: Any, gold: Any) -> Graded:
-    return Graded(None, How.NONE, correct=False)
+    return Graded(None, How.NONE, correct=False, text=text)
 
 
 def test_sabotage_no_reward_goes_on_where_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -327,7 +327,9 @@ def test_rollouts_out_of_memory_go_on_with_fewer_at_once_and_are_the_same(
     with monkeypatch.context() as patch:
         patch.setattr(decoder.Decoder, "__init__", limited)
         result = run(tmp_path / "starved", "--grpo.max_steps", "3")
-    assert any(e["text"].startswith("rollouts.batch_size is 8 from here on") for e in result.events)
+    assert any(
+        e["text"].startswith("rollouts.batch_size is reduced to 8 for the rest of the run") for e in result.events
+    )
     for name in ("rollouts.jsonl", "adapter_model.safetensors"):
         assert (plain.folder / name).read_bytes() == (result.folder / name).read_bytes()
     assert issubclass(KernelDecoder, decoder.Decoder)

@@ -26,7 +26,7 @@ def test_train_problems_with_too_long_a_prompt_are_dropped_and_counted():
 
 
 def test_too_few_problems_for_a_step_are_refused():
-    with pytest.raises(UserError, match="every prompt has over 5 tokens; raise prompt.max_tokens"):
+    with pytest.raises(UserError, match=r"every prompt has over 5 tokens; raise prompt\.max_tokens"):
         prepare(load_config(QUICKSTART, [*FEW, "--prompt.max_tokens", "5"]))
     with pytest.raises(UserError, match="8 train problems are fewer than a generation batch"):
         prepare(load_config(QUICKSTART, [*FEW, "--problems.train", "8"]))

@@ -166,7 +166,7 @@ def _pay_by_chance(trainer: Any) -> None:
 
 def _coin_grade(question: Any, text: str | None, gold: Any) -> Graded:
     is_right = bool(_coin([text])[0])
-    return Graded(None, How.HASHES if is_right else How.NONE, is_right)
+    return Graded(None, How.HASHES if is_right else How.NONE, is_right, text or "")
 
 
 def _coin(completions: list[Any], **kwargs: Any) -> list[float]:

@@ -20,12 +20,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume",
         action=argparse.BooleanOptionalAction,
-        help="resume the run in the output folder, or start over (default: resume if the config matches)",
+        help="resume the run in the output folder, or start over (default: resume an unfinished run of this config)",
     )
     parser.add_argument(
         "--allow", action="append", default=[], metavar="KEY", help="with --resume: a field that may have changed"
     )
-    parser.add_argument("--force", action="store_true", help="start even a run that would not fit or learn nothing")
+    parser.add_argument(
+        "--force", action="store_true", help="start even if the run may not fit in memory or learn nothing"
+    )
 
 
 def run(args: argparse.Namespace, console: Console) -> int:

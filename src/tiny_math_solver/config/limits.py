@@ -165,7 +165,7 @@ def _check_adapter_start(value: Any) -> None:
 
 def _check_steps(value: Any) -> None:
     if value == 0:
-        raise ValueError("nothing would be trained; with -1 grpo.num_train_epochs decides")
+        raise ValueError("nothing would be trained; -1 trains for grpo.num_train_epochs")
 
 
 def _check_modules(value: Any) -> None:

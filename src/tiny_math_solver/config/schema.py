@@ -81,7 +81,7 @@ class GuardsSection(Section):
 
 class RecordsSection(Section):
     rollouts_mb: int = Field(
-        512, ge=0, description="megabytes after which rollouts.jsonl is not written any more; 0: never"
+        512, ge=0, description="size at which rollouts.jsonl stops growing, in megabytes; 0 records nothing"
     )
 
 

@@ -31,7 +31,7 @@ class EvaluationRecord:
     @property
     def rewards(self) -> dict[str, float]:
         """The rewards that training would pay for the completion."""
-        return rewards_of(self.correct, self.how)
+        return rewards_of(self.completion, self.correct, self.how)
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,8 @@ def evaluation_lines(name: str, block: Block) -> list[str]:
 
 
 def paired_line(against: str, paired: dict[str, float]) -> str:
-    return (
-        f"  against {against}: fixed {paired['fixed']}, broken {paired['broken']}, McNemar p = {paired['p_value']:.1e}"
-    )
+    counts = f"fixed {paired['fixed']}, broken {paired['broken']}"
+    return f"  compared with {against}: {counts}, McNemar p = {paired['p_value']:.1e}"
 
 
 def run_lines(summary: dict[str, Any], folder: Path) -> list[str]:

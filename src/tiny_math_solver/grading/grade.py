@@ -19,6 +19,7 @@ class Graded:
     value: Number | None  # the number read off the completion
     how: How  # where it was found
     correct: bool  # lenient: it equals the gold, wherever it was found
+    text: str = ""  # the completion
 
     @property
     def answer(self) -> str | None:
@@ -32,7 +33,7 @@ class Graded:
 
     @property
     def rewards(self) -> dict[str, float]:
-        return rewards_of(self.correct, self.how)
+        return rewards_of(self.text, self.correct, self.how)
 
 
 def grade(question: str | None, text: str | None, gold: Gold | None) -> Graded:
@@ -47,15 +48,15 @@ def grade(question: str | None, text: str | None, gold: Gold | None) -> Graded:
 def grade_against(question: str | None, text: str | None, expected: Number | None) -> Graded:
     """As `grade`, with the gold already parsed."""
     found = extract_answer(text, question=question)
-    return Graded(found.value, found.how, expected is not None and found.equals(expected))
+    return Graded(found.value, found.how, expected is not None and found.equals(expected), text or "")
 
 
-def rewards_of(correct: bool, how: str) -> dict[str, float]:
-    """The two rewards by name: one for the right number, one for an answer after `####`, right or wrong."""
+def rewards_of(text: str, correct: bool, how: str) -> dict[str, float]:
+    """The rewards of a completion by name: for the right number, and for an answer after `####`, right or wrong."""
     return {
         "correctness_reward": CORRECTNESS_REWARD if correct else 0.0,
         "format_reward": FORMAT_REWARD if how == How.HASHES else 0.0,
     }
 
 
-REWARDS = tuple(rewards_of(True, How.HASHES))  # their names, in the order in which TRL calls them
+REWARDS = tuple(rewards_of("", True, How.HASHES))  # their names, in the order in which TRL calls them

@@ -1,4 +1,4 @@
-"""`tiny-math check`: tells in under a minute if a run is worth starting on this machine, and leaves nothing behind."""
+"""`tiny-math check`: tells, usually in a minute, if a run is worth starting on this machine; leaves nothing behind."""
 
 import platform
 import tempfile
@@ -59,7 +59,7 @@ def check(config: Config, price: float | None = None) -> Iterator[Check]:
     yield _environment()
     wrong = misread()
     yield Check(
-        "fail" if wrong else "ok", "grader", wrong[0] if wrong else f"{len(TRICKY)} tricky answers paid rightly"
+        "fail" if wrong else "ok", "grader", wrong[0] if wrong else f"{len(TRICKY)} tricky answers graded correctly"
     )
     missing = list(_hub(config))
     yield from missing
@@ -103,7 +103,7 @@ def _with_model(config: Config, price: float | None) -> Iterator[Check]:
     prepared = prepare(config)
     splits, plan, tokenizer = prepared.splits, prepared.plan, prepared.tokenizer
     golds = [parse_gold(p.answer) for part in (splits.train, splits.dev, splits.test, splits.unseen) for p in part]
-    found = [f"{len(golds):,} with a gold that can be read", plan.step_line, *filter(None, [plan.dropped_line])]
+    found = [f"{len(golds):,} with a readable gold answer", plan.step_line, *filter(None, [plan.dropped_line])]
     yield Check("warn" if plan.dropped else "ok", "problems", "; ".join(found))
     yield _template(config, tokenizer, splits.train[0].question)
     with tempfile.TemporaryDirectory() as nowhere:
@@ -126,7 +126,11 @@ def _template(config: Config, tokenizer: Any, question: str) -> Check:
         return Check("fail", "template", "the chat template leaves out the question or the system prompt")
     if text == tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=False):
         return Check("fail", "template", "the chat template has no place where the model's turn begins")
-    return Check("ok", "template", f"question and system prompt stand in it; it ends in {text[-24:]!r}")
+    return Check(
+        "ok",
+        "template",
+        f"contains the question{' and the system prompt' * bool(config.prompt.system)}; ends in {text[-24:]!r}",
+    )
 
 
 def _ends(trainer: Any) -> Check:
@@ -160,7 +164,9 @@ def _model(prepared: Prepared, trainer: MathGRPOTrainer, price: float | None) ->
     found = forecast(config, trainer, prepared.splits.train)
     yield Check("ok" if found.pass_rate else "warn", "base model", f"{found.pass_rate:.0%} right; {found.histogram}")
     advice = "" if found.dead < 0.6 else "; more samples (grpo.num_generations) or a higher grpo.temperature"
-    yield Check("warn" if advice else "ok", "dead groups", f"{found.dead:.0%} of the first step's, about{advice}")
+    yield Check(
+        "warn" if advice else "ok", "dead groups", f"{found.dead:.0%} of the first step's groups, about{advice}"
+    )
     advice = "" if found.truncated < 0.1 else "; raise grpo.max_completion_length"
     text = f"{found.truncated:.0%} cut off; {found.tokens:.0f} tokens a completion{advice}"
     yield Check("warn" if advice else "ok", "truncation", text)
@@ -169,7 +175,7 @@ def _model(prepared: Prepared, trainer: MathGRPOTrainer, price: float | None) ->
         f"rollouts {_in_words(time.rollouts)}, update {_in_words(time.update)}, evaluation {_in_words(time.evaluation)}"
     )
     cost = f", {price * time.total / 3600:.2f} at {price:g} an hour" if price is not None else ""
-    yield Check("ok", "time", f"about {_in_words(time.total)}{cost} ({parts}) while completions stay as long")
+    yield Check("ok", "time", f"about {_in_words(time.total)}{cost} ({parts}) if completions stay as long")
     if found.hopeless:
         yield Check("fail", "hopeless", found.hopeless)
 

@@ -54,7 +54,9 @@ class Forecast:
         """The number of problems by their number of right samples."""
         samples = len(self.groups[0])
         counts = Counter(sum(record.correct for record in group) for group in self.groups)
-        return f"right of {samples} samples: " + ", ".join(f"{right}: {counts[right]}" for right in sorted(counts))
+        return f"problems by right samples of {samples}: " + ", ".join(
+            f"{right} → {counts[right]}" for right in sorted(counts)
+        )
 
     def __str__(self) -> str:
         return (

@@ -30,8 +30,10 @@ def misread() -> list[str]:
     """A line for each answer of the table that is not paid as it should be; empty if there is none."""
     wrong = []
     for completion, gold, right, marked in TRICKY:
-        paid = tuple(grade(None, completion, gold).rewards.values())
-        due = CORRECTNESS_REWARD * right, FORMAT_REWARD * marked
-        if paid != due:
-            wrong.append(f"{completion!r} with gold {gold}: rewards {paid}, expected {due}")
+        due = {"correctness_reward": CORRECTNESS_REWARD * right, "format_reward": FORMAT_REWARD * marked}
+        rewards = grade(None, completion, gold).rewards
+        if (paid := {name: rewards[name] for name in due}) != due:
+            wrong.append(
+                f"{completion!r} with gold {gold}: rewards {tuple(paid.values())}, expected {tuple(due.values())}"
+            )
     return wrong

@@ -28,6 +28,11 @@ class Part:
     setting: str = ""
     held: bool = False
 
+    @property
+    def advice(self) -> str:
+        """The change of a setting that makes the part smaller."""
+        return "set update.own_passes to false" if self.setting == "update.own_passes" else f"lower {self.setting}"
+
 
 @dataclass(frozen=True)
 class Longest:
@@ -58,14 +63,14 @@ class MemoryPlan:
         return self.needed <= self.free
 
     def __str__(self) -> str:
-        parts = ", ".join(f"{part.name} {readable(part.size)}" for part in self.parts)
+        parts = ", ".join(f"{part.name} {readable(part.size)}" + " (allocated)" * part.held for part in self.parts)
         return f"{readable(self.needed)} more needed, {readable(self.free)} free: {parts}"
 
     @property
     def advice(self) -> str:
         """The settings to lower, that of the largest part first."""
         largest = sorted((p for p in self.parts if p.setting), key=lambda part: -part.size)
-        return ", ".join(dict.fromkeys(f"lower {part.setting}" for part in largest))
+        return ", ".join(dict.fromkeys(part.advice for part in largest))
 
 
 def memory_plan(trainer: MathGRPOTrainer, longest: Longest) -> MemoryPlan:

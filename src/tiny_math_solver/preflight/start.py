@@ -46,8 +46,8 @@ def preflight(
 ) -> Preflight:
     """Check disk, memory and engine, and forecast the first step of a `fresh` run; writes nothing.
 
-    Raises UserError if the run does not fit or the engine is wrong, StoppedError if nothing would be learned; `force`
-    overrides both where that is possible.
+    Raises UserError if the disk or the memory is too small or the engine is wrong, StoppedError if nothing would be
+    learned; `force` overrides memory and forecast.
     """
     config, trainer = prepared.config, training.trainer
     written = 0 if fresh else sum(file.stat().st_size for file in run.path.rglob("*") if file.is_file())
@@ -92,7 +92,7 @@ def replace_engine(config: Config, trainer: MathGRPOTrainer, console: Console) -
         raise UserError(
             "the engine does not reproduce this model; --rollouts.engine false trains with transformers' generate"
         )
-    console.say("rollouts by transformers' generate from here on, many times slower")
+    console.say("falling back to transformers' generate, many times slower")
     fall_back_to_generate(trainer)
 
 

@@ -57,7 +57,7 @@ def starting_point(run: RunFolder, config: Config, problems: str, options: Resum
     new = yaml.safe_load(without_secrets(config.to_yaml()))  # as config.yaml records it
     changes = dict(differences(read_config(run.path) or {}, new))
     if changes and not options.resume:
-        console.say(f"the run in {run.path} has another configuration ({_listed(changes)}) and is moved aside")
+        console.say(f"the run in {run.path} has another configuration ({_listed(changes)}) and will be moved aside")
         return Start()
     _refuse(run.path, changes, options.allow)
     if run.finished and not changes:

@@ -49,7 +49,7 @@ class Training:
 
 
 def build_training(prepared: Prepared, run: RunFolder, console: Console, events: EventLog) -> Training:
-    """Load the model, put an adapter on it, and a trainer with its callbacks around both; writes nothing."""
+    """Load the model, add the adapter, then make the trainer and its callbacks; writes nothing."""
     config, splits = prepared.config, prepared.splits
     args = config.grpo_config
     set_seed(args.seed)  # before the adapter is made: TRL seeds only afterwards
@@ -99,7 +99,7 @@ def make_trainer(
     rollouts.batch_size.on_shrink = lambda rows: events.add(
         trainer.state.global_step + 1,
         "out of memory",
-        f"rollouts.batch_size is {rows} from here on; lower it to save the time of another try",
+        f"rollouts.batch_size is reduced to {rows} for the rest of the run; set it so to skip the retry",
     )
     trainer.update = make_update(config, trainer, console, events)
     return trainer
@@ -126,7 +126,7 @@ def make_update(config: Config, trainer: MathGRPOTrainer, console: Console, even
     tokens_per_pass.on_shrink = lambda tokens: events.add(
         trainer.state.global_step + 1,
         "out of memory",
-        f"update.tokens_per_pass is {tokens} from here on; lower it to save the time of another try",
+        f"update.tokens_per_pass is reduced to {tokens} for the rest of the run; set it so to skip the retry",
     )
     # without a KL term, rows of zero advantage have exactly no gradient
     return PolicyUpdate(

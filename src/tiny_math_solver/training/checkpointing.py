@@ -51,7 +51,7 @@ class Checkpointing(TrainerCallback):
     """Saves a run and restores it, part by part, at the moments that the Trainer gives.
 
     Policy and parts are restored before the Trainer makes its optimizer, the optimizer once it exists, and random
-    states last, once the data has been skipped that the run has learned from.
+    states last, after the data that is already used has been skipped.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """A generation batch on its way through TRL: prompts → rollouts → graded completions.
 
 TRL asks for the completions (`rollout_func`) and for the rewards, one function after the other. A row keeps the group
-that the sampler gave it, its tokens stay ragged, and its completion is graded once.
+of its prompt, its tokens stay ragged, and its completion is graded once.
 """
 
 from collections.abc import Callable, Sequence
@@ -50,7 +50,6 @@ class Generation:
         self.grade = grade
         self.rows: list[Row] = []
         self.graded: list[Graded] = []
-        self._texts: list[str] = []
         self._completion_ids: list[list[int]] = []
         self._seed = 0
 
@@ -88,10 +87,10 @@ class Generation:
         self, prompts: list[Any], completions: list[Any], completion_ids: list[list[int]], **columns: Any
     ) -> None:
         with self.times.timed("reward"):
-            self._texts, self._completion_ids = [as_text(messages) for messages in completions], completion_ids
+            self._completion_ids = completion_ids
             self.graded = [
-                self.grade(as_text(prompt), text, gold)
-                for prompt, text, gold in zip(prompts, self._texts, columns["answer"], strict=True)
+                self.grade(as_text(prompt), as_text(completion), gold)
+                for prompt, completion, gold in zip(prompts, completions, columns["answer"], strict=True)
             ]
 
     def records(self, step: int, advantages: list[float], end_ids: Sequence[int]) -> list[RolloutRow]:
@@ -102,7 +101,7 @@ class Generation:
                 id=row["id"],
                 question=row["question"],
                 gold=row["answer"],
-                completion=text,
+                completion=graded.text,
                 answer=graded.answer,
                 how=graded.how.value,
                 rewards=graded.rewards,
@@ -112,8 +111,8 @@ class Generation:
                 correct=graded.correct,
                 strict=graded.strict,
             )
-            for row, text, graded, advantage, ids in zip(
-                self.rows, self._texts, self.graded, advantages, self._completion_ids, strict=True
+            for row, graded, advantage, ids in zip(
+                self.rows, self.graded, advantages, self._completion_ids, strict=True
             )
         ]
 

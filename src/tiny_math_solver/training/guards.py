@@ -1,6 +1,6 @@
 """Guards: warnings while a run goes wrong without any error, each with the measured value and the setting to change.
 
-Every guard compares the mean of the last WINDOW logged steps with a limit, or with the mean of the first ones. It
+Most guards compare the mean of the last WINDOW logged steps with a limit, or with the mean of the first ones. Each
 warns once, and again only after the value was fine in between. Two of them stop the run: no reward at all in its
 first steps, and rollouts that do not come from the policy under training.
 
@@ -103,12 +103,12 @@ def dead_groups(history: History) -> Finding | None:
         return Finding(
             "nothing left to learn",
             f"{share:.0%} of the groups have no gradient and {history.correct:.0%} of the completions are right: "
-            "harder problems, or stop here (grpo.max_steps)",
+            "use harder problems, or stop here (grpo.max_steps)",
         )
     if share >= 0.8 and history.correct < SOLVED:
         return Finding(
             "dead groups",
-            f"{share:.0%} of the groups have no gradient, all their rewards being equal: more samples "
+            f"{share:.0%} of the groups have no gradient, all their rewards being equal: raise the samples per problem "
             f"(grpo.num_generations, now {history.config.num_generations}), a higher grpo.temperature (now "
             f"{history.config.grpo_config.temperature:g}), or problems that are neither all too easy nor all too hard",
         )
@@ -160,8 +160,8 @@ def format_without_accuracy(history: History) -> Finding | None:
         return None
     return Finding(
         "format without accuracy",
-        f"{history.first(form) / FORMAT_REWARD:.0%} → {history.mean(form) / FORMAT_REWARD:.0%} of the completions end "
-        f"in #### while right ones fell from {before:.1%} to {after:.1%}: the policy learns the format alone; "
+        f"{history.first(form) / FORMAT_REWARD:.0%} → {history.mean(form) / FORMAT_REWARD:.0%} give their answer "
+        f"after #### while right ones fell from {before:.1%} to {after:.1%}: the policy learns the format alone; "
         "lower its weight (grpo.reward_weights [1.0, 0.1]) or grpo.learning_rate",
     )
 

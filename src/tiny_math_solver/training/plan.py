@@ -67,7 +67,8 @@ class Plan:
             f"{self.steps:,} steps in all: {self.steps * config.completions_per_step:,} completions of at most "
             f"{config.max_completion_length} tokens, temperature {grpo.temperature:g}, learning rate "
             f"{grpo.learning_rate:g}, beta {grpo.beta:g}",
-            f"greedy on dev every {config.evaluation.every} steps (the best adapter is kept), on test before and after",
+            f"greedy evaluation on dev every {config.evaluation.every} steps (the best adapter is kept), "
+            "on test before and after",
             f"output: {config.output_dir}",
         ]
 
@@ -97,7 +98,8 @@ def prepare(config: Config) -> Prepared:
     if not plan.steps_per_epoch:
         raise UserError(
             f"{len(train)} train problems are fewer than a generation batch asks, "
-            f"{config.generation_batch // config.num_generations}; lower grpo.gradient_accumulation_steps"
+            f"{config.generation_batch // config.num_generations}; lower grpo.gradient_accumulation_steps or "
+            "grpo.per_device_train_batch_size"
         )
     return Prepared(config, plan.splits, prompts, tokenizer, plan)
 

@@ -47,11 +47,14 @@ class StopOnSignal(TrainerCallback):
     def _handle(self, number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
         if not self.training or self.received is not None:
-            raise StoppedError(f"{name}: left at once; the same command goes on from the last checkpoint", 128 + number)
+            raise StoppedError(
+                f"{name}: stopped at once; the same command resumes from the last checkpoint, if there is one",
+                128 + number,
+            )
         self.received = number
         # print() is not reentrant, and the signal may have interrupted it
         with contextlib.suppress(OSError):  # the terminal may be gone, which is what SIGHUP says
-            os.write(2, f"tiny-math: {name}: finishing and saving this step (once more: leave at once)\n".encode())
+            os.write(2, f"tiny-math: {name}: finishing and saving this step (signal again to stop at once)\n".encode())
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.training = True
@@ -70,7 +73,8 @@ class StopOnSignal(TrainerCallback):
         """Raise StoppedError if a signal has ended training."""
         if self.received is None:
             return
-        saved = f"all of it is in {args.output_dir}/checkpoint-{state.global_step}: the same command goes on from there"
+        checkpoint = f"{args.output_dir}/checkpoint-{state.global_step}"
+        saved = f"everything is saved in {checkpoint}: the same command resumes from there"
         raise StoppedError(
             f"{signal.Signals(self.received).name}: stopped after step {state.global_step} of {state.max_steps}; "
             + (saved if args.save_strategy != SaveStrategy.NO else "nothing is saved (grpo.save_strategy is no)"),

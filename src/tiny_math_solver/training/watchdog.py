@@ -109,7 +109,7 @@ class Watchdog(TrainerCallback):
             for row in self.examples:
                 console.say(f"\nquestion: {printable(row['question'])}\ngold: {row['gold']}")
                 console.say(f"completion: {printable(row['completion'][:EXAMPLE_CHARACTERS])}")
-        anyway = "; --resume --allow guards.stop --guards.stop false goes on" if self.is_optional else ""
+        anyway = "; to continue: --resume --allow guards.stop --guards.stop false" if self.is_optional else ""
         raise StoppedError(
             f"stopped by a guard: {self.reason}{anyway}; records and the best adapter so far are in {self.run.path}",
             EXIT_LEARNED_NOTHING,

@@ -32,17 +32,17 @@ def unsupported(weights: PolicyWeights, model: Any) -> str:
     if 2 * sum(linear.weight.nbytes for linear in linears) > MAX_EXTRA_BYTES:
         return "gradients of whole weights would take too much memory"
     if weights.layers[0].query_norm is not None:
-        return "norms of queries and keys"
+        return "norms of queries and keys are not supported"
     if getattr(weights.config, "attention_dropout", 0):
-        return "attention dropout"
+        return "attention dropout is not supported"
     trained = {id(p) for p in model.parameters() if p.requires_grad}
     for module in (module for linear in linears for module in linear.modules):
         for name in getattr(module, "active_adapters", ()):
             if name in module.lora_A:
                 if not isinstance(module.lora_dropout[name], nn.Identity):
-                    return "LoRA dropout"
+                    return "LoRA dropout is not supported"
                 trained -= {id(module.lora_A[name].weight), id(module.lora_B[name].weight)}
-    return "more than the adapter of the layers is trained" if trained else ""
+    return "more than the adapter of the layers is trainable" if trained else ""
 
 
 class KernelScorer:

@@ -1,8 +1,8 @@
 """Rows of one optimizer step → passes: the gradient of TRL's micro-batches from fewer and shorter rows.
 
 TRL pads micro-batches to the longest prompt and the longest completion of the whole generation batch. The rows of one
-optimizer step are sorted by length here, those without a gradient left out, and the rest cut into passes of about
-`tokens` tokens, each trimmed to its own longest row. TRL's loss functions then run on each pass.
+optimizer step are sorted by length or by group here, those without a gradient left out, and the rest cut into passes of
+about `tokens` tokens, each trimmed to its own longest row. TRL's loss functions then run on each pass.
 
 Shapes: `B` completions, `T` tokens.
 """
@@ -39,7 +39,7 @@ def passes(
     weighted losses add up to the sum of the micro-batches' losses.
     """
     settings = {"skip_zero_advantage": skip_zero_advantage, "by_group": by_group}
-    if loss_type == "bnpo":  # averages over the tokens of a micro-batch, so its rows stay among themselves
+    if loss_type == "bnpo":  # averages over the tokens of a micro-batch, so its rows are not mixed with those of others
         for micro_batch in micro_batches:
             all_tokens = micro_batch["completion_mask"].sum().clamp(min=1)
             for batch in _cut(micro_batch, tokens, **settings):

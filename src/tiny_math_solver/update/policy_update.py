@@ -54,7 +54,7 @@ class PolicyUpdate:
     def run(
         self, loss_of: Callable[[Batch], Tensor], backward: Callable[[Tensor], Any], *, compare: bool
     ) -> UpdateResult:
-        """Pass every row of the window through the model; `compare` also compares the scorer with transformers.
+        """Make the gradient of the window's rows; `compare` also compares the scorer with transformers.
 
         `loss_of` is TRL's loss of a batch, which calls `pass_logprobs`; `backward` takes the loss of a pass.
         """

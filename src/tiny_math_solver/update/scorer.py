@@ -11,7 +11,7 @@ from tiny_math_solver.update.passes import Batch
 class Scorer(Protocol):
     """Log-probabilities of a pass of rows; one optimizer step is `begin`, any number of passes, `finish`."""
 
-    by_group: bool  # rows of a group belong into the same pass: their prompt is computed once
+    by_group: bool  # rows of a group belong in the same pass: their prompt is computed once
 
     def begin(self) -> None:
         """Take over the policy as it is."""
@@ -24,7 +24,7 @@ class Scorer(Protocol):
         """Leave the gradient of all passes since `begin` in the adapter's parameters."""
 
     def pass_bytes(self, tokens: int) -> int:
-        """Bytes that a pass of `tokens` tokens keeps for its way back, logits included."""
+        """Bytes that a pass of `tokens` tokens keeps for its backward pass, logits included."""
         ...
 
     @property
