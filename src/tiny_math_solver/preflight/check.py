@@ -107,14 +107,14 @@ def _with_model(config: Config, price: float | None) -> Iterator[Check]:
     yield Check("warn" if plan.dropped else "ok", "problems", "; ".join(found))
     yield _template(config, tokenizer, splits.train[0].question)
     with tempfile.TemporaryDirectory() as nowhere:
-        aside = replace(prepared, config=config.with_grpo(output_dir=f"{nowhere}/run", report_to="none"))
-        console, run = CollectingConsole(), RunFolder(aside.config.output_dir)
-        training = build_training(aside, run, console, EventLog(run, console))
+        sandboxed = replace(prepared, config=config.with_grpo(output_dir=f"{nowhere}/run", report_to="none"))
+        console, run = CollectingConsole(), RunFolder(sandboxed.config.output_dir)
+        training = build_training(sandboxed, run, console, EventLog(run, console))
         for line in console.lines:  # slower ways that had to be taken
             yield Check("warn", "speed", line)
         yield _ends(training.trainer)
         yield Check("ok", "disk", check_disk(config.output_dir, disk_bytes(plan, training.trainer)))
-        yield from _model(aside, training.trainer, price)
+        yield from _model(sandboxed, training.trainer, price)
 
 
 def _template(config: Config, tokenizer: Any, question: str) -> Check:

@@ -104,8 +104,8 @@ def longest_row(prepared: Prepared, trainer: MathGRPOTrainer) -> Longest:
 def disk_bytes(plan: Plan, trainer: MathGRPOTrainer) -> int:
     """Bytes that a run will write: checkpoints with the best one and one under way, and its records twice."""
     args, config, steps = trainer.args, plan.config, plan.steps
-    apart = args.save_steps if args.save_steps >= 1 else max(1, args.save_steps * steps)
-    kept = args.save_total_limit or int(steps / apart) + 1
+    save_interval = args.save_steps if args.save_steps >= 1 else max(1, args.save_steps * steps)
+    kept = args.save_total_limit or int(steps / save_interval) + 1
     if args.save_strategy == SaveStrategy.NO:
         kept = 0
     row = trainer.sampling.max_new_tokens * TOKEN_BYTES + RECORD_BYTES

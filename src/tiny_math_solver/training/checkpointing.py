@@ -67,7 +67,7 @@ class Checkpointing(TrainerCallback):
         self.problems, self.total_steps = fingerprint(plan.splits), plan.steps
         self.parts: dict[str, Stateful] = {
             "recorder": trainer.recorder,
-            "step_metrics": trainer.times,
+            "step_metrics": trainer.step_metrics,
             "logged": trainer.logged,
             "entropy_bonus": EntropyBonus(trainer),
             "dev": dev,

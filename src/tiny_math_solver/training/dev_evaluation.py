@@ -32,7 +32,7 @@ class DevEvaluation(TrainerCallback):
     def _evaluate(self, state: Any) -> bool:
         """Evaluate the policy; True if it is the best so far."""
         trainer = self.trainer
-        with trainer.times.timed("evaluation"):
+        with trainer.step_metrics.timed("evaluation"):
             limit = trainer.sampling.max_new_tokens
             result = evaluate(trainer.rollouts, self.dev, system=self.system, max_new_tokens=limit)
         block = result.summary()
@@ -40,7 +40,7 @@ class DevEvaluation(TrainerCallback):
         scores = {name: block[name] for name in ("accuracy", "strict_accuracy")}
         self.history.append({"step": state.global_step, **scores, "low": low, "high": high})
         if state.global_step > 0:  # the next logged line is step 1's, which is not this policy
-            trainer.times.extra |= {
+            trainer.step_metrics.extra |= {
                 "dev/accuracy": block["accuracy"],
                 "dev/strict_accuracy": block["strict_accuracy"],
                 "dev/ci95_low": low,

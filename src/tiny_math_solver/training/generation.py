@@ -18,10 +18,10 @@ from tiny_math_solver.rollouts import Rollouts, Sampling
 from tiny_math_solver.runs.records import RolloutRow
 from tiny_math_solver.training.step_metrics import StepMetrics
 
-Row = dict[str, Any]  # of the dataset: prompt (chat messages), answer, question, id, group
+DatasetRow = dict[str, Any]  # of the dataset: prompt (chat messages), answer, question, id, group
 
 
-def dataset_rows(problems: Sequence[Problem], prompts: Sequence[Prompt], system: str) -> list[Row]:
+def dataset_rows(problems: Sequence[Problem], prompts: Sequence[Prompt], system: str) -> list[DatasetRow]:
     """The rows that TRL's sampler repeats, one per problem and prompt of the same place."""
     return [
         {
@@ -44,23 +44,23 @@ class Generation:
 
     rollouts: Rollouts
 
-    def __init__(self, prompts: Sequence[Prompt], sampling: Sampling, times: StepMetrics):
-        self.sampling, self.times = sampling, times
+    def __init__(self, prompts: Sequence[Prompt], sampling: Sampling, step_metrics: StepMetrics):
+        self.sampling, self.step_metrics = sampling, step_metrics
         self.prompts = {prompt.group: prompt for prompt in prompts}
         self.grade = grade
-        self.rows: list[Row] = []
+        self.rows: list[DatasetRow] = []
         self.graded: list[Graded] = []
         self._completion_ids: list[list[int]] = []
         self._seed = 0
 
-    def begin(self, rows: list[Row], seed: int) -> None:
+    def begin(self, rows: list[DatasetRow], seed: int) -> None:
         """Take the rows of the next batch; their draws depend on `seed`."""
         self.rows, self._seed = rows, seed
 
     def rollout_func(self, prompts: list[Any], trainer: Any) -> dict[str, Any]:
         """TRL's hook for generation: one completion for each of `rows`, whose messages `prompts` repeats."""
         asked = [self.prompts[row["group"]] for row in self.rows]
-        with self.times.timed("rollout"):
+        with self.step_metrics.timed("rollout"):
             rollouts = self.rollouts.generate(asked, 1, replace(self.sampling, seed=self._seed))
         return {
             "prompt_ids": [prompt.ids for prompt in asked],
@@ -86,7 +86,7 @@ class Generation:
     def _grade(
         self, prompts: list[Any], completions: list[Any], completion_ids: list[list[int]], **columns: Any
     ) -> None:
-        with self.times.timed("reward"):
+        with self.step_metrics.timed("reward"):
             self._completion_ids = completion_ids
             self.graded = [
                 self.grade(as_text(prompt), as_text(completion), gold)

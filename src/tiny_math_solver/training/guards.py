@@ -9,20 +9,18 @@ To add one: a function from `History` to `Finding | None`, listed in GUARDS.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from tiny_math_solver.config.schema import Config
 from tiny_math_solver.grading.rewards import FORMAT_REWARD
+from tiny_math_solver.runs.records import MetricsRow
 
 WINDOW = 5  # logged steps
 SOLVED = 0.8  # share of correct completions from which low entropy and equal rewards are what success looks like
 # The mean difference of a log-probability that rounding explains, with room; a stale adapter is far above.
 GAPS = {torch.float32: 1e-4, torch.float16: 0.02, torch.bfloat16: 0.1}
 GAP_TO_TRANSFORMERS = 1e-3  # the largest difference, in float32
-
-Row = dict[str, Any]  # of metrics.jsonl
 
 
 @dataclass(frozen=True)
@@ -37,10 +35,10 @@ class Finding:
 class History:
     """The metrics of a run so far, as the guards see them."""
 
-    def __init__(self, rows: Sequence[Row], config: Config, dtype: torch.dtype):
+    def __init__(self, rows: Sequence[MetricsRow], config: Config, dtype: torch.dtype):
         self.rows, self.config, self.dtype = rows, config, dtype
 
-    def mean(self, name: str, rows: Sequence[Row] | None = None) -> float:
+    def mean(self, name: str, rows: Sequence[MetricsRow] | None = None) -> float:
         """The mean of a metric over `rows`, the last steps by default; 0 if it was never logged."""
         values = [row[name] for row in (self.rows[-WINDOW:] if rows is None else rows) if row.get(name) is not None]
         return sum(values) / len(values) if values else 0.0
@@ -206,7 +204,7 @@ GUARDS: tuple[Callable[[History], Finding | None], ...] = (
 AT_ONCE = (no_reward, other_policy)  # the others wait for a full window
 
 
-def findings(rows: Sequence[Row], config: Config, dtype: torch.dtype) -> list[Finding]:
+def findings(rows: Sequence[MetricsRow], config: Config, dtype: torch.dtype) -> list[Finding]:
     """Everything the guards find in the metrics of the steps logged so far."""
     history = History(rows, config, dtype)
     guards = GUARDS if len(rows) >= WINDOW else AT_ONCE

@@ -23,7 +23,7 @@ from trl import GRPOConfig, GRPOTrainer
 from tiny_math_solver.rollouts import Rollouts, Sampling
 from tiny_math_solver.rollouts.rollout import causal_lm
 from tiny_math_solver.support.out_of_memory import retry_on_oom
-from tiny_math_solver.training.generation import Generation, Row
+from tiny_math_solver.training.generation import DatasetRow, Generation
 from tiny_math_solver.training.recorder import Recorder
 from tiny_math_solver.training.step_metrics import StepMetrics
 from tiny_math_solver.training.trl_state import GenerationBuffer, LoggedMetrics
@@ -54,7 +54,7 @@ class MathGRPOTrainer(GRPOTrainer):
         self,
         model: Any,
         args: GRPOConfig,
-        rows: list[Row],
+        rows: list[DatasetRow],
         tokenizer: Any,
         lora_config: Any,
         generation: Generation,
@@ -87,8 +87,8 @@ class MathGRPOTrainer(GRPOTrainer):
         return self.generation.sampling
 
     @property
-    def times(self) -> StepMetrics:
-        return self.generation.times
+    def step_metrics(self) -> StepMetrics:
+        return self.generation.step_metrics
 
     @property
     def policy(self) -> Any:
@@ -114,7 +114,7 @@ class MathGRPOTrainer(GRPOTrainer):
         self.sampler = super()._get_train_sampler(dataset)
         return self.sampler
 
-    def _generate_and_score_completions(self, inputs: list[Row]) -> dict[str, Any]:
+    def _generate_and_score_completions(self, inputs: list[DatasetRow]) -> dict[str, Any]:
         # processes may share a group, so each needs draws of its own, and so does every batch
         batch = self.buffer.micro_step * self.accelerator.num_processes + self.accelerator.process_index
         self.generation.begin(inputs, seed=(self.args.seed << 32) + batch)
@@ -160,7 +160,7 @@ class MathGRPOTrainer(GRPOTrainer):
         return logprobs, -logprobs.detach() if kwargs.get("compute_entropy") else None, None
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        logs.update(self.times.take(self.state.global_step))
+        logs.update(self.step_metrics.take(self.state.global_step))
         super().log(logs, start_time)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
@@ -185,7 +185,7 @@ class MathGRPOTrainer(GRPOTrainer):
                 compare=self.state.global_step % COMPARE_EVERY == 0,
             )
 
-        with self.times.timed("update"):
+        with self.step_metrics.timed("update"):
             result = retry_on_oom(attempt, update.shrink)
         for name, value in result.metrics.items():
             self.logged.replace(mark, name, value)

@@ -9,10 +9,10 @@ from transformers.trainer_utils import SaveStrategy
 from tiny_math_solver.config.schema import Config
 from tiny_math_solver.runs.events import EventLog
 from tiny_math_solver.runs.folder import RunFolder
-from tiny_math_solver.runs.records import RolloutRow, read_jsonl
+from tiny_math_solver.runs.records import MetricsRow, RolloutRow, read_jsonl
 from tiny_math_solver.support.console import Console, printable
 from tiny_math_solver.support.errors import EXIT_LEARNED_NOTHING, StoppedError
-from tiny_math_solver.training.guards import Finding, Row, findings
+from tiny_math_solver.training.guards import Finding, findings
 from tiny_math_solver.training.trainer import MathGRPOTrainer
 
 MAX_DROPPED_STEPS = 3  # in a row, then the run stops
@@ -24,7 +24,7 @@ class Watchdog(TrainerCallback):
 
     def __init__(self, trainer: MathGRPOTrainer, run: RunFolder, config: Config, events: EventLog):
         self.trainer, self.run, self.config, self.events = trainer, run, config, events
-        self.rows: list[Row] = []
+        self.rows: list[MetricsRow] = []
         self.active: set[str] = set()  # guards that found something at the last step
         self.examples: list[RolloutRow] = []
         self.dropped_steps = 0  # in a row
@@ -36,7 +36,7 @@ class Watchdog(TrainerCallback):
         self.rows = [row for row in read_jsonl(self.run.path / "metrics.jsonl") if "reward" in row]  # of a resumed run
         self.active = {finding.name for finding in self._find()} if self.rows else set()
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: Row | None = None, **kwargs: Any) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, logs: MetricsRow | None = None, **kwargs: Any) -> None:
         if not logs or "reward" not in logs or "loss" not in logs:
             return
         self.examples = self.examples or self.trainer.recorder.last_rows[:EXAMPLES]
