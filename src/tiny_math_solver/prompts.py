@@ -65,10 +65,10 @@ def train_prompts(
 ) -> tuple[list[Problem], list[Prompt]]:
     """The problems whose prompt has at most `max_tokens` tokens, and these prompts, which are never truncated.
 
-    Each problem is a group of its own; groups are numbered by the length of their prompt.
+    Problems with the same prompt share a group; groups are numbered by the length of their prompt.
     """
     encoded = [encode_prompt(tokenizer, chat_messages(p.question, system)) for p in problems]
     kept = [i for i, ids in enumerate(encoded) if len(ids) <= max_tokens]
-    ranked = sorted(kept, key=lambda i: (len(encoded[i]), encoded[i]))
-    groups = {i: group for group, i in enumerate(ranked)}
-    return [problems[i] for i in kept], [Prompt(encoded[i], groups[i]) for i in kept]
+    ranked = sorted({tuple(encoded[i]) for i in kept}, key=lambda ids: (len(ids), ids))
+    groups = {ids: group for group, ids in enumerate(ranked)}
+    return [problems[i] for i in kept], [Prompt(encoded[i], groups[tuple(encoded[i])]) for i in kept]

@@ -147,6 +147,6 @@ def test_long_prompts_are_dropped_whole(loaded):
 
 
 def test_groups_are_numbered_by_the_length_of_their_prompt(loaded):
-    problems = [Problem(str(i), "word " * i, "", "1") for i in (30, 1, 2)]
+    problems = [Problem(str(i), "word " * i, "", "1") for i in (30, 1, 2, 1)]
     _, prompts = train_prompts(loaded.tokenizer, problems, "", 1000)
-    assert [p.group for p in prompts] == [2, 0, 1]
+    assert [p.group for p in prompts] == [2, 0, 1, 0]  # two problems with one prompt count their samples together

@@ -1,6 +1,7 @@
 """A run that was interrupted ends as if it had not been: same adapter byte for byte, same metrics, same records."""
 
 import contextlib
+import hashlib
 import json
 import os
 import pickle
@@ -278,6 +279,18 @@ def test_a_second_start_in_an_empty_folder_is_refused(tmp_path: Path):
         pass
 
 
+def test_the_lock_goes_to_a_folder_that_was_removed_and_made_anew(tmp_path: Path):
+    """Somebody cleans up while the model loads: the lock must not stay with the folder that is gone."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    first = RunFolder(folder)
+    with first.locked():
+        folder.rmdir()
+        first.create()
+        with pytest.raises(UserError, match="another run is at work"), RunFolder(folder).locked():
+            pass
+
+
 def test_the_lock_goes_to_the_new_folder_when_an_earlier_run_is_moved_aside(tmp_path: Path):
     folder, aside = tmp_path / "run", tmp_path / "run.1"
     folder.mkdir()
@@ -362,6 +375,26 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(cut: Path, sto
     assert any(line.startswith(f"{file.parent} is damaged") for line in result.lines)
     assert f"step 3: resumed: from {cut / 'checkpoint-3'}" in result.lines
     same(stopped.straight, cut)
+
+
+def test_a_checkpoint_of_another_version_is_refused_before_anything_is_touched(cut: Path, stopped: SimpleNamespace):
+    """Its records would be cut back first, and its parts be missed afterwards."""
+    for checkpoint in cut.glob("checkpoint-*"):
+        state = json.loads((checkpoint / "state.json").read_text())
+        del state["format"]
+        (checkpoint / "state.json").write_text(json.dumps(state))
+        sums = [line.split("  ") for line in (checkpoint / "SHA256SUMS").read_text().splitlines()]
+        (checkpoint / "SHA256SUMS").write_text(
+            "".join(f"{hashlib.sha256((checkpoint / name).read_bytes()).hexdigest()}  {name}\n" for _, name in sums)
+        )
+        assert damage(checkpoint) == ""
+    before = {file: file.read_bytes() for file in cut.rglob("*") if file.is_file()}
+    with pytest.raises(UserError, match="checkpoint-4: was written by another version of this package"):
+        run(cut, *stopped.options)
+    assert {file: file.read_bytes() for file in cut.rglob("*") if file.is_file()} == before
+    run(cut, *stopped.options, options=ResumeOptions(resume=False))
+    same(stopped.straight, cut)
+    assert (cut.with_name(f"{cut.name}.1") / "checkpoint-4").is_dir()
 
 
 def test_a_new_checkpoint_is_not_deleted_for_a_damaged_one(cut: Path, stopped: SimpleNamespace):

@@ -54,20 +54,26 @@ def run(
         result["steps"] = steps.step_times(CONFIG, [], steps=6, rounds=3)
         console.say(steps_line(result["steps"]))
         save(result)
-    with tempfile.TemporaryDirectory() as folder:
-        for name, new_tokens, only in (("steps-0.5b", 256, ("ours", "trl_seed")), ("memory", 512, ("ours",))):
-            if name in parts:
-                shape = steps.of_qwens_shape(folder, new_tokens)
-                if name == "memory":  # 16 completions at once, as in the table that people know
-                    shape += ["--grpo.num_generations", "4", "--grpo.per_device_train_batch_size", "16"]
-                result[name] = steps.step_times(CONFIG, shape, steps=2, rounds=1, only=only, coin=True)
-                console.say(f"0.5B-shaped, {new_tokens} tokens: {steps_line(result[name])}")
-                save(result)
+    for name in ("steps-0.5b", "memory"):
+        if name in parts:
+            result[name] = _large_steps(name)
+            console.say(f"0.5B-shaped, {result[name]['tokens']} tokens: {steps_line(result[name])}")
+            save(result)
     if "race" in parts:
         result["race"] = steps.race(CONFIG, [], RACE_STEPS, rounds=3)
         console.say(race_line(result["race"]))
         save(result)
     return result
+
+
+def _large_steps(part: str) -> dict[str, Any]:
+    """Steps of a random model of 0.5B's shape: 256 tokens against TRL, or 512 for the memory they take."""
+    new_tokens, sides = (512, ("ours",)) if part == "memory" else (256, ("ours", "trl_seed"))
+    with tempfile.TemporaryDirectory() as folder:
+        shape = steps.of_qwens_shape(folder, new_tokens)
+        if part == "memory":  # 16 completions at once, as in the table that people know
+            shape += ["--grpo.num_generations", "4", "--grpo.per_device_train_batch_size", "16"]
+        return {"tokens": new_tokens} | steps.step_times(CONFIG, shape, steps=2, rounds=1, only=sides, coin=True)
 
 
 def rollout_line(measured: dict[str, Any]) -> str:

@@ -96,6 +96,8 @@ class RunFolder:
                 self.path.rename(free_name(self.path.absolute()))
                 self._release_lock()  # which went with the earlier run
             self.path.mkdir(parents=True, exist_ok=True)
+        if self._lock is not None and not _is_open_folder(self._lock, self.path):
+            self._release_lock()  # the folder was removed and made anew since
         if self._lock is None:
             self._take_lock()
         if self.holds_run:
@@ -209,7 +211,7 @@ def _lock(folder: Path) -> int | None:
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        if lock_descriptor(descriptor, blocking=False):
+        if lock_descriptor(descriptor, blocking=False) and _is_open_folder(descriptor, folder):
             return descriptor
     except OSError as error:
         if error.errno in NO_LOCKS:
@@ -218,3 +220,12 @@ def _lock(folder: Path) -> int | None:
         raise
     os.close(descriptor)
     return None
+
+
+def _is_open_folder(descriptor: int, folder: Path) -> bool:
+    """True if `descriptor` is that of the folder which has this path, not of one that was removed or moved."""
+    try:
+        there, opened = folder.stat(), os.fstat(descriptor)
+    except FileNotFoundError:
+        return False
+    return (there.st_dev, there.st_ino) == (opened.st_dev, opened.st_ino)

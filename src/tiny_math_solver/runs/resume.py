@@ -9,7 +9,7 @@ import yaml
 
 from tiny_math_solver.config.fields import known_fields
 from tiny_math_solver.config.schema import Config
-from tiny_math_solver.runs.checkpoints import newest_intact
+from tiny_math_solver.runs.checkpoints import FORMAT, newest_intact
 from tiny_math_solver.runs.folder import RunFolder
 from tiny_math_solver.runs.records import read_config, read_json
 from tiny_math_solver.support.console import Console
@@ -66,7 +66,14 @@ def starting_point(run: RunFolder, config: Config, problems: str, options: Resum
     checkpoint = newest_intact(run.path, console)
     if checkpoint is None:
         console.say(f"no checkpoint in {run.path} yet: starting from the beginning")
-    elif read_json(checkpoint / "state.json")["problems"] != problems:
+        return Start()
+    state = read_json(checkpoint / "state.json")
+    if state.get("format") != FORMAT:
+        raise UserError(
+            f"{checkpoint}: was written by another version of this package; resume with that one, or start over with "
+            "--no-resume, which keeps this run under another name"
+        )
+    if state["problems"] != problems:
         raise UserError(f"{run.path}: the problems are not those it was trained on; choose another grpo.output_dir")
     return Start(checkpoint)
 

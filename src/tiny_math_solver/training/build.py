@@ -97,7 +97,7 @@ def make_trainer(
         trainer.model, tokenizer, settings.batch_size, settings.engine, settings.native, generation.sampling, console
     )
     rollouts.batch_size.on_shrink = lambda rows: events.add(
-        trainer.state.global_step + 1,
+        _step_under_way(trainer),
         "out of memory",
         f"rollouts.batch_size is reduced to {rows} for the rest of the run; set it so to skip the retry",
     )
@@ -124,7 +124,7 @@ def make_update(config: Config, trainer: MathGRPOTrainer, console: Console, even
         scorer = _kernel_scorer(weights, trainer, console) or torch_scorer
     tokens_per_pass = BatchSize(config.update.tokens_per_pass)
     tokens_per_pass.on_shrink = lambda tokens: events.add(
-        trainer.state.global_step + 1,
+        _step_under_way(trainer),
         "out of memory",
         f"update.tokens_per_pass is reduced to {tokens} for the rest of the run; set it so to skip the retry",
     )
@@ -140,6 +140,11 @@ def fall_back_to_generate(trainer: MathGRPOTrainer) -> None:
     trainer.generation.rollouts = ReferenceRollouts(rollouts.model, rollouts.tokenizer, rollouts.batch_size)
     if trainer.update is not None:
         trainer.update.scorer = trainer.update.torch_scorer
+
+
+def _step_under_way(trainer: MathGRPOTrainer) -> int:
+    """The number of the step under way; 0 before training, which sets `max_steps`."""
+    return trainer.state.global_step + 1 if trainer.state.max_steps else 0
 
 
 def _needs_micro_batches(trainer: MathGRPOTrainer) -> str:

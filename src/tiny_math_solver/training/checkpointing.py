@@ -4,6 +4,7 @@ Each part has `state_dict()` and `load_state_dict()`. The rest follows from thos
 seed and the step, the draws of a rollout from the seed, the prompt and the batch's number.
 """
 
+import math
 import random
 import shutil
 import tempfile
@@ -19,6 +20,7 @@ from transformers import TrainerCallback, TrainerState
 
 from tiny_math_solver.models.adapter import save_adapter
 from tiny_math_solver.runs.checkpoints import (
+    FORMAT,
     checkpoint_files,
     checkpoint_step,
     delete_old,
@@ -107,6 +109,7 @@ class Checkpointing(TrainerCallback):
         save_tree(
             folder / "state",
             {
+                "format": FORMAT,
                 "problems": self.problems,
                 "records": self.run.record_sizes(),
                 "parts": {name: part.state_dict() for name, part in self.parts.items()},
@@ -170,15 +173,23 @@ class Checkpointing(TrainerCallback):
             trainer.accelerator.scaler.load_state_dict(self._state["scaler"])
         self.loss.load_state_dict(self._state["loss"])
         state.compute_steps(args, state.max_steps)  # as configured: those of the checkpoint may be others
-        for _ in range(int(state.epoch)):  # each epoch draws its order from the same generator
+        epochs, _ = self._position(args, state, **kwargs)
+        for _ in range(epochs):  # each epoch draws its order from the same generator
             next(iter(trainer.sampler))
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if float(state.epoch).is_integer():  # the epoch's data loader draws from the random states as it begins
+        _, steps = self._position(args, state, **kwargs)
+        if steps == 0:  # the epoch's data loader draws from the random states as it begins
             self._restore_process()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._restore_process()  # of an epoch under way, once the rows it has had are skipped
+
+    @staticmethod
+    def _position(args: Any, state: Any, train_dataloader: Any, **kwargs: Any) -> tuple[int, int]:
+        """`(epochs, steps of the epoch under way)` that the Trainer skips when it resumes."""
+        steps_per_epoch = max(1, math.ceil(len(train_dataloader) / args.gradient_accumulation_steps))
+        return divmod(state.global_step, steps_per_epoch)
 
     def _restore_process(self) -> None:
         """Restore what belongs to this process, once."""

@@ -180,7 +180,7 @@ class MathGRPOTrainer(GRPOTrainer):
         def attempt() -> Any:
             self.logged.rewind(mark)
             return update.run(
-                lambda batch: super(MathGRPOTrainer, self).compute_loss(model, batch),
+                lambda batch: self._compute_loss(model, batch),  # TRL's loss; compute_loss would report each call
                 self.accelerator.backward,
                 compare=self.state.global_step % COMPARE_EVERY == 0,
             )
