@@ -164,9 +164,8 @@ def _model(prepared: Prepared, trainer: MathGRPOTrainer, price: float | None) ->
     found = forecast(config, trainer, prepared.splits.train)
     yield Check("ok" if found.pass_rate else "warn", "base model", f"{found.pass_rate:.0%} right; {found.histogram}")
     advice = "" if found.dead < 0.6 else "; more samples (grpo.num_generations) or a higher grpo.temperature"
-    yield Check(
-        "warn" if advice else "ok", "dead groups", f"{found.dead:.0%} of the first step's groups, about{advice}"
-    )
+    text = f"about {found.dead:.0%} of the first step's groups{advice}"
+    yield Check("warn" if advice else "ok", "dead groups", text)
     advice = "" if found.truncated < 0.1 else "; raise grpo.max_completion_length"
     text = f"{found.truncated:.0%} cut off; {found.tokens:.0f} tokens a completion{advice}"
     yield Check("warn" if advice else "ok", "truncation", text)
