@@ -147,7 +147,6 @@ def _ends(trainer: Any) -> Check:
 
 def _model(prepared: Prepared, trainer: MathGRPOTrainer, price: float | None) -> Iterator[Check]:
     """Memory, the engine against transformers, and what the base model makes of a few problems."""
-
     config, longest = prepared.config, longest_row(prepared, trainer)
     memory = memory_plan(trainer, longest)
     yield Check("ok" if memory.fits else "fail", "memory", f"{memory}" if memory.fits else f"{memory}; {memory.advice}")
