@@ -30,7 +30,7 @@ from tiny_math_solver.support.console import Console
 from tiny_math_solver.support.out_of_memory import oom_as_user_error
 from tiny_math_solver.support.redaction import without_secrets
 from tiny_math_solver.training.build import Training, build_training
-from tiny_math_solver.training.plan import Prepared, fingerprint, prepare
+from tiny_math_solver.training.plan import Prepared, prepare
 from tiny_math_solver.training.trackers import same_wandb_run
 
 SETTINGS_THAT_SAVE_MEMORY = "rollouts.batch_size, update.tokens_per_pass or grpo.max_completion_length"
@@ -56,7 +56,7 @@ def train(config: Config, console: Console, options: ResumeOptions = ResumeOptio
     run = RunFolder(config.output_dir)
     run.check()
     with run.locked():
-        start = starting_point(run, config, fingerprint(prepared.splits), options, console)
+        start = starting_point(run, config, prepared.plan.fingerprint, options, console)
         if not start.finished:
             with oom_as_user_error(SETTINGS_THAT_SAVE_MEMORY):
                 _run(prepared, run, start.checkpoint, console, force=options.force)

@@ -154,7 +154,7 @@ def _model(prepared: Prepared, trainer: MathGRPOTrainer, price: float | None) ->
         return
     speed = try_longest(trainer, longest)
     yield Check("ok", "longest rows", f"{longest.prompt} + {longest.completion} tokens, tried once")
-    if engine := check_engine(config, trainer, prepared.prompts):
+    if engine := check_engine(trainer, prepared.prompts):
         yield Check("ok" if engine.passed else "warn", "engine", engine_line(trainer, engine))
         if not engine.passed:
             console = CollectingConsole()

@@ -58,7 +58,7 @@ def preflight(
     if not memory.fits and not force:
         raise UserError(f"not enough memory: {memory}; {memory.advice}, or --force")
     speed = try_longest(trainer, longest)
-    engine = check_engine(config, trainer, prepared.prompts)
+    engine = check_engine(trainer, prepared.prompts)
     if engine is not None:
         console.say(engine_line(trainer, engine))
         if not engine.passed:
@@ -74,7 +74,7 @@ def preflight(
     return Preflight(memory, speed, engine, found)
 
 
-def check_engine(config: Config, trainer: MathGRPOTrainer, prompts: Sequence[Prompt]) -> EngineCheck | None:
+def check_engine(trainer: MathGRPOTrainer, prompts: Sequence[Prompt]) -> EngineCheck | None:
     """Compare the engine with transformers on real prompts; None where there is no engine to check."""
     if not isinstance(trainer.rollouts, EngineRollouts):
         return None

@@ -32,7 +32,7 @@ from tiny_math_solver.runs.records import read_json
 from tiny_math_solver.runs.state_files import load_tree, save_tree
 from tiny_math_solver.training.dev_evaluation import DevEvaluation
 from tiny_math_solver.training.metrics_log import MetricsLog
-from tiny_math_solver.training.plan import Plan, fingerprint
+from tiny_math_solver.training.plan import Plan
 from tiny_math_solver.training.trainer import MathGRPOTrainer
 from tiny_math_solver.training.trl_state import EntropyBonus, LossSum
 from tiny_math_solver.training.watchdog import Watchdog
@@ -66,7 +66,7 @@ class Checkpointing(TrainerCallback):
         plan: Plan,
     ):
         self.trainer, self.run, self.dev, self.metrics = trainer, run, dev, metrics
-        self.problems, self.total_steps = fingerprint(plan.splits), plan.steps
+        self.problems, self.total_steps = plan.fingerprint, plan.steps
         self.parts: dict[str, Stateful] = {
             "recorder": trainer.recorder,
             "step_metrics": trainer.step_metrics,

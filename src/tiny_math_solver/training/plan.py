@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from tiny_math_solver.config.schema import Config
@@ -36,6 +37,14 @@ class Plan:
         if steps and steps > 0:
             return steps
         return math.ceil(self.config.grpo_config.num_train_epochs * self.steps_per_epoch)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the problems, by which it is known whether a resumed run has the same ones."""
+        digest, splits = hashlib.sha256(), self.splits
+        for part in (splits.train, splits.dev, splits.test, splits.unseen):
+            digest.update(json.dumps([[p.id, p.question, p.answer] for p in part]).encode())
+        return digest.hexdigest()
 
     @property
     def step_line(self) -> str:
@@ -102,11 +111,3 @@ def prepare(config: Config) -> Prepared:
             "grpo.per_device_train_batch_size"
         )
     return Prepared(config, plan.splits, prompts, tokenizer, plan)
-
-
-def fingerprint(splits: Splits) -> str:
-    """A hash of a run's problems, by which it is known whether a resumed run has the same ones."""
-    digest = hashlib.sha256()
-    for part in (splits.train, splits.dev, splits.test, splits.unseen):
-        digest.update(json.dumps([[p.id, p.question, p.answer] for p in part]).encode())
-    return digest.hexdigest()
