@@ -26,7 +26,7 @@ from tiny_math_solver.runs.events import EventLog
 from tiny_math_solver.runs.folder import RunFolder
 from tiny_math_solver.runs.records import read_json
 from tiny_math_solver.runs.resume import ResumeOptions, starting_point
-from tiny_math_solver.support.console import Console
+from tiny_math_solver.support.console import Console, QuietConsole
 from tiny_math_solver.support.out_of_memory import oom_as_user_error
 from tiny_math_solver.support.redaction import without_secrets
 from tiny_math_solver.training.build import Training, build_training
@@ -75,7 +75,7 @@ def _run(prepared: Prepared, run: RunFolder, checkpoint: Path | None, console: C
     with training.signals.listening():
         before = _before(prepared, run, training, console)
         _loop(training, console, fresh=checkpoint is None)
-        after = _after(prepared, run, training, console)
+        after = _after(prepared, run, training)
     run.write_json("summary.json", _summary(training, found, before, after))
 
 
@@ -117,7 +117,7 @@ def _loop(training: Training, console: Console, *, fresh: bool) -> None:
     training.watchdog.raise_if_stopped(console)
 
 
-def _after(prepared: Prepared, run: RunFolder, training: Training, console: Console) -> TestResult:
+def _after(prepared: Prepared, run: RunFolder, training: Training) -> TestResult:
     """The adapter that was the best on dev, as it lies on the disk, on test."""
     config, trainer = prepared.config, training.trainer
     trainer.accelerator.wait_for_everyone()  # the first process has written the best adapter
@@ -129,7 +129,7 @@ def _after(prepared: Prepared, run: RunFolder, training: Training, console: Cons
         engine=isinstance(trainer.rollouts, EngineRollouts),
         native=config.rollouts.native,
         sampling=trainer.sampling,
-        console=console,
+        console=QuietConsole(),  # slower ways were said at the start
     )
     return evaluate_test(config, rollouts, prepared.splits, run, "after")
 

@@ -1,10 +1,12 @@
 """Configuration: what is read, what is refused, and how the refusal reads."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from helpers.paths import GSM8K, QUICKSTART
+from tiny_math_solver.config.limits import checked
 from tiny_math_solver.config.loading import load_config, parse_overrides
 from tiny_math_solver.evaluation.prompt_settings import prompt_settings
 from tiny_math_solver.problems.problem import Problem
@@ -199,3 +201,20 @@ def test_other_models_are_asked_as_the_shipped_config_asks_them():
     config = load_config(GSM8K)
     settings = prompt_settings("someone/model")
     assert (settings.system, settings.max_new_tokens) == (config.prompt.system, config.max_completion_length)
+
+
+@pytest.mark.parametrize(
+    ("folder", "refused"),
+    [("run:1", ":"), ("a/b?", "?"), ('q"', '"'), ("C:/runs/one", ""), (r"C:\runs\one", ""), ("./run", "")],
+)
+def test_names_that_windows_refuses_are_refused_at_the_start(
+    monkeypatch: pytest.MonkeyPatch, folder: str, refused: str
+):
+    """A colon names a hidden stream there: the run would fail after its model is loaded."""
+    assert checked("grpo.output_dir", str, folder) == folder
+    monkeypatch.setattr("tiny_math_solver.config.limits.IS_WINDOWS", True)
+    if refused:
+        with pytest.raises(ValueError, match=f"Windows allows no {re.escape(refused)} in the name"):
+            checked("grpo.output_dir", str, folder)
+    else:
+        assert checked("grpo.output_dir", str, folder) == folder

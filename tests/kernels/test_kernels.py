@@ -1,6 +1,7 @@
 """The kernels by themselves: they compute what torch does, refuse wrong arguments, and can be done without."""
 
 import shutil
+import subprocess
 from ctypes import ArgumentError
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from helpers.runs import SHORT, run
 from tiny_math_solver.kernels import Kernels, Recording, compiler, load_kernels
 from tiny_math_solver.kernels.bindings import CHECK_VARIABLE
 from tiny_math_solver.models.load import load_model
@@ -216,13 +218,69 @@ def test_without_a_compiler_torch_does_it(fresh: Path, monkeypatch: pytest.Monke
     assert len(made.completion_ids) in range(1, 5)
 
 
-def test_a_compiler_that_fails_is_named(fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+VERSION = "#!/bin/sh\n[ $1 = --version ] && exit 0\n"
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        (f"{VERSION}echo 'no space left' >&2\nexit 1\n", "failed: no space left"),
+        (f"{VERSION}exit 1\n", "failed: no message"),
+        (  # Apple's clang under the name of g++
+            f"{VERSION}echo \"clang: error: unsupported option '-fopenmp'\" >&2\nexit 1\n",
+            "failed: clang: error: unsupported option '-fopenmp'",
+        ),
+        (
+            f"{VERSION}echo 'In file included from layers.cpp:3:' >&2\necho 'vectors.h:9: error: no AVX' >&2\nexit 1\n",
+            "failed: vectors.h:9: error: no AVX",
+        ),
+        ("#!/bin/sh\necho 'xcode-select: note: No developer tools were found' >&2\nexit 1\n", "failed: xcode-select: "),
+        (f"{VERSION}exit 0\n", "could not be compiled or loaded: "),  # and leaves no library
+        (f"{VERSION}[ $1 = -shared ] && echo text >kernels.so\nexit 0\n", "could not be compiled or loaded: "),
+    ],
+)
+def test_a_compiler_that_fails_is_named(
+    fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, reason: str
+):
     compiler = tmp_path / "g++"
-    compiler.write_text("#!/bin/sh\n[ $1 = --version ] && exit 0\necho 'no space left' >&2\nexit 1\n")
+    compiler.write_text(script)
     compiler.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    assert load_kernels(4, 2, 32, torch.float32) == f"{compiler} failed: no space left"
-    assert list(fresh.iterdir()) == []
+    found = load_kernels(4, 2, 32, torch.float32)
+    assert isinstance(found, str)
+    assert reason in found
+    assert "\n" not in found
+
+
+@needs_compiler
+def test_a_library_without_a_function_is_not_used(fresh: Path, monkeypatch: pytest.MonkeyPatch):
+    """Catches an AttributeError from a library that was compiled, but not of these sources."""
+    fresh.mkdir(parents=True)
+    other = fresh / "other.so"
+    subprocess.run(["g++", "-shared", "-x", "c++", "/dev/null", "-o", str(other)], check=True)
+    monkeypatch.setattr(compiler, "_library", lambda *_: other)
+    found = load_kernels(4, 2, 32, torch.float32)
+    assert isinstance(found, str)
+    assert found.startswith("the kernels could not be compiled or loaded: ")
+
+
+def test_a_machine_without_an_openmp_runtime_to_share_has_no_kernels(fresh: Path, monkeypatch: pytest.MonkeyPatch):
+    """Windows cannot look a name up in all that is loaded: ctypes.CDLL(None) is a TypeError there."""
+
+    def load(name: str | None) -> Any:
+        raise TypeError("LoadLibrary() argument 1 must be str, not None")
+
+    monkeypatch.setattr(compiler.shutil, "which", lambda name: "g++")
+    monkeypatch.setattr(compiler.ctypes, "CDLL", load)
+    assert load_kernels(4, 2, 32, torch.float32) == "no OpenMP runtime to share with torch"
+
+
+def test_a_run_without_a_compiler_trains_and_says_so_once(fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    result = run(tmp_path / "run", *SHORT)
+    assert result.lines.count("torch computes alone, slower than with the compiled kernels: no g++ found") == 1
+    assert result.summary["steps"] == 1
+    assert any(line.startswith("engine (torch alone: no g++ found): ") for line in result.lines)
 
 
 def test_a_shape_without_kernels_says_so():

@@ -67,8 +67,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 def _command_name() -> str:
     """`tiny-math`, or its path where the shell would not find this installation's."""
-    ours = Path(sys.executable).with_name("tiny-math")
+    ours = shutil.which("tiny-math", path=str(Path(sys.executable).parent))  # on Windows tiny-math.exe
     found = shutil.which("tiny-math")
-    if not ours.exists() or (found and Path(found).samefile(ours)):
+    if ours is None or (found and Path(found).samefile(ours)):
         return "tiny-math"
-    return str(ours.relative_to(Path.cwd()) if ours.is_relative_to(Path.cwd()) else ours)
+    return str(Path(ours).relative_to(Path.cwd()) if Path(ours).is_relative_to(Path.cwd()) else ours)

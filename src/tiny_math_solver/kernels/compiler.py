@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from tiny_math_solver.kernels.bindings import Kernels
+from tiny_math_solver.support.files import IS_WINDOWS
 
 # on the processors with the widest registers:
 LARGEST_BLOCK = 16  # tokens of a block of the cache
@@ -35,17 +36,25 @@ def load_kernels(heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -
     shape = (f"-DHEADS={heads}", f"-DKV_HEADS={kv_heads}", f"-DHEAD_DIM={head_dim}")
     try:
         library = ctypes.CDLL(str(_library(compiler, (*FLAGS, *shape, *DTYPES[dtype]))))
+        return Kernels(library, heads, kv_heads, head_dim, dtype)
     except subprocess.CalledProcessError as error:
-        first = error.stderr.decode(errors="replace").strip().splitlines()[:1]
-        return f"{compiler} failed: {' '.join(first)}"
-    except (OSError, subprocess.SubprocessError) as error:
+        return f"{compiler} failed: {_first_error(error.stderr.decode(errors='replace'))}"
+    except (OSError, subprocess.SubprocessError, AttributeError) as error:  # the last: a function that is not in it
         return f"the kernels could not be compiled or loaded: {error}"
-    return Kernels(library, heads, kv_heads, head_dim, dtype)
 
 
 def _shares_threads() -> bool:
     """True if torch's own OpenMP runtime can serve the kernels: a second thread pool would compete with it."""
-    return hasattr(ctypes.CDLL(None), "GOMP_parallel")
+    try:
+        return hasattr(ctypes.CDLL(None), "GOMP_parallel")
+    except (OSError, TypeError):  # Windows has no table of everything that is loaded
+        return False
+
+
+def _first_error(output: str) -> str:
+    """The line of a compiler's output that says what is wrong; notes and names of files may come before it."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    return next((line for line in lines if "error" in line.lower()), lines[0] if lines else "no message")
 
 
 def _library(compiler: str, flags: tuple[str, ...]) -> Path:
@@ -75,7 +84,7 @@ def _library(compiler: str, flags: tuple[str, ...]) -> Path:
 def _processor() -> bytes:
     """The features that `-march=native` depends on: machines of several kinds may share a home folder."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return platform.processor().encode()
     return "\n".join(sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))})).encode()
@@ -88,11 +97,15 @@ def _cache_folder() -> Path:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         state = folder.stat()
-        if os.access(folder, os.W_OK) and state.st_uid == os.getuid() and not state.st_mode & 0o022:
+        if os.access(folder, os.W_OK) and (IS_WINDOWS or _is_private(state)):  # Windows: a profile is its user's alone
             return folder
     except (OSError, RuntimeError):
         pass
     return Path(_private_folder().name)
+
+
+def _is_private(state: os.stat_result) -> bool:
+    return state.st_uid == os.getuid() and not state.st_mode & 0o022
 
 
 @functools.cache

@@ -183,9 +183,9 @@ def _container_free() -> int:
         *[tuple(f"/sys/fs/cgroup/memory/memory.{name}" for name in ("limit_in_bytes", "usage_in_bytes", "stat"))],
     ):
         with contextlib.suppress(OSError, ValueError):
-            counts = dict(line.split() for line in Path(stat).read_text().splitlines())
-            taken = int(Path(used).read_text()) - int(counts.get("inactive_file", 0))
-            return max(0, int(Path(limit).read_text()) - taken)  # "max" is no number: no limit
+            counts = dict(line.split() for line in Path(stat).read_text(encoding="ascii").splitlines())
+            taken = int(Path(used).read_text(encoding="ascii")) - int(counts.get("inactive_file", 0))
+            return max(0, int(Path(limit).read_text(encoding="ascii")) - taken)  # "max" is no number: no limit
     return NO_LIMIT
 
 

@@ -1,4 +1,4 @@
-"""Graceful shutdown on SIGINT, SIGTERM and SIGHUP."""
+"""Graceful shutdown on SIGINT, SIGTERM, SIGHUP and, on Windows, SIGBREAK."""
 
 import contextlib
 import os
@@ -14,7 +14,8 @@ from transformers.trainer_utils import SaveStrategy
 
 from tiny_math_solver.support.errors import StoppedError
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")  # Windows has no SIGHUP, and sends SIGBREAK instead
+SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
 
 
 class StopOnSignal(TrainerCallback):
