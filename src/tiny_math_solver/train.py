@@ -31,7 +31,7 @@ from tiny_math_solver.support.out_of_memory import oom_as_user_error
 from tiny_math_solver.support.redaction import without_secrets
 from tiny_math_solver.training.build import Training, build_training
 from tiny_math_solver.training.plan import Prepared, prepare
-from tiny_math_solver.training.trackers import same_wandb_run
+from tiny_math_solver.training.trackers import wandb_defaults
 
 SETTINGS_THAT_SAVE_MEMORY = "rollouts.batch_size, update.tokens_per_pass or grpo.max_completion_length"
 
@@ -74,7 +74,8 @@ def _run(prepared: Prepared, run: RunFolder, checkpoint: Path | None, console: C
     _open_folder(prepared.config, run, training, checkpoint, events)
     with training.signals.listening():
         before = _before(prepared, run, training, console)
-        _loop(training, console, fresh=checkpoint is None)
+        with wandb_defaults(run, resumed=checkpoint is not None):
+            _loop(training, console, fresh=checkpoint is None)
         after = _after(prepared, run, training)
     run.write_json("summary.json", _summary(training, found, before, after))
 
@@ -91,8 +92,6 @@ def _open_folder(config: Config, run: RunFolder, training: Training, checkpoint:
     if checkpoint is None:
         write_environment(run, command_line(), config.grpo_config.seed)
     events.open()
-    if run.writes and "wandb" in (training.trainer.args.report_to or []):
-        same_wandb_run(read_json(run.path / "environment.json").get("run_id", run.path.name))
 
 
 def _before(prepared: Prepared, run: RunFolder, training: Training, console: Console) -> TestResult:

@@ -133,6 +133,7 @@ def test_bench_refuses_what_it_does_not_know_before_it_measures(capsys):
 
 def test_tokens_choose_the_tracker_unless_the_config_did(monkeypatch):
     from tiny_math_solver.config.loading import load_config
+    from tiny_math_solver.support.console import CollectingConsole
     from tiny_math_solver.training.trackers import choose_trackers
 
     monkeypatch.setattr("tiny_math_solver.training.trackers.find_spec", lambda name: object())
@@ -143,7 +144,7 @@ def test_tokens_choose_the_tracker_unless_the_config_did(monkeypatch):
             for name, value in environment.items():
                 patch.setenv(name, value)
             loaded = load_config(config)
-            choose_trackers(loaded)
+            choose_trackers(loaded, CollectingConsole())
             return loaded.grpo["report_to"], os.environ.get("WANDB_API_KEY")
 
     assert chosen(GSM8K) == ([], None)

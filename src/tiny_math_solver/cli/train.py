@@ -39,7 +39,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     if args.allow and not args.resume:
         raise UserError("--allow needs --resume: it names fields that may differ from the run being resumed")
     config = load_config(args.config, args.overrides)
-    choose_trackers(config)  # before the slow imports: a missing package is reported at once
+    choose_trackers(config, console)  # before the slow imports: a missing package is reported at once
     from tiny_math_solver.config.library_checks import check_arguments
     from tiny_math_solver.evaluation.verdict import nothing_learned, run_lines
     from tiny_math_solver.runs.resume import ResumeOptions

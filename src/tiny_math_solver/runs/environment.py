@@ -19,7 +19,7 @@ def write_environment(run: RunFolder, command: list[str], seed: int) -> None:
     run.write_json(
         ENVIRONMENT,
         {
-            "run_id": uuid.uuid4().hex[:8],
+            "run_id": os.environ.get("WANDB_RUN_ID") or uuid.uuid4().hex[:8],  # a resumed run keeps it
             "command": command,
             "seed": seed,
             "python": platform.python_version(),
