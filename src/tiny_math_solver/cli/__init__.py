@@ -56,6 +56,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except StoppedError as stopped:
         console.note(_on_one_line(stopped))
         return stopped.exit_code
+    except (RuntimeError, TypeError) as error:  # NotImplementedError is a RuntimeError
+        if "MPS" not in str(error):
+            raise
+        console.note(f"MPS: {_on_one_line(error)[:200]}; ACCELERATE_USE_CPU=true computes on the CPU")
+        return EXIT_BAD_INPUT
     except KeyboardInterrupt:
         console.note("interrupted")
         return EXIT_INTERRUPTED

@@ -166,10 +166,12 @@ class Config(Section):
         from tiny_math_solver.support.device import default_device, resolve_dtype
 
         chosen = dict(self.grpo)
-        device = "cpu" if chosen.setdefault("use_cpu", default_device() == "cpu") else "cuda"
-        if device == "cpu":
+        device = default_device()
+        if chosen.setdefault("use_cpu", device == "cpu"):
+            device = "cpu"
+        if device != "cuda":
             chosen.setdefault("dataloader_pin_memory", False)
-        if device == "cpu" or resolve_dtype(self.model.dtype, device) is not torch.bfloat16:
+        if device != "cuda" or resolve_dtype(self.model.dtype, device) is not torch.bfloat16:
             chosen.setdefault("bf16", False)
         chosen.setdefault("disable_tqdm", True)
         try:

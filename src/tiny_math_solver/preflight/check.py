@@ -29,7 +29,7 @@ from tiny_math_solver.runs.environment import LIBRARIES
 from tiny_math_solver.runs.events import EventLog
 from tiny_math_solver.runs.folder import RunFolder
 from tiny_math_solver.support.console import CollectingConsole
-from tiny_math_solver.support.device import default_device
+from tiny_math_solver.support.device import default_device, device_name
 from tiny_math_solver.support.errors import UserError
 from tiny_math_solver.support.out_of_memory import oom_as_user_error
 from tiny_math_solver.training.build import build_training
@@ -73,9 +73,7 @@ def check(config: Config, price: float | None = None) -> Iterator[Check]:
 
 
 def _environment() -> Check:
-
-    gpu = default_device() == "cuda"
-    device = torch.cuda.get_device_name() if gpu else f"{torch.get_num_threads()} CPU threads"
+    device = device_name(default_device()) or f"{torch.get_num_threads()} CPU threads"
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in LIBRARIES[:4])
     return Check("ok", "environment", f"Python {platform.python_version()}, {versions}; {device}")
 

@@ -19,6 +19,7 @@ from tiny_math_solver.rollouts.sampling import Sampling, uniforms
 from tiny_math_solver.rollouts.scheduler import PREFILL_TOKENS, Scheduler, requests_of
 from tiny_math_solver.rollouts.torch_decoder import TorchDecoder
 from tiny_math_solver.support.batch_size import BatchSize
+from tiny_math_solver.support.device import free_gpu_memory
 from tiny_math_solver.support.out_of_memory import retry_on_oom
 
 CPU_CACHE_BYTES = 4 << 30  # keys and values of all slots
@@ -44,6 +45,8 @@ class EngineRollouts:
         """A description of what computes the steps, for messages."""
         if self.weights.device.type == "cuda":
             return "CUDA graphs"
+        if self.weights.device.type == "mps":
+            return "torch on MPS"
         reason = self.weights.no_kernels_reason
         return f"torch alone: {reason}" if reason else "kernels for this processor"
 
@@ -143,9 +146,5 @@ class EngineRollouts:
 
     def _cache_budget(self) -> int:
         """Bytes that the keys and values of all slots may take."""
-        device = self.weights.device
-        if device.type == "cuda":
-            free, _ = torch.cuda.mem_get_info(device)
-            unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-            return int(GPU_CACHE_SHARE * (free + unused))
-        return CPU_CACHE_BYTES
+        free = free_gpu_memory(self.weights.device.type)
+        return CPU_CACHE_BYTES if free is None else int(GPU_CACHE_SHARE * free)

@@ -1,4 +1,4 @@
-"""Decoding in torch, on any device; on a GPU each step is a CUDA graph."""
+"""Decoding in torch, on any device; on a CUDA GPU each step is a graph."""
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ GPU_SYNC_EVERY = 8
 class TorchDecoder(Decoder):
     """One cache `[layers, 2, slots, KV, T, D]` with the keys and values of each slot's prompt and completion.
 
-    The shapes of a step depend on two numbers, both rounded up: rows, and tokens to attend to. On a GPU the step of
+    The shapes of a step depend on two numbers, both rounded up: rows, and tokens to attend to. With CUDA the step of
     each such pair is captured once as a CUDA graph and replayed.
     """
 
@@ -29,7 +29,7 @@ class TorchDecoder(Decoder):
         self.positions = torch.arange(self.capacity, device=weights.device)
         self.length_bound = [0] * slots  # tokens in each slot at most: the host does not wait for the exact number
         self.graphs: dict[tuple[int, int], torch.cuda.CUDAGraph] = {}
-        if weights.device.type == "cuda":
+        if weights.device.type != "cpu":
             self.sync_every = GPU_SYNC_EVERY
 
     @staticmethod

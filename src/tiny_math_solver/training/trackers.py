@@ -21,7 +21,7 @@ PACKAGES = ("wandb", "tensorboard", "trackio")
 WANDB_MODES = ("", "online", "offline", "disabled", "shared", "dryrun", "run")
 WANDB_OFFLINE = ("offline", "dryrun")  # modes that need no token
 TRUE = ("1", "true", "yes", "on", "y", "t")
-OFF_SWITCHES = {  # of each tracker: variables, and the values that switch it off
+OFF_SWITCHES: dict[str, dict[str, tuple[str, ...]]] = {  # of each tracker: variables, and the values that switch it off
     "wandb": {"WANDB_MODE": ("disabled",), "WANDB_DISABLED": TRUE},
     "mlflow": {"DISABLE_MLFLOW_INTEGRATION": TRUE},
     "comet_ml": {"COMET_MODE": ("disabled",)},
