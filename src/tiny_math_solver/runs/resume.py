@@ -82,11 +82,11 @@ def starting_point(run: RunFolder, config: Config, problems: str, options: Resum
     if state["problems"] != problems:
         raise UserError(f"{run.path}: the problems are not those it was trained on; choose another grpo.output_dir")
     batch = _batch(
-        config, checkpoint, state.get("completions_per_step"), by_hand=not set(changes).isdisjoint(BATCH_FIELDS)
+        config, checkpoint, state.get("completions_per_step"), is_by_hand=not set(changes).isdisjoint(BATCH_FIELDS)
     )
     if batch:
         settings = ", ".join(f"grpo.{name} {value}" for name, value in batch.items())
-        console.say(f"another number of processes: {settings} keeps the completions of a step")
+        console.say(f"resuming with another number of processes: {settings} keeps the completions of a step")
     return Start(checkpoint, batch=batch)
 
 
@@ -100,8 +100,8 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> I
             yield f"{prefix}{key}", f"{before} → {after}"
 
 
-def _batch(config: Config, checkpoint: Path, completions: int | None, *, by_hand: bool) -> dict[str, int]:
-    """The fields with which a step keeps its `completions`, unless they were changed `by_hand`.
+def _batch(config: Config, checkpoint: Path, completions: int | None, *, is_by_hand: bool) -> dict[str, int]:
+    """The fields with which a step keeps its `completions`, unless the batch was changed by hand.
 
     Raises UserError where this number of processes cannot go on as the earlier one would have.
     """
@@ -112,7 +112,7 @@ def _batch(config: Config, checkpoint: Path, completions: int | None, *, by_hand
             f"resume with {then} (torchrun --nproc_per_node {then})"
         )
     completions = completions or config.completions_per_step // now * then
-    if by_hand or completions == config.completions_per_step:
+    if is_by_hand or completions == config.completions_per_step:
         return {}
     batch = same_batch(config, completions)
     if batch is None:

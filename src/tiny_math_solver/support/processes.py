@@ -11,6 +11,7 @@ import contextlib
 import functools
 import os
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -27,9 +28,10 @@ LOCAL_WORLD_SIZE = ("LOCAL_WORLD_SIZE", "MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCA
 PATIENCE = timedelta(days=30)  # of a process that waits for another
 STORE_PATIENCE = timedelta(seconds=5)
 SECONDS_TO_END = 15  # for a process that has failed; then it is ended, whatever its threads still wait for
-_is_ahead = False  # while the main process works and the others wait
-
 LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket closed", "Timed out waiting")
+NO_STORE = (KeyError, ValueError, OSError, RuntimeError)
+
+_is_ahead = False  # while the main process works and the others wait
 
 
 class EndedElsewhereError(Exception):
@@ -218,7 +220,7 @@ def is_failed() -> bool:
         return False
     try:
         return bool(_store().check([_failure_key()]))
-    except (KeyError, ValueError, RuntimeError):
+    except NO_STORE:
         return False
 
 
@@ -227,15 +229,19 @@ def _is_first() -> bool:
 
     try:  # the first to write its rank wins
         return int(_store().compare_set(_failure_key(), "", str(rank()))) == rank()
-    except (KeyError, ValueError, RuntimeError):  # it ended with the main process, or there never was one
+    except NO_STORE:  # it ended with the main process, or there never was one
         return is_main() or not dist.is_initialized()
 
 
 def _store() -> Any:
-    """The store by which the launcher has the processes meet; reached by a connection of its own at any time."""
+    """The store by which the launcher has the processes meet; a connection of its own reaches it at any time.
+
+    Raises KeyError, ValueError, OSError or RuntimeError where there is none.
+    """
     import torch.distributed as dist
 
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    socket.create_connection((host, port), STORE_PATIENCE.seconds).close()  # torch prints a stack where this fails
     return dist.TCPStore(host, port, is_master=False, timeout=STORE_PATIENCE, wait_for_workers=False)
 
 
