@@ -7,6 +7,8 @@ before       the base model on test                                  evaluation/
 loop         steps of rollouts, rewards, gradient, dev evaluations   training/trainer.py
 after        the best adapter on the same test problems
 verdict      summary.json, the report                                evaluation/verdict.py, report/
+
+Of several processes the main one does all but preparing, building and the loop (support/processes.py).
 """
 
 from dataclasses import asdict, dataclass
@@ -26,6 +28,7 @@ from tiny_math_solver.runs.events import EventLog
 from tiny_math_solver.runs.folder import RunFolder
 from tiny_math_solver.runs.records import read_json
 from tiny_math_solver.runs.resume import ResumeOptions, starting_point
+from tiny_math_solver.support import processes
 from tiny_math_solver.support.console import Console, QuietConsole
 from tiny_math_solver.support.out_of_memory import oom_as_user_error
 from tiny_math_solver.support.redaction import without_secrets
@@ -50,39 +53,53 @@ def train(config: Config, console: Console, options: ResumeOptions = ResumeOptio
 
     Raises UserError for bad input, and StoppedError if the run does not start or ends before its last step.
     """
-    prepared = prepare(config)
-    for line in prepared.plan.lines:
-        console.say(line)
+    _ = config.grpo_config  # sets up the device, and has the processes meet
+    prepared = processes.main_first(lambda: prepare(config))
     run = RunFolder(config.output_dir)
-    run.check()
+    processes.on_main(run.check)
     with run.locked():
-        start = starting_point(run, config, prepared.plan.fingerprint, options, console)
+        start = processes.on_main(lambda: starting_point(run, config, prepared.plan.fingerprint, options, console))
+        prepared = prepared.with_grpo(start.batch)
+        for line in prepared.plan.lines:
+            console.say(line)
         if not start.finished:
             with oom_as_user_error(SETTINGS_THAT_SAVE_MEMORY):
-                _run(prepared, run, start.checkpoint, console, force=options.force)
-        summary = read_json(run.path / "summary.json")
-        if run.writes:
-            write_report([run.path], run.path / REPORT)
-        return Outcome(summary, run.path, summary["best_reward"] > 0)
+                _run(prepared, config, run, start.checkpoint, console, force=options.force)
+        return processes.on_main(lambda: _outcome(run))
 
 
-def _run(prepared: Prepared, run: RunFolder, checkpoint: Path | None, console: Console, *, force: bool) -> None:
-    """Everything from the model to summary.json."""
+def _run(
+    prepared: Prepared, config: Config, run: RunFolder, checkpoint: Path | None, console: Console, *, force: bool
+) -> None:
+    """Everything from the model to summary.json; `config` is the configuration as given, which is recorded."""
     events = EventLog(run, console)
     training = build_training(prepared, run, console, events)
+    if checkpoint is not None:
+        training.checkpointing.read(checkpoint)
     found = preflight(prepared, run, training, console, fresh=checkpoint is None, force=force)
-    _open_folder(prepared.config, run, training, checkpoint, events)
+    processes.gather(None)  # all can start
+    processes.on_main(lambda: _open_folder(config, run, training, checkpoint, events))
     with training.signals.listening():
-        before = _before(prepared, run, training, console)
+        before = processes.on_main(lambda: _before(prepared, run, training, console))
         with wandb_defaults(run, resumed=checkpoint is not None):
             _loop(training, console, fresh=checkpoint is None)
-        after = _after(prepared, run, training)
+        processes.on_main(lambda: _finish(prepared, run, training, found, before))
+
+
+def _finish(prepared: Prepared, run: RunFolder, training: Training, found: Preflight, before: TestResult) -> None:
+    after = _after(prepared, run, training)
     run.write_json("summary.json", _summary(training, found, before, after))
+
+
+def _outcome(run: RunFolder) -> Outcome:
+    """The result in the run folder, with its page."""
+    summary = read_json(run.path / "summary.json")
+    write_report([run.path], run.path / REPORT)
+    return Outcome(summary, run.path, summary["best_reward"] > 0)
 
 
 def _open_folder(config: Config, run: RunFolder, training: Training, checkpoint: Path | None, events: EventLog) -> None:
     """Make the run folder, or put that of a resumed run back to its checkpoint."""
-    training.trainer.accelerator.wait_for_everyone()  # every process has seen where to begin
     if checkpoint is None:
         run.create()
     else:
@@ -113,13 +130,12 @@ def _loop(training: Training, console: Console, *, fresh: bool) -> None:
     else:
         training.checkpointing.resume()
     training.signals.raise_if_received(trainer.args, trainer.state)
-    training.watchdog.raise_if_stopped(console)
+    processes.on_main(lambda: training.watchdog.raise_if_stopped(console))
 
 
 def _after(prepared: Prepared, run: RunFolder, training: Training) -> TestResult:
     """The adapter that was the best on dev, as it lies on the disk, on test."""
     config, trainer = prepared.config, training.trainer
-    trainer.accelerator.wait_for_everyone()  # the first process has written the best adapter
     best = load_model(str(run.path), dtype=config.model.dtype, device=trainer.args.device.type)
     rollouts = make_rollouts(
         best.model,

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from tiny_math_solver.cli import bench, check, evaluate, fetch, fields, merge, play, report, solve, train, watch
 from tiny_math_solver.cli.arguments import Parser
+from tiny_math_solver.support import processes
 from tiny_math_solver.support.console import Console, print_anything
 from tiny_math_solver.support.environment import check_library_variables
 from tiny_math_solver.support.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_NO_READER, StoppedError, UserError
@@ -40,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore", category=FutureWarning)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1" if not sys.stderr.isatty() else "0")
     os.environ.setdefault("HF_HUB_DISABLE_SYMLINKS_WARNING", "1")  # Windows allows links only in its developer mode
     os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")  # operators that MPS lacks are computed on the CPU
@@ -50,25 +52,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_library_variables()
         sys.argv[1:] = map(without_secrets, sys.argv[1:])  # trackers record the command line, and so do we
         return COMMANDS[args.command].run(args, console)
-    except UserError as error:
+    except Exception as error:
+        return _end(error, console)
+    except KeyboardInterrupt as interrupt:
+        return _end(interrupt, console)
+
+
+def _end(error: BaseException, console: Console) -> int:
+    """Print `error` unless another process has, and return the exit code; raises what is no mistake of the user."""
+    if not processes.is_first_to_fail(error):
+        return processes.exit_code(error)
+    error = processes.lost_process(error) or error
+    if isinstance(error, (UserError, StoppedError)):
         console.note(_on_one_line(error))
-        return EXIT_BAD_INPUT
-    except StoppedError as stopped:
-        console.note(_on_one_line(stopped))
-        return stopped.exit_code
-    except (RuntimeError, TypeError) as error:  # NotImplementedError is a RuntimeError
-        if "MPS" not in str(error):
-            raise
+        return error.exit_code
+    if isinstance(error, (RuntimeError, TypeError)) and "MPS" in str(error):  # NotImplementedError is a RuntimeError
         console.note(f"MPS: {_on_one_line(error)[:200]}; ACCELERATE_USE_CPU=true computes on the CPU")
         return EXIT_BAD_INPUT
-    except KeyboardInterrupt:
+    if isinstance(error, KeyboardInterrupt):
         console.note("interrupted")
         return EXIT_INTERRUPTED
-    except OSError as error:
-        if error.errno not in (errno.EPIPE, errno.EIO):
-            raise
+    if isinstance(error, OSError) and error.errno in (errno.EPIPE, errno.EIO):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python fails to flush it at exit
         return EXIT_NO_READER
+    raise error
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

@@ -4,7 +4,8 @@ import argparse
 from pathlib import Path
 
 from tiny_math_solver.cli.arguments import not_negative
-from tiny_math_solver.support.console import Console
+from tiny_math_solver.support import processes
+from tiny_math_solver.support.console import Console, QuietConsole
 from tiny_math_solver.support.errors import EXIT_LEARNED_NOTHING
 
 HELP = "check in under a minute if a run is worth starting here: memory, time, base model, …"
@@ -20,9 +21,10 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from tiny_math_solver.config.library_checks import check_arguments
     from tiny_math_solver.config.loading import load_config
     from tiny_math_solver.preflight.check import check
-    from tiny_math_solver.support.environment import check_launcher_variables
 
-    check_launcher_variables()
+    processes.check_launcher_variables()
+    if not processes.is_main():
+        console = QuietConsole()
     config, worst = load_config(args.config, args.overrides), "ok"
     check_arguments(config.grpo_config)
     for finding in check(config, args.price):

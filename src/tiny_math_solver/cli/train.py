@@ -3,10 +3,12 @@
 import argparse
 import shutil
 import sys
+import warnings
 from pathlib import Path
 
 from tiny_math_solver.cli.solve import EXAMPLE_QUESTION
-from tiny_math_solver.support.console import Console
+from tiny_math_solver.support import processes
+from tiny_math_solver.support.console import Console, QuietConsole
 from tiny_math_solver.support.errors import EXIT_LEARNED_NOTHING, UserError
 
 HELP = "train an adapter with GRPO and measure what it gained"
@@ -32,10 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     from tiny_math_solver.config.loading import load_config
-    from tiny_math_solver.support.environment import check_launcher_variables, is_main_process
     from tiny_math_solver.training.trackers import choose_trackers
 
-    check_launcher_variables()
+    processes.check_launcher_variables()
+    if not processes.is_main():
+        console = QuietConsole()
+        warnings.simplefilter("ignore")
     if args.allow and not args.resume:
         raise UserError("--allow needs --resume: it names fields that may differ from the run being resumed")
     config = load_config(args.config, args.overrides)
@@ -48,17 +52,19 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from tiny_math_solver.training.plan import prepare
 
     check_arguments(config.grpo_config)
+    if processes.is_main() and (text := processes.unused()):
+        console.note(text)
     if args.dry_run:
-        plan = prepare(config).plan
+        plan = processes.main_first(lambda: prepare(config)).plan
         console.say(config.to_yaml())
         console.say("\n".join(plan.lines))
         return 0
-    with training_console(args.quiet or not is_main_process()) as progress:
+    with training_console(args.quiet or not processes.is_main()) as progress:
         outcome = train(config, progress, ResumeOptions(args.resume, tuple(args.allow), args.force))
-    if not is_main_process():
-        return 0
+    processes.part()
     if not outcome.earned:
-        console.note(nothing_learned(outcome.folder))
+        if processes.is_main():
+            console.note(nothing_learned(outcome.folder))
         return EXIT_LEARNED_NOTHING
     console.say("\n".join(["", *run_lines(outcome.summary, outcome.folder)]))
     console.say(f'next: {_command_name()} solve {outcome.folder} "{EXAMPLE_QUESTION}"')

@@ -14,7 +14,7 @@ from tiny_math_solver.config.limits import checked, nearest, shown
 from tiny_math_solver.config.schema import GRPO_DEFAULTS, LORA_DEFAULTS, Config
 from tiny_math_solver.config.yaml_file import read_tree, read_value
 from tiny_math_solver.hub.snapshots import pinned
-from tiny_math_solver.support.environment import world_size
+from tiny_math_solver.support import processes
 from tiny_math_solver.support.errors import UserError
 
 MOST_COMPLETIONS = 10**6  # in a generation batch: more is a slip of the finger
@@ -145,5 +145,5 @@ def _batch_equation(config: Config) -> str:
         return f"generation_batch_size = {config.generation_batch} completions"
     repeats = "steps_per_generation" if config.grpo.get("steps_per_generation") else "gradient_accumulation_steps"
     factors = [f"{config.grpo[key]} {key}" for key in ("per_device_train_batch_size", repeats)]
-    factors += [f"{world_size()} processes"] * (world_size() > 1)
+    factors += [f"{processes.count()} processes"] * (processes.count() > 1)
     return f"{' × '.join(factors)} = {config.generation_batch} completions"

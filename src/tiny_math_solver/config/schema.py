@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from tiny_math_solver.support.environment import world_size
+from tiny_math_solver.support import processes
 from tiny_math_solver.support.errors import UserError
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ class Config(Section):
 
     @property
     def _per_micro_batch(self) -> int:
-        return self.grpo["per_device_train_batch_size"] * world_size()
+        return self.grpo["per_device_train_batch_size"] * processes.count()
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
@@ -175,9 +175,17 @@ class Config(Section):
             chosen.setdefault("bf16", False)
         chosen.setdefault("disable_tqdm", True)
         try:
-            return GRPOConfig(**chosen)
+            built = GRPOConfig(**chosen)
         except (ValueError, ImportError) as error:
             raise UserError(f"grpo: {' '.join(str(error).split())}") from None
+        if built.world_size != processes.count():
+            raise UserError(
+                f"environment: WORLD_SIZE={processes.count()}, but {built.world_size} of these processes can train "
+                "here; unset it, or start with torchrun"
+            )
+        if built.n_gpu > 1:
+            built._n_gpu = 1  # the Trainer would make a step of all of them, and of as many times the rows
+        return built
 
     @cached_property
     def lora_config(self) -> LoraConfig:

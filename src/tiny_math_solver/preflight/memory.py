@@ -10,6 +10,7 @@ import psutil
 import torch
 
 from tiny_math_solver.rollouts import EngineRollouts
+from tiny_math_solver.support import processes
 from tiny_math_solver.support.device import forked_rng, free_gpu_memory, synchronize
 from tiny_math_solver.support.out_of_memory import retry_on_oom
 from tiny_math_solver.training.trainer import MathGRPOTrainer
@@ -88,7 +89,9 @@ def memory_plan(trainer: MathGRPOTrainer, longest: Longest) -> MemoryPlan:
     if trainer.update is not None and trainer.update.scorer.nbytes:
         parts.append(Part("gradients of merged weights", trainer.update.scorer.nbytes, "update.own_passes"))
     parts.append(Part("a pass of the update", pass_bytes(trainer, longest), "update.tokens_per_pass"))
-    return MemoryPlan(parts, available(trainer.accelerator.device.type))
+    device = trainer.accelerator.device.type
+    sharing = 1 if device == "cuda" else processes.on_this_machine()
+    return MemoryPlan(parts, available(device) // sharing)
 
 
 def trained_bytes(trainer: MathGRPOTrainer) -> int:

@@ -21,6 +21,7 @@ from tiny_math_solver.prompts import Prompt
 from tiny_math_solver.rollouts import EngineRollouts
 from tiny_math_solver.rollouts.engine_check import PROMPTS, EngineCheck, check_against_transformers
 from tiny_math_solver.runs.folder import RunFolder
+from tiny_math_solver.support import processes
 from tiny_math_solver.support.console import Console
 from tiny_math_solver.support.errors import EXIT_LEARNED_NOTHING, StoppedError, UserError
 from tiny_math_solver.training.build import Training, fall_back_to_generate
@@ -51,7 +52,7 @@ def preflight(
     """
     config, trainer = prepared.config, training.trainer
     written = 0 if fresh else sum(file.stat().st_size for file in run.path.rglob("*") if file.is_file())
-    check_disk(run.path, max(0, disk_bytes(prepared.plan, trainer) - written))
+    processes.on_main(lambda: check_disk(run.path, max(0, disk_bytes(prepared.plan, trainer) - written)))
     longest = longest_row(prepared, trainer)
     memory = memory_plan(trainer, longest)
     console.say(f"memory: {memory}")
@@ -63,7 +64,7 @@ def preflight(
         console.say(engine_line(trainer, engine))
         if not engine.passed:
             replace_engine(config, trainer, console)
-    found = forecast(config, trainer, prepared.splits.train) if fresh else None
+    found = processes.on_main(lambda: forecast(config, trainer, prepared.splits.train)) if fresh else None
     if found:
         console.say(f"before training: {found}")
         if found.hopeless and not force:
@@ -78,7 +79,8 @@ def check_engine(trainer: MathGRPOTrainer, prompts: Sequence[Prompt]) -> EngineC
     """Compare the engine with transformers on real prompts; None where there is no engine to check."""
     if not isinstance(trainer.rollouts, EngineRollouts):
         return None
-    return check_against_transformers(trainer.rollouts, prompts[:PROMPTS])
+    checks = processes.gather(check_against_transformers(trainer.rollouts, prompts[:PROMPTS]))
+    return next((check for check in checks if not check.passed), checks[0])  # all take the engine, or none
 
 
 def engine_line(trainer: MathGRPOTrainer, engine: EngineCheck) -> str:

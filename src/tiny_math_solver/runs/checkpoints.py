@@ -84,6 +84,11 @@ def checkpoint_step(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("checkpoint-"))
 
 
+def saved_processes(checkpoint: Path) -> int:
+    """The number of processes that trained together when an intact checkpoint was written."""
+    return sum(name.startswith("process-") and name.endswith(".json") for name in checkpoint_files(checkpoint))
+
+
 def _sums(lines: list[str]) -> dict[str, str]:
     """`{file: hash}` of the lines of SHA256SUMS."""
     return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}

@@ -20,7 +20,7 @@ from typing import Any
 
 from tiny_math_solver.runs.lock import FolderLock, take_lock
 from tiny_math_solver.runs.records import CONFIG, GROWING, SUMMARY
-from tiny_math_solver.support.environment import is_main_process
+from tiny_math_solver.support import processes
 from tiny_math_solver.support.errors import UserError
 from tiny_math_solver.support.files import check_writable, free_name, json_lines, occupied, sync, write_whole
 
@@ -34,7 +34,7 @@ class RunFolder:
 
     def __init__(self, path: Path):
         self.path = path
-        self.writes = is_main_process()
+        self.writes = processes.is_main()
         self._lock: FolderLock | None = None
 
     @property
@@ -58,8 +58,7 @@ class RunFolder:
         A folder that does not exist is locked as soon as `create` has made it.
         """
         try:
-            if self.path.is_dir():
-                self._take_lock()
+            processes.on_main(self._take_lock_if_there)
             yield
         finally:
             self._release_lock()
@@ -67,7 +66,7 @@ class RunFolder:
     @contextlib.contextmanager
     def left_as_found(self) -> Iterator[None]:
         """Remove the folders that come into being inside the block and are still empty, and not locked, at its end."""
-        missing = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+        missing = [folder for folder in (self.path, *self.path.parents) if self.writes and not folder.exists()]
         try:
             yield
         finally:
@@ -169,6 +168,10 @@ class RunFolder:
 
     def _growing(self) -> list[Path]:
         return [path for name in GROWING if (path := self.path / name).is_file()]
+
+    def _take_lock_if_there(self) -> None:
+        if self.path.is_dir():
+            self._take_lock()
 
     def _take_lock(self) -> None:
         if not self.writes:

@@ -1,7 +1,7 @@
 """The start of a run: at its newest intact checkpoint, or from the beginning."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +9,11 @@ import yaml
 
 from tiny_math_solver.config.fields import known_fields
 from tiny_math_solver.config.schema import Config
-from tiny_math_solver.runs.checkpoints import FORMAT, newest_intact
+from tiny_math_solver.config.shares import BATCH_FIELDS, same_batch
+from tiny_math_solver.runs.checkpoints import FORMAT, newest_intact, saved_processes
 from tiny_math_solver.runs.folder import RunFolder
 from tiny_math_solver.runs.records import read_config, read_json
+from tiny_math_solver.support import processes
 from tiny_math_solver.support.console import Console
 from tiny_math_solver.support.errors import UserError
 from tiny_math_solver.support.redaction import without_secrets
@@ -36,10 +38,14 @@ class ResumeOptions:
 
 @dataclass(frozen=True)
 class Start:
-    """The checkpoint to resume from; without one a run starts over, and an earlier one is moved aside."""
+    """The checkpoint to resume from; without one a run starts over, and an earlier one is moved aside.
+
+    `batch` are fields of section `grpo` that keep the completions of a step for another number of processes.
+    """
 
     checkpoint: Path | None = None
     finished: bool = False  # the run has ended, and its result is to be shown again
+    batch: dict[str, int] = field(default_factory=dict)
 
 
 def starting_point(run: RunFolder, config: Config, problems: str, options: ResumeOptions, console: Console) -> Start:
@@ -75,7 +81,13 @@ def starting_point(run: RunFolder, config: Config, problems: str, options: Resum
         )
     if state["problems"] != problems:
         raise UserError(f"{run.path}: the problems are not those it was trained on; choose another grpo.output_dir")
-    return Start(checkpoint)
+    batch = _batch(
+        config, checkpoint, state.get("completions_per_step"), is_by_hand=not set(changes).isdisjoint(BATCH_FIELDS)
+    )
+    if batch:
+        settings = ", ".join(f"grpo.{name} {value}" for name, value in batch.items())
+        console.say(f"resuming with another number of processes: {settings} keeps the completions of a step")
+    return Start(checkpoint, batch=batch)
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -86,6 +98,29 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> I
             yield from differences(before, after, f"{key}.")
         elif before != after and f"{prefix}{key}" not in IGNORED:
             yield f"{prefix}{key}", f"{before} → {after}"
+
+
+def _batch(config: Config, checkpoint: Path, completions: int | None, *, is_by_hand: bool) -> dict[str, int]:
+    """The fields with which a step keeps its `completions`, unless the batch was changed by hand.
+
+    Raises UserError where this number of processes cannot go on as the earlier one would have.
+    """
+    then, now = saved_processes(checkpoint), processes.count()
+    if then != now and read_json(checkpoint / "process-0.json")["buffer"]["waiting"]:
+        raise UserError(
+            f"{checkpoint}: was written by {then} processes amid a generation batch, which {now} cannot go on with; "
+            f"resume with {then} (torchrun --nproc_per_node {then})"
+        )
+    completions = completions or config.completions_per_step // now * then
+    if is_by_hand or completions == config.completions_per_step:
+        return {}
+    batch = same_batch(config, completions)
+    if batch is None:
+        raise UserError(
+            f"{checkpoint}: a step has {completions} completions, which {now} processes cannot share equally; resume "
+            f"with {then} (torchrun --nproc_per_node {then})"
+        )
+    return batch
 
 
 def _check_names(allow: tuple[str, ...]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import psutil
 import torch
 
-from tiny_math_solver.support.environment import world_size
+from tiny_math_solver.support import processes
 from tiny_math_solver.support.errors import UserError
 
 
@@ -18,7 +18,7 @@ def default_device() -> str:
         return "cpu"
     if torch.cuda.is_available():
         return "cuda"
-    return "mps" if torch.backends.mps.is_available() and world_size() == 1 else "cpu"
+    return "mps" if torch.backends.mps.is_available() and processes.count() == 1 else "cpu"
 
 
 def device_name(device: str) -> str | None:

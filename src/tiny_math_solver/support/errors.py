@@ -6,6 +6,8 @@ EXIT_BAD_INPUT, EXIT_LEARNED_NOTHING, EXIT_PROOF_FAILED, EXIT_INTERRUPTED, EXIT_
 class UserError(Exception):
     """Bad input: the message says what is wrong, where, and what to do; the CLI prints it and exits with 2."""
 
+    exit_code = EXIT_BAD_INPUT
+
 
 class StoppedError(Exception):
     """A run that ended before its last step: the message says why and how to resume; `exit_code` is the shell's."""

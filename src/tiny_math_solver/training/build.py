@@ -15,9 +15,11 @@ from tiny_math_solver.rollouts.linear import UnsupportedModelError
 from tiny_math_solver.rollouts.policy_weights import PolicyWeights, refuse_unsupported
 from tiny_math_solver.runs.events import EventLog
 from tiny_math_solver.runs.folder import RunFolder
+from tiny_math_solver.support import processes
 from tiny_math_solver.support.batch_size import BatchSize
 from tiny_math_solver.support.console import Console
 from tiny_math_solver.support.errors import UserError
+from tiny_math_solver.training.agreement import Agreement
 from tiny_math_solver.training.checkpointing import Checkpointing
 from tiny_math_solver.training.dev_evaluation import DevEvaluation
 from tiny_math_solver.training.generation import Generation, dataset_rows, sampling_of
@@ -53,7 +55,9 @@ def build_training(prepared: Prepared, run: RunFolder, console: Console, events:
     config, splits = prepared.config, prepared.splits
     args = config.grpo_config
     set_seed(args.seed)  # before the adapter is made: TRL seeds only afterwards
-    model = load_base(config.model.name, config.model.revision, config.model.dtype, args.device.type)
+    model = processes.main_first(
+        lambda: load_base(config.model.name, config.model.revision, config.model.dtype, args.device.type)
+    )
     with run.left_as_found():  # the Trainer makes its folder at once
         trainer = make_trainer(config, model, prepared.tokenizer, splits.train, prepared.prompts, run, console, events)
     dev = DevEvaluation(trainer, run, splits.dev, config.evaluation.every, config.prompt.system)
@@ -61,7 +65,7 @@ def build_training(prepared: Prepared, run: RunFolder, console: Console, events:
     signals, watchdog = StopOnSignal(), Watchdog(trainer, run, config, events)
     checkpointing = Checkpointing(trainer, run, dev, metrics, watchdog, prepared.plan)
     trainer.saver = checkpointing
-    for callback in (dev, metrics, SampleTables(trainer), signals, watchdog, checkpointing):
+    for callback in (dev, metrics, SampleTables(trainer), signals, watchdog, checkpointing, Agreement()):
         trainer.add_callback(callback)
     return Training(trainer, dev, metrics, signals, watchdog, checkpointing)
 

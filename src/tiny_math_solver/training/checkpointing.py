@@ -13,7 +13,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from accelerate.utils import gather_object
 from peft import set_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import TrainerCallback, TrainerState
@@ -25,11 +24,12 @@ from tiny_math_solver.runs.checkpoints import (
     checkpoint_step,
     delete_old,
     rename_damaged,
+    saved_processes,
     write_checkpoint,
 )
 from tiny_math_solver.runs.folder import RunFolder
-from tiny_math_solver.runs.records import read_json
 from tiny_math_solver.runs.state_files import load_tree, save_tree
+from tiny_math_solver.support import processes
 from tiny_math_solver.training.dev_evaluation import DevEvaluation
 from tiny_math_solver.training.metrics_log import MetricsLog
 from tiny_math_solver.training.plan import Plan
@@ -66,7 +66,7 @@ class Checkpointing(TrainerCallback):
         plan: Plan,
     ):
         self.trainer, self.run, self.dev, self.metrics = trainer, run, dev, metrics
-        self.problems, self.total_steps = plan.fingerprint, plan.steps
+        self.plan = plan
         self.parts: dict[str, Stateful] = {
             "recorder": trainer.recorder,
             "step_metrics": trainer.step_metrics,
@@ -83,7 +83,9 @@ class Checkpointing(TrainerCallback):
         self.loss = LossSum(trainer)
         self.saved_step = -1
         self._checkpoint: Path | None = None  # being restored
-        self._state: dict[str, Any] = {}  # of it
+        self._adapter: dict[str, torch.Tensor] = {}  # of it, as the states that follow
+        self._state: dict[str, Any] = {}
+        self._process_state: dict[str, Any] = {}
 
     # -- Saving ---------------------------------------------------------------------------------------------------
 
@@ -92,14 +94,16 @@ class Checkpointing(TrainerCallback):
         trainer, step = self.trainer, self.trainer.state.global_step
         if step == self.saved_step:  # the Trainer asks twice after the last step
             return
-        processes = gather_object([{name: part.state_dict() for name, part in self.process.items()}])
-        if self.run.writes:
-            write_checkpoint(self.run, step, lambda folder: self._write(folder, processes))
+        states = processes.gather({name: part.state_dict() for name, part in self.process.items()})
+
+        def write() -> None:
+            write_checkpoint(self.run, step, lambda folder: self._write(folder, states))
             delete_old(self.run.path, trainer.args.save_total_limit, self.dev.best_step)
-        trainer.accelerator.wait_for_everyone()
+
+        processes.on_main(write)
         self.saved_step = step
 
-    def _write(self, folder: Path, processes: list[dict[str, Any]]) -> None:
+    def _write(self, folder: Path, process_states: list[dict[str, Any]]) -> None:
         trainer: Any = self.trainer
         save_adapter(trainer.accelerator.unwrap_model(trainer.model), trainer.processing_class, folder)
         (folder / "best").mkdir()
@@ -110,7 +114,8 @@ class Checkpointing(TrainerCallback):
             folder / "state",
             {
                 "format": FORMAT,
-                "problems": self.problems,
+                "problems": self.plan.fingerprint,
+                "completions_per_step": self.plan.config.completions_per_step,
                 "records": self.run.record_sizes(),
                 "parts": {name: part.state_dict() for name, part in self.parts.items()},
                 "loss": self.loss.state_dict(),
@@ -119,16 +124,22 @@ class Checkpointing(TrainerCallback):
                 "scaler": None if scaler is None else scaler.state_dict(),
             },
         )
-        for index, state in enumerate(processes):
+        for index, state in enumerate(process_states):
             save_tree(folder / f"process-{index}", state)
 
     # -- Restoring ------------------------------------------------------------------------------------------------
 
-    def rewind(self, checkpoint: Path) -> None:
-        """Put the run folder back to `checkpoint`: its records, and the best adapter at its top."""
+    def read(self, checkpoint: Path) -> None:
+        """Read all of `checkpoint`, before anything is changed on the disk. Raises UserError where that fails."""
         self._checkpoint = checkpoint
+        self._adapter, self._state = load_file(checkpoint / ADAPTER), load_tree(checkpoint / "state")
+        index = processes.rank() % saved_processes(checkpoint)  # there may be more of them than there were
+        self._process_state = load_tree(checkpoint / f"process-{index}")
+
+    def rewind(self, checkpoint: Path) -> None:
+        """Put the run folder back to `checkpoint`, which was read: its records, and the best adapter at its top."""
         run, step = self.run, checkpoint_step(checkpoint)
-        run.rewind(read_json(checkpoint / "state.json")["records"], step)
+        run.rewind(self._state["records"], step)
 
         def restore(folder: Path) -> None:
             for name in checkpoint_files(checkpoint):
@@ -138,13 +149,12 @@ class Checkpointing(TrainerCallback):
             shutil.copy(checkpoint / "best" / ADAPTER, folder)
 
         run.write_folder(restore)
-        if run.writes:
-            rename_damaged(run.path, step)
+        rename_damaged(run.path, step)
 
     def resume(self) -> None:
-        """Train on from the checkpoint that the run folder was put back to."""
+        """Train on from the checkpoint that was read."""
         assert self._checkpoint
-        if checkpoint_step(self._checkpoint) >= self.total_steps:  # the Trainer would train one step more
+        if checkpoint_step(self._checkpoint) >= self.plan.steps:  # the Trainer would train one step more
             self.trainer.state = TrainerState.load_from_json(str(self._checkpoint / TRAINER_STATE))
             self.restore_policy()
             return
@@ -154,12 +164,7 @@ class Checkpointing(TrainerCallback):
 
     def restore_policy(self) -> None:
         """Load the adapter and the parts."""
-        checkpoint = self._checkpoint
-        assert checkpoint
-        self._state = load_tree(checkpoint / "state")
-        set_peft_model_state_dict(
-            self.trainer.accelerator.unwrap_model(self.trainer.model), load_file(checkpoint / ADAPTER)
-        )
+        set_peft_model_state_dict(self.trainer.accelerator.unwrap_model(self.trainer.model), self._adapter)
         for name, part in self.parts.items():
             if name in self._state["parts"]:
                 part.load_state_dict(self._state["parts"][name])
@@ -195,10 +200,9 @@ class Checkpointing(TrainerCallback):
         """Restore what belongs to this process, once."""
         if self._checkpoint is None:
             return
-        state = load_tree(self._checkpoint / f"process-{self.trainer.accelerator.process_index}")
         for name, part in self.process.items():
-            part.load_state_dict(state[name])
-        self._checkpoint, self._state = None, {}
+            part.load_state_dict(self._process_state[name])
+        self._checkpoint, self._adapter, self._state, self._process_state = None, {}, {}, {}
 
 
 class RandomStates:

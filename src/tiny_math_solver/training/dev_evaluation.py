@@ -9,6 +9,7 @@ from tiny_math_solver.evaluation.evaluate import evaluate
 from tiny_math_solver.models.adapter import save_adapter
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.runs.folder import RunFolder
+from tiny_math_solver.support import processes
 from tiny_math_solver.training.trainer import MathGRPOTrainer
 
 
@@ -33,9 +34,7 @@ class DevEvaluation(TrainerCallback):
         """Evaluate the policy; True if it is the best so far."""
         trainer = self.trainer
         with trainer.step_metrics.timed("evaluation"):
-            limit = trainer.sampling.max_new_tokens
-            result = evaluate(trainer.rollouts, self.dev, system=self.system, max_new_tokens=limit)
-        block = result.summary()
+            block = processes.on_main(lambda: self._measure(state.global_step))
         low, high = block["ci95"]
         scores = {name: block[name] for name in ("accuracy", "strict_accuracy")}
         self.history.append({"step": state.global_step, **scores, "low": low, "high": high})
@@ -47,7 +46,6 @@ class DevEvaluation(TrainerCallback):
                 "dev/ci95_high": high,
                 "dev/mean_tokens": block["mean_tokens"],
             }
-        self.run.write_jsonl(f"eval/dev-{state.global_step:06d}.jsonl", result.rows())
         # of two steps with the same accuracy the one that keeps to the format is better, then the earlier
         score = (block["accuracy"], block["strict_accuracy"])
         better = score > self.best
@@ -56,6 +54,14 @@ class DevEvaluation(TrainerCallback):
             model, tokenizer = trainer.accelerator.unwrap_model(trainer.model), trainer.processing_class
             self.run.write_folder(lambda folder: save_adapter(model, tokenizer, folder))
         return better
+
+    def _measure(self, step: int) -> dict[str, Any]:
+        """Answer the dev problems and keep the records; returns their summary."""
+        trainer = self.trainer
+        limit = trainer.sampling.max_new_tokens
+        result = evaluate(trainer.rollouts, self.dev, system=self.system, max_new_tokens=limit)
+        self.run.write_jsonl(f"eval/dev-{step:06d}.jsonl", result.rows())
+        return result.summary()
 
     def state_dict(self) -> dict[str, Any]:
         return {"history": self.history, "best": self.best, "best_step": self.best_step}

@@ -11,6 +11,7 @@ from tiny_math_solver.config.schema import Config
 from tiny_math_solver.models.load import load_tokenizer
 from tiny_math_solver.problems.splits import Splits, load_splits
 from tiny_math_solver.prompts import Prompt, train_prompts
+from tiny_math_solver.support import processes
 from tiny_math_solver.support.errors import UserError
 
 
@@ -50,8 +51,9 @@ class Plan:
     def step_line(self) -> str:
         """The batch arithmetic of one step."""
         completions, samples = self.config.completions_per_step, self.config.num_generations
+        shared = f" shared by {processes.count()} processes" if processes.count() > 1 else ""
         return (
-            f"each step: {completions / samples:g} problems × {samples} samples = {completions:,} completions; "
+            f"each step: {completions / samples:g} problems × {samples} samples = {completions:,} completions{shared}; "
             f"{self.steps_per_epoch:,} steps an epoch"
         )
 
@@ -91,6 +93,11 @@ class Prepared:
     prompts: list[Prompt]
     tokenizer: Any
     plan: Plan
+
+    def with_grpo(self, changes: dict[str, Any]) -> "Prepared":
+        """The same with other values in section `grpo`."""
+        config = self.config.with_grpo(**changes) if changes else self.config
+        return replace(self, config=config, plan=replace(self.plan, config=config))
 
 
 def prepare(config: Config) -> Prepared:

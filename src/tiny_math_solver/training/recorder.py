@@ -2,11 +2,10 @@
 
 from typing import Any
 
-from accelerate.utils import gather_object
-
 from tiny_math_solver.runs.events import EventLog
 from tiny_math_solver.runs.folder import RunFolder
 from tiny_math_solver.runs.records import ROLLOUTS, RolloutRow
+from tiny_math_solver.support import processes
 
 
 class Recorder:
@@ -21,7 +20,7 @@ class Recorder:
 
     def record(self, step: int, rows: list[RolloutRow]) -> None:
         """Add this process's rows of a generation batch."""
-        self.last_rows = rows = gather_object(rows)
+        self.last_rows = rows = [row for part in processes.gather(rows) for row in part]
         self.completions += len(rows)
         self.completion_tokens += sum(row["tokens"] for row in rows)
         self.best_reward = max([self.best_reward, *(sum(row["rewards"].values()) for row in rows)])

@@ -4,16 +4,19 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-from accelerate.utils import gather_object
 from transformers import TrainerCallback
 from transformers.trainer_utils import SaveStrategy
 
+from tiny_math_solver.support import processes
 from tiny_math_solver.support.errors import StoppedError
+from tiny_math_solver.support.processes import EndedElsewhereError
 
+ECHO = 5  # seconds in which a launcher passes on a signal that the terminal has sent to all processes
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")  # Windows has no SIGHUP, and sends SIGBREAK instead
 SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
 
@@ -27,6 +30,7 @@ class StopOnSignal(TrainerCallback):
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self._received_at = 0.0
         self.training = False
 
     @contextlib.contextmanager
@@ -47,12 +51,18 @@ class StopOnSignal(TrainerCallback):
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
+        if processes.is_failed():  # the launcher ends the others
+            raise EndedElsewhereError(1)
+        if self.received == number and processes.is_launched() and time.monotonic() < self._received_at + ECHO:
+            return
         if not self.training or self.received is not None:
             raise StoppedError(
                 f"{name}: stopped at once; the same command resumes from the last checkpoint, if there is one",
                 128 + number,
             )
-        self.received = number
+        self.received, self._received_at = number, time.monotonic()
+        if not processes.is_main():
+            return
         # print() is not reentrant, and the signal may have interrupted it
         with contextlib.suppress(OSError):  # the terminal may be gone, which is what SIGHUP says
             os.write(2, f"tiny-math: {name}: finishing and saving this step (signal again to stop at once)\n".encode())
@@ -61,8 +71,8 @@ class StopOnSignal(TrainerCallback):
         self.training = True
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if args.world_size > 1:  # all end after the same step, whichever received it
-            self.received = max(filter(None, gather_object([self.received])), default=None)
+        # all end after the same step, whichever received it
+        self.received = max(filter(None, processes.gather(self.received)), default=None)
         if self.received is not None:
             control.should_training_stop = True
             control.should_save = args.save_strategy != SaveStrategy.NO

@@ -13,8 +13,8 @@ from importlib.util import find_spec
 from tiny_math_solver.config.schema import Config
 from tiny_math_solver.runs.folder import RunFolder
 from tiny_math_solver.runs.records import ENVIRONMENT, read_json
+from tiny_math_solver.support import processes
 from tiny_math_solver.support.console import Console
-from tiny_math_solver.support.environment import is_main_process
 from tiny_math_solver.support.errors import UserError
 
 PACKAGES = ("wandb", "tensorboard", "trackio")
@@ -46,7 +46,7 @@ def choose_trackers(config: Config, console: Console) -> None:
     if off := {tracker: switch for tracker in chosen if (switch := _off_switch(tracker))}:
         chosen = [tracker for tracker in chosen if tracker not in off]
         config.grpo["report_to"] = chosen
-        if is_main_process():
+        if processes.is_main():
             console.note("; ".join(f"{tracker} is off ({switch})" for tracker, switch in off.items()))
     if _off_switch("wandb"):
         os.environ["WANDB_MODE"] = "disabled"  # for report_to `all`: the wandb package does not read WANDB_DISABLED

@@ -10,6 +10,7 @@ from tiny_math_solver.config.schema import Config
 from tiny_math_solver.runs.events import EventLog
 from tiny_math_solver.runs.folder import RunFolder
 from tiny_math_solver.runs.records import MetricsRow, RolloutRow, read_jsonl
+from tiny_math_solver.support import processes
 from tiny_math_solver.support.console import Console, printable
 from tiny_math_solver.support.errors import EXIT_LEARNED_NOTHING, StoppedError
 from tiny_math_solver.training.guards import Finding, findings
@@ -59,8 +60,7 @@ class Watchdog(TrainerCallback):
             return  # it drops such steps itself, and finds its scale that way
         parameters = self._parameters()
         gradients = [p.grad for p in parameters if p.grad is not None]
-        # of several processes the gradients tell all
-        is_finite_loss = args.world_size > 1 or all(bool(loss.isfinite()) for loss in self.trainer.step_losses)
+        is_finite_loss = all(processes.gather(all(bool(loss.isfinite()) for loss in self.trainer.step_losses)))
         norms = torch.stack(torch._foreach_norm(gradients)) if gradients else torch.zeros(1)
         if bool(norms.isfinite().all()) and is_finite_loss:
             self.dropped_steps = 0

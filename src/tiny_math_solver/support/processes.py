@@ -1,0 +1,272 @@
+"""Several processes that train one run together, as torchrun and accelerate launch start them.
+
+The main process, that of rank 0, prints, writes the run folder, evaluates and decides; `on_main` and `main_first` let
+it go ahead, `gather` brings the processes' values together. With a single process each of them is a plain call.
+
+Decisions and records travel in a group of their own over the CPU, in which nobody gives up waiting: an evaluation may
+take hours, while a gradient that does not arrive is an error soon.
+"""
+
+import contextlib
+import functools
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from tiny_math_solver.support.errors import UserError
+
+T = TypeVar("T")
+
+# of torchrun and accelerate; of Intel MPI, Open MPI and MVAPICH, which accelerate launch starts processes by on CPUs
+WORLD_SIZE = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+RANK = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
+LOCAL_WORLD_SIZE = ("LOCAL_WORLD_SIZE", "MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "MV2_COMM_WORLD_LOCAL_SIZE")
+
+PATIENCE = timedelta(days=30)  # of a process that waits for another
+STORE_PATIENCE = timedelta(seconds=5)
+SECONDS_TO_END = 15  # for a process that has failed; then it is ended, whatever its threads still wait for
+LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket closed", "Timed out waiting")
+NO_STORE = (KeyError, ValueError, OSError, RuntimeError)
+
+_is_ahead = False  # while the main process works and the others wait
+
+
+class EndedElsewhereError(Exception):
+    """Another process has failed and printed why; `exit_code` is the one it ends with."""
+
+    def __init__(self, exit_code: int):
+        super().__init__(exit_code)
+        self.exit_code = exit_code
+
+
+def count() -> int:
+    """The number of processes that train together; 1 without a launcher."""
+    return _whole(WORLD_SIZE, default=1, lowest=1)
+
+
+def is_main() -> bool:
+    """True in the process that prints and writes, the one of rank 0."""
+    return rank() == 0
+
+
+def rank() -> int:
+    """The number of this process, from 0."""
+    return _whole(RANK, default=0, lowest=0)
+
+
+def is_launched() -> bool:
+    """True under a launcher, be it of one process."""
+    return _set_name(RANK) in os.environ
+
+
+def on_this_machine() -> int:
+    """The number of them that share this machine's memory."""
+    return min(count(), _whole(LOCAL_WORLD_SIZE, default=1, lowest=1))
+
+
+def check_launcher_variables() -> None:
+    """Raise UserError if a launcher's variables are not numbers or contradict each other."""
+    processes = count()
+    for names, lowest in ((RANK, 0), (("LOCAL_RANK",), -1)):
+        if _whole(names, default=0, lowest=lowest) >= processes:
+            name = _set_name(names)
+            raise UserError(f"environment: {name}={os.environ[name]} of {processes} processes (WORLD_SIZE){_ADVICE}")
+
+
+def unused() -> str:
+    """A sentence about processes or GPUs that were asked for or are there and take no part; empty if there are none."""
+    if count() > 1:
+        return ""
+    # set by accelerate launch for more than one process, of which its launcher for CPUs starts one
+    if "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_PORT" in os.environ and "RANK" not in os.environ:
+        return (
+            "accelerate launch has started one process: on a CPU it starts several only through mpirun "
+            "(--mpirun_hostfile); torchrun --nproc_per_node N starts N"
+        )
+    import torch
+
+    gpus = torch.cuda.device_count()
+    return f"{gpus} GPUs are visible and one is used: torchrun --nproc_per_node {gpus} uses all" if gpus > 1 else ""
+
+
+# -- Together ---------------------------------------------------------------------------------------------------
+
+
+def on_main(work: Callable[[], T]) -> T:
+    """The result of `work`, which the main process does while the others wait; it has to be picklable.
+
+    If it fails there, the error is raised in the main process and EndedElsewhereError in the others.
+    """
+    if not _are_together():
+        return work()
+    if not is_main():
+        is_done, result = _from_main(None)
+        if not is_done:
+            raise EndedElsewhereError(result)
+        return result
+    try:
+        with _ahead():
+            result = work()
+    except BaseException as error:
+        with contextlib.suppress(RuntimeError):  # the others may be gone
+            _from_main((False, exit_code(error)))
+        raise
+    _from_main((True, result))
+    return result
+
+
+def main_first(work: Callable[[], T]) -> T:
+    """The result of `work` in this process; done in the main process before the others, which find caches filled."""
+    done: list[T] = []
+    on_main(lambda: done.append(work()))
+    return done[0] if done else work()
+
+
+def gather(value: T) -> list[T]:
+    """The values of all processes, by rank."""
+    if not _are_together():
+        return [value]
+    import torch.distributed as dist
+
+    values: list[Any] = [None] * count()
+    dist.all_gather_object(values, value, group=_group())
+    return values
+
+
+def part() -> None:
+    """Leave the other processes once all is done."""
+    if _are_together():
+        import torch.distributed as dist
+
+        gather(None)
+        _group.cache_clear()
+        dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def _ahead() -> Iterator[None]:
+    """The others wait while the main process does the block: whatever is called in it is a plain call."""
+    global _is_ahead
+    _is_ahead = True
+    try:
+        yield
+    finally:
+        _is_ahead = False
+
+
+def _are_together() -> bool:
+    """True once several processes have met, which they do where transformers sets up the device."""
+    if count() == 1 or _is_ahead:
+        return False
+    import torch.distributed as dist
+
+    return dist.is_initialized()
+
+
+def _from_main(value: Any) -> Any:
+    import torch.distributed as dist
+
+    values = [value]
+    dist.broadcast_object_list(values, src=0, group=_group(), device=None)
+    return values[0]
+
+
+@functools.cache
+def _group() -> Any:
+    import torch.distributed as dist
+
+    return dist.new_group(backend="gloo", timeout=PATIENCE)
+
+
+# -- A process that fails ---------------------------------------------------------------------------------------
+
+
+def exit_code(error: BaseException) -> int:
+    """The code with which a process ends after `error`."""
+    return getattr(error, "exit_code", 1)
+
+
+def is_first_to_fail(error: BaseException) -> bool:
+    """True in one process alone, the first to ask: it prints its error. Those of the others follow from it.
+
+    A process that has failed ends soon, even if a thread of it still waits for the others.
+    """
+    try:
+        if count() == 1:
+            return True
+    except UserError:  # the launcher's variables are the error
+        return True
+    if _are_together() and hasattr(signal, "alarm"):  # kills, where Python waits at its end for a thread
+        signal.alarm(SECONDS_TO_END)
+    return not isinstance(error, EndedElsewhereError) and _is_first()
+
+
+def lost_process(error: BaseException) -> UserError | None:
+    """The error to print if `error` comes from the end of another process that had no time to tell why."""
+    if not isinstance(error, RuntimeError) or not any(words in str(error) for words in LOST):
+        return None
+    return UserError(
+        "another process of this run ended without a message (killed, perhaps out of memory); the same command resumes "
+        "from the last checkpoint, if there is one"
+    )
+
+
+def is_failed() -> bool:
+    """True if a process has failed and printed why: this one is about to be ended."""
+    if count() == 1:
+        return False
+    try:
+        return bool(_store().check([_failure_key()]))
+    except NO_STORE:
+        return False
+
+
+def _is_first() -> bool:
+    import torch.distributed as dist
+
+    try:  # the first to write its rank wins
+        return int(_store().compare_set(_failure_key(), "", str(rank()))) == rank()
+    except NO_STORE:  # it ended with the main process, or there never was one
+        return is_main() or not dist.is_initialized()
+
+
+def _store() -> Any:
+    """The store by which the launcher has the processes meet; a connection of its own reaches it at any time.
+
+    Raises KeyError, ValueError, OSError or RuntimeError where there is none.
+    """
+    import torch.distributed as dist
+
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    socket.create_connection((host, port), STORE_PATIENCE.seconds).close()  # torch prints a stack where this fails
+    return dist.TCPStore(host, port, is_master=False, timeout=STORE_PATIENCE, wait_for_workers=False)
+
+
+def _failure_key() -> str:
+    return f"tiny-math/failed/{os.environ.get('TORCHELASTIC_RESTART_COUNT')}"
+
+
+# -- The environment --------------------------------------------------------------------------------------------
+
+_ADVICE = "; unset it, or start with accelerate launch"
+
+
+def _set_name(names: tuple[str, ...]) -> str:
+    """The first of `names` that is set, or the first of all; those of MPI count under accelerate's launcher alone."""
+    is_mpi = os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
+    return next((name for name in names[: None if is_mpi else 1] if name in os.environ), names[0])
+
+
+def _whole(names: tuple[str, ...], default: int, lowest: int) -> int:
+    name = _set_name(names)
+    text = os.environ.get(name, str(default))
+    try:
+        number = int(text)
+    except ValueError:
+        number = lowest - 1
+    if number < lowest:
+        raise UserError(f"environment: {name}={text!r} is not a whole number of {lowest} or more{_ADVICE}")
+    return number
