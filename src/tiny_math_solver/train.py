@@ -76,7 +76,7 @@ def _run(prepared: Prepared, run: RunFolder, checkpoint: Path | None, console: C
         before = _before(prepared, run, training, console)
         _loop(training, console, fresh=checkpoint is None)
         after = _after(prepared, run, training, console)
-    run.write_json("summary.json", _summary(training, found, before, after))
+    run.write_json("summary.json", _summary(prepared, training, found, before, after))
 
 
 def _open_folder(config: Config, run: RunFolder, training: Training, checkpoint: Path | None, events: EventLog) -> None:
@@ -134,7 +134,9 @@ def _after(prepared: Prepared, run: RunFolder, training: Training, console: Cons
     return evaluate_test(config, rollouts, prepared.splits, run, "after")
 
 
-def _summary(training: Training, found: Preflight, before: TestResult, after: TestResult) -> dict[str, Any]:
+def _summary(
+    prepared: Prepared, training: Training, found: Preflight, before: TestResult, after: TestResult
+) -> dict[str, Any]:
     """The content of summary.json."""
     trainer, recorder = training.trainer, training.trainer.recorder
     return {
@@ -146,6 +148,7 @@ def _summary(training: Training, found: Preflight, before: TestResult, after: Te
             for when, result in (("before", before), ("after", after))
             if "unseen" in result
         },
+        "problems": prepared.plan.record,
         "engine_check": None if found.engine is None else asdict(found.engine),
         "dev": training.dev.history,
         "best_step": training.dev.best_step,
