@@ -211,6 +211,15 @@ def test_columns_and_places_within_them_can_be_named(
     assert layout == f"question from {question}, answer from {answer}"
 
 
+def test_a_context_belongs_to_the_question(tmp_path: Path):
+    rows: list[dict[str, Any]] = [
+        {"context": SHEET, "question": ASKED, "answer": "51"},
+        {"context": None, "question": PENS, "answer": 9},
+    ]
+    problems = read_file(jsonl(tmp_path / "p.jsonl", rows))
+    assert [p.question for p in problems] == [f"{SHEET} {ASKED}", PENS]
+
+
 def test_one_column_named_leaves_the_other_to_be_recognised(tmp_path: Path):
     path = jsonl(tmp_path / "p.jsonl", [{"question": PENS, "answer": "8", "checked": 9}])
     assert read_one(path, ReadOptions(answer="checked"))[0].answer == "9"

@@ -65,6 +65,25 @@ def test_bad_rows_of_a_table_are_named_by_the_line_they_begin_in(tmp_path: Path)
     assert findings.rows == 10
 
 
+def test_a_decimal_comma_is_one_where_semicolons_part_the_cells(tmp_path: Path):
+    """Catches: 4,50 dropped or read as 450; 1.234 paid as either number."""
+    path = tmp_path / "p.csv"
+    path.write_text("question;answer\nA?;4,50\nB?;-1.234,5\nC?;8,0\nD?;7\nE?;1,5 kg\nF?;1.234\nG?;1,234\nH?;0,125\n")
+    findings = Findings()
+    assert pairs(path, findings) == [("A?", "4.5"), ("B?", "-1234.5"), ("C?", "8"), ("D?", "7"), ("H?", "0.125")]
+    assert [text.partition(": ")[2][:22] for text in findings.examples] == [
+        "cannot read a gold num", "1.234 may be a number ", "1,234 may be a number "
+    ]  # fmt: skip
+    path.write_text("question,answer\nA?,1.234\n")
+    assert pairs(path) == [("A?", "1.234")]
+
+
+def test_several_lists_of_rows_in_one_document_are_refused_by_name(tmp_path: Path):
+    (tmp_path / "p.json").write_text(json.dumps({"train": ROWS, "test": ROWS[:1]}))
+    with pytest.raises(UserError, match=r"several lists of rows \(train, test\); write each into a file of its own"):
+        read_file(tmp_path / "p.json")
+
+
 def test_text_that_is_not_utf8_is_named_and_never_guessed(tmp_path: Path):
     path = tmp_path / "p.csv"
     path.write_bytes(f"question,answer\n{PENS},9\nZoé?,1\n".encode("latin-1"))
@@ -80,6 +99,8 @@ DOCUMENTS = {
     "list within an object": json.dumps({"version": 1, "data": ROWS}),
     "list within an object, over lines": json.dumps({"version": 1, "data": ROWS}, indent=1),
     "columns": json.dumps({"question": [PENS, KITES], "answer": [9, "7"]}, indent=1),
+    "columns by row": json.dumps({"question": {"0": PENS, "1": KITES}, "answer": {"0": 9, "1": "7"}}),
+    "rows by name": json.dumps({"first": ROWS[0], "second": ROWS[1]}),
     "objects over lines": "\n".join(json.dumps(row, indent=1) for row in ROWS),
     "objects": "\n\n".join(json.dumps(row) for row in ROWS),
 }
@@ -94,11 +115,13 @@ def test_json_documents_hold_the_same_problems_however_they_are_written(name: st
     assert pairs(path) == READ
 
 
-def test_one_object_that_is_a_chat_is_a_row_and_not_a_document(tmp_path: Path):
+ASKED, SAID = {"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2"}
+
+
+@pytest.mark.parametrize("row", [{"messages": [ASKED, SAID]}, {"prompt": [ASKED], "completion": [SAID]}])
+def test_one_object_that_is_a_chat_is_a_row_and_not_a_document(row: dict[str, Any], tmp_path: Path):
     path = tmp_path / "p.jsonl"
-    path.write_text(
-        json.dumps({"messages": [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2"}]})
-    )
+    path.write_text(json.dumps(row))
     assert pairs(path) == [("1 + 1?", "2")]
 
 

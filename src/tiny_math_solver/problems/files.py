@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from tiny_math_solver.grading import parse_number
-from tiny_math_solver.problems.rows import MOST_ROWS, Located, Table, UnreadableError, columns_of, kind_of
+from tiny_math_solver.problems.rows import MOST_ROWS, Located, Table, UnreadableError, columns_of, kind_of, listed
 from tiny_math_solver.support.errors import UserError
 
 TEXT_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".ndjson")
@@ -107,7 +107,7 @@ def _is_document(file: File) -> bool:
     row = _json_row(next(lines, b""))
     if isinstance(row, UnreadableError):
         return True
-    return next(lines, None) is None and _rows_within(row) is not None
+    return next(lines, None) is None and (_rows_within(row) is not None or len(_lists_of_rows(row)) > 1)
 
 
 def _json_row(line: bytes) -> dict[str, Any] | UnreadableError:
@@ -160,10 +160,12 @@ _NOT_BLANK = re.compile(r"\S")
 
 
 def _document_rows(file: File, values: list[Any]) -> Iterator[Located]:
-    """The rows of one JSON array, of an object that holds one, or of objects one after the other."""
+    """The rows of one JSON array, of an object that holds rows, or of objects one after the other."""
     rows = values
     if len(values) == 1:
         rows = values[0] if isinstance(values[0], list) else _rows_within(values[0]) or values
+        if rows is values and len(lists := _lists_of_rows(values[0])) > 1:
+            raise UserError(f"{file}: several lists of rows ({listed(lists)}); write each into a file of its own")
     if len(rows) > MOST_ROWS:
         raise UserError(f"{file}: {len(rows):,} rows, over {MOST_ROWS:,}; use fewer")
     for number, row in enumerate(rows, 1):
@@ -171,16 +173,32 @@ def _document_rows(file: File, values: list[Any]) -> Iterator[Located]:
 
 
 def _rows_within(value: Any) -> list[Any] | None:
-    """The rows that one JSON object holds: in its only list of objects, or in lists of equal length, a column each."""
+    """The rows of one JSON object: its only list of objects, an object for each row, or all values of each column."""
     if not isinstance(value, dict):
         return None
-    lists = {name: part for name, part in value.items() if isinstance(part, list) and part}
-    of_rows = [part for part in lists.values() if isinstance(part[0], dict) and not {"role", "from"} & set(part[0])]
-    if len(of_rows) == 1:
-        return of_rows[0]
-    if len(lists) > 1 and len(lists) == len(value) and len({len(part) for part in lists.values()}) == 1:
-        return [dict(zip(lists, cells, strict=True)) for cells in zip(*lists.values(), strict=True)]
+    if len(lists := _lists_of_rows(value)) == 1:
+        return next(iter(lists.values()))
+    parts = list(value.values())
+    if len(parts) < 2 or any(map(_is_chat, parts)):
+        return None
+    if all(isinstance(part, dict) and part.keys() == parts[0].keys() for part in parts):
+        if not all(key.isdigit() for key in parts[0]):
+            return parts
+        parts = [list(part.values()) for part in parts]  # as pandas writes a column: {"0": ..., "1": ...}
+    if all(isinstance(part, list) and len(part) == len(parts[0]) for part in parts):
+        return [dict(zip(value, cells, strict=True)) for cells in zip(*parts, strict=True)]
     return None
+
+
+def _lists_of_rows(value: dict[str, Any]) -> dict[str, list[Any]]:
+    """The lists of objects within an object, but for those that are a chat."""
+    lists = {name: part for name, part in value.items() if isinstance(part, list) and part}
+    return {name: part for name, part in lists.items() if isinstance(part[0], dict) and not _is_chat(part)}
+
+
+def _is_chat(value: Any) -> bool:
+    message = value[0] if isinstance(value, list) and value else None
+    return isinstance(message, dict) and ("role" in message or "from" in message)
 
 
 # -- CSV ------------------------------------------------------------------------------------------------------
@@ -227,17 +245,28 @@ def _csv_rows(file: File, header: Sequence[str], delimiter: str, skipped: int) -
             if reader.line_num > MOST_ROWS:
                 raise UserError(f"{where}: over {MOST_ROWS:,} lines; use fewer")
             if any(cell.strip() for cell in cells):
-                yield where, _csv_row(header, cells)
+                yield where, _csv_row(header, cells, delimiter)
 
 
-def _csv_row(header: Sequence[str], cells: list[str]) -> dict[str, Any] | UnreadableError:
+def _csv_row(header: Sequence[str], cells: list[str], delimiter: str) -> dict[str, Any] | UnreadableError:
     if len(cells) != len(header):
         return UnreadableError(f"{len(cells)} cells where the header has {len(header)}: is a text not in quotes?")
     if any(not cell.isascii() and _BAD_BYTE.search(cell) for cell in cells):
         return UnreadableError("not UTF-8 text; save the file as UTF-8")
     if any("\0" in cell for cell in cells):
         return UnreadableError("holds NUL bytes; expected UTF-8 text")
-    return dict(zip(header, cells, strict=True))
+    return dict(zip(header, map(_with_decimal_point, cells) if delimiter == ";" else cells, strict=True))
+
+
+def _with_decimal_point(cell: str) -> Any:
+    """A cell of a table with semicolons, which spreadsheets write where the comma is the decimal sign."""
+    if _EITHER_SIGN.fullmatch(cell):
+        return UnreadableError(f"{cell} may be a number with thousands or with decimals; write it without a separator")
+    return cell.replace(".", "").replace(",", ".") if _DECIMAL_COMMA.fullmatch(cell) else cell
+
+
+_EITHER_SIGN = re.compile(r"-?[1-9]\d{0,2}[.,]\d{3}")
+_DECIMAL_COMMA = re.compile(r"-?(?:\d+|\d{1,3}(?:\.\d{3})+),\d+")
 
 
 _BAD_BYTE = re.compile("[\udc80-\udcff]")  # as errors="surrogateescape" reads a byte that is not UTF-8

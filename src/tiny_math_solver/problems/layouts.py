@@ -93,6 +93,8 @@ class Layout:
     def answer_of(self, row: dict[str, Any]) -> Any:
         """The value of the answer column: a text, a number, or whatever else is there."""
         value = self.answer.value(row)
+        if isinstance(value, UnreadableError):  # a cell that its file's format leaves unclear
+            raise value
         if isinstance(value, list) and value and isinstance(value[0], dict):
             return _message(self.answer.text, value, "assistant")
         return value[0] if isinstance(value, list) and len(value) == 1 else value
@@ -132,11 +134,10 @@ def _usual_question(where: str, names: Sequence[str], usual: dict[str, str], set
     if "instruction" in usual and "input" in usual:  # Alpaca's input goes with the instruction
         found.remove(usual["input"])
     name = _only(where, names, found or [usual[name] for name in CHATS if name in usual], "question", setting)
-    body = usual.get("body") if name.casefold() == "question" else None
-    more = usual.get("input") if name.casefold() == "instruction" else None
-    first = [Place(body, (body,))] if body else []
-    last = [Place(more, (more,), optional=True)] if more else []
-    return (*first, Place(name, (name,)), *last)
+    parts = [("body", False), ("context", True), (name, False)] if name.casefold() == "question" else [(name, False)]
+    parts += [("input", True)] if name.casefold() == "instruction" else []
+    present = [(usual.get(part, part), optional) for part, optional in parts if part in usual]
+    return tuple(Place(part, (part,), optional) for part, optional in present)
 
 
 def _usual_answer(
