@@ -88,7 +88,7 @@ def _run(
 
 def _finish(prepared: Prepared, run: RunFolder, training: Training, found: Preflight, before: TestResult) -> None:
     after = _after(prepared, run, training)
-    run.write_json("summary.json", _summary(training, found, before, after))
+    run.write_json("summary.json", _summary(prepared, training, found, before, after))
 
 
 def _outcome(run: RunFolder) -> Outcome:
@@ -149,7 +149,9 @@ def _after(prepared: Prepared, run: RunFolder, training: Training) -> TestResult
     return evaluate_test(config, rollouts, prepared.splits, run, "after")
 
 
-def _summary(training: Training, found: Preflight, before: TestResult, after: TestResult) -> dict[str, Any]:
+def _summary(
+    prepared: Prepared, training: Training, found: Preflight, before: TestResult, after: TestResult
+) -> dict[str, Any]:
     """The content of summary.json."""
     trainer, recorder = training.trainer, training.trainer.recorder
     return {
@@ -161,6 +163,7 @@ def _summary(training: Training, found: Preflight, before: TestResult, after: Te
             for when, result in (("before", before), ("after", after))
             if "unseen" in result
         },
+        "problems": prepared.plan.record,
         "engine_check": None if found.engine is None else asdict(found.engine),
         "dev": training.dev.history,
         "best_step": training.dev.best_step,

@@ -188,6 +188,11 @@ def _check_patterns(value: Any) -> None:
             raise ValueError(f"not a regular expression: {error}") from None
 
 
+def _check_set(value: Any) -> None:
+    if value is not None and not value.strip():
+        raise ValueError("must be set; null recognises the column")
+
+
 def _check_path(value: Any) -> None:
     if value == "":
         raise ValueError("must be set")
@@ -215,6 +220,9 @@ CHECKS = {
     "model.name": _check_path,
     "problems.source": _check_path,
     "problems.test_source": _check_path,
+    **dict.fromkeys(
+        ("problems.question", "problems.answer", "problems.test_question", "problems.test_answer"), _check_set
+    ),
 }
 
 

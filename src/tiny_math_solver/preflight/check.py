@@ -24,6 +24,7 @@ from tiny_math_solver.preflight.start import (
     replace_engine,
 )
 from tiny_math_solver.problems.sources import is_file
+from tiny_math_solver.problems.splits import hub_datasets
 from tiny_math_solver.prompts import chat_messages, encode_prompt
 from tiny_math_solver.runs.environment import LIBRARIES
 from tiny_math_solver.runs.events import EventLog
@@ -84,8 +85,7 @@ def _hub(config: Config) -> Iterator[Check]:
     wanted: list[tuple[Any, str, str | None]] = []
     if model.name != EMBEDDED and not is_file(model.name):
         wanted.append(("model", model.name, model.revision))
-    if problems.source != EMBEDDED and not is_file(problems.source):
-        wanted.append(("dataset", problems.source, problems.revision))
+    wanted += [("dataset", dataset.name, dataset.revision) for dataset in hub_datasets(problems)]
     for kind, name, revision in wanted:
         if not (flaw := cache_flaw(kind, name, revision)):
             yield Check("ok", "hub", f"{kind} {name} is in the cache and intact")
@@ -102,7 +102,7 @@ def _with_model(config: Config, price: float | None) -> Iterator[Check]:
     splits, plan, tokenizer = prepared.splits, prepared.plan, prepared.tokenizer
     golds = [parse_gold(p.answer) for part in (splits.train, splits.dev, splits.test, splits.unseen) for p in part]
     found = [f"{len(golds):,} with a readable gold answer", plan.step_line, *filter(None, [plan.dropped_line])]
-    yield Check("warn" if plan.dropped else "ok", "problems", "; ".join(found))
+    yield Check("warn" if plan.dropped or splits.unreadable else "ok", "problems", "; ".join([*found, *splits.notes]))
     yield _template(config, tokenizer, splits.train[0].question)
     with tempfile.TemporaryDirectory() as nowhere:
         sandboxed = replace(prepared, config=config.with_grpo(output_dir=f"{nowhere}/run", report_to="none"))
