@@ -137,9 +137,9 @@ def test_the_engine_and_transformers_agree_with_every_call_checked(checked, monk
     replays: list[int] = []
     check = Recording._check
 
-    def noted(self: Recording, rows: int) -> None:
+    def noted(self: Recording, index: int, rows: int) -> None:
         replays.append(rows)
-        check(self, rows)
+        check(self, index, rows)
 
     monkeypatch.setattr(Recording, "_check", noted)
     for dtype in (torch.float32, torch.bfloat16):
