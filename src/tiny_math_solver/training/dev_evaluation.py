@@ -9,6 +9,7 @@ from tiny_math_solver.evaluation.evaluate import evaluate
 from tiny_math_solver.models.adapter import save_adapter
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.runs.folder import RunFolder
+from tiny_math_solver.training.measures import require_scores
 from tiny_math_solver.training.trainer import MathGRPOTrainer
 
 
@@ -36,6 +37,7 @@ class DevEvaluation(TrainerCallback):
             limit = trainer.sampling.max_new_tokens
             result = evaluate(trainer.rollouts, self.dev, system=self.system, max_new_tokens=limit)
         block = result.summary()
+        require_scores(block, "dev", state.global_step, trainer.recorder.events)
         low, high = block["ci95"]
         scores = {name: block[name] for name in ("accuracy", "strict_accuracy")}
         self.history.append({"step": state.global_step, **scores, "low": low, "high": high})

@@ -17,15 +17,18 @@ from tiny_math_solver.update.torch_scorer import TorchScorer
 
 COMPARED_ROWS = 8  # of the scorer with the model's own modules
 SAMPLED = "sampling_per_token_logps"  # TRL's name for the log-probabilities of the rollouts
+GAP, LARGEST_GAP = "sampling/sampling_logp_difference/mean", "sampling/sampling_logp_difference/max"
 GAP_TO_TRANSFORMERS = "sampling/transformers_logp_difference/max"
+OF_PASSES = ("kl", "clip_ratio/region_mean", "entropy")  # logged by TRL's loss
 
 
 @dataclass
 class UpdateResult:
-    """The step's loss, and what is to be logged of it."""
+    """The step's loss, what is to be logged of it, and why some quantities cannot be."""
 
     loss: Tensor
     metrics: dict[str, float] = field(default_factory=dict)
+    excused: dict[str, str] = field(default_factory=dict)  # the reason by the name of the quantity
 
 
 class PolicyUpdate:
@@ -64,6 +67,10 @@ class PolicyUpdate:
         self.scorer.begin()
         if compare and self.scorer is not self.torch_scorer:
             result.metrics[GAP_TO_TRANSFORMERS] = self.gap_to_transformers()
+        elif not compare:
+            result.excused[GAP_TO_TRANSFORMERS] = "compared every few steps"
+        scored = 0  # tokens with a gradient
+        count_passes = 0
         for part in passes(
             self.window,
             self.loss_type,
@@ -75,6 +82,8 @@ class PolicyUpdate:
             loss = loss_of(part.batch) * part.weight
             backward(loss)
             result.loss += loss.detach()
+            count_passes += 1
+            scored += int(part.batch["completion_mask"].sum())
             if (sampled := part.batch.get(SAMPLED)) is not None:
                 gaps.append((self._pass_logprobs - sampled).abs()[part.batch["completion_mask"].bool()])
         self.scorer.finish()
@@ -86,8 +95,11 @@ class PolicyUpdate:
         if len(surprisal := torch.cat([nothing, *surprisals])):
             result.metrics["entropy"] = surprisal.mean().item()  # of every row, not of the passed ones alone
         if len(gap := torch.cat(gaps)):
-            result.metrics["sampling/sampling_logp_difference/mean"] = gap.mean().item()
-            result.metrics["sampling/sampling_logp_difference/max"] = gap.max().item()
+            result.metrics |= {GAP: gap.mean().item(), LARGEST_GAP: gap.max().item()}
+        if not scored:
+            result.excused |= dict.fromkeys((GAP, LARGEST_GAP), "no token of the step has a gradient")
+        if not count_passes:
+            result.excused |= dict.fromkeys(OF_PASSES, "no completion of the step has a gradient")
         return result
 
     def pass_logprobs(self) -> Tensor:
