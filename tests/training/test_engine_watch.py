@@ -30,7 +30,7 @@ def run(folder: Path, *overrides: str, resume: bool = False) -> SimpleNamespace:
     console, stopped = CollectingConsole(), None
     config = load_config(QUICKSTART, [*SHORT, *overrides, "--grpo.output_dir", str(folder)])
     try:
-        train(config, console, ResumeOptions(allow=("grpo.max_steps",)) if resume else ResumeOptions())
+        train(config, console, ResumeOptions(resume=True, allow=("grpo.max_steps",)) if resume else ResumeOptions())
     except StoppedError as error:
         stopped = error
     events, metrics = (
@@ -114,9 +114,12 @@ def test_where_asked_generate_takes_over(tmp_path: Path, monkeypatch: pytest.Mon
     made: list[Any] = []
     without_the_adapter(monkeypatch)
     fall_back = engine_watch.fall_back_to_generate
-    monkeypatch.setattr(
-        engine_watch, "fall_back_to_generate", lambda trainer: (fall_back(trainer), made.append(trainer))
-    )
+
+    def noted(trainer: Any) -> None:
+        made.append(trainer)
+        fall_back(trainer)
+
+    monkeypatch.setattr(engine_watch, "fall_back_to_generate", noted)
     result = run(tmp_path / "run", "--rollouts.fall_back", "true")
     assert result.stopped is None
     assert [(event["step"], event["name"]) for event in result.events] == [(1, "engine check")]

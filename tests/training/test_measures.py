@@ -17,6 +17,7 @@ from tiny_math_solver.config.loading import load_config
 from tiny_math_solver.evaluation.evaluate import Evaluation
 from tiny_math_solver.grading import Graded
 from tiny_math_solver.rollouts import EngineRollouts, ReferenceRollouts
+from tiny_math_solver.runs.resume import ResumeOptions
 from tiny_math_solver.support.console import CollectingConsole
 from tiny_math_solver.support.errors import EXIT_LEARNED_NOTHING, StoppedError
 from tiny_math_solver.train import train
@@ -71,13 +72,13 @@ def trainer_of(**changed: Any) -> Any:
 
 
 GAPS = {"sampling/sampling_logp_difference/mean", "sampling/sampling_logp_difference/max"}
-TO_TRANSFORMERS = {"sampling/transformers_logp_difference/max"}
+TO_TRANSFORMERS = "sampling/transformers_logp_difference/max"
 BASE = {"loss", "grad_norm", "entropy"}
 
 
 def test_what_a_configuration_always_logs():
     trainer = trainer_of()
-    whole = BASE | {*ALWAYS, "clip_ratio/region_mean"} | GAPS | TO_TRANSFORMERS
+    whole = BASE | {*ALWAYS, "clip_ratio/region_mean"} | GAPS | {TO_TRANSFORMERS}
     assert expected_quantities(trainer, with_batch=True) == whole
     assert expected_quantities(trainer, with_batch=False) == whole - (set(ALWAYS) - BASE)
     trainer.beta = 0.1
@@ -85,7 +86,7 @@ def test_what_a_configuration_always_logs():
     trainer.beta, trainer.loss_type = 0.0, "cispo"
     assert expected_quantities(trainer, with_batch=True) == whole - {"clip_ratio/region_mean"}
     trainer.update.torch_scorer = trainer.update.scorer
-    assert TO_TRANSFORMERS.isdisjoint(expected_quantities(trainer, with_batch=True))
+    assert TO_TRANSFORMERS not in expected_quantities(trainer, with_batch=True)
     trainer.rollouts = ReferenceRollouts.__new__(ReferenceRollouts)
     assert GAPS.isdisjoint(expected_quantities(trainer, with_batch=True))
     trainer.update = None
@@ -103,8 +104,9 @@ SHORT = [
 
 def run(folder: Path, *overrides: str) -> SimpleNamespace:
     console, stopped = CollectingConsole(), None
+    config = load_config(QUICKSTART, [*SHORT, *overrides, "--grpo.output_dir", str(folder)])
     try:
-        train(load_config(QUICKSTART, [*SHORT, *overrides, "--grpo.output_dir", str(folder)]), console)
+        train(config, console, ResumeOptions(force=True))  # whatever the forecast says
     except StoppedError as error:
         stopped = error
     return SimpleNamespace(
@@ -195,7 +197,7 @@ SABOTAGE = (
     (of_update("entropy", math.inf, 2), 2, "entropy is inf", True),
     (of_update(GAP, math.nan, 2), 2, f"{GAP} is nan", True),
     (of_update(GAP, None, 2), 2, f"{GAP} is missing", False),
-    (of_update(*TO_TRANSFORMERS, None, 1), 1, "sampling/transformers_logp_difference/max is missing", False),
+    (of_update(TO_TRANSFORMERS, None, 1), 1, "sampling/transformers_logp_difference/max is missing", False),
     (of_rewards("correctness_reward", math.nan), 1, "reward of correctness_reward is nan (problem ", True),
     (of_rewards("format_reward", math.inf), 1, "reward of format_reward is inf (problem ", True),
     (of_rewards("format_reward", None), 1, "reward of format_reward is missing (problem ", True),
@@ -229,19 +231,30 @@ def test_a_run_stops_where_a_number_is_none(
         assert not any(weight.any() for name, weight in last.items() if "lora_B" in name)
 
 
-def test_dev_scores_have_to_be_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(
+    ("problems", "scores", "text", "step"),
+    [
+        (4, {"strict_accuracy": math.nan}, "step 0: evaluation on test, before: strict_accuracy is nan", 0),
+        (5, {"accuracy": None}, "step 0: evaluation on dev: accuracy is missing", 0),
+        (5, {"mean_tokens": math.inf}, "step 0: evaluation on dev: mean_tokens is inf", 0),
+        (5, {"n": 0}, "step 0: evaluation on dev: no problem was evaluated", 0),
+    ],
+)
+def test_scores_have_to_be_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problems: int, scores: dict[str, Any], text: str, step: int
+):
+    """The evaluations of 4 test and 5 dev problems are told apart by their numbers."""
     fair = Evaluation.summary
-    monkeypatch.setattr(Evaluation, "summary", lambda self: fair(self) | {"strict_accuracy": math.nan})
-    result = run(tmp_path / "run")
+
+    def summary(self: Evaluation) -> dict[str, Any]:
+        return fair(self) | (scores if len(self.greedy) == problems else {})
+
+    monkeypatch.setattr(Evaluation, "summary", summary)
+    result = run(tmp_path / "run", "--problems.dev", "5")
     assert result.stopped.exit_code == EXIT_LEARNED_NOTHING
-    assert "evaluation on test, before: strict_accuracy is nan" in str(result.stopped)
-    monkeypatch.setattr(Evaluation, "summary", lambda self: {**fair(self), "accuracy": None, "n": len(self.greedy)})
-    monkeypatch.setattr("tiny_math_solver.train.require_scores", lambda *args: None)
-    result = run(tmp_path / "again")
-    assert "step 0: evaluation on dev: accuracy is missing" in str(result.stopped)
-    assert [event["name"] for event in result.events] == ["not measured"]
-    monkeypatch.setattr(Evaluation, "summary", lambda self: fair(Evaluation([])))
-    assert "evaluation on dev: no problem was evaluated" in str(run(tmp_path / "none").stopped)
+    assert f"stopped by a guard: {text}" in str(result.stopped)
+    assert [(event["step"], event["name"]) for event in result.events] == [(step, "not measured")]
+    assert not (tmp_path / "run" / "summary.json").exists()
 
 
 @pytest.mark.parametrize(
