@@ -21,6 +21,7 @@ from tiny_math_solver.runs.resume import ResumeOptions
 from tiny_math_solver.support.console import CollectingConsole
 from tiny_math_solver.support.errors import EXIT_LEARNED_NOTHING, StoppedError
 from tiny_math_solver.train import train
+from tiny_math_solver.training.generation import Generation
 from tiny_math_solver.training.guards import findings
 from tiny_math_solver.training.measures import ALWAYS, QUANTITIES, expected_quantities, not_finite, unmeasured
 from tiny_math_solver.training.step_metrics import StepMetrics
@@ -283,8 +284,6 @@ def test_what_is_rightly_absent_stops_nothing(tmp_path: Path, overrides: list[st
 
 
 def test_none_of_a_function_of_ones_own_is_trls_not_applicable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from tiny_math_solver.training.generation import Generation
-
     fair = Generation.reward_functions
     made: list[float | None] = [None]
 
@@ -297,3 +296,19 @@ def test_none_of_a_function_of_ones_own_is_trls_not_applicable(tmp_path: Path, m
     assert run(tmp_path / "none").stopped is None
     made[0] = math.nan
     assert "reward of of_my_own is nan (problem " in str(run(tmp_path / "nan").stopped)
+
+
+def test_a_step_of_several_batches_is_dropped_for_any_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    begin, batches = Generation.begin, [0]
+
+    def flawed(self: Generation, rows: Any, seed: int) -> None:
+        begin(self, rows, seed)
+        batches[0] += 1
+        if batches[0] == 3:  # the first of step 2
+            self.flaws.append("reward of a function is nan")
+
+    monkeypatch.setattr(Generation, "begin", flawed)
+    two = ["--grpo.gradient_accumulation_steps", "2", "--grpo.steps_per_generation", "1"]
+    result = run(tmp_path / "run", *two, "--grpo.per_device_train_batch_size", "8")
+    assert "step 2: reward of a function is nan" in str(result.stopped)
+    assert batches[0] == 4

@@ -67,7 +67,7 @@ class MathGRPOTrainer(GRPOTrainer):
         self.logged, self.buffer = LoggedMetrics(self), GenerationBuffer(self)
         self.step_losses: list[Tensor] = []  # of the micro-batches of the optimizer step under way
         self._step_is_over = False
-        self.flaws: list[str] = []  # of the last generation batch, on any process
+        self.flaws: list[str] = []  # of generation batches, on any process: the run ends with this step
         own_backend = args.use_vllm or args.use_transformers_continuous_batching
         rewards: list[Any] = [generation.checked(function) for function in generation.reward_functions()]
         super().__init__(
@@ -124,7 +124,7 @@ class MathGRPOTrainer(GRPOTrainer):
         output["group"] = torch.tensor([row["group"] for row in inputs], device=output["advantages"].device)
         if not bool(output["advantages"].isfinite().all()):
             self.generation.flaws.append("advantage is not finite")
-        self.flaws = gather_object(self.generation.flaws)
+        self.flaws += gather_object(self.generation.flaws)
         step = self.state.global_step + 1
         if not self.flaws:  # or the records would hold what is no number
             self.recorder.record(step, self.generation.records(step, output["advantages"].tolist(), self.eos_token_ids))
