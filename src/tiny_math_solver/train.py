@@ -33,6 +33,7 @@ from tiny_math_solver.support.console import Console, QuietConsole
 from tiny_math_solver.support.out_of_memory import oom_as_user_error
 from tiny_math_solver.support.redaction import without_secrets
 from tiny_math_solver.training.build import Training, build_training
+from tiny_math_solver.training.measures import require_scores
 from tiny_math_solver.training.plan import Prepared, prepare
 from tiny_math_solver.training.trackers import wandb_defaults
 
@@ -116,6 +117,7 @@ def _before(prepared: Prepared, run: RunFolder, training: Training, console: Con
     config, splits = prepared.config, prepared.splits
     recorded = recorded_test(run, splits, "before")
     before = recorded or evaluate_test(config, training.trainer.rollouts, splits, run, "before")
+    require_scores(before["test"].summary(), "test, before", 0, training.trainer.recorder.events)
     for line in evaluation_lines("before", before["test"].summary()):
         console.say(line)
     return before
@@ -146,7 +148,9 @@ def _after(prepared: Prepared, run: RunFolder, training: Training) -> TestResult
         sampling=trainer.sampling,
         console=QuietConsole(),  # slower ways were said at the start
     )
-    return evaluate_test(config, rollouts, prepared.splits, run, "after")
+    after = evaluate_test(config, rollouts, prepared.splits, run, "after")
+    require_scores(after["test"].summary(), "test, after", trainer.state.global_step, trainer.recorder.events)
+    return after
 
 
 def _summary(

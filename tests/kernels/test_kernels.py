@@ -132,6 +132,104 @@ def test_the_switch_checks_the_sizes_of_every_call(checked, library):
         library.attention(1, *groups, torch.empty(4, 8, 32), torch.empty(4, 4, 32), torch.empty(8))
 
 
+def decode_arguments(library: Kernels, rows: int) -> dict[str, Any]:
+    """Arguments of decode_attention for 4 heads and 2 with keys: 3 slots, prompts of 16 tokens, completions of 32."""
+    prompt, completion = torch.zeros(2, 3, 2, 16, 32), torch.zeros(2, 3, 2, 32, 32)
+    return {
+        "rows": rows, "qkv": torch.zeros(3, 8 * 32), "rope_table": torch.zeros(48, 32), "query_norm": None,
+        "key_norm": None, "eps": 1e-6, "scale": 1.0, "prompt_place": torch.tensor([0, 0, 2]),
+        "prompt_length": torch.tensor([16, 16, 1]), "completion_place": torch.tensor([2, 0, 1]),
+        "generated": torch.tensor([1, 32, 7]), "prompt_keys": prompt[0], "prompt_values": prompt[1],
+        "prompt_capacity": 16, "completion_keys": completion[0], "completion_values": completion[1],
+        "completion_capacity": 32, "out": torch.zeros(3, 4 * 32),
+    }  # fmt: skip
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("prompt_place", [0, 3, 1], "prompt_place below slots"),
+        ("prompt_place", [0, -1, 1], "prompt_place below slots"),
+        ("completion_place", [0, 1, 3], "completion_place below slots"),
+        ("completion_place", [0, 1, 1], "one completion_place for each row"),
+        ("prompt_length", [1, 17, 1], "prompt_length in 1 … prompt_capacity"),
+        ("prompt_length", [0, 1, 1], "prompt_length in 1 … prompt_capacity"),
+        ("generated", [1, 1, 33], "generated in 1 … completion_capacity"),
+        ("generated", [0, 1, 1], "generated in 1 … completion_capacity"),
+    ],
+)
+def test_the_switch_checks_the_contents_of_indices(checked, library, name: str, values: list[int], message: str):
+    arguments = decode_arguments(library, 3)
+    library.decode_attention(*arguments.values())
+    arguments[name] = torch.tensor(values)
+    with pytest.raises(ArgumentError, match=f"decode_attention: {message} is not so"):
+        library.decode_attention(*arguments.values())
+    fewer = arguments | {"rows": 0}
+    library.decode_attention(*fewer.values())  # rows that are not running may hold anything
+
+
+@needs_compiler
+def test_the_switch_checks_the_contents_of_every_kernel(checked, library):
+    """Each call is right but for one index or size; without the check C++ would read or write beyond a tensor."""
+    floats, whole = torch.zeros, torch.tensor
+    table, logits, out = floats(48, 32), floats(2, 64), floats(2)
+    keys = floats(3, 2, 16, 32)
+    drawn = (whole([1]), 1, 5, 5, floats(2, 5, dtype=torch.long), floats(2, 5))
+    segments = [whole(values) for values in ([0], [2], [0, 1], [2], [2])]
+    state = floats(4, 8, 32), floats(4, 4, 32), floats(4, 4)
+
+    def attention(**changed: list[int]) -> tuple[Any, ...]:
+        names = ("group_start", "group_length", "group_completions", "completion_start", "completion_length")
+        given = dict(zip(names, segments, strict=True)) | {name: whole(values) for name, values in changed.items()}
+        return 1, *given.values(), *state
+
+    one, done = whole([1, 1]), whole([False, False])
+    wrong: list[tuple[str, tuple[Any, ...], str]] = [
+        ("embed", (2, whole([[3], [64]]), 1, one, floats(64, 32), 32, floats(2, 32)), "tokens below V"),
+        ("embed", (2, whole([[3], [6]]), 1, whole([1, 2]), floats(64, 32), 32, floats(2, 32)), "generated in 1 … col"),
+        ("cache_prompts", (1, 9, floats(9, 64), floats(9, 64), whole([3]), keys, keys, 16), "places below slots"),
+        ("cache_prompts", (1, 17, floats(17, 64), floats(17, 64), whole([0]), keys, keys, 16), "length up to capacity"),
+        ("draw", (2, logits, whole([0, 2]), 64, 64, 1.0, None, *drawn, one, done), "logits_row below the rows"),
+        ("draw", (2, logits, None, 64, 64, 1.0, None, *drawn, whole([1, 5]), done), "generated below columns"),
+        ("draw", (2, logits, None, 64, 65, 1.0, None, *drawn, one, done), "V up to stride"),
+        ("rotary", (2, floats(2, 8, 32), whole([0, 48]), table, 1.0, False), "positions in the rope_table"),
+        ("target_logprobs", (2, logits, 64, 60, 1.0, whole([60, 0]), out), "target below V"),
+        ("attention", attention(group_length=[5]), "groups within the tokens"),
+        ("attention", attention(completion_start=[3]), "completions within the tokens"),
+        ("attention", attention(group_completions=[0, 2]), "group_completions up to completions"),
+        ("attention", attention(group_completions=[1, 0]), "group_completions ascending from 0"),
+        ("linear", (1, floats(1, 4), 4, floats(8, 4), floats(8), None, floats(1, 8), 8), "N in whole blocks"),
+        ("rms_norm", (1, floats(1, 17), floats(17), 1e-6, 17, floats(1, 17)), "C in whole blocks"),
+        ("swiglu", (1, floats(1, 34), 17, floats(1, 17)), "M in whole blocks"),
+        ("add_weight_gradient", (1, floats(1, 4), 4, floats(1, 17), 17, floats(4, 17)), "K in whole blocks"),
+    ]
+    library.attention(*attention())
+    for name, arguments, message in wrong:
+        with pytest.raises(ArgumentError, match=f"{name}: {message}"):
+            getattr(library, name)(*arguments)
+
+
+@needs_compiler
+def test_a_checked_recording_looks_at_indices_that_an_earlier_call_has_written(checked, library):
+    recording, rows = Recording(2, check=True), torch.zeros(2, 8 * 32)
+    positions = torch.tensor([0, 47])
+    recording.add(library.rotary, rows, positions, torch.zeros(48, 32), 1.0, False)
+    recording.replay(2)
+    positions[1] = 48
+    recording.replay(1)
+    with pytest.raises(ArgumentError, match="rotary: positions in the rope_table is not so"):
+        recording.replay(2)
+
+
+@needs_compiler
+def test_more_rows_than_recorded_are_refused_without_the_switch_too(library):
+    recording = Recording(7)
+    recording.add(library.rms_norm, torch.randn(7, 64), torch.ones(64), 1e-6, 64, torch.empty(7, 64))
+    with pytest.raises(ArgumentError, match="8 rows in a recording for at most 7"):
+        recording.replay(8)
+
+
 @needs_compiler
 def test_the_engine_and_transformers_agree_with_every_call_checked(checked, monkeypatch: pytest.MonkeyPatch):
     loaded = load_model("embedded", dtype="float32")
@@ -139,9 +237,9 @@ def test_the_engine_and_transformers_agree_with_every_call_checked(checked, monk
     replays: list[int] = []
     check = Recording._check
 
-    def noted(self: Recording, rows: int) -> None:
+    def noted(self: Recording, index: int, rows: int) -> None:
         replays.append(rows)
-        check(self, rows)
+        check(self, index, rows)
 
     monkeypatch.setattr(Recording, "_check", noted)
     for dtype in (torch.float32, torch.bfloat16):

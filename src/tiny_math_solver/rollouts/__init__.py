@@ -7,7 +7,7 @@
     decoder.py           prefill and draws; a step is torch_decoder.py's (any device) or kernel_decoder.py's (CPU)
     policy_weights.py    the merged copy, of linear.py's projections
     reference.py         transformers' generate, for models the engine cannot run and as what it is checked against
-    engine_check.py      the comparison of the two before the first step
+    engine_check.py      the comparison of the two, before and in the first steps
 
 Shapes, here and in update/ and kernels/:
 

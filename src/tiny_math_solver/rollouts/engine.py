@@ -39,6 +39,7 @@ class EngineRollouts:
         self.weights = PolicyWeights(model, native)
         self.eos_ids = eos_ids(model, tokenizer)
         self._decoders: list[tuple[int, Decoder]] = []  # one per kind of sampling, with the slots that were asked for
+        self._layout = self.weights.layout  # of the weights that the decoders were made for
 
     @property
     def backend(self) -> str:
@@ -55,7 +56,7 @@ class EngineRollouts:
         self, prompts: Sequence[Prompt], samples: int, sampling: Sampling, *, logprobs: bool = True
     ) -> list[Rollout]:
         """`samples` completions of every prompt, in the order of the prompts; log-probabilities cost nothing extra."""
-        self.weights.sync()
+        self._sync()
         if not prompts or not sampling.max_new_tokens:
             return [Rollout(prompt.ids, [], False, []) for prompt in prompts for _ in range(samples)]
         return retry_on_oom(lambda: self._generate(prompts, samples, sampling), self._halve_batch)
@@ -70,22 +71,37 @@ class EngineRollouts:
     def stream(self, prompt_ids: list[int], sampling: Sampling) -> Iterator[list[int]]:
         """One completion's token ids as they are generated, the end token included."""
         decoder, read = self._begin(prompt_ids, sampling), 0
-        while True:
-            length, done = int(decoder.generated[0]), bool(decoder.done[0])
-            yield decoder.tokens[0, read:length].tolist()
-            if done:
-                return
-            read = length
-            with torch.inference_mode():
-                decoder.step(1)
+        # whoever generates between two pieces gets another decoder
+        lent = self._decoders.pop(next(i for i, (_, known) in enumerate(self._decoders) if known is decoder))
+        layout = self._layout
+        try:
+            while True:
+                length, done = int(decoder.generated[0]), bool(decoder.done[0])
+                yield decoder.tokens[0, read:length].tolist()
+                if done:
+                    return
+                read = length
+                if layout != self.weights.layout:
+                    raise RuntimeError("the model got another form while a completion was under way")
+                with torch.inference_mode():
+                    decoder.step(1)
+        finally:
+            if layout == self._layout and not any(known.sampling == decoder.sampling for _, known in self._decoders):
+                self._decoders.append(lent)
 
     @torch.inference_mode()
     def _begin(self, prompt_ids: list[int], sampling: Sampling) -> Decoder:
-        self.weights.sync()
+        self._sync()
         decoder, length = self._decoder(1, len(prompt_ids), sampling), sampling.max_new_tokens
         uniform = None if sampling.greedy else torch.from_numpy(uniforms(prompt_ids, 0, sampling.seed, length))[None]
         decoder.admit(0, [prompt_ids], [0], uniform)
         return decoder
+
+    def _sync(self) -> None:
+        self.weights.sync()
+        if self._layout != self.weights.layout:
+            self._layout = self.weights.layout
+            self._decoders.clear()
 
     # -- Decoders and their memory --------------------------------------------------------------------------------
 

@@ -46,7 +46,7 @@ class TorchDecoder(Decoder):
         self.length_bound[target] = tokens = self.length_bound[source]
         self.cache[:, :, target, :, :tokens] = self.cache[:, :, source, :, :tokens]
 
-    def step(self, rows: int) -> None:
+    def _advance(self, rows: int) -> None:
         limit = self.prompt_tokens + self.new_tokens
         self.length_bound[:rows] = [min(tokens + 1, limit) for tokens in self.length_bound[:rows]]
         tokens = length_bucket(max(self.length_bound[:rows]))
@@ -86,7 +86,7 @@ class TorchDecoder(Decoder):
         position = self.prompt_length[:rows] + generated - 1  # of the last token drawn
         mask = self._attention_mask(position, tokens)
         rotary_factors = self.rotary_factors[position]
-        x = weights.embedding[self.tokens[:rows].gather(1, generated.unsqueeze(1) - 1)[:, 0]]
+        x = self.embedding[self.tokens[:rows].gather(1, generated.unsqueeze(1) - 1)[:, 0]]
         for layer, (keys, values) in zip(weights.layers, self.cache, strict=True):
             query, key, value = self._project(layer, x, rotary_factors)
             keys[slots, :, position], values[slots, :, position] = key, value
