@@ -164,6 +164,20 @@ def test_golds_of_every_type_keep_their_exact_value(gold: Any, answer: str, tmp_
 
 
 @pytest.mark.parametrize(
+    ("gold", "unstated"),
+    [("9", 0), ("9 apples", 0), ("(9)", 0), ("The answer is: 9", 0), ("#### She has 9", 0), ("She has 9 pens.", 1),
+     ("Monday 3 May", 1), ("She has 5 + 4 pens.\nSo she has 5 + 4 = 9 pens.", 1)],
+)  # fmt: skip
+def test_golds_that_only_a_sentence_states_are_counted(gold: str, unstated: int, tmp_path: Path):
+    """Catches: a date or a heading that becomes a gold number without a word."""
+    path, findings = jsonl(tmp_path / "p.jsonl", [{"question": PENS, "answer": gold}]), Findings()
+    read_file(path, findings=findings)
+    assert findings.unstated == unstated
+    said = [f"{path}: 1 gold answers read from a sentence, with no #### before them"]
+    assert findings.notes(str(path), ReadOptions()) == said * unstated
+
+
+@pytest.mark.parametrize(
     "gold",
     [
         True, None, [], ["9", "8"], {"value": 9}, float("nan"), float("inf"), "", "Monday", "3 and 4", "17-19", "5:30",

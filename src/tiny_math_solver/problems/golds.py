@@ -3,8 +3,8 @@
 A number is taken as it is. A text is read by the first of these that applies:
 
 1.  The text, or what follows its last `####`, is a number: `1,234`, `$5`.
-2.  It is one line with one number: `9 (apples)`.
-3.  It names its result: `The answer is: 9`, `\\boxed{9}`. Where there is a `####` too, both must give the same number.
+2.  It names its result: `The answer is: 9`, `\\boxed{9}`. Where there is a `####` too, both must give the same number.
+3.  It is one line with one number: `9 (apples)`, `She has 9.`
 4.  It is worked out and its last sentence states the result: "… so 5 + 4 = 9 pens are left."
 """
 
@@ -20,7 +20,7 @@ SHORTEST_WORKING = 30  # characters of a solution whose last sentence is read
 
 
 class Gold(NamedTuple):
-    """A gold number as text, and the solution without it; `stated` is False if only a sentence says that it is it."""
+    """A gold number as text, and the solution without it; `stated` is False if it stands within a sentence."""
 
     answer: str
     solution: str = ""
@@ -52,11 +52,11 @@ def _of_text(text: str, column: str) -> Gold | None:
     tail = tail.strip()
     if (number := parse_number(tail)) is not None:
         return Gold(tail if marker else write_number(number), solution.strip())
-    if (number := _only_number(tail)) is not None:
-        return Gold(write_number(number), solution.strip())
     named = extract_answer(tail)
     if named.value is not None and named.how in (How.BOXED, How.PHRASE) and extract_answer(text).value == named.value:
         return Gold(write_number(named.value), solution.strip() if marker else text.strip())
+    if (number := _only_number(tail)) is not None:
+        return Gold(write_number(number), solution.strip(), stated=bool(marker) or _begins_with_number(tail))
     if not marker and "=" in text and len(tail) >= SHORTEST_WORKING and tail[-1] in ".!" and named.value is not None:
         return Gold(write_number(named.value), tail, stated=False)
     return None
@@ -66,6 +66,11 @@ def _only_number(line: str) -> Number | None:
     if "\n" in line or len(find_numerals(plain(line))) != 1:
         return None
     return extract_answer(f"#### {line}").value
+
+
+def _begins_with_number(line: str) -> bool:
+    text = plain(line)
+    return not text[: find_numerals(text)[0].start].strip(" (+-=")
 
 
 def _is_payable(answer: str) -> bool:

@@ -25,7 +25,7 @@ class Findings:
     split: SplitFiles | None = None
     unreadable: int = 0
     examples: list[str] = field(default_factory=list)  # the first unreadable rows, with their places
-    unstated: int = 0  # golds taken from the last sentence of a solution
+    unstated: int = 0  # golds taken from a sentence
 
     def notes(self, source: str, options: ReadOptions) -> list[str]:
         """Sentences for the user. Raises UserError if the share of unreadable rows is above the one allowed."""
@@ -40,7 +40,7 @@ class Findings:
         if self.split and self.split.split not in ("train", "test") and self.split.split not in source:
             notes.append(f"{source}: its split {self.split.split}")
         if self.unstated:
-            notes.append(f"{source}: {self.unstated:,} gold answers read from the last sentence of a worked solution")
+            notes.append(f"{source}: {self.unstated:,} gold answers read from a sentence, with no #### before them")
         if self.unreadable:
             notes.append(f"{source}: {self.unreadable:,} of {self.rows:,} rows dropped as unreadable: {self.named()}")
         return notes
