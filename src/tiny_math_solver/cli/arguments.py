@@ -1,7 +1,7 @@
 """Arguments that several commands share: their types, groups of options, and the check of `--out`."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,6 +13,27 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message.removeprefix('argument ')}; see {self.prog} --help")
+
+
+def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """`(overrides of the configuration with their values, all other arguments)`.
+
+    A value may be any text: one that begins with a dash is no option, and one before the file's name is not the file.
+    """
+    from tiny_math_solver.config.overrides import is_override
+
+    overrides: list[str] = []
+    others: list[str] = []
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        if not is_override(argument):
+            others.append(argument)
+            continue
+        overrides.append(argument)
+        if "=" not in argument and rest and not is_override(rest[0]):
+            overrides.append(rest.pop(0))
+    return overrides, others
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:

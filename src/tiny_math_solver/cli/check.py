@@ -23,7 +23,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from tiny_math_solver.support.environment import check_launcher_variables
 
     check_launcher_variables()
-    config, worst = load_config(args.config, args.overrides), "ok"
+    config, worst = load_config(args.config, args.overrides, console), "ok"
     check_arguments(config.grpo_config)
     for finding in check(config, args.price):
         console.say(str(finding))

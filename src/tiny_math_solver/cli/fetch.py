@@ -19,7 +19,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from tiny_math_solver.models.load import resolve
     from tiny_math_solver.problems.sources import is_file
 
-    config = load_config(args.config)
+    config = load_config(args.config, console=console)
     model, problems = config.model, config.problems
     folder, commit = resolve(model.name, model.revision)
     console.say(

@@ -38,7 +38,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     check_launcher_variables()
     if args.allow and not args.resume:
         raise UserError("--allow needs --resume: it names fields that may differ from the run being resumed")
-    config = load_config(args.config, args.overrides)
+    config = load_config(args.config, args.overrides, console)
     choose_trackers(config)  # before the slow imports: a missing package is reported at once
     from tiny_math_solver.config.library_checks import check_arguments
     from tiny_math_solver.evaluation.verdict import nothing_learned, run_lines

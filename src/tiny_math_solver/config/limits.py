@@ -93,13 +93,14 @@ def checked(key: str, kind: Any, value: Any) -> Any:
     """`value` converted to type `kind`. Raises ValueError with a message that does not repeat the value."""
     if value and key in REFUSED:
         raise ValueError(REFUSED[key])
-    if isinstance(value, bool) and not _admits(kind, bool) and (_admits(kind, int) or _admits(kind, float)):
+    if isinstance(value, bool) and not admits(kind, bool) and (admits(kind, int) or admits(kind, float)):
         raise ValueError("expected a number")
     _check_leaves(value)
+    value = _as_trl_takes_it(key, value)
     if isinstance(value, str) and (choices := CHOICES.get(key) or _members(kind)):
         _check_choice(value, choices)
-    if isinstance(value, str) and _admits(kind, dict):
-        _check_mapping(key, value)
+    if isinstance(value, str) and admits(kind, dict):
+        value = _mapping(key, value)
     bounded: Any = Annotated[kind, Field(**BOUNDS[key])] if key in BOUNDS else kind
     try:
         result = TypeAdapter(bounded).validate_python(value)
@@ -134,16 +135,23 @@ def _check_choice(value: str, choices: tuple[Any, ...]) -> None:
     raise ValueError(f"choose {' or '.join(choices)}" if len(choices) <= 12 else f"choose {', '.join(choices[:12])}, …")
 
 
-def _check_mapping(key: str, value: str) -> None:
-    """Check text that stands for a mapping: transformers reads JSON, and for some fields a file name."""
+def _as_trl_takes_it(key: str, value: Any) -> Any:
+    """`value` with TRL's second names of a choice replaced by the first."""
+    if key == "grpo.scale_rewards" and str(value).lower() in ("true", "false"):
+        return "group" if str(value).lower() == "true" else "none"
+    return value
+
+
+def _mapping(key: str, value: str) -> Any:
+    """The mapping that text stands for: transformers reads JSON, and for some fields a file name, which stays."""
     if not value.startswith("{"):
         if key not in JSON_FILES:
             raise ValueError("expected a section of keys")
         if not Path(value).is_file():
             raise ValueError("no such file")
-        return
+        return value
     try:
-        json.loads(value)
+        return json.loads(value)
     except (ValueError, RecursionError):
         raise ValueError("not valid JSON") from None
 
@@ -208,9 +216,9 @@ CHECKS = {
 }
 
 
-def _admits(kind: Any, wanted: type) -> bool:
+def admits(kind: Any, wanted: type) -> bool:
     if get_origin(kind) in (Union, UnionType):
-        return any(_admits(part, wanted) for part in get_args(kind))
+        return any(admits(part, wanted) for part in get_args(kind))
     return kind is Any or wanted in (kind, get_origin(kind))
 
 

@@ -11,9 +11,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
+from tiny_math_solver.config.yaml_file import dump
 from tiny_math_solver.support.environment import world_size
 from tiny_math_solver.support.errors import UserError
 
@@ -152,7 +152,7 @@ class Config(Section):
         return self.grpo["per_device_train_batch_size"] * world_size()
 
     def to_yaml(self) -> str:
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        return dump(self.model_dump(mode="json"))
 
     @cached_property
     def grpo_config(self) -> GRPOConfig:
