@@ -25,7 +25,7 @@ from tiny_math_solver.runs.environment import command_line, write_environment
 from tiny_math_solver.runs.events import EventLog
 from tiny_math_solver.runs.folder import RunFolder
 from tiny_math_solver.runs.records import read_json
-from tiny_math_solver.runs.resume import ResumeOptions, starting_point
+from tiny_math_solver.runs.resume import ResumeOptions, recorded_date, starting_point
 from tiny_math_solver.support.console import Console
 from tiny_math_solver.support.out_of_memory import oom_as_user_error
 from tiny_math_solver.support.redaction import without_secrets
@@ -50,10 +50,11 @@ def train(config: Config, console: Console, options: ResumeOptions = ResumeOptio
 
     Raises UserError for bad input, and StoppedError if the run does not start or ends before its last step.
     """
-    prepared = prepare(config)
+    run = RunFolder(config.output_dir)
+    prepared = prepare(config, recorded_date(run, config, options))
+    config = prepared.config
     for line in prepared.plan.lines:
         console.say(line)
-    run = RunFolder(config.output_dir)
     run.check()
     with run.locked():
         start = starting_point(run, config, prepared.plan.fingerprint, options, console)
@@ -130,6 +131,7 @@ def _after(prepared: Prepared, run: RunFolder, training: Training, console: Cons
         native=config.rollouts.native,
         sampling=trainer.sampling,
         console=console,
+        stop_strings=trainer.rollouts.endings.texts,
     )
     return evaluate_test(config, rollouts, prepared.splits, run, "after")
 

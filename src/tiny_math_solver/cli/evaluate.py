@@ -2,17 +2,20 @@
 
 import argparse
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from tiny_math_solver.cli.arguments import (
     add_model_arguments,
     check_out,
+    check_prompt,
     fraction,
     natural,
     not_negative,
     positive,
     seed,
+    settings_of,
 )
 from tiny_math_solver.support.console import Console, NotesConsole
 from tiny_math_solver.support.errors import UserError
@@ -36,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     from tiny_math_solver.evaluation.evaluate import evaluate
-    from tiny_math_solver.evaluation.prompt_settings import evaluation_problems, prompt_settings
+    from tiny_math_solver.evaluation.prompt_settings import evaluation_problems
     from tiny_math_solver.evaluation.verdict import evaluation_lines, paired_line
     from tiny_math_solver.models.load import base_of_adapter, load_model, locate
     from tiny_math_solver.rollouts import Sampling, make_rollouts
@@ -44,16 +47,20 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
     def measure(name: str, adapter: str | None = None) -> Any:
         loaded = load_model(name, adapter=adapter, revision=args.revision, dtype=args.dtype)
+        check_prompt(loaded, settings, notes)
         return evaluate(
-            make_rollouts(loaded.model, loaded.tokenizer, args.batch_size, console=NotesConsole()),
+            make_rollouts(
+                loaded.model, loaded.tokenizer, args.batch_size, console=notes, stop_strings=settings.stop_strings
+            ),
             problems,
-            system=settings.system,
+            prompt=settings.prompt,
             max_new_tokens=settings.max_new_tokens,
             samples=args.samples,
             sampling=Sampling(settings.max_new_tokens, args.temperature, args.top_p, args.top_k),
             seed=args.seed,
         )
 
+    notes = NotesConsole()
     check_out(args.out, ".jsonl")
     if args.out and args.problems and args.out.exists() and args.out.resolve() == Path(args.problems).resolve():
         raise UserError(f"{args.out}: holds the problems; choose another --out")
@@ -62,10 +69,10 @@ def run(args: argparse.Namespace, console: Console) -> int:
     for name in (args.model, args.against):
         if name is not None:
             locate(name, args.revision)  # downloads come before any work
-    settings = prompt_settings(args.adapter or args.model, args.system, args.max_new_tokens)
+    settings = settings_of(args)
     problems = evaluation_problems(args.problems, settings)[: args.limit]
     result = measure(args.model, args.adapter)
-    summary = result.summary()
+    summary = {**result.summary(), "prompt": asdict(settings.prompt)}
     lines = evaluation_lines(args.adapter or args.model, summary)
     if args.against:
         other = measure(args.against)

@@ -38,7 +38,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     source = args.problems or (None if read_config(args.adapter) else EMBEDDED)
     problems = evaluation_problems(source, settings)[:PROOF_PROBLEMS]
     dtype = merge_adapter(args.adapter, args.out, args.dtype)
-    proof = prove_merge(args.adapter, args.out, problems, settings.system, settings.max_new_tokens)
+    proof = prove_merge(args.adapter, args.out, problems, settings.prompt, settings.max_new_tokens)
     console.say(
         f"merged into {args.out} ({str(dtype).removeprefix('torch.')}), tokenizer and generation config included"
     )

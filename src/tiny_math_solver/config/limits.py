@@ -9,12 +9,15 @@ import json
 import math
 import re
 from collections.abc import Iterator
+from datetime import date
 from enum import Enum
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import Field, TypeAdapter, ValidationError
+
+from tiny_math_solver.config.generation_kwargs import check_generation_kwargs
 
 _AT_LEAST_0, _ABOVE_0, _AT_LEAST_1 = {"ge": 0}, {"gt": 0}, {"ge": 1}
 _SHARE, _SEED, _TOKENS = {"gt": 0, "le": 1}, {"ge": 0, "lt": 2**32}, {"ge": 1, "le": 2**17}
@@ -86,6 +89,11 @@ REFUSED = {
     "grpo.sync_ref_model": "with an adapter the base is the reference",
     "lora.inference_mode": "nothing would be trained",
 }
+CALL_ARGUMENTS = (  # of apply_chat_template, beside the template's variables
+    "conversation", "messages", "add_generation_prompt", "continue_final_message", "tokenize", "padding", "truncation",
+    "max_length", "return_tensors", "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs", "pinned_date",
+    "sanitize_control_tokens",
+)  # fmt: skip
 JSON_FILES = ("grpo.accelerator_config", "grpo.deepspeed", "grpo.fsdp_config")  # a mapping, or the name of a JSON file
 
 
@@ -194,6 +202,25 @@ def _check_patterns(value: Any) -> None:
             raise ValueError(f"not a regular expression: {error}") from None
 
 
+def _check_date(value: Any) -> None:
+    try:
+        fits = value is None or date.fromisoformat(value).isoformat() == value
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError("expected a date such as 2026-01-31")
+
+
+def _check_template_variables(value: Any) -> None:
+    for name, given in (value or {}).items():
+        if name == "strftime_now":
+            raise ValueError("strftime_now is a function of the template; prompt.date sets the date")
+        if name == "chat_template":
+            raise ValueError("chat_template.jinja in the model's folder is the template; only its variables are set")
+        if name in CALL_ARGUMENTS and not (name == "add_generation_prompt" and given is True):
+            raise ValueError(f"{name} is no variable of a template; a prompt ends where the model's turn begins")
+
+
 def _check_path(value: Any) -> None:
     if value == "":
         raise ValueError("must be set")
@@ -209,6 +236,9 @@ CHECKS = {
     "lora.target_modules": _check_modules,
     "lora.rank_pattern": _check_patterns,
     "lora.alpha_pattern": _check_patterns,
+    "grpo.chat_template_kwargs": _check_template_variables,
+    "grpo.generation_kwargs": check_generation_kwargs,
+    "prompt.date": _check_date,
     "grpo.output_dir": _check_path,
     "model.name": _check_path,
     "problems.source": _check_path,

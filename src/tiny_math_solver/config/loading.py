@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from tiny_math_solver.config.fields import known_fields
+from tiny_math_solver.config.generation_kwargs import stop_strings
 from tiny_math_solver.config.limits import CHOICES, checked, nearest, shown
 from tiny_math_solver.config.other_layouts import counterpart, flat_layout
 from tiny_math_solver.config.overrides import field_type, parse_overrides
@@ -64,6 +65,11 @@ def load_config(path: str | Path, overrides: list[str] | None = None, console: C
     config.problems.revision = pinned(config.problems.source, config.problems.revision)
     _check_batch(config, places)
     _check_lora(config, places)
+    if config.grpo.get("mask_truncated_completions") and stop_strings(config.grpo.get("generation_kwargs")):
+        raise UserError(
+            f"{places.of('grpo.mask_truncated_completions')}: grpo.mask_truncated_completions would also leave out the "
+            "completions that end at one of stop_strings: TRL tells them by their end token; drop one of the two"
+        )
     return config
 
 

@@ -51,6 +51,9 @@ class ProblemsSection(Section):
 
 class PromptSection(Section):
     system: str = Field(GSM8K_SYSTEM_PROMPT, description="system prompt; empty: the default of the chat template")
+    date: str | None = Field(
+        None, description="for chat templates that put in today's, as 2026-01-31; null: the day on which the run starts"
+    )
     max_tokens: int = Field(512, ge=1, description="longer train prompts are dropped and counted, never cut")
 
 
@@ -137,6 +140,11 @@ class Config(Section):
         return self.grpo["max_completion_length"]
 
     @property
+    def template_variables(self) -> dict[str, Any]:
+        """Variables of the chat template, by name."""
+        return self.grpo.get("chat_template_kwargs") or {}
+
+    @property
     def completions_per_step(self) -> int:
         """Completions per optimizer step, over all processes."""
         return self._per_micro_batch * self.grpo["gradient_accumulation_steps"]
@@ -186,5 +194,8 @@ class Config(Section):
 
     def with_grpo(self, **changes: Any) -> Config:
         """A copy with other values in section `grpo`."""
-        sections = {name: getattr(self, name) for name in Config.model_fields}
-        return Config(**{**sections, "grpo": {**self.grpo, **changes}})
+        return self.with_sections(grpo={**self.grpo, **changes})
+
+    def with_sections(self, **changes: Any) -> Config:
+        """A copy with other sections."""
+        return Config(**{**{name: getattr(self, name) for name in Config.model_fields}, **changes})
