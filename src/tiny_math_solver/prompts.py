@@ -4,8 +4,9 @@ Training, evaluation, the merge proof and the playground all build their prompts
 words, through its own chat template.
 """
 
+import contextlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from functools import cache
 from typing import Any
@@ -172,8 +173,9 @@ def idle_settings(tokenizer: Any, prompt: PromptFormat, question: str) -> list[s
     notes = []
     for name, value in prompt.variables.items():
         others = {other: kept for other, kept in prompt.variables.items() if other != name}
-        if made == render(tokenizer, prompt.messages(question), PromptFormat(prompt.system, others, prompt.date)):
-            notes.append(f"grpo.chat_template_kwargs: {name} = {value!r} leaves the prompt as it is without it")
+        with contextlib.suppress(UserError):  # a template that fails without it needs it
+            if made == render(tokenizer, prompt.messages(question), replace(prompt, variables=others)):
+                notes.append(f"grpo.chat_template_kwargs: {name} = {value!r} leaves the prompt as it is without it")
     if prompt.date and not puts_in_date(tokenizer):
         notes.append("prompt.date: the chat template puts in no date")
     return notes

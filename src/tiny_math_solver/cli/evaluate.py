@@ -47,7 +47,12 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
     def measure(name: str, adapter: str | None = None) -> Any:
         loaded = load_model(name, adapter=adapter, revision=args.revision, dtype=args.dtype)
-        check_prompt(loaded, settings, notes)
+        try:
+            check_prompt(loaded, settings, notes)
+        except UserError as error:
+            if name == args.model:
+                raise
+            notes.say(str(error))  # the other model may have a template without this model's variables
         return evaluate(
             make_rollouts(
                 loaded.model, loaded.tokenizer, args.batch_size, console=notes, stop_strings=settings.stop_strings

@@ -17,8 +17,6 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from tiny_math_solver.config.generation_kwargs import check_generation_kwargs
-
 _AT_LEAST_0, _ABOVE_0, _AT_LEAST_1 = {"ge": 0}, {"gt": 0}, {"ge": 1}
 _SHARE, _SEED, _TOKENS = {"gt": 0, "le": 1}, {"ge": 0, "lt": 2**32}, {"ge": 1, "le": 2**17}
 BOUNDS: dict[str, dict[str, Any]] = {
@@ -237,7 +235,6 @@ CHECKS = {
     "lora.rank_pattern": _check_patterns,
     "lora.alpha_pattern": _check_patterns,
     "grpo.chat_template_kwargs": _check_template_variables,
-    "grpo.generation_kwargs": check_generation_kwargs,
     "prompt.date": _check_date,
     "grpo.output_dir": _check_path,
     "model.name": _check_path,

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from tiny_math_solver.config.fields import known_fields
-from tiny_math_solver.config.generation_kwargs import stop_strings
+from tiny_math_solver.config.generation_kwargs import check_generation_kwargs, stop_strings
 from tiny_math_solver.config.limits import CHOICES, checked, nearest, shown
 from tiny_math_solver.config.other_layouts import counterpart, flat_layout
 from tiny_math_solver.config.overrides import field_type, parse_overrides
@@ -65,11 +65,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None, console: C
     config.problems.revision = pinned(config.problems.source, config.problems.revision)
     _check_batch(config, places)
     _check_lora(config, places)
-    if config.grpo.get("mask_truncated_completions") and stop_strings(config.grpo.get("generation_kwargs")):
-        raise UserError(
-            f"{places.of('grpo.mask_truncated_completions')}: grpo.mask_truncated_completions would also leave out the "
-            "completions that end at one of stop_strings: TRL tells them by their end token; drop one of the two"
-        )
+    _check_generation(config, places)
     return config
 
 
@@ -149,6 +145,28 @@ def _check_lora(config: Config, places: Places) -> None:
         _ = config.lora_config
     except Exception as error:  # PEFT raises whatever comes up for values it does not check
         raise UserError(f"{places.of('lora')}: lora: {' '.join(str(error).split())}") from None
+
+
+def _check_generation(config: Config, places: Places) -> None:
+    """Raise UserError for generation_kwargs that not every rollout can honour; vLLM knows others."""
+    grpo, where = config.grpo, f"{places.of('grpo.generation_kwargs')}: grpo.generation_kwargs"
+    if grpo.get("use_vllm"):
+        return
+    try:
+        check_generation_kwargs(grpo.get("generation_kwargs"))
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from None
+    if stop_strings(grpo.get("generation_kwargs")):
+        if grpo.get("mask_truncated_completions"):
+            raise UserError(
+                f"{where}: stop_strings end completions without the end token by which "
+                "grpo.mask_truncated_completions tells that they are whole; drop one of the two"
+            )
+        if grpo.get("use_transformers_continuous_batching"):
+            raise UserError(
+                f"{where}: stop_strings need the rollouts of this package; drop "
+                "grpo.use_transformers_continuous_batching"
+            )
 
 
 def _check_batch(config: Config, places: Places) -> None:

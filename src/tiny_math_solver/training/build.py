@@ -1,7 +1,7 @@
 """A prepared configuration made into a trainer with everything that accompanies it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from transformers import PrinterCallback, ProgressCallback, set_seed
@@ -123,7 +123,7 @@ def make_trainer(
 def _try_sampling(generation: Generation, prompt: Prompt) -> None:
     """Draw one completion. Raises UserError where transformers refuses a setting, which it does no earlier."""
     try:
-        generation.rollouts.generate([prompt], 1, generation.sampling)
+        generation.rollouts.generate([prompt], 1, replace(generation.sampling, max_new_tokens=2))
     except (ValueError, TypeError, IndexError, KeyError) as error:
         raise UserError(f"grpo.generation_kwargs: {' '.join(str(error).split())}") from error
 
