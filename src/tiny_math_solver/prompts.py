@@ -124,7 +124,11 @@ def render(tokenizer: Any, messages: list[Message], prompt: PromptFormat, *, ope
             messages, chat_template=template, tokenize=False, add_generation_prompt=open_turn, **variables
         )
     except Exception as error:  # a template is a program and may raise anything
-        hint = "; some take no system prompt: leave it empty" if messages[0]["role"] == "system" else ""
+        hint = (
+            "; some take no system prompt: leave prompt.system (or --system) empty"
+            if messages[0]["role"] == "system"
+            else ""
+        )
         raise UserError(f"tokenizer {tokenizer.name_or_path!r}: its chat template fails: {error}{hint}") from error
 
 

@@ -68,6 +68,11 @@ BROKEN = [
 ]
 
 
+def test_an_ordinary_comment_above_another_mistake_is_not_blamed(tmp_path: Path):
+    with pytest.raises(UserError, match=r"c.yaml:3: not valid YAML: the key dev is repeated$"):
+        notes(tmp_path, "problems:\n  dev: 200 # carved from train\n  dev: 100\n")
+
+
 @pytest.mark.parametrize(("text", "hint"), BROKEN)
 def test_a_text_that_makes_the_file_invalid_comes_with_the_remedy(tmp_path: Path, text: str, hint: str):
     with pytest.raises(UserError, match="not valid YAML") as refusal:

@@ -62,6 +62,8 @@ def test_a_base_model_ends_where_its_template_closes_a_turn(tmp_path: Path, spec
     assert eos_ids(loaded.model, loaded.tokenizer) == ends
     assert main(["merge", str(done.folder), str(tmp_path / "merged")]) == 0
     assert GenerationConfig.from_pretrained(tmp_path / "merged").eos_token_id == ends
+    assert main(["merge", str(done.folder / "checkpoint-1"), str(tmp_path / "early")]) == 0
+    assert prompt_settings(str(tmp_path / "early")) == prompt_settings(str(done.folder))
 
 
 def test_a_model_whose_tokenizer_names_its_end_gets_no_file_about_it(tmp_path: Path):
@@ -206,6 +208,12 @@ def test_what_is_honoured_exists_in_transformers():
 def test_a_value_that_transformers_refuses_is_one_line_at_the_start(tmp_path: Path):
     with pytest.raises(UserError, match=r"grpo.generation_kwargs: .*bad_words_ids"):
         run(tmp_path / "run", *SHORT, "--grpo.generation_kwargs", "{bad_words_ids: [5]}")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_end_token_that_the_model_lacks_is_refused(tmp_path: Path):
+    with pytest.raises(UserError, match="eos_token_id 99999: the model has 1024 tokens"):
+        run(tmp_path / "run", *SHORT, "--grpo.generation_kwargs", "{eos_token_id: [3, 99999]}")
     assert not (tmp_path / "run").exists()
 
 

@@ -27,15 +27,14 @@ def run(args: argparse.Namespace, console: Console) -> int:
         prove_merge,
         refuse_occupied,
     )
-    from tiny_math_solver.evaluation.prompt_settings import evaluation_problems, prompt_settings
+    from tiny_math_solver.evaluation.prompt_settings import evaluation_problems, prompt_settings, run_config
     from tiny_math_solver.models.load import base_of_adapter
-    from tiny_math_solver.runs.records import read_config
 
     refuse_occupied(args.out)
     base_of_adapter(args.adapter)
     settings = prompt_settings(str(args.adapter))
     # any questions will do to compare two models: an adapter of another program needs no dataset
-    source = args.problems or (None if read_config(args.adapter) else EMBEDDED)
+    source = args.problems or (None if run_config(args.adapter) else EMBEDDED)
     problems = evaluation_problems(source, settings)[:PROOF_PROBLEMS]
     dtype = merge_adapter(args.adapter, args.out, args.dtype)
     proof = prove_merge(args.adapter, args.out, problems, settings.prompt, settings.max_new_tokens)

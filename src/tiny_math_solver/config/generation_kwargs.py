@@ -84,7 +84,7 @@ def _reason(name: str) -> str:
     known = [key for key in vars(GenerationConfig()) if not key.startswith("_")]
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        return f"transformers has no such setting; did you mean {close[0]}?" if close else "transformers has none such"
+        return "transformers has no such setting" + (f"; did you mean {close[0]}?" if close else "")
     return "neither the engine nor the fallback supports it"
 
 

@@ -39,7 +39,7 @@ def read_tree(path: Path) -> tuple[dict[str, Any], dict[str, int], list[Comment]
         tree = None if root is None else loader.construct_document(root)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        hint = _quoting_hint(text.splitlines()[:line])
+        hint = _quoting_hint(error.problem or "", text.splitlines()[:line])
         raise UserError(f"{path}:{line}: not valid YAML: {_on_one_line(error.problem)}{hint}") from None
     except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date or number
         raise UserError(f"{path}: not valid YAML: {_on_one_line(error)}") from None
@@ -77,12 +77,15 @@ def _comments(node: yaml.Node, text: str, key: str) -> Iterator[Comment]:
             yield Comment(key, node.end_mark.line + 1, behind[1].rstrip())
 
 
-def _quoting_hint(lines: list[str]) -> str:
+def _quoting_hint(problem: str, lines: list[str]) -> str:
     """The remedy where an unquoted text with ` #` or `: ` in it makes a file invalid; `lines` end at the error."""
     value = r"^\s*[\w.-]+:\s+[^\s'\"|>#\[&*!].*"
-    if any(re.match(f"{value}\\s#", line) for line in lines[-2:]):
+    goes_on = "<scalar>" in problem or "expected ':'" in problem  # with a line after the comment
+    if goes_on and any(re.match(rf"{value}\s#", line) for line in lines[-2:]):
         return "; a number sign after a space begins a comment: put such a text in quotes"
-    return "; put a text with a colon in it in quotes" if lines and re.match(f"{value}:(\\s|$)", lines[-1]) else ""
+    if "mapping values" in problem and lines and re.match(rf"{value}:(\s|$)", lines[-1]):
+        return "; put a text with a colon in it in quotes"
+    return ""
 
 
 def dump(tree: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from tiny_math_solver.evaluation.evaluate import evaluate
+from tiny_math_solver.evaluation.prompt_settings import run_config
 from tiny_math_solver.models.adapter import base_of_adapter
 from tiny_math_solver.models.load import LoadedModel, load_model, load_tokenizer, stored_dtype
 from tiny_math_solver.problems.problem import Problem
@@ -43,8 +44,8 @@ def merge_adapter(adapter: Path, out: Path, dtype: str | None = None) -> torch.d
     try:
         merged.save_pretrained(out)
         load_tokenizer(base, revision).save_pretrained(out)
-        if (adapter / "config.yaml").is_file():  # has the prompt settings
-            shutil.copy(adapter / "config.yaml", out)
+        if record := run_config(adapter):  # has the prompt settings
+            shutil.copy(record, out)
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror or error})") from None
     return saved

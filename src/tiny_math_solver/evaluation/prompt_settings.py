@@ -42,7 +42,7 @@ def prompt_settings(
 
     The other arguments, if given, override them. A date that is not recorded is today's.
     """
-    if path := _record(model):
+    if path := run_config(Path(model)):
         config = load_config(path)
         texts = stop_strings(config.grpo.get("generation_kwargs"))
         own = PromptSettings(PromptFormat.of(config), config.max_completion_length, config.problems, texts)
@@ -59,9 +59,8 @@ def prompt_settings(
     return replace(own, prompt=prompt, max_new_tokens=max_new_tokens or own.max_new_tokens)
 
 
-def _record(model: str) -> Path | None:
-    """The configuration of the run in a folder, or of the run that a checkpoint belongs to."""
-    folder = Path(model)
+def run_config(folder: Path) -> Path | None:
+    """The configuration of the run in a folder, or of the run that a checkpoint belongs to; None if there is none."""
     is_checkpoint = re.fullmatch(r"checkpoint-\d+", folder.absolute().name)
     places = [folder, folder.absolute().parent] if is_checkpoint else [folder]
     return next((place / CONFIG for place in places if os.path.exists(place / CONFIG)), None)

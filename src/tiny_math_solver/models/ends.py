@@ -1,6 +1,6 @@
 """The tokens that end a completion, kept in the model's generation settings, where every library looks for them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ from transformers import GenerationConfig
 
 from tiny_math_solver.models.folder import read_json
 from tiny_math_solver.prompts import turn_end
+from tiny_math_solver.support.errors import UserError
 
 GENERATION_CONFIG = "generation_config.json"
 
@@ -22,9 +23,13 @@ def eos_ids(model: Any, tokenizer: Any) -> list[int]:
     return sorted({*_listed(causal_lm(model).generation_config.eos_token_id), tokenizer.eos_token_id})
 
 
-def end_at(model: Any, ids: Iterable[int]) -> None:
-    """Let `ids` end a completion as well."""
-    settings = causal_lm(model).generation_config
+def end_at(model: Any, ids: Sequence[int]) -> None:
+    """Let `ids` end a completion as well. Raises UserError for an id that the model has no token for."""
+    if not ids:
+        return
+    settings, tokens = causal_lm(model).generation_config, model.get_input_embeddings().num_embeddings
+    if missing := [i for i in ids if not 0 <= i < tokens]:
+        raise UserError(f"eos_token_id {missing[0]}: the model has {tokens} tokens")
     settings.eos_token_id = sorted({*_listed(settings.eos_token_id), *ids})
 
 

@@ -1,5 +1,6 @@
 """A prepared configuration made into a trainer with everything that accompanies it."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -123,7 +124,8 @@ def make_trainer(
 def _try_sampling(generation: Generation, prompt: Prompt) -> None:
     """Draw one completion. Raises UserError where transformers refuses a setting, which it does no earlier."""
     try:
-        generation.rollouts.generate([prompt], 1, replace(generation.sampling, max_new_tokens=2))
+        with warnings.catch_warnings(action="ignore"):  # of the short length
+            generation.rollouts.generate([prompt], 1, replace(generation.sampling, max_new_tokens=2))
     except (ValueError, TypeError, IndexError, KeyError) as error:
         raise UserError(f"grpo.generation_kwargs: {' '.join(str(error).split())}") from error
 
