@@ -20,6 +20,7 @@ from tiny_math_solver.evaluation.before_after import TestResult, evaluate_test, 
 from tiny_math_solver.evaluation.verdict import evaluation_lines
 from tiny_math_solver.models.load import load_model
 from tiny_math_solver.preflight.start import Preflight, preflight
+from tiny_math_solver.prompts import today
 from tiny_math_solver.report import REPORT, write_report
 from tiny_math_solver.rollouts import EngineRollouts, make_rollouts
 from tiny_math_solver.runs.checkpoints import checkpoint_step
@@ -27,7 +28,7 @@ from tiny_math_solver.runs.environment import command_line, write_environment
 from tiny_math_solver.runs.events import EventLog
 from tiny_math_solver.runs.folder import RunFolder
 from tiny_math_solver.runs.records import read_json
-from tiny_math_solver.runs.resume import ResumeOptions, starting_point
+from tiny_math_solver.runs.resume import ResumeOptions, recorded_date, starting_point
 from tiny_math_solver.support import processes
 from tiny_math_solver.support.console import Console, QuietConsole
 from tiny_math_solver.support.out_of_memory import oom_as_user_error
@@ -55,8 +56,10 @@ def train(config: Config, console: Console, options: ResumeOptions = ResumeOptio
     Raises UserError for bad input, and StoppedError if the run does not start or ends before its last step.
     """
     _ = config.grpo_config  # sets up the device, and has the processes meet
-    prepared = processes.main_first(lambda: prepare(config))
     run = RunFolder(config.output_dir)
+    date = processes.on_main(lambda: recorded_date(run, config, options) or today())
+    prepared = processes.main_first(lambda: prepare(config, date))
+    config = prepared.config
     processes.on_main(run.check)
     with run.locked():
         start = processes.on_main(lambda: starting_point(run, config, prepared.plan.fingerprint, options, console))
@@ -147,6 +150,7 @@ def _after(prepared: Prepared, run: RunFolder, training: Training) -> TestResult
         native=config.rollouts.native,
         sampling=trainer.sampling,
         console=QuietConsole(),  # slower ways were said at the start
+        stop_strings=trainer.rollouts.endings.texts,
     )
     after = evaluate_test(config, rollouts, prepared.splits, run, "after")
     require_scores(after["test"].summary(), "test, after", trainer.state.global_step, trainer.recorder.events)

@@ -193,14 +193,14 @@ def test_what_trl_refuses_is_bad_input():
 def test_the_embedded_model_is_asked_as_the_quickstart_asks_it():
     config = load_config(QUICKSTART)
     settings = prompt_settings("embedded")
-    assert (settings.system, settings.max_new_tokens) == (config.prompt.system, config.max_completion_length)
+    assert (settings.prompt.system, settings.max_new_tokens) == (config.prompt.system, config.max_completion_length)
     assert settings.problems.source == config.problems.source
 
 
 def test_other_models_are_asked_as_the_shipped_config_asks_them():
     config = load_config(GSM8K)
     settings = prompt_settings("someone/model")
-    assert (settings.system, settings.max_new_tokens) == (config.prompt.system, config.max_completion_length)
+    assert (settings.prompt.system, settings.max_new_tokens) == (config.prompt.system, config.max_completion_length)
 
 
 @pytest.mark.parametrize(

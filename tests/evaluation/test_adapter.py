@@ -12,6 +12,7 @@ from tiny_math_solver.evaluation.merge import prove_merge
 from tiny_math_solver.models.adapter import save_adapter
 from tiny_math_solver.models.load import load_base, load_tokenizer
 from tiny_math_solver.problems.embedded import embedded_problems
+from tiny_math_solver.prompts import PromptFormat
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,7 @@ def test_the_default_dtype_is_the_bases_own(tiny_model_folder: Path, adapter: Pa
 
 def test_the_proof_notices_a_merge_that_is_not_one(tiny_model_folder: Path, adapter: Path):
     """A proof that the bare base passes would prove nothing."""
-    proof = prove_merge(adapter, tiny_model_folder, embedded_problems("test", 4), "", 4)
+    proof = prove_merge(adapter, tiny_model_folder, embedded_problems("test", 4), PromptFormat(), 4)
     assert proof.problems == 4
     assert proof.max_logit_difference > 1e-3
 

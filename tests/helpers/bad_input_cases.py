@@ -227,7 +227,7 @@ SETTINGS = [
         f"grpo.hub_token {SECRET}", "grpo.hub_token: tokens belong in the environment, not in a file: set HF_TOKEN"
     ),
     setting(f"grpo.hub_token={SECRET}", "set HF_TOKEN"),
-    setting(f"grpo.hub_token '[{SECRET}'", "--grpo.hub_token: cannot read the value"),
+    setting(f"grpo.hub_token '[{SECRET}'", "--grpo.hub_token: grpo.hub_token: tokens belong in the environment"),
     setting(f"grpo.hub_tokn {SECRET}", "did you mean grpo.hub_token?"),
     setting(f"hub_token={SECRET}", "unknown argument '--hub_token'"),
     setting(f"grpo.model_init_kwargs '{{token: {SECRET}}}'", "section model says how the model is loaded"),

@@ -17,12 +17,12 @@ from peft import LoraConfig
 from torch import nn
 
 from helpers.models import FAMILIES, adapted, ids, small
+from tiny_math_solver.models.ends import causal_lm
 from tiny_math_solver.models.load import load_tokenizer
 from tiny_math_solver.prompts import Prompt
 from tiny_math_solver.rollouts import EngineRollouts, Sampling
 from tiny_math_solver.rollouts.engine_check import check_against_transformers
 from tiny_math_solver.rollouts.linear import UnsupportedModelError
-from tiny_math_solver.rollouts.rollout import causal_lm
 
 GREEDY = Sampling(max_new_tokens=20, temperature=0)
 PROMPTS = [Prompt([5 + i, *range(20, 26 + i)], i) for i in range(10)]

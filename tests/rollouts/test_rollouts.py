@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from tiny_math_solver.models.load import load_model, load_tokenizer
 from tiny_math_solver.problems.problem import Problem
-from tiny_math_solver.prompts import Prompt, chat_messages, encode_prompt, group_prompts, train_prompts
+from tiny_math_solver.prompts import Prompt, PromptFormat, chat_messages, encode_prompt, group_prompts, train_prompts
 from tiny_math_solver.rollouts import EngineRollouts, ReferenceRollouts, Sampling
 from tiny_math_solver.support.errors import UserError
 
@@ -141,12 +141,12 @@ def test_a_tokenizer_without_chat_template_is_refused(tiny_model_folder: Path):
 def test_long_prompts_are_dropped_whole(loaded):
     problems = [Problem(str(i), "word " * i, "", "1") for i in (1, 50, 2)]
     limit = len(encode_prompt(loaded.tokenizer, chat_messages("word " * 2)))
-    kept, prompts = train_prompts(loaded.tokenizer, problems, "", limit)
+    kept, prompts = train_prompts(loaded.tokenizer, problems, PromptFormat(), limit)
     assert [p.id for p in kept] == ["1", "2"]
     assert [p.ids for p in prompts] == [encode_prompt(loaded.tokenizer, chat_messages(p.question)) for p in kept]
 
 
 def test_groups_are_numbered_by_the_length_of_their_prompt(loaded):
     problems = [Problem(str(i), "word " * i, "", "1") for i in (30, 1, 2, 1)]
-    _, prompts = train_prompts(loaded.tokenizer, problems, "", 1000)
+    _, prompts = train_prompts(loaded.tokenizer, problems, PromptFormat(), 1000)
     assert [p.group for p in prompts] == [2, 0, 1, 0]  # two problems with one prompt count their samples together

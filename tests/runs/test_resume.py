@@ -26,7 +26,7 @@ from helpers.runs import rows
 from tiny_math_solver.config.loading import load_config
 from tiny_math_solver.runs.checkpoints import checkpoints, damage
 from tiny_math_solver.runs.folder import RunFolder
-from tiny_math_solver.runs.resume import ResumeOptions
+from tiny_math_solver.runs.resume import ResumeOptions, differences
 from tiny_math_solver.support.console import CollectingConsole
 from tiny_math_solver.support.errors import UserError
 from tiny_math_solver.train import train
@@ -628,3 +628,16 @@ def test_a_terminal_that_is_closed_ends_the_run_in_good_order(tmp_path: Path):
     last = rows(tmp_path / "run" / "metrics.jsonl")[-1]["step"]
     assert last < 500
     assert damage(tmp_path / "run" / f"checkpoint-{last}") == ""
+
+
+def test_a_field_that_an_earlier_version_did_not_know_counts_as_its_default():
+    """Catches a run that cannot be resumed because this version has one more setting than the one that began it."""
+    old = {"prompt": {"system": "", "max_tokens": 128}, "grpo": {"seed": 1}}
+    new: dict[str, dict[str, Any]] = {
+        "prompt": {"system": "", "max_tokens": 128, "date": None},
+        "grpo": {"seed": 1},
+        "guards": {"stop": True},
+    }
+    assert dict(differences(old, new)) == {}
+    new["prompt"]["date"], new["grpo"]["beta"] = "2026-01-31", 0.04
+    assert dict(differences(old, new)) == {"prompt.date": "None → 2026-01-31", "grpo.beta": "not set → 0.04"}

@@ -13,7 +13,7 @@ from helpers.paths import QUICKSTART
 from tiny_math_solver.config.loading import load_config
 from tiny_math_solver.models.load import load_base, load_tokenizer
 from tiny_math_solver.problems.embedded import embedded_problems
-from tiny_math_solver.prompts import train_prompts
+from tiny_math_solver.prompts import PromptFormat, train_prompts
 from tiny_math_solver.rollouts import EngineRollouts
 from tiny_math_solver.runs.events import EventLog
 from tiny_math_solver.runs.folder import RunFolder
@@ -36,7 +36,7 @@ def new_trainer(folder: Path, *overrides: str) -> Any:
     torch.manual_seed(0)
     run, console, tokenizer = RunFolder(folder), QuietConsole(), load_tokenizer("embedded")
     run.create()
-    problems, prompts = train_prompts(tokenizer, embedded_problems("train", 40), "", 1000)
+    problems, prompts = train_prompts(tokenizer, embedded_problems("train", 40), PromptFormat(), 1000)
     model, events = load_base("embedded"), EventLog(run, console)
     trainer: Any = make_trainer(config, model, tokenizer, problems, prompts, run, console, events)
     generator = torch.Generator().manual_seed(1)

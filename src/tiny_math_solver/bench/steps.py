@@ -22,7 +22,7 @@ from tiny_math_solver.grading import Graded, How
 from tiny_math_solver.grading.rewards import as_text, correctness_reward, format_reward
 from tiny_math_solver.models.load import load_base, load_tokenizer
 from tiny_math_solver.problems.splits import Splits, load_splits
-from tiny_math_solver.prompts import chat_messages, train_prompts
+from tiny_math_solver.prompts import PromptFormat, train_prompts
 from tiny_math_solver.rollouts import EngineRollouts
 from tiny_math_solver.runs.events import EventLog
 from tiny_math_solver.runs.folder import RunFolder
@@ -176,7 +176,7 @@ def _coin(completions: list[Any], **kwargs: Any) -> list[float]:
 def _own_trainer(config: Config, splits: Splits, tokenizer: Any, callbacks: list[Any]) -> Any:
     run, console = RunFolder(config.output_dir), QuietConsole()
     run.create()
-    problems, prompts = train_prompts(tokenizer, splits.train, config.prompt.system, config.prompt.max_tokens)
+    problems, prompts = train_prompts(tokenizer, splits.train, PromptFormat.of(config), config.prompt.max_tokens)
     model = load_base(config.model.name, config.model.revision, config.model.dtype)
     events = EventLog(run, console)
     trainer = make_trainer(config, model, tokenizer, problems, prompts, run, console, events)
@@ -187,14 +187,14 @@ def _own_trainer(config: Config, splits: Splits, tokenizer: Any, callbacks: list
 
 def _stock_trainer(config: Config, splits: Splits, tokenizer: Any, callbacks: list[Any]) -> Any:
     """TRL as its documentation shows it, with our two rewards, which are cheap."""
-    system = config.prompt.system
+    prompt = PromptFormat.of(config)
     rewards: list[Any] = [correctness_reward, format_reward]
     return GRPOTrainer(
         model=load_base(config.model.name, config.model.revision, config.model.dtype),
         args=config.grpo_config,
         reward_funcs=rewards,
         train_dataset=Dataset.from_list(
-            [{"prompt": chat_messages(p.question, system), "answer": p.answer} for p in splits.train]
+            [{"prompt": prompt.messages(p.question), "answer": p.answer} for p in splits.train]
         ),
         processing_class=tokenizer,
         peft_config=config.lora_config,
@@ -222,7 +222,7 @@ class _Reached(TrainerCallback):
     def __init__(self, config: Config):
         self.dev = load_splits(config.problems).dev
         self.ask: dict[str, Any] = {
-            "system": config.prompt.system, "max_new_tokens": config.max_completion_length
+            "prompt": PromptFormat.of(config), "max_new_tokens": config.max_completion_length
         }  # fmt: skip
         self.batch_size = config.rollouts.batch_size
         self.trainer: Any = None

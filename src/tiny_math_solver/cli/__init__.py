@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Sequence
 
 from tiny_math_solver.cli import bench, check, evaluate, fetch, fields, merge, play, report, solve, train, watch
-from tiny_math_solver.cli.arguments import Parser
+from tiny_math_solver.cli.arguments import Parser, split_overrides
 from tiny_math_solver.support import processes
 from tiny_math_solver.support.console import Console, print_anything
 from tiny_math_solver.support.environment import check_library_variables
@@ -95,9 +95,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     name, *rest = arguments
     subparser = subparsers.choices[name]
     COMMANDS[name].add_arguments(subparser)
+    overrides, rest = split_overrides(rest) if name in TAKE_OVERRIDES else ([], rest)
     args, unknown = subparser.parse_known_intermixed_args(rest, argparse.Namespace(command=name))
     if name in TAKE_OVERRIDES:
-        args.overrides = unknown
+        args.overrides = overrides + unknown
     elif unknown:
         argument = unknown[0].partition("=")[0]  # the value after = may be a secret
         raise UserError(f"unknown argument {argument!r}; see tiny-math {name} --help")

@@ -1,10 +1,11 @@
 """Arguments that several commands share: their types, groups of options, and the check of `--out`."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from tiny_math_solver.support.console import Console
 from tiny_math_solver.support.errors import UserError
 
 
@@ -15,6 +16,27 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message.removeprefix('argument ')}; see {self.prog} --help")
 
 
+def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """`(overrides of the configuration with their values, all other arguments)`.
+
+    A value may be any text: one that begins with a dash is no option, and one before the file's name is not the file.
+    """
+    from tiny_math_solver.config.overrides import is_override
+
+    overrides: list[str] = []
+    others: list[str] = []
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        if not is_override(argument):
+            others.append(argument)
+            continue
+        overrides.append(argument)
+        if "=" not in argument and rest and not is_override(rest[0]):
+            overrides.append(rest.pop(0))
+    return overrides, others
+
+
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="embedded, a Hub name, a model folder, or an adapter folder")
     parser.add_argument("--adapter", help="adapter folder to put on the model")
@@ -22,9 +44,37 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", default="auto", help="float32, bfloat16, float16 or auto (default)")
     parser.add_argument("--system", help="system prompt (default: the run's own, else the one for GSM8K)")
     parser.add_argument(
+        "--chat-template-kwargs",
+        type=template_variables,
+        metavar="JSON",
+        help="variables of the chat template, such as '{\"enable_thinking\": false}' (default: the run's own)",
+    )
+    parser.add_argument(
+        "--date", type=iso_date, help="for chat templates that put in today's, as 2026-01-31 (default: the run's own)"
+    )
+    parser.add_argument(
         "--max-new-tokens", type=token_count, help="longest completion, in tokens (default: the run's own, else 512)"
     )
     parser.add_argument("--batch-size", type=positive, default=128, help="completions decoded at once (default 128)")
+
+
+def settings_of(args: argparse.Namespace) -> Any:
+    """The PromptSettings of the model that the arguments name, with what they override."""
+    from tiny_math_solver.evaluation.prompt_settings import prompt_settings
+
+    return prompt_settings(
+        args.adapter or args.model, args.system, args.max_new_tokens, args.chat_template_kwargs, args.date
+    )
+
+
+def check_prompt(loaded: Any, settings: Any, console: Console) -> None:
+    """Say what also ends completions. Raises UserError for variables that the model's chat template lacks."""
+    from tiny_math_solver.models.ends import added_end_line
+    from tiny_math_solver.prompts import check_variables
+
+    if loaded.added_end:
+        console.say(added_end_line(loaded.added_end))
+    check_variables(loaded.tokenizer, settings.prompt)
 
 
 def add_port_argument(parser: argparse.ArgumentParser) -> None:
@@ -77,6 +127,32 @@ def seed(text: str) -> int:
 
 def port(text: str) -> int:
     return _number(text, int, lambda number: 0 <= number < 2**16, "a port, 0 to 65535")
+
+
+def template_variables(text: str) -> dict[str, Any]:
+    from tiny_math_solver.config.yaml_file import read_value
+
+    try:
+        value = read_value(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"{text!r} is no mapping such as '{{\"enable_thinking\": false}}'")
+    return _setting("grpo.chat_template_kwargs", dict, value)
+
+
+def iso_date(text: str) -> str:
+    return _setting("prompt.date", str, text)
+
+
+def _setting(key: str, kind: type, value: Any) -> Any:
+    """`value`, checked as the field of a configuration."""
+    from tiny_math_solver.config.limits import checked
+
+    try:
+        return checked(key, kind, value)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _number(text: str, kind: type[int] | type[float], fits: Callable[[Any], bool], meant: str) -> Any:

@@ -25,7 +25,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     processes.check_launcher_variables()
     if not processes.is_main():
         console = QuietConsole()
-    config, worst = load_config(args.config, args.overrides), "ok"
+    config, worst = load_config(args.config, args.overrides, console), "ok"
     check_arguments(config.grpo_config)
     for finding in check(config, args.price):
         console.say(str(finding))

@@ -2,17 +2,20 @@
 
 import argparse
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from tiny_math_solver.cli.arguments import (
     add_model_arguments,
     check_out,
+    check_prompt,
     fraction,
     natural,
     not_negative,
     positive,
     seed,
+    settings_of,
     share,
 )
 from tiny_math_solver.support.console import Console, NotesConsole
@@ -47,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     from tiny_math_solver.evaluation.evaluate import evaluate
-    from tiny_math_solver.evaluation.prompt_settings import evaluation_problems, prompt_settings
+    from tiny_math_solver.evaluation.prompt_settings import evaluation_problems
     from tiny_math_solver.evaluation.verdict import evaluation_lines, paired_line
     from tiny_math_solver.models.load import base_of_adapter, load_model, locate
     from tiny_math_solver.problems.layouts import ReadOptions
@@ -56,16 +59,25 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
     def measure(name: str, adapter: str | None = None) -> Any:
         loaded = load_model(name, adapter=adapter, revision=args.revision, dtype=args.dtype)
+        try:
+            check_prompt(loaded, settings, notes)
+        except UserError as error:
+            if name == args.model:
+                raise
+            notes.say(str(error))  # the other model may have a template without this model's variables
         return evaluate(
-            make_rollouts(loaded.model, loaded.tokenizer, args.batch_size, console=NotesConsole()),
+            make_rollouts(
+                loaded.model, loaded.tokenizer, args.batch_size, console=notes, stop_strings=settings.stop_strings
+            ),
             problems,
-            system=settings.system,
+            prompt=settings.prompt,
             max_new_tokens=settings.max_new_tokens,
             samples=args.samples,
             sampling=Sampling(settings.max_new_tokens, args.temperature, args.top_p, args.top_k),
             seed=args.seed,
         )
 
+    notes = NotesConsole()
     check_out(args.out, ".jsonl")
     if args.out and args.problems and args.out.exists() and args.out.resolve() == Path(args.problems).resolve():
         raise UserError(f"{args.out}: holds the problems; choose another --out")
@@ -76,19 +88,19 @@ def run(args: argparse.Namespace, console: Console) -> int:
     for name in (args.model, args.against):
         if name is not None:
             locate(name, args.revision)  # downloads come before any work
-    settings = prompt_settings(args.adapter or args.model, args.system, args.max_new_tokens)
+    settings = settings_of(args)
     reading = ReadOptions(
         args.question,
         args.answer,
         settings.problems.max_unreadable if args.max_unreadable is None else args.max_unreadable,
         ("--question", "--answer", "--max-unreadable"),
     )
-    problems, notes, _ = evaluation_problems(args.problems, settings, reading)
+    problems, dropped, _ = evaluation_problems(args.problems, settings, reading)
     problems = problems[: args.limit]
-    for note in notes:
+    for note in dropped:
         console.note(note)
     result = measure(args.model, args.adapter)
-    summary = result.summary() | ({"notes": notes} if notes else {})
+    summary = {**result.summary(), "prompt": asdict(settings.prompt)} | ({"notes": dropped} if dropped else {})
     lines = evaluation_lines(args.adapter or args.model, summary)
     if args.against:
         other = measure(args.against)

@@ -18,7 +18,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from tiny_math_solver.models.load import resolve
     from tiny_math_solver.problems.splits import hub_datasets
 
-    config = load_config(args.config)
+    config = load_config(args.config, console=console)
     model, problems = config.model, config.problems
     folder, commit = resolve(model.name, model.revision)
     console.say(

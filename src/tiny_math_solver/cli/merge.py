@@ -27,20 +27,19 @@ def run(args: argparse.Namespace, console: Console) -> int:
         prove_merge,
         refuse_occupied,
     )
-    from tiny_math_solver.evaluation.prompt_settings import evaluation_problems, prompt_settings
+    from tiny_math_solver.evaluation.prompt_settings import evaluation_problems, prompt_settings, run_config
     from tiny_math_solver.models.load import base_of_adapter
-    from tiny_math_solver.runs.records import read_config
 
     refuse_occupied(args.out)
     base_of_adapter(args.adapter)
     settings = prompt_settings(str(args.adapter))
     # any questions will do to compare two models: an adapter of another program needs no dataset
-    source = args.problems or (None if read_config(args.adapter) else EMBEDDED)
+    source = args.problems or (None if run_config(args.adapter) else EMBEDDED)
     problems, notes, _ = evaluation_problems(source, settings)
     for note in notes:
         console.note(note)
     dtype = merge_adapter(args.adapter, args.out, args.dtype)
-    proof = prove_merge(args.adapter, args.out, problems[:PROOF_PROBLEMS], settings.system, settings.max_new_tokens)
+    proof = prove_merge(args.adapter, args.out, problems[:PROOF_PROBLEMS], settings.prompt, settings.max_new_tokens)
     console.say(
         f"merged into {args.out} ({str(dtype).removeprefix('torch.')}), tokenizer and generation config included"
     )

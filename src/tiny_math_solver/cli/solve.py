@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from tiny_math_solver.cli.arguments import add_model_arguments, natural, not_negative
+from tiny_math_solver.cli.arguments import add_model_arguments, check_prompt, natural, not_negative, settings_of
 from tiny_math_solver.support.console import Console, NotesConsole
 from tiny_math_solver.support.errors import UserError
 
@@ -35,12 +35,15 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 def load_solver(args: argparse.Namespace) -> Any:
     """The playground's Solver for the model that the arguments name."""
-    from tiny_math_solver.evaluation.prompt_settings import prompt_settings
     from tiny_math_solver.models.load import load_model
     from tiny_math_solver.playground.solver import Solver
     from tiny_math_solver.rollouts import make_rollouts
 
-    settings = prompt_settings(args.adapter or args.model, args.system, args.max_new_tokens)
+    settings = settings_of(args)
+    console = NotesConsole()
     loaded = load_model(args.model, adapter=args.adapter, revision=args.revision, dtype=args.dtype)
-    rollouts = make_rollouts(loaded.model, loaded.tokenizer, args.batch_size, console=NotesConsole())
+    check_prompt(loaded, settings, console)
+    rollouts = make_rollouts(
+        loaded.model, loaded.tokenizer, args.batch_size, console=console, stop_strings=settings.stop_strings
+    )
     return Solver(loaded, rollouts, settings)

@@ -42,7 +42,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         warnings.simplefilter("ignore")
     if args.allow and not args.resume:
         raise UserError("--allow needs --resume: it names fields that may differ from the run being resumed")
-    config = load_config(args.config, args.overrides)
+    config = load_config(args.config, args.overrides, console)
     choose_trackers(config, console)  # before the slow imports: a missing package is reported at once
     from tiny_math_solver.config.library_checks import check_arguments
     from tiny_math_solver.evaluation.verdict import nothing_learned, run_lines
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         console.note(text)
     if args.dry_run:
         plan = processes.main_first(lambda: prepare(config)).plan
-        console.say(config.to_yaml())
+        console.say(plan.config.to_yaml())
         console.say("\n".join(plan.lines))
         return 0
     with training_console(args.quiet or not processes.is_main()) as progress:

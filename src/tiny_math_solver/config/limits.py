@@ -9,6 +9,7 @@ import json
 import math
 import re
 from collections.abc import Iterator
+from datetime import date
 from enum import Enum
 from pathlib import Path, PureWindowsPath
 from types import UnionType
@@ -88,6 +89,11 @@ REFUSED = {
     "grpo.sync_ref_model": "with an adapter the base is the reference",
     "lora.inference_mode": "nothing would be trained",
 }
+CALL_ARGUMENTS = (  # of apply_chat_template, beside the template's variables
+    "conversation", "messages", "add_generation_prompt", "continue_final_message", "tokenize", "padding", "truncation",
+    "max_length", "return_tensors", "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs", "pinned_date",
+    "sanitize_control_tokens",
+)  # fmt: skip
 JSON_FILES = ("grpo.accelerator_config", "grpo.deepspeed", "grpo.fsdp_config")  # a mapping, or the name of a JSON file
 
 
@@ -95,13 +101,14 @@ def checked(key: str, kind: Any, value: Any) -> Any:
     """`value` converted to type `kind`. Raises ValueError with a message that does not repeat the value."""
     if value and key in REFUSED:
         raise ValueError(REFUSED[key])
-    if isinstance(value, bool) and not _admits(kind, bool) and (_admits(kind, int) or _admits(kind, float)):
+    if isinstance(value, bool) and not admits(kind, bool) and (admits(kind, int) or admits(kind, float)):
         raise ValueError("expected a number")
     _check_leaves(value)
+    value = _as_trl_takes_it(key, value)
     if isinstance(value, str) and (choices := CHOICES.get(key) or _members(kind)):
         _check_choice(value, choices)
-    if isinstance(value, str) and _admits(kind, dict):
-        _check_mapping(key, value)
+    if isinstance(value, str) and admits(kind, dict):
+        value = _mapping(key, value)
     bounded: Any = Annotated[kind, Field(**BOUNDS[key])] if key in BOUNDS else kind
     try:
         result = TypeAdapter(bounded).validate_python(value)
@@ -136,16 +143,23 @@ def _check_choice(value: str, choices: tuple[Any, ...]) -> None:
     raise ValueError(f"choose {' or '.join(choices)}" if len(choices) <= 12 else f"choose {', '.join(choices[:12])}, …")
 
 
-def _check_mapping(key: str, value: str) -> None:
-    """Check text that stands for a mapping: transformers reads JSON, and for some fields a file name."""
+def _as_trl_takes_it(key: str, value: Any) -> Any:
+    """`value` with TRL's second names of a choice replaced by the first."""
+    if key == "grpo.scale_rewards" and str(value).lower() in ("true", "false"):
+        return "group" if str(value).lower() == "true" else "none"
+    return value
+
+
+def _mapping(key: str, value: str) -> Any:
+    """The mapping that text stands for: transformers reads JSON, and for some fields a file name, which stays."""
     if not value.startswith("{"):
         if key not in JSON_FILES:
             raise ValueError("expected a section of keys")
         if not Path(value).is_file():
             raise ValueError("no such file")
-        return
+        return value
     try:
-        json.loads(value)
+        return json.loads(value)
     except (ValueError, RecursionError):
         raise ValueError("not valid JSON") from None
 
@@ -193,6 +207,25 @@ def _check_set(value: Any) -> None:
         raise ValueError("must be set; null recognises the column")
 
 
+def _check_date(value: Any) -> None:
+    try:
+        fits = value is None or date.fromisoformat(value).isoformat() == value
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError("expected a date such as 2026-01-31")
+
+
+def _check_template_variables(value: Any) -> None:
+    for name, given in (value or {}).items():
+        if name == "strftime_now":
+            raise ValueError("strftime_now is a function of the template; prompt.date sets the date")
+        if name == "chat_template":
+            raise ValueError("chat_template.jinja in the model's folder is the template; only its variables are set")
+        if name in CALL_ARGUMENTS and not (name == "add_generation_prompt" and given is True):
+            raise ValueError(f"{name} is no variable of a template; a prompt ends where the model's turn begins")
+
+
 def _check_path(value: Any) -> None:
     if value == "":
         raise ValueError("must be set")
@@ -216,6 +249,8 @@ CHECKS = {
     "lora.target_modules": _check_modules,
     "lora.rank_pattern": _check_patterns,
     "lora.alpha_pattern": _check_patterns,
+    "grpo.chat_template_kwargs": _check_template_variables,
+    "prompt.date": _check_date,
     "grpo.output_dir": _check_output,
     "model.name": _check_path,
     "problems.source": _check_path,
@@ -226,9 +261,9 @@ CHECKS = {
 }
 
 
-def _admits(kind: Any, wanted: type) -> bool:
+def admits(kind: Any, wanted: type) -> bool:
     if get_origin(kind) in (Union, UnionType):
-        return any(_admits(part, wanted) for part in get_args(kind))
+        return any(admits(part, wanted) for part in get_args(kind))
     return kind is Any or wanted in (kind, get_origin(kind))
 
 

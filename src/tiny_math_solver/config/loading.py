@@ -3,22 +3,26 @@
 Precedence: defaults < file < command line.
 """
 
-import re
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from tiny_math_solver.config.fields import known_fields
-from tiny_math_solver.config.limits import checked, nearest, shown
+from tiny_math_solver.config.generation_kwargs import check_generation_kwargs, stop_strings
+from tiny_math_solver.config.limits import CHOICES, checked, nearest, shown
+from tiny_math_solver.config.other_layouts import counterpart, flat_layout
+from tiny_math_solver.config.overrides import field_type, parse_overrides
 from tiny_math_solver.config.schema import GRPO_DEFAULTS, LORA_DEFAULTS, Config
-from tiny_math_solver.config.yaml_file import read_tree, read_value
+from tiny_math_solver.config.yaml_file import Comment, read_tree
 from tiny_math_solver.hub.datasets import DatasetName
 from tiny_math_solver.hub.snapshots import pinned
 from tiny_math_solver.support import processes
+from tiny_math_solver.support.console import Console
 from tiny_math_solver.support.errors import UserError
 
 MOST_COMPLETIONS = 10**6  # in a generation batch: more is a slip of the finger
+FREE_TEXT = ("prompt.system",)  # prose, in which a number sign is more often text than the start of a comment
 
 
 class Places:
@@ -33,13 +37,14 @@ class Places:
         return self.places.get(key, self.file)
 
 
-def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
+def load_config(path: str | Path, overrides: list[str] | None = None, console: Console | None = None) -> Config:
     """Read a YAML file, apply `--section.key value` overrides, check every key and value.
 
-    Raises UserError naming file and line (or the option), the key, and the nearest known key if it is unknown.
+    With a `console`, comments that may have been meant as text are noted there. Raises UserError naming file and line
+    (or the option), the key, and for unknown keys what does the same or is nearest.
     """
     path = Path(path)
-    tree, lines = read_tree(path)
+    tree, lines, comments = read_tree(path)
     places = Places(path, lines)
     for key, value in parse_overrides(overrides or []):
         section, _, name = key.partition(".")
@@ -49,42 +54,69 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
             raise UserError(f"{places.of(section)}: {section} must be a section of keys")
         tree[section][name] = value
         places.places[key] = f"--{key}"
+    _refuse_unknown(tree, places)
     config = _build(_checked_values(tree, places), places)
+    for comment in comments:
+        if console and _cuts_text(comment):
+            console.note(
+                f"{path}:{comment.line}: the text of {comment.key} ends before {comment.text!r}, which YAML takes for "
+                "a comment; to keep it, put the whole value in quotes"
+            )
     config.model.revision = pinned(config.model.name, config.model.revision)
     config.problems.revision = pinned(DatasetName.parse(config.problems.source).name, config.problems.revision)
     _check_batch(config, places)
     _check_lora(config, places)
+    _check_generation(config, places)
     return config
 
 
-def parse_overrides(arguments: list[str]) -> list[tuple[str, Any]]:
-    """`["--grpo.learning_rate", "2e-3"]` → `[("grpo.learning_rate", 0.002)]`; `--key=value` works too."""
-    pairs = []
-    rest = list(arguments)
-    while rest:
-        key, equals, text = rest.pop(0).partition("=")  # the value after = may be a secret: it is in no message
-        if not key.startswith("--") or "." not in key:
-            raise UserError(f"unknown argument {key!r}; overrides look like --grpo.learning_rate 2e-3")
-        if not equals:
-            if not rest or re.match(r"--\w+\.", rest[0]):
-                raise UserError(f"{key} has no value; write {key} VALUE")
-            text = rest.pop(0)
-        section, _, name = key[2:].partition(".")
-        try:
-            pairs.append((f"{section}.{name.replace('-', '_')}", read_value(text)))
-        except ValueError:
-            raise UserError(f"{key}: cannot read the value{shown(key, text).removeprefix(' =')} as YAML") from None
-    return pairs
+def _cuts_text(comment: Comment) -> bool:
+    """True if a comment may have been meant as part of a text.
+
+    In prose every comment may; behind other text, one whose number sign has no space after it, as in `#1` or `####`.
+    """
+    if comment.key in FREE_TEXT:
+        return True
+    section, _, name = comment.key.partition(".")
+    name, _, inner = name.partition(".")
+    is_text = bool(inner) or field_type(section, name) in (str, str | None)
+    return is_text and comment.key not in CHOICES and not comment.text.startswith(("# ", "#\t"))
+
+
+def _refuse_unknown(tree: dict[str, Any], places: Places) -> None:
+    """Raise UserError naming every unknown section and key, each with what to write instead."""
+    sections = [section for section in tree if section not in Config.model_fields]
+    if flat := flat_layout([section for section in sections if not isinstance(tree[section], dict)]):
+        raise UserError(f"{places.of(sections[0])}: {flat}")
+    problems = []
+    for section in sections:
+        close = nearest(section, list(Config.model_fields))
+        hint = f"did you mean {close}?" if close else "known keys: tiny-math fields"
+        problems.append(f"{places.of(section)}: unknown key {section}; {hint}")
+    for section, given in tree.items():
+        keys = given if isinstance(given, dict) and section not in sections else ()
+        problems += [
+            f"{places.of(f'{section}.{key}')}: unknown key {section}.{key}; {_hint(section, key)}"
+            for key in keys
+            if key not in known_fields(section)
+        ]
+    if problems:
+        raise UserError(" · ".join(problems))
+
+
+def _hint(section: str, key: Any) -> str:
+    """A few words on what to write for an unknown key of a section."""
+    known = known_fields(section)
+    if other := counterpart(str(key)):
+        return other
+    close = nearest(str(key), list(known))
+    return f"did you mean {section}.{close}?" if close else f"known keys: tiny-math fields {section}"
 
 
 def _checked_values(tree: dict[str, Any], places: Places) -> dict[str, dict[str, Any]]:
     """The sections of a file with every value checked; those of the libraries with our defaults."""
     values: dict[str, dict[str, Any]] = {"lora": {}, "grpo": {}}
     for section, given in tree.items():
-        if section not in Config.model_fields:
-            close = nearest(section, list(Config.model_fields))
-            hint = f"did you mean {close}?" if close else "known keys: tiny-math fields"
-            raise UserError(f"{places.of(section)}: unknown key {section}; {hint}")
         if not isinstance(given, dict | None):
             raise UserError(f"{places.of(section)}: {section} must be a section of keys")
         values[section] = {key: _checked_value(section, key, value, places) for key, value in (given or {}).items()}
@@ -92,13 +124,9 @@ def _checked_values(tree: dict[str, Any], places: Places) -> dict[str, dict[str,
 
 
 def _checked_value(section: str, key: Any, value: Any, places: Places) -> Any:
-    name, known = f"{section}.{key}", known_fields(section)
-    if key not in known:
-        close = nearest(str(key), list(known))
-        hint = f"did you mean {section}.{close}?" if close else f"known keys: tiny-math fields {section}"
-        raise UserError(f"{places.of(name)}: unknown key {name}; {hint}")
+    name = f"{section}.{key}"
     try:
-        return checked(name, known[key][0], value)
+        return checked(name, field_type(section, key), value)
     except ValueError as error:
         raise UserError(f"{places.of(name)}: {name}{shown(name, value)}: {error}") from None
 
@@ -118,6 +146,28 @@ def _check_lora(config: Config, places: Places) -> None:
         _ = config.lora_config
     except Exception as error:  # PEFT raises whatever comes up for values it does not check
         raise UserError(f"{places.of('lora')}: lora: {' '.join(str(error).split())}") from None
+
+
+def _check_generation(config: Config, places: Places) -> None:
+    """Raise UserError for generation_kwargs that not every rollout can honour; vLLM knows others."""
+    grpo, where = config.grpo, f"{places.of('grpo.generation_kwargs')}: grpo.generation_kwargs"
+    if grpo.get("use_vllm"):
+        return
+    try:
+        check_generation_kwargs(grpo.get("generation_kwargs"))
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from None
+    if stop_strings(grpo.get("generation_kwargs")):
+        if grpo.get("mask_truncated_completions"):
+            raise UserError(
+                f"{where}: stop_strings end completions without the end token by which "
+                "grpo.mask_truncated_completions tells that they are whole; drop one of the two"
+            )
+        if grpo.get("use_transformers_continuous_batching"):
+            raise UserError(
+                f"{where}: stop_strings need the rollouts of this package; drop "
+                "grpo.use_transformers_continuous_batching"
+            )
 
 
 def _check_batch(config: Config, places: Places) -> None:

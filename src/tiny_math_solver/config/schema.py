@@ -11,9 +11,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
+from tiny_math_solver.config.yaml_file import dump
 from tiny_math_solver.support import processes
 from tiny_math_solver.support.errors import UserError
 
@@ -80,6 +80,9 @@ class ProblemsSection(Section):
 
 class PromptSection(Section):
     system: str = Field(GSM8K_SYSTEM_PROMPT, description="system prompt; empty: the default of the chat template")
+    date: str | None = Field(
+        None, description="for chat templates that put in today's, as 2026-01-31; null: the day on which the run starts"
+    )
     max_tokens: int = Field(512, ge=1, description="longer train prompts are dropped and counted, never cut")
 
 
@@ -166,6 +169,11 @@ class Config(Section):
         return self.grpo["max_completion_length"]
 
     @property
+    def template_variables(self) -> dict[str, Any]:
+        """Variables of the chat template, by name."""
+        return self.grpo.get("chat_template_kwargs") or {}
+
+    @property
     def completions_per_step(self) -> int:
         """Completions per optimizer step, over all processes."""
         return self._per_micro_batch * self.grpo["gradient_accumulation_steps"]
@@ -181,7 +189,7 @@ class Config(Section):
         return self.grpo["per_device_train_batch_size"] * processes.count()
 
     def to_yaml(self) -> str:
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        return dump(self.model_dump(mode="json"))
 
     @cached_property
     def grpo_config(self) -> GRPOConfig:
@@ -225,5 +233,8 @@ class Config(Section):
 
     def with_grpo(self, **changes: Any) -> Config:
         """A copy with other values in section `grpo`."""
-        sections = {name: getattr(self, name) for name in Config.model_fields}
-        return Config(**{**sections, "grpo": {**self.grpo, **changes}})
+        return self.with_sections(grpo={**self.grpo, **changes})
+
+    def with_sections(self, **changes: Any) -> Config:
+        """A copy with other sections."""
+        return Config(**{**{name: getattr(self, name) for name in Config.model_fields}, **changes})

@@ -5,6 +5,8 @@ tags, deep nesting, and repeated keys, of which YAML would keep the last.
 """
 
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,8 +18,17 @@ LARGEST_FILE = 200_000  # bytes
 DEEPEST = 20  # levels of nested sections and lists
 
 
-def read_tree(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
-    """The file's sections, and the line of every section (`grpo`) and key (`grpo.beta`).
+@dataclass(frozen=True)
+class Comment:
+    """A comment behind the unquoted text of `key`, which may have been meant as a part of it."""
+
+    key: str  # dotted: prompt.system
+    line: int
+    text: str  # from the number sign on
+
+
+def read_tree(path: Path) -> tuple[dict[str, Any], dict[str, int], list[Comment]]:
+    """The file's sections, the line of every section (`grpo`) and key (`grpo.beta`), comments behind unquoted texts.
 
     Raises UserError naming file and line if the file cannot be read or is not a configuration.
     """
@@ -28,11 +39,12 @@ def read_tree(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
         tree = None if root is None else loader.construct_document(root)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise UserError(f"{path}:{line}: not valid YAML: {_on_one_line(error.problem)}") from None
+        hint = _quoting_hint(error.problem or "", text.splitlines()[:line])
+        raise UserError(f"{path}:{line}: not valid YAML: {_on_one_line(error.problem)}{hint}") from None
     except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date or number
         raise UserError(f"{path}: not valid YAML: {_on_one_line(error)}") from None
     if tree is None:
-        return {}, {}
+        return {}, {}, []
     if not isinstance(tree, dict) or not isinstance(root, yaml.MappingNode):
         raise UserError(f"{path}: expected sections (model, problems, …) at the top level")
     lines: dict[str, int] = {}
@@ -40,7 +52,7 @@ def read_tree(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
         lines[str(section.value)] = section.start_mark.line + 1
         for key, _ in body.value if isinstance(body, yaml.MappingNode) else []:
             lines[f"{section.value}.{key.value}"] = key.start_mark.line + 1
-    return {str(k): v for k, v in tree.items()}, lines
+    return {str(k): v for k, v in tree.items()}, lines, list(_comments(root, text, ""))
 
 
 def read_value(text: str) -> Any:
@@ -49,6 +61,36 @@ def read_value(text: str) -> Any:
         return yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         raise ValueError(_on_one_line(error)) from None
+
+
+def _comments(node: yaml.Node, text: str, key: str) -> Iterator[Comment]:
+    """The comments behind unquoted texts in `node`, on the line on which such a text ends."""
+    if isinstance(node, yaml.MappingNode):
+        for name, value in node.value:
+            yield from _comments(value, text, f"{key}.{name.value}" if key else str(name.value))
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            yield from _comments(value, text, key)
+    elif isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:str" and not node.style:
+        behind = re.compile(r"[ \t]+(#.*)").match(text, node.end_mark.index)
+        if behind:
+            yield Comment(key, node.end_mark.line + 1, behind[1].rstrip())
+
+
+def _quoting_hint(problem: str, lines: list[str]) -> str:
+    """The remedy where an unquoted text with ` #` or `: ` in it makes a file invalid; `lines` end at the error."""
+    value = r"^\s*[\w.-]+:\s+[^\s'\"|>#\[&*!].*"
+    goes_on = "<scalar>" in problem or "expected ':'" in problem  # with a line after the comment
+    if goes_on and any(re.match(rf"{value}\s#", line) for line in lines[-2:]):
+        return "; a number sign after a space begins a comment: put such a text in quotes"
+    if "mapping values" in problem and lines and re.match(rf"{value}:(\s|$)", lines[-1]):
+        return "; put a text with a colon in it in quotes"
+    return ""
+
+
+def dump(tree: dict[str, Any]) -> str:
+    """`tree` as YAML that reads back as itself."""
+    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def _read_text(path: Path) -> str:
@@ -109,8 +151,12 @@ _Loader.yaml_implicit_resolvers = {
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"(true|false|True|False)$"), list("tfTF"))
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?((\d+\.\d*|\.\d+)([eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.inf)$|\.nan$"),
-    list("-+.0123456789"),
-)
+_FLOAT = re.compile(r"[-+]?((\d+\.\d*|\.\d+)([eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.inf)$|\.nan$")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
+
+
+class _Dumper(yaml.SafeDumper):
+    """SafeDumper that also quotes the texts which only `_Loader` would take for a number: 2e-3."""
+
+
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))

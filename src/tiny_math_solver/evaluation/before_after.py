@@ -5,6 +5,7 @@ from typing import Any
 from tiny_math_solver.config.schema import Config
 from tiny_math_solver.evaluation.evaluate import Evaluation, evaluate
 from tiny_math_solver.problems.splits import Splits
+from tiny_math_solver.prompts import PromptFormat
 from tiny_math_solver.rollouts import Rollouts, Sampling
 from tiny_math_solver.runs.folder import RunFolder
 from tiny_math_solver.runs.records import read_jsonl
@@ -16,7 +17,7 @@ TestResult = dict[str, Evaluation]  # "test", and "unseen" where there are probl
 def evaluate_test(config: Config, rollouts: Rollouts, splits: Splits, run: RunFolder, when: str) -> TestResult:
     """Answer every test problem greedily and sample some; the records go to `eval/<when>.jsonl`."""
     grpo, settings = config.grpo_config, config.evaluation
-    ask: dict[str, Any] = {"system": config.prompt.system, "max_new_tokens": config.max_completion_length}
+    ask: dict[str, Any] = {"prompt": PromptFormat.of(config), "max_new_tokens": config.max_completion_length}
     sampling = Sampling(config.max_completion_length, temperature=grpo.temperature)
     results = {
         "test": evaluate(

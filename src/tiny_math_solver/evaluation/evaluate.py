@@ -8,8 +8,9 @@ from tiny_math_solver.evaluation.statistics import Paired, maj_at_k, mcnemar, pa
 from tiny_math_solver.grading import grade, parse_gold, rewards_of, write_number
 from tiny_math_solver.grading.rewards import as_text
 from tiny_math_solver.problems.problem import Problem
-from tiny_math_solver.prompts import Message, chat_messages, encode_prompt, group_prompts
+from tiny_math_solver.prompts import Message, PromptFormat, encode_prompt, group_prompts
 from tiny_math_solver.rollouts import Rollout, Rollouts, Sampling
+from tiny_math_solver.rollouts.endings import Endings
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,7 @@ def evaluate(
     rollouts: Rollouts,
     problems: Sequence[Problem],
     *,
-    system: str,
+    prompt: PromptFormat,
     max_new_tokens: int,
     samples: int = 0,
     sampled_problems: int | None = None,
@@ -109,44 +110,44 @@ def evaluate(
 ) -> Evaluation:
     """Answer `problems` greedily, and the first `sampled_problems` of them `samples` times with `sampling`."""
     greedy = Sampling(max_new_tokens=max_new_tokens, temperature=0)
-    records = _generate(rollouts, problems, system, 1, greedy, sampled=False)
+    records = _generate(rollouts, problems, prompt, 1, greedy, sampled=False)
     if not samples:
         return Evaluation(records)
     sampling = replace(sampling or Sampling(max_new_tokens), seed=seed)
-    sampled = sample(rollouts, problems[:sampled_problems], system, samples, sampling)
+    sampled = sample(rollouts, problems[:sampled_problems], prompt, samples, sampling)
     return Evaluation(records, sampled, samples)
 
 
 def sample(
-    rollouts: Rollouts, problems: Sequence[Problem], system: str, samples: int, sampling: Sampling
+    rollouts: Rollouts, problems: Sequence[Problem], prompt: PromptFormat, samples: int, sampling: Sampling
 ) -> list[EvaluationRecord]:
     """`samples` graded completions of every problem, grouped by problem."""
-    return _generate(rollouts, problems, system, samples, sampling, sampled=True)
+    return _generate(rollouts, problems, prompt, samples, sampling, sampled=True)
 
 
 def _generate(
     rollouts: Rollouts,
     problems: Sequence[Problem],
-    system: str,
+    prompt: PromptFormat,
     samples: int,
     sampling: Sampling,
     *,
     sampled: bool,
 ) -> list[EvaluationRecord]:
-    conversations = [chat_messages(problem.question, system) for problem in problems]
-    prompts = group_prompts(encode_prompt(rollouts.tokenizer, messages) for messages in conversations)
+    conversations = [prompt.messages(problem.question) for problem in problems]
+    prompts = group_prompts(encode_prompt(rollouts.tokenizer, messages, prompt) for messages in conversations)
     records = []
     for index, rollout in enumerate(rollouts.generate(prompts, samples, sampling)):
         i, number = divmod(index, samples)
-        records.append(_record(problems[i], conversations[i], rollout, rollouts.tokenizer, number if sampled else None))
+        records.append(_record(problems[i], conversations[i], rollout, rollouts.endings, number if sampled else None))
     return records
 
 
 def _record(
-    problem: Problem, messages: list[Message], rollout: Rollout, tokenizer: Any, sample: int | None
+    problem: Problem, messages: list[Message], rollout: Rollout, endings: Endings, sample: int | None
 ) -> EvaluationRecord:
     """One rollout, graded as in training."""
-    completion = tokenizer.decode(rollout.completion_ids, skip_special_tokens=True)
+    completion = endings.text(rollout.completion_ids)
     graded = grade(as_text(messages), completion, problem.answer)
     return EvaluationRecord(
         id=problem.id,

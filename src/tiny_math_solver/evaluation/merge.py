@@ -7,10 +7,11 @@ from pathlib import Path
 import torch
 
 from tiny_math_solver.evaluation.evaluate import evaluate
+from tiny_math_solver.evaluation.prompt_settings import run_config
 from tiny_math_solver.models.adapter import base_of_adapter
 from tiny_math_solver.models.load import LoadedModel, load_model, load_tokenizer, stored_dtype
 from tiny_math_solver.problems.problem import Problem
-from tiny_math_solver.prompts import chat_messages, encode_prompt
+from tiny_math_solver.prompts import PromptFormat, encode_prompt
 from tiny_math_solver.rollouts import make_rollouts
 from tiny_math_solver.support.device import resolve_dtype
 from tiny_math_solver.support.errors import UserError
@@ -43,8 +44,8 @@ def merge_adapter(adapter: Path, out: Path, dtype: str | None = None) -> torch.d
     try:
         merged.save_pretrained(out)
         load_tokenizer(base, revision).save_pretrained(out)
-        if (adapter / "config.yaml").is_file():  # has the prompt settings
-            shutil.copy(adapter / "config.yaml", out)
+        if record := run_config(adapter):  # has the prompt settings
+            shutil.copy(record, out)
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror or error})") from None
     return saved
@@ -56,23 +57,25 @@ def refuse_occupied(out: Path) -> None:
         raise UserError(f"{out}: exists already; choose another folder for the merged model")
 
 
-def prove_merge(adapter: Path, merged: Path, problems: list[Problem], system: str, max_new_tokens: int) -> MergeProof:
+def prove_merge(
+    adapter: Path, merged: Path, problems: list[Problem], prompt: PromptFormat, max_new_tokens: int
+) -> MergeProof:
     """Load base + adapter and the merged model from disk, in float32, and compare them on `problems`."""
     ours = load_model(str(adapter), dtype="float32")
     plain = load_model(str(merged), dtype="float32")
     answers = []
     for loaded in (ours, plain):
         rollouts = make_rollouts(loaded.model, loaded.tokenizer)
-        result = evaluate(rollouts, problems, system=system, max_new_tokens=max_new_tokens)
+        result = evaluate(rollouts, problems, prompt=prompt, max_new_tokens=max_new_tokens)
         # completions without an answer are compared as text
         answers.append([record.answer or record.completion for record in result.greedy])
     same = sum(a == b for a, b in zip(*answers, strict=True))
-    return MergeProof(len(problems), same, max(_logit_gap(ours, plain, p, system) for p in problems))
+    return MergeProof(len(problems), same, max(_logit_gap(ours, plain, p, prompt) for p in problems))
 
 
-def _logit_gap(ours: LoadedModel, plain: LoadedModel, problem: Problem, system: str) -> float:
+def _logit_gap(ours: LoadedModel, plain: LoadedModel, problem: Problem, prompt: PromptFormat) -> float:
     """The largest difference of any logit over a prompt and its worked answer."""
-    ids = encode_prompt(ours.tokenizer, chat_messages(problem.question, system))
+    ids = encode_prompt(ours.tokenizer, prompt.messages(problem.question), prompt)
     ids += ours.tokenizer(problem.worked_answer, add_special_tokens=False)["input_ids"]
     with torch.inference_mode():
         logits = [m.model(torch.tensor([ids], device=m.model.device)).logits for m in (ours, plain)]

@@ -1,15 +1,21 @@
 """The prompt settings that a model was trained with, and the problems to evaluate it on."""
 
 import os
-from dataclasses import dataclass
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from tiny_math_solver.config.generation_kwargs import stop_strings
 from tiny_math_solver.config.loading import load_config
 from tiny_math_solver.config.schema import EMBEDDED, GRPO_DEFAULTS, GSM8K_SYSTEM_PROMPT, ProblemsSection
 from tiny_math_solver.problems.embedded import embedded_problems
 from tiny_math_solver.problems.layouts import ReadOptions
 from tiny_math_solver.problems.sources import Loaded, Source, read_source
 from tiny_math_solver.problems.splits import load_test_problems
+from tiny_math_solver.prompts import PromptFormat, today
+from tiny_math_solver.runs.records import CONFIG
 from tiny_math_solver.support.errors import UserError
 
 EMBEDDED_MAX_NEW_TOKENS = 112  # as in configs/quickstart.yaml
@@ -17,31 +23,47 @@ EMBEDDED_MAX_NEW_TOKENS = 112  # as in configs/quickstart.yaml
 
 @dataclass(frozen=True)
 class PromptSettings:
-    """System prompt, longest completion in tokens, and the problems of a run."""
+    """Prompt format, longest completion in tokens, the texts that end one, and the problems of a run."""
 
-    system: str
+    prompt: PromptFormat
     max_new_tokens: int
     problems: ProblemsSection
+    stop_strings: Sequence[str] = ()
 
 
-def prompt_settings(model: str, system: str | None = None, max_new_tokens: int | None = None) -> PromptSettings:
+def prompt_settings(
+    model: str,
+    system: str | None = None,
+    max_new_tokens: int | None = None,
+    variables: dict[str, Any] | None = None,
+    date: str | None = None,
+) -> PromptSettings:
     """The settings of the run in folder `model`, else those of the embedded model, else GSM8K's.
 
-    `system` and `max_new_tokens`, if given, override them.
+    The other arguments, if given, override them. A date that is not recorded is today's.
     """
-    path = Path(model) / "config.yaml"
-    if os.path.exists(path):
+    if path := run_config(Path(model)):
         config = load_config(path)
-        own = PromptSettings(config.prompt.system, config.max_completion_length, config.problems)
+        texts = stop_strings(config.grpo.get("generation_kwargs"))
+        own = PromptSettings(PromptFormat.of(config), config.max_completion_length, config.problems, texts)
     elif model == EMBEDDED:
-        own = PromptSettings("", EMBEDDED_MAX_NEW_TOKENS, ProblemsSection(source=EMBEDDED))
+        own = PromptSettings(PromptFormat(), EMBEDDED_MAX_NEW_TOKENS, ProblemsSection(source=EMBEDDED))
     else:
-        own = PromptSettings(GSM8K_SYSTEM_PROMPT, GRPO_DEFAULTS["max_completion_length"], ProblemsSection())
-    return PromptSettings(
-        own.system if system is None else system,
-        own.max_new_tokens if max_new_tokens is None else max_new_tokens,
-        own.problems,
+        asked = PromptFormat(GSM8K_SYSTEM_PROMPT)
+        own = PromptSettings(asked, GRPO_DEFAULTS["max_completion_length"], ProblemsSection())
+    prompt = PromptFormat(
+        own.prompt.system if system is None else system,
+        own.prompt.variables if variables is None else variables,
+        date or own.prompt.date or today(),
     )
+    return replace(own, prompt=prompt, max_new_tokens=max_new_tokens or own.max_new_tokens)
+
+
+def run_config(folder: Path) -> Path | None:
+    """The configuration of the run in a folder, or of the run that a checkpoint belongs to; None if there is none."""
+    is_checkpoint = re.fullmatch(r"checkpoint-\d+", folder.absolute().name)
+    places = [folder, folder.absolute().parent] if is_checkpoint else [folder]
+    return next((place / CONFIG for place in places if os.path.exists(place / CONFIG)), None)
 
 
 def evaluation_problems(

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tiny_math_solver.config.schema import EMBEDDED
+from tiny_math_solver.models.ends import save_ends
 from tiny_math_solver.models.folder import is_finite, load_errors, read_json, some_of
 from tiny_math_solver.support.errors import UserError
 
@@ -15,6 +16,7 @@ def save_adapter(model: Any, tokenizer: Any, folder: Path) -> None:
     """Write the adapter on `model` as plain PEFT, with its tokenizer."""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    save_ends(model, tokenizer, folder)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card template
 
 

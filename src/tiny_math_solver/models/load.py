@@ -11,6 +11,7 @@ import torch
 from tiny_math_solver.config.schema import EMBEDDED
 from tiny_math_solver.hub.snapshots import snapshot, stay_offline
 from tiny_math_solver.models.adapter import base_of_adapter, is_adapter, load_adapter
+from tiny_math_solver.models.ends import end_with_turn, load_ends
 from tiny_math_solver.models.folder import check_loaded, check_model_folder, check_shapes, load_errors
 from tiny_math_solver.support.device import default_device, resolve_dtype
 from tiny_math_solver.support.errors import UserError
@@ -21,6 +22,7 @@ class LoadedModel:
     name: str
     model: Any  # transformers causal language model, or a PeftModel around one
     tokenizer: Any
+    added_end: str = ""  # the token that also ends completions because the chat template closes a turn with it
 
 
 def load_model(
@@ -40,7 +42,8 @@ def load_model(
     tokenizer = load_tokenizer(base, revision)
     if adapter is not None:
         model = load_adapter(model, Path(adapter))
-    return LoadedModel(name, model.eval(), tokenizer)
+        load_ends(model, Path(adapter))
+    return LoadedModel(name, model.eval(), tokenizer, end_with_turn(model, tokenizer))
 
 
 def locate(

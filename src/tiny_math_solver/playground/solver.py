@@ -11,7 +11,7 @@ from tiny_math_solver.evaluation.prompt_settings import PromptSettings
 from tiny_math_solver.grading import Graded, grade
 from tiny_math_solver.grading.rewards import as_text
 from tiny_math_solver.models.load import LoadedModel
-from tiny_math_solver.prompts import Prompt, chat_messages, encode_prompt
+from tiny_math_solver.prompts import Prompt, encode_prompt
 from tiny_math_solver.rollouts import EngineRollouts, Rollouts, Sampling
 
 VOTE_TEMPERATURE = 0.8  # of the samples in a vote, unless another is given
@@ -40,19 +40,21 @@ class Solver:
 
     def stream(self, question: str, temperature: float = 0.0, seed: int = 0, base: bool = False) -> Iterator[str]:
         """The completion, piece by piece as it is generated; with `base`, by the model without its adapter."""
-        tokenizer, sampling = self.loaded.tokenizer, Sampling(self.settings.max_new_tokens, temperature, seed=seed)
+        endings, sampling = self.rollouts.endings, Sampling(self.settings.max_new_tokens, temperature, seed=seed)
+        held = max((len(text) - 1 for text in endings.texts), default=0)  # may be the start of a stop string
         ids: list[int] = []
         shown = ""
         with self._busy, self._policy(base):
             for made in self.rollouts.stream(self._prompt_ids(question), sampling):
                 ids += made
-                text = tokenizer.decode(ids, skip_special_tokens=True)
+                text = endings.text(ids)
                 if text.endswith("\ufffd"):  # ends within a character
                     continue
+                text = text[: max(0, len(text) - held)]
                 if len(text) > len(shown):
                     yield text[len(shown) :]
                     shown = text
-        rest = tokenizer.decode(ids, skip_special_tokens=True)[len(shown) :]
+        rest = endings.text(ids)[len(shown) :]
         if rest:
             yield rest
 
@@ -65,15 +67,15 @@ class Solver:
         sampling = Sampling(self.settings.max_new_tokens, temperature or VOTE_TEMPERATURE, seed=seed)
         with self._busy, self._policy(base):
             made = self.rollouts.generate([Prompt(self._prompt_ids(question), 0)], samples, sampling)
-        texts = [self.loaded.tokenizer.decode(r.completion_ids, skip_special_tokens=True) for r in made]
+        texts = [self.rollouts.endings.text(r.completion_ids) for r in made]
         answers = [self.read(question, text).answer for text in texts]
         return Vote(Counter(answer for answer in answers if answer is not None).most_common(), samples)
 
     def _messages(self, question: str) -> list[dict[str, str]]:
-        return chat_messages(question, self.settings.system)
+        return self.settings.prompt.messages(question)
 
     def _prompt_ids(self, question: str) -> list[int]:
-        return encode_prompt(self.loaded.tokenizer, self._messages(question))
+        return encode_prompt(self.loaded.tokenizer, self._messages(question), self.settings.prompt)
 
     def _policy(self, base: bool) -> Any:
         """The context in which the model runs: without its adapter if `base`, else as it is."""

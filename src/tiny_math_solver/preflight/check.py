@@ -2,7 +2,7 @@
 
 import platform
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import Any, Literal
@@ -12,6 +12,7 @@ import torch
 from tiny_math_solver.config.schema import EMBEDDED, Config
 from tiny_math_solver.grading import parse_gold
 from tiny_math_solver.hub.snapshots import cache_flaw, is_reachable
+from tiny_math_solver.models.ends import added_end_line, missing_end
 from tiny_math_solver.preflight.forecast import duration, forecast
 from tiny_math_solver.preflight.grader import TRICKY, misread
 from tiny_math_solver.preflight.memory import memory_plan, try_longest
@@ -25,7 +26,7 @@ from tiny_math_solver.preflight.start import (
 )
 from tiny_math_solver.problems.sources import is_file
 from tiny_math_solver.problems.splits import hub_datasets
-from tiny_math_solver.prompts import chat_messages, encode_prompt
+from tiny_math_solver.prompts import PromptFormat, puts_in_date, render
 from tiny_math_solver.runs.environment import LIBRARIES
 from tiny_math_solver.runs.events import EventLog
 from tiny_math_solver.runs.folder import RunFolder
@@ -33,7 +34,7 @@ from tiny_math_solver.support.console import CollectingConsole
 from tiny_math_solver.support.device import default_device, device_name
 from tiny_math_solver.support.errors import UserError
 from tiny_math_solver.support.out_of_memory import oom_as_user_error
-from tiny_math_solver.training.build import build_training
+from tiny_math_solver.training.build import Training, build_training
 from tiny_math_solver.training.plan import Prepared, prepare
 from tiny_math_solver.training.trainer import MathGRPOTrainer
 
@@ -103,44 +104,42 @@ def _with_model(config: Config, price: float | None) -> Iterator[Check]:
     golds = [parse_gold(p.answer) for part in (splits.train, splits.dev, splits.test, splits.unseen) for p in part]
     found = [f"{len(golds):,} with a readable gold answer", plan.step_line, *filter(None, [plan.dropped_line])]
     yield Check("warn" if plan.dropped or splits.unreadable else "ok", "problems", "; ".join([*found, *splits.notes]))
-    yield _template(config, tokenizer, splits.train[0].question)
+    yield _template(prepared.config, tokenizer, splits.train[0].question, plan.notes)
     with tempfile.TemporaryDirectory() as nowhere:
-        sandboxed = replace(prepared, config=config.with_grpo(output_dir=f"{nowhere}/run", report_to="none"))
+        sandboxed = replace(prepared, config=prepared.config.with_grpo(output_dir=f"{nowhere}/run", report_to="none"))
         console, run = CollectingConsole(), RunFolder(sandboxed.config.output_dir)
         training = build_training(sandboxed, run, console, EventLog(run, console))
         for line in console.lines:  # slower ways that had to be taken
             yield Check("warn", "speed", line)
-        yield _ends(training.trainer)
+        yield _ends(training)
         yield Check("ok", "disk", check_disk(config.output_dir, disk_bytes(plan, training.trainer)))
         yield from _model(sandboxed, training.trainer, price)
 
 
-def _template(config: Config, tokenizer: Any, question: str) -> Check:
+def _template(config: Config, tokenizer: Any, question: str, notes: Sequence[str]) -> Check:
     """The chat template must let the model read the question, and end where the model's turn begins."""
-    encode_prompt(tokenizer, chat_messages(question, config.prompt.system))  # refuses a tokenizer without one
-    asked = chat_messages(question, config.prompt.system)
-    text = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
-    if question not in text or (config.prompt.system and config.prompt.system not in text):
+    prompt = PromptFormat.of(config)
+    asked = prompt.messages(question)
+    text = render(tokenizer, asked, prompt)
+    if question not in text or (prompt.system and prompt.system.strip() not in text):
         return Check("fail", "template", "the chat template leaves out the question or the system prompt")
-    if text == tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=False):
+    if text == render(tokenizer, asked, prompt, open_turn=False):
         return Check("fail", "template", "the chat template has no place where the model's turn begins")
-    return Check(
-        "ok",
-        "template",
-        f"contains the question{' and the system prompt' * bool(config.prompt.system)}; ends in {text[-24:]!r}",
-    )
+    parts = [f"contains the question{' and the system prompt' * bool(prompt.system)}; ends in {text[-24:]!r}"]
+    parts += [f"its date is {prompt.date}"] * bool(prompt.date and puts_in_date(tokenizer))
+    return Check("warn" if notes else "ok", "template", "; ".join([*parts, *notes]))
 
 
-def _ends(trainer: Any) -> Check:
+def _ends(training: Training) -> Check:
     """The token with which the template closes a turn must be one of those that end a completion."""
-    tokenizer, ids = trainer.processing_class, trainer.rollouts.eos_ids
-    turn = [*chat_messages("1 + 1?"), {"role": "assistant", "content": "2"}]
-    closing = tokenizer(tokenizer.apply_chat_template(turn, tokenize=False), add_special_tokens=False)["input_ids"]
-    ends = ", ".join(repr(tokenizer.decode([i])) for i in ids)
+    trainer: Any = training.trainer
+    tokenizer, endings = trainer.processing_class, trainer.rollouts.endings
+    if missing := missing_end(trainer.policy, tokenizer, endings.texts):
+        return Check("fail", "turn's end", missing)
+    ends = ", ".join(repr(tokenizer.decode([i])) for i in sorted(endings.ids))
     pad = repr(tokenizer.decode([tokenizer.pad_token_id]))
-    if not set(closing) & set(ids):
-        return Check("fail", "turn's end", f"the template closes a turn with none of {ends}: completions would not end")
-    return Check("ok", "turn's end", f"{ends} ends a completion, {pad} pads")
+    added = f"; {added_end_line(training.added_end)}" if training.added_end else ""
+    return Check("ok", "turn's end", f"{ends} ends a completion, {pad} pads{added}")
 
 
 def _model(prepared: Prepared, trainer: MathGRPOTrainer, price: float | None) -> Iterator[Check]:

@@ -9,6 +9,7 @@ from itertools import groupby
 from tiny_math_solver.config.schema import Config
 from tiny_math_solver.evaluation.evaluate import EvaluationRecord, sample
 from tiny_math_solver.problems.problem import Problem
+from tiny_math_solver.prompts import PromptFormat
 from tiny_math_solver.training.plan import Plan
 from tiny_math_solver.training.trainer import MathGRPOTrainer
 
@@ -108,7 +109,7 @@ def forecast(config: Config, trainer: MathGRPOTrainer, train: list[Problem]) -> 
     """
     started, found, samples = time.perf_counter(), Forecast([], 0.0), config.num_generations
     for problems in (train[:PROBLEMS], train[PROBLEMS : 4 * PROBLEMS]):
-        records = sample(trainer.rollouts, problems, config.prompt.system, samples, trainer.sampling)
+        records = sample(trainer.rollouts, problems, PromptFormat.of(config), samples, trainer.sampling)
         groups = [list(group) for _, group in groupby(records, key=lambda record: record.id)]
         found = Forecast([*found.groups, *groups], time.perf_counter() - started)
         if any(any(record.rewards.values()) for record in found.records):

@@ -8,6 +8,7 @@ from pathlib import Path
 from transformers.trainer_utils import SaveStrategy
 
 from tiny_math_solver.config.schema import Config
+from tiny_math_solver.models.ends import added_end_line, missing_end
 from tiny_math_solver.preflight.forecast import Forecast, forecast
 from tiny_math_solver.preflight.memory import (
     Longest,
@@ -65,6 +66,7 @@ def preflight(
         console.say(engine_line(trainer, engine))
         if not engine.passed:
             replace_engine(config, trainer, console)
+    refuse_missing_end(training, console, force=force)
     found = processes.on_main(lambda: forecast(config, trainer, prepared.splits.train)) if fresh else None
     if found:
         console.say(f"before training: {found}")
@@ -74,6 +76,16 @@ def preflight(
                 EXIT_LEARNED_NOTHING,
             )
     return Preflight(memory, speed, engine, found)
+
+
+def refuse_missing_end(training: Training, console: Console, *, force: bool) -> None:
+    """Say which token ends completions besides the model's own. Raises StoppedError if the template's is none."""
+    trainer = training.trainer
+    if training.added_end:
+        console.say(added_end_line(training.added_end))
+    missing = missing_end(trainer.policy, trainer.processing_class, trainer.rollouts.endings.texts)
+    if missing and not force:
+        raise StoppedError(f"not started: {missing} (--force starts it)", EXIT_LEARNED_NOTHING)
 
 
 def check_engine(trainer: MathGRPOTrainer, prompts: Sequence[Prompt]) -> EngineCheck | None:

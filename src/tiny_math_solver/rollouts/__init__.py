@@ -6,6 +6,7 @@
     scheduler.py         which completion runs in which slot, and when
     decoder.py           prefill and draws; a step is torch_decoder.py's (any device) or kernel_decoder.py's (CPU)
     policy_weights.py    the merged copy, of linear.py's projections
+    endings.py           tokens and texts that end a completion
     reference.py         transformers' generate, for models the engine cannot run and as what it is checked against
     engine_check.py      the comparison of the two, before and in the first steps
 
@@ -15,6 +16,7 @@ Shapes, here and in update/ and kernels/:
     C hidden size, H heads, KV heads with keys and values of their own, D elements per head
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from tiny_math_solver.rollouts.engine import EngineRollouts
@@ -36,22 +38,23 @@ def make_rollouts(
     native: bool = True,
     sampling: Sampling | None = None,
     console: Console | None = None,
+    stop_strings: Sequence[str] = (),
 ) -> Rollouts:
     """The engine if it supports this model and sampling, otherwise transformers' generate, with a message.
 
     `console` is also told that there are no kernels for the engine on this CPU.
     """
     if not engine:
-        return ReferenceRollouts(model, tokenizer, batch_size)
+        return ReferenceRollouts(model, tokenizer, batch_size, stop_strings)
     try:
         if sampling and (sampling.repetition_penalty != 1 or sampling.extra):
             raise UnsupportedModelError("repetition_penalty and generation_kwargs")
-        rollouts = EngineRollouts(model, tokenizer, batch_size, native)
+        rollouts = EngineRollouts(model, tokenizer, batch_size, native, stop_strings)
     except UnsupportedModelError as unsupported:
         (console or Console()).say(
             f"rollouts by transformers' generate, many times slower: the engine does not support {unsupported}"
         )
-        return ReferenceRollouts(model, tokenizer, batch_size)
+        return ReferenceRollouts(model, tokenizer, batch_size, stop_strings)
     if console and native and rollouts.weights.device.type == "cpu" and (reason := rollouts.weights.no_kernels_reason):
         console.say(f"torch computes alone, slower than with the compiled kernels: {reason}")
     return rollouts

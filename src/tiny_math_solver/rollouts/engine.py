@@ -10,11 +10,13 @@ from typing import Any
 
 import torch
 
+from tiny_math_solver.models.ends import eos_ids
 from tiny_math_solver.prompts import Prompt
 from tiny_math_solver.rollouts.decoder import Decoder, length_bucket
+from tiny_math_solver.rollouts.endings import Endings
 from tiny_math_solver.rollouts.kernel_decoder import KernelDecoder
 from tiny_math_solver.rollouts.policy_weights import PolicyWeights
-from tiny_math_solver.rollouts.rollout import Rollout, eos_ids
+from tiny_math_solver.rollouts.rollout import Rollout
 from tiny_math_solver.rollouts.sampling import Sampling, uniforms
 from tiny_math_solver.rollouts.scheduler import PREFILL_TOKENS, Scheduler, requests_of
 from tiny_math_solver.rollouts.torch_decoder import TorchDecoder
@@ -33,11 +35,19 @@ class EngineRollouts:
     `native=False` leaves out the compiled kernels. Raises UnsupportedModelError for a model the engine cannot run.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, batch_size: int | BatchSize = 128, native: bool = True):
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        batch_size: int | BatchSize = 128,
+        native: bool = True,
+        stop_strings: Sequence[str] = (),
+    ):
         self.model, self.tokenizer = model, tokenizer
         self.batch_size = batch_size if isinstance(batch_size, BatchSize) else BatchSize(batch_size)
         self.weights = PolicyWeights(model, native)
         self.eos_ids = eos_ids(model, tokenizer)
+        self.stop_strings = tuple(stop_strings)
         self._decoders: list[tuple[int, Decoder]] = []  # one per kind of sampling, with the slots that were asked for
         self._layout = self.weights.layout  # of the weights that the decoders were made for
 
@@ -50,6 +60,10 @@ class EngineRollouts:
             return "torch on MPS"
         reason = self.weights.no_kernels_reason
         return f"torch alone: {reason}" if reason else "kernels for this processor"
+
+    @property
+    def endings(self) -> Endings:
+        return Endings(self.tokenizer, self.eos_ids, self.stop_strings)
 
     @torch.inference_mode()
     def generate(
@@ -65,20 +79,22 @@ class EngineRollouts:
         requests = requests_of(prompts, samples)
         requests.sort(key=lambda r: -len(r.prompt.ids))  # prompts of similar length are prefilled together
         decoder = self._decoder(len(requests), len(requests[0].prompt.ids), sampling)
-        Scheduler(decoder, requests, self.eos_ids, sampling).run()
+        Scheduler(decoder, requests, self.endings, sampling).run()
         return [r.rollout for r in sorted(requests, key=lambda r: r.index)]  # type: ignore[misc]
 
     def stream(self, prompt_ids: list[int], sampling: Sampling) -> Iterator[list[int]]:
         """One completion's token ids as they are generated, the end token included."""
-        decoder, read = self._begin(prompt_ids, sampling), 0
+        decoder, read, endings = self._begin(prompt_ids, sampling), 0, self.endings
         # whoever generates between two pieces gets another decoder
         lent = self._decoders.pop(next(i for i, (_, known) in enumerate(self._decoders) if known is decoder))
         layout = self._layout
         try:
             while True:
                 length, done = int(decoder.generated[0]), bool(decoder.done[0])
-                yield decoder.tokens[0, read:length].tolist()
-                if done:
+                ids = decoder.tokens[0, :length].tolist()
+                end = endings.at_text(ids, read)
+                yield ids[read:end]
+                if done or end is not None:
                     return
                 read = length
                 if layout != self.weights.layout:

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
+from tiny_math_solver.models.ends import causal_lm
 from tiny_math_solver.prompts import Prompt
 from tiny_math_solver.rollouts.engine import EngineRollouts
-from tiny_math_solver.rollouts.rollout import causal_lm
 from tiny_math_solver.rollouts.sampling import Sampling
 
 PROMPTS, NEW_TOKENS = 16, 32

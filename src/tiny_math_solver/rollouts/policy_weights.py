@@ -15,8 +15,8 @@ from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 
 from tiny_math_solver.kernels import LARGEST_PANEL, Kernels, load_kernels
+from tiny_math_solver.models.ends import causal_lm
 from tiny_math_solver.rollouts.linear import Linear, UnsupportedModelError, base_linear, merged_weight
-from tiny_math_solver.rollouts.rollout import causal_lm
 
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # those whose angles depend on the position alone
 

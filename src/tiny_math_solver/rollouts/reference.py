@@ -5,10 +5,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers import GenerationConfig
+from torch import Tensor
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
+from tiny_math_solver.models.ends import causal_lm, eos_ids
 from tiny_math_solver.prompts import Prompt
-from tiny_math_solver.rollouts.rollout import Rollout, causal_lm, eos_ids
+from tiny_math_solver.rollouts.endings import Endings
+from tiny_math_solver.rollouts.rollout import Rollout
 from tiny_math_solver.rollouts.sampling import Sampling
 from tiny_math_solver.support.batch_size import BatchSize
 from tiny_math_solver.support.device import forked_rng
@@ -20,11 +23,22 @@ class ReferenceRollouts:
     The weights are the model's own, not a copy, so rollouts always come from the current policy.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, batch_size: int | BatchSize = 128):
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        batch_size: int | BatchSize = 128,
+        stop_strings: Sequence[str] = (),
+    ):
         self.model = model
         self.tokenizer = tokenizer
         self.batch_size = batch_size if isinstance(batch_size, BatchSize) else BatchSize(batch_size)
         self.eos_ids = eos_ids(model, tokenizer)
+        self.stop_strings = tuple(stop_strings)
+
+    @property
+    def endings(self) -> Endings:
+        return Endings(self.tokenizer, self.eos_ids, self.stop_strings)
 
     def generate(
         self, prompts: Sequence[Prompt], samples: int, sampling: Sampling, *, logprobs: bool = False
@@ -67,8 +81,14 @@ class ReferenceRollouts:
         pad, longest = self.tokenizer.pad_token_id, max(map(len, rows))
         input_ids = torch.tensor([[pad] * (longest - len(row)) + row for row in rows], device=model.device)
         mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=model.device)
-        output = model.generate(input_ids=input_ids, attention_mask=mask, generation_config=self._settings(sampling))
-        completions = [self._until_eos(ids) for ids in output[:, longest:].tolist()]
+        stops = [_AtText(self.endings, longest)] if self.stop_strings else []
+        output = model.generate(
+            input_ids=input_ids,
+            attention_mask=mask,
+            generation_config=self._settings(sampling),
+            stopping_criteria=StoppingCriteriaList(stops),
+        )
+        completions = [self._until_end(ids) for ids in output[:, longest:].tolist()]
         scores = self._logprobs(model, rows, [c for c, _ in completions], sampling) if logprobs else [None] * len(rows)
         return [
             Rollout(row, ids, finished, score)
@@ -90,11 +110,15 @@ class ReferenceRollouts:
             chosen["min_p"] = sampling.min_p
         return GenerationConfig(**(chosen | sampling.extra))
 
-    def _until_eos(self, ids: list[int]) -> tuple[list[int], bool]:
+    def _until_end(self, ids: list[int]) -> tuple[list[int], bool]:
+        """The completion without the padding behind it, and True if it ended by itself."""
         for position, token in enumerate(ids):
             if token in self.eos_ids:
-                return ids[: position + 1], True
-        return ids, False
+                ids = ids[: position + 1]
+                break
+        endings = self.endings
+        ids = ids[: endings.at_text(ids)]
+        return ids, endings.finished(ids)
 
     def _logprobs(
         self, model: Any, rows: list[list[int]], completions: list[list[int]], sampling: Sampling
@@ -107,3 +131,15 @@ class ReferenceRollouts:
             chosen = torch.tensor(completion, device=model.device).unsqueeze(1)
             scores.append(logits.log_softmax(-1).gather(1, chosen).squeeze(1).tolist())
         return scores
+
+
+class _AtText(StoppingCriteria):
+    """Ends the rows whose completion, after `prompt` tokens, holds a stop string."""
+
+    def __init__(self, endings: Endings, prompt: int):
+        self.endings, self.prompt = endings, prompt
+
+    def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Tensor:
+        rows = input_ids[:, self.prompt :].tolist()
+        stopped = [self.endings.at_text(ids, len(ids) - 1) is not None for ids in rows]
+        return torch.tensor(stopped, device=input_ids.device)

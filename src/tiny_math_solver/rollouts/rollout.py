@@ -1,10 +1,11 @@
-"""The interface of rollouts: the record, the protocol of what makes them, and the tokens that end them."""
+"""The interface of rollouts: the record, and the protocol of what makes them."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from tiny_math_solver.prompts import Prompt
+from tiny_math_solver.rollouts.endings import Endings
 from tiny_math_solver.rollouts.sampling import Sampling
 from tiny_math_solver.support.batch_size import BatchSize
 
@@ -13,7 +14,7 @@ from tiny_math_solver.support.batch_size import BatchSize
 class Rollout:
     """One completion as token ids.
 
-    `completion_ids` includes the end token; `finished` is False if the length limit stopped it instead. `logprobs` are
+    `completion_ids` includes what ended it; `finished` is False if the length limit stopped it instead. `logprobs` are
     natural-log probabilities under the policy, one per completion token, if they were asked for.
     """
 
@@ -30,6 +31,9 @@ class Rollouts(Protocol):
     tokenizer: Any
     batch_size: BatchSize  # completions decoded at once
 
+    @property
+    def endings(self) -> Endings: ...
+
     def generate(
         self, prompts: Sequence[Prompt], samples: int, sampling: Sampling, *, logprobs: bool = False
     ) -> list[Rollout]:
@@ -39,15 +43,3 @@ class Rollouts(Protocol):
     def stream(self, prompt_ids: list[int], sampling: Sampling) -> Iterator[list[int]]:
         """One completion's token ids in pieces, as they are generated."""
         ...
-
-
-def causal_lm(model: Any) -> Any:
-    """The transformers model inside a PEFT model, or the model itself; adapters stay in its layers."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-def eos_ids(model: Any, tokenizer: Any) -> list[int]:
-    """All ids that end a completion: unlike sampling, these are taken from the model's own generation settings."""
-    own = causal_lm(model).generation_config.eos_token_id
-    listed = own if isinstance(own, list) else [] if own is None else [own]
-    return sorted({*listed, tokenizer.eos_token_id})

@@ -12,6 +12,7 @@ import torch
 
 from tiny_math_solver.prompts import Prompt
 from tiny_math_solver.rollouts.decoder import Decoder
+from tiny_math_solver.rollouts.endings import Endings
 from tiny_math_solver.rollouts.rollout import Rollout
 from tiny_math_solver.rollouts.sampling import Sampling, uniforms
 
@@ -28,6 +29,8 @@ class Request:
     sample: int  # its number within the group
     index: int  # its place in the result
     rollout: Rollout | None = None
+    checked: int = 0  # tokens in which no stop string was found
+    stopped: bool = False  # at a stop string
 
 
 def requests_of(prompts: Sequence[Prompt], samples: int) -> list[Request]:
@@ -47,8 +50,8 @@ def requests_of(prompts: Sequence[Prompt], samples: int) -> list[Request]:
 class Scheduler:
     """Runs requests through a decoder until each has its rollout."""
 
-    def __init__(self, decoder: Decoder, requests: list[Request], eos_ids: list[int], sampling: Sampling):
-        self.decoder, self.eos, self.sampling = decoder, set(eos_ids), sampling
+    def __init__(self, decoder: Decoder, requests: list[Request], endings: Endings, sampling: Sampling):
+        self.decoder, self.endings, self.sampling = decoder, endings, sampling
         self.slots = min(decoder.slots, len(requests))
         self.waiting = requests[::-1]  # taken from the end
         self.running: list[Request] = []  # by slot
@@ -82,19 +85,34 @@ class Scheduler:
     def _retire(self) -> None:
         """Take the rollouts of finished requests and close the gaps they leave."""
         running, decoder = len(self.running), self.decoder
+        if self.endings.texts:
+            self._stop_at_texts()
         done = decoder.done[:running].nonzero()[:, 0].tolist()
         if not done or (len(done) < running and len(done) * COMPACT_SHARE < running):
             return
         lengths, tokens, logprobs = (x[done].tolist() for x in (decoder.generated, decoder.tokens, decoder.logprobs))
         for slot, length, ids, scores in zip(done, lengths, tokens, logprobs, strict=True):
             request = self.running[slot]
-            finished = ids[length - 1] in self.eos
+            finished = request.stopped or ids[length - 1] in self.endings.ids
             request.rollout = Rollout(request.prompt.ids, ids[:length], finished, scores[:length])
         left, moves = _close_gaps(running, done)
         for target, source in moves:
             self.running[target] = self.running[source]
             decoder.move(target, source)
         del self.running[left:]
+
+    def _stop_at_texts(self) -> None:
+        """End the running completions that hold a stop string at the token that completes it."""
+        running, decoder = len(self.running), self.decoder
+        lengths, tokens = decoder.generated[:running].tolist(), decoder.tokens[:running].tolist()
+        for slot, (request, length, ids) in enumerate(zip(self.running, lengths, tokens, strict=True)):
+            if request.stopped or request.checked == length:
+                continue
+            end = self.endings.at_text(ids[:length], request.checked)
+            request.checked = length
+            if end is not None:
+                request.stopped = True
+                decoder.generated[slot], decoder.done[slot] = end, True
 
 
 def _close_gaps(count: int, gone: list[int]) -> tuple[int, list[tuple[int, int]]]:

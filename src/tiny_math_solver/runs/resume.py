@@ -90,10 +90,25 @@ def starting_point(run: RunFolder, config: Config, problems: str, options: Resum
     return Start(checkpoint, batch=batch)
 
 
+def recorded_date(run: RunFolder, config: Config, options: ResumeOptions) -> str | None:
+    """The date in the prompts of the run that this start resumes; None where it does not, or where none was recorded.
+
+    A configuration that sets a date of its own keeps it.
+    """
+    if not run.holds_run or options.resume is False or (run.finished and not options.resume):
+        return None
+    old = read_config(run.path) or {}
+    date = (old.get("prompt") or {}).get("date")
+    new = yaml.safe_load(without_secrets(config.to_yaml()))
+    new["prompt"]["date"] = new["prompt"]["date"] or date
+    return date if options.resume or not dict(differences(old, new)) else None
+
+
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     """`(dotted key, "old → new")` for every difference between two configurations that affects what is learned."""
     for key in {**old, **new}:
-        before, after = old.get(key, ABSENT), new.get(key, ABSENT)
+        default = _default(prefix, key)
+        before, after = old.get(key, default), new.get(key, default)
         if isinstance(before, dict) and isinstance(after, dict) and not prefix:
             yield from differences(before, after, f"{key}.")
         elif before != after and f"{prefix}{key}" not in IGNORED:
@@ -121,6 +136,16 @@ def _batch(config: Config, checkpoint: Path, completions: int | None, *, is_by_h
             f"with {then} (torchrun --nproc_per_node {then})"
         )
     return batch
+
+
+def _default(prefix: str, key: str) -> Any:
+    """The value of a field that is not recorded: a run of an earlier version knows fewer of them."""
+    section = prefix.rstrip(".")
+    if not prefix:
+        return {}
+    if section in ("grpo", "lora") or section not in Config.model_fields or key not in known_fields(section):
+        return ABSENT
+    return known_fields(section)[key][1]
 
 
 def _check_names(allow: tuple[str, ...]) -> None:

@@ -1,15 +1,18 @@
 """A prepared configuration made into a trainer with everything that accompanies it."""
 
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from transformers import PrinterCallback, ProgressCallback, set_seed
 
+from tiny_math_solver.config.generation_kwargs import eos_token_ids, stop_strings
 from tiny_math_solver.config.schema import Config
+from tiny_math_solver.models.ends import end_at, end_with_turn
 from tiny_math_solver.models.load import load_base
 from tiny_math_solver.problems.problem import Problem
-from tiny_math_solver.prompts import Prompt
+from tiny_math_solver.prompts import Prompt, PromptFormat, template_call
 from tiny_math_solver.rollouts import EngineRollouts, make_rollouts
 from tiny_math_solver.rollouts.linear import UnsupportedModelError
 from tiny_math_solver.rollouts.policy_weights import PolicyWeights, refuse_unsupported
@@ -49,6 +52,7 @@ class Training:
     signals: StopOnSignal
     watchdog: Watchdog
     checkpointing: Checkpointing
+    added_end: str  # the token that also ends completions because the chat template closes a turn with it; or empty
 
 
 def build_training(prepared: Prepared, run: RunFolder, console: Console, events: EventLog) -> Training:
@@ -59,9 +63,11 @@ def build_training(prepared: Prepared, run: RunFolder, console: Console, events:
     model = processes.main_first(
         lambda: load_base(config.model.name, config.model.revision, config.model.dtype, args.device.type)
     )
+    added_end = end_with_turn(model, prepared.tokenizer)
+    end_at(model, eos_token_ids(config.grpo.get("generation_kwargs")))
     with run.left_as_found():  # the Trainer makes its folder at once
         trainer = make_trainer(config, model, prepared.tokenizer, splits.train, prepared.prompts, run, console, events)
-    dev = DevEvaluation(trainer, run, splits.dev, config.evaluation.every, config.prompt.system)
+    dev = DevEvaluation(trainer, run, splits.dev, config.evaluation.every, PromptFormat.of(config))
     metrics = MetricsLog(trainer, run, dev, console)
     signals, watchdog = StopOnSignal(), Watchdog(trainer, run, config, events)
     checkpointing = Checkpointing(trainer, run, dev, metrics, watchdog, prepared.plan)
@@ -69,7 +75,7 @@ def build_training(prepared: Prepared, run: RunFolder, console: Console, events:
     engine = EngineWatch(trainer, run, config, prepared.prompts, events)  # first: the others use the engine
     for callback in (engine, dev, metrics, SampleTables(trainer), signals, watchdog, checkpointing, Agreement()):
         trainer.add_callback(callback)
-    return Training(trainer, dev, metrics, signals, watchdog, checkpointing)
+    return Training(trainer, dev, metrics, signals, watchdog, checkpointing, added_end)
 
 
 def make_trainer(
@@ -96,12 +102,22 @@ def make_trainer(
         )
     except (ValueError, NotImplementedError) as error:  # target modules that are not there, options that clash
         raise UserError(" ".join(str(error).split())) from error
+    trainer.chat_template, trainer.chat_template_kwargs = template_call(tokenizer, PromptFormat.of(config))
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
     settings = config.rollouts
     generation.rollouts = rollouts = make_rollouts(
-        trainer.model, tokenizer, settings.batch_size, settings.engine, settings.native, generation.sampling, console
+        trainer.model,
+        tokenizer,
+        settings.batch_size,
+        settings.engine,
+        settings.native,
+        generation.sampling,
+        console,
+        stop_strings(config.grpo.get("generation_kwargs")),
     )
+    if generation.sampling.extra:
+        _try_sampling(generation, prompts[0])
     rollouts.batch_size.on_shrink = lambda rows: events.add(
         _step_under_way(trainer),
         "out of memory",
@@ -109,6 +125,15 @@ def make_trainer(
     )
     trainer.update = make_update(config, trainer, console, events)
     return trainer
+
+
+def _try_sampling(generation: Generation, prompt: Prompt) -> None:
+    """Draw one completion. Raises UserError where transformers refuses a setting, which it does no earlier."""
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of the short length
+            generation.rollouts.generate([prompt], 1, replace(generation.sampling, max_new_tokens=2))
+    except (ValueError, TypeError, IndexError, KeyError) as error:
+        raise UserError(f"grpo.generation_kwargs: {' '.join(str(error).split())}") from error
 
 
 def make_update(config: Config, trainer: MathGRPOTrainer, console: Console, events: EventLog) -> PolicyUpdate | None:

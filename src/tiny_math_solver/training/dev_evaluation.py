@@ -8,6 +8,7 @@ from transformers.trainer_utils import SaveStrategy
 from tiny_math_solver.evaluation.evaluate import evaluate
 from tiny_math_solver.models.adapter import save_adapter
 from tiny_math_solver.problems.problem import Problem
+from tiny_math_solver.prompts import PromptFormat
 from tiny_math_solver.runs.folder import RunFolder
 from tiny_math_solver.support import processes
 from tiny_math_solver.training.measures import require_scores
@@ -17,8 +18,8 @@ from tiny_math_solver.training.trainer import MathGRPOTrainer
 class DevEvaluation(TrainerCallback):
     """Evaluates every `every` steps and at the end; the best adapter so far is what the run folder holds."""
 
-    def __init__(self, trainer: MathGRPOTrainer, run: RunFolder, dev: list[Problem], every: int, system: str):
-        self.trainer, self.run, self.dev, self.every, self.system = trainer, run, dev, every, system
+    def __init__(self, trainer: MathGRPOTrainer, run: RunFolder, dev: list[Problem], every: int, prompt: PromptFormat):
+        self.trainer, self.run, self.dev, self.every, self.prompt = trainer, run, dev, every, prompt
         self.history: list[dict[str, float]] = []
         self.best_step, self.best = -1, (-1.0, -1.0)
 
@@ -60,7 +61,7 @@ class DevEvaluation(TrainerCallback):
         """Answer the dev problems and keep the records; returns their summary."""
         trainer = self.trainer
         limit = trainer.sampling.max_new_tokens
-        result = evaluate(trainer.rollouts, self.dev, system=self.system, max_new_tokens=limit)
+        result = evaluate(trainer.rollouts, self.dev, prompt=self.prompt, max_new_tokens=limit)
         self.run.write_jsonl(f"eval/dev-{step:06d}.jsonl", result.rows())
         block = result.summary()
         require_scores(block, "dev", step, trainer.recorder.events)

@@ -68,6 +68,8 @@ class EngineWatch(TrainerCallback):
 def fall_back_to_generate(trainer: MathGRPOTrainer) -> None:
     """Replace the engine by transformers' generate, and the scorer that shares its weights by torch."""
     rollouts = trainer.rollouts
-    trainer.generation.rollouts = ReferenceRollouts(rollouts.model, rollouts.tokenizer, rollouts.batch_size)
+    trainer.generation.rollouts = ReferenceRollouts(
+        rollouts.model, rollouts.tokenizer, rollouts.batch_size, rollouts.endings.texts
+    )
     if trainer.update is not None:
         trainer.update.scorer = trainer.update.torch_scorer

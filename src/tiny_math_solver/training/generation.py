@@ -12,6 +12,7 @@ from typing import Any
 
 from trl import GRPOConfig
 
+from tiny_math_solver.config.generation_kwargs import sampling_extras
 from tiny_math_solver.grading.grade import REWARDS, Graded, grade
 from tiny_math_solver.grading.rewards import as_text
 from tiny_math_solver.problems.problem import Problem
@@ -117,18 +118,21 @@ class Generation:
 
         return [function(name) for name in REWARDS]
 
-    def _grade(
-        self, prompts: list[Any], completions: list[Any], completion_ids: list[list[int]], **columns: Any
-    ) -> None:
+    def _grade(self, prompts: list[Any], completion_ids: list[list[int]], **columns: Any) -> None:
         with self.step_metrics.timed("reward"):
             self._completion_ids = completion_ids
+            endings = self.rollouts.endings
             self.graded = [
-                self.grade(as_text(prompt), as_text(completion), gold)
-                for prompt, completion, gold in zip(prompts, completions, columns["answer"], strict=True)
+                self.grade(as_text(prompt), endings.text(ids), gold)
+                for prompt, ids, gold in zip(prompts, completion_ids, columns["answer"], strict=True)
             ]
 
-    def records(self, step: int, advantages: list[float], end_ids: Sequence[int]) -> list[RolloutRow]:
-        """The batch as rows of rollouts.jsonl; a completion is finished if it ends in one of `end_ids`."""
+    def ended(self) -> list[tuple[int, bool]]:
+        """`(tokens, ended by itself)` of each completion of the batch."""
+        return [(len(ids), self.rollouts.endings.finished(ids)) for ids in self._completion_ids]
+
+    def records(self, step: int, advantages: list[float]) -> list[RolloutRow]:
+        """The batch as rows of rollouts.jsonl."""
         return [
             RolloutRow(
                 step=step,
@@ -141,7 +145,7 @@ class Generation:
                 rewards=graded.rewards,
                 advantage=advantage,
                 tokens=len(ids),
-                finished=ids[-1] in end_ids,
+                finished=self.rollouts.endings.finished(ids),
                 correct=graded.correct,
                 strict=graded.strict,
             )
@@ -153,7 +157,6 @@ class Generation:
 
 def sampling_of(args: GRPOConfig) -> Sampling:
     """The sampling settings of a GRPOConfig."""
-    extra: Any = args.generation_kwargs or {}
     return Sampling(
         max_new_tokens=int(args.max_completion_length or 0),  # the configuration refuses null
         temperature=args.temperature,
@@ -161,5 +164,5 @@ def sampling_of(args: GRPOConfig) -> Sampling:
         top_k=args.top_k,
         min_p=args.min_p,
         repetition_penalty=args.repetition_penalty,
-        extra=extra,
+        extra=sampling_extras(args.generation_kwargs),
     )

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -10,7 +11,15 @@ from typing import Any
 from tiny_math_solver.config.schema import Config
 from tiny_math_solver.models.load import load_tokenizer
 from tiny_math_solver.problems.splits import Splits, load_splits
-from tiny_math_solver.prompts import Prompt, train_prompts
+from tiny_math_solver.prompts import (
+    Prompt,
+    PromptFormat,
+    check_variables,
+    idle_settings,
+    puts_in_date,
+    today,
+    train_prompts,
+)
 from tiny_math_solver.support import processes
 from tiny_math_solver.support.errors import UserError
 
@@ -22,6 +31,7 @@ class Plan:
     config: Config
     splits: Splits
     dropped: int = 0
+    notes: Sequence[str] = ()  # on settings of the chat template
 
     @property
     def steps_per_epoch(self) -> int:
@@ -81,6 +91,7 @@ class Plan:
             f"{len(splits.test):,} test" + (f", {len(splits.unseen):,} of unseen kinds" if splits.unseen else ""),
             *splits.notes,
             *filter(None, [self.dropped_line]),
+            *self.notes,
             self.step_line,
             f"{self.steps:,} steps in all: {self.steps * config.completions_per_step:,} completions of at most "
             f"{config.max_completion_length} tokens, temperature {grpo.temperature:g}, learning rate "
@@ -107,17 +118,24 @@ class Prepared:
         return replace(self, config=config, plan=replace(self.plan, config=config))
 
 
-def prepare(config: Config) -> Prepared:
+def prepare(config: Config, date: str | None = None) -> Prepared:
     """Load problems and tokenizer, and encode the train prompts; writes nothing.
+
+    A chat template that puts in today's date gets `date`, by default today's, unless the configuration sets one.
 
     Raises UserError where too few problems are left for a step.
     """
     splits = load_splits(config.problems)
     tokenizer = load_tokenizer(config.model.name, config.model.revision)
-    train, prompts = train_prompts(tokenizer, splits.train, config.prompt.system, config.prompt.max_tokens)
+    if config.prompt.date is None and puts_in_date(tokenizer):
+        config = config.with_sections(prompt=config.prompt.model_copy(update={"date": date or today()}))
+    prompt = PromptFormat.of(config)
+    check_variables(tokenizer, prompt)
+    notes = idle_settings(tokenizer, prompt, splits.train[0].question)
+    train, prompts = train_prompts(tokenizer, splits.train, prompt, config.prompt.max_tokens)
     if not train:
         raise UserError(f"every prompt has over {config.prompt.max_tokens} tokens; raise prompt.max_tokens")
-    plan = Plan(config, replace(splits, train=train), dropped=len(splits.train) - len(train))
+    plan = Plan(config, replace(splits, train=train), dropped=len(splits.train) - len(train), notes=notes)
     if not plan.steps_per_epoch:
         raise UserError(
             f"{len(train)} train problems are fewer than a generation batch asks, "

@@ -21,13 +21,13 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer
 
+from tiny_math_solver.models.ends import causal_lm
 from tiny_math_solver.rollouts import Rollouts, Sampling
-from tiny_math_solver.rollouts.rollout import causal_lm
 from tiny_math_solver.support.out_of_memory import retry_on_oom
 from tiny_math_solver.training.generation import DatasetRow, Generation
 from tiny_math_solver.training.recorder import Recorder
 from tiny_math_solver.training.step_metrics import StepMetrics
-from tiny_math_solver.training.trl_state import GenerationBuffer, LoggedMetrics
+from tiny_math_solver.training.trl_state import GenerationBuffer, LoggedMetrics, Mark
 from tiny_math_solver.update.policy_update import PolicyUpdate
 
 COMPARE_EVERY = 5  # steps between comparisons of the update's scorer with the model itself
@@ -120,14 +120,17 @@ class MathGRPOTrainer(GRPOTrainer):
         # processes may share a group, so each needs draws of its own, and so does every batch
         batch = self.buffer.micro_step * self.accelerator.num_processes + self.accelerator.process_index
         self.generation.begin(inputs, seed=(self.args.seed << 32) + batch)
+        mark = self.logged.mark()
         output = super()._generate_and_score_completions(inputs)
+        if self.rollouts.endings.texts:
+            self._count_stopped(mark)
         output["group"] = torch.tensor([row["group"] for row in inputs], device=output["advantages"].device)
         if not bool(output["advantages"].isfinite().all()):
             self.generation.flaws.append("advantage is not finite")
         self.flaws += gather_object(self.generation.flaws)
         step = self.state.global_step + 1
         if not self.flaws:  # or the records would hold what is no number
-            self.recorder.record(step, self.generation.records(step, output["advantages"].tolist(), self.eos_token_ids))
+            self.recorder.record(step, self.generation.records(step, output["advantages"].tolist()))
         return output
 
     def compute_loss(
@@ -176,6 +179,19 @@ class MathGRPOTrainer(GRPOTrainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         assert self.saver
         self.saver.restore_policy()
+
+    def _count_stopped(self, mark: Mark) -> None:
+        """Log completions that end at a stop string as ended: TRL takes all without an end token for cut off."""
+        tokens, ended = torch.tensor(self.generation.ended(), device=self.accelerator.device).unbind(1)
+        tokens, whole = (self.accelerator.gather(part) for part in (tokens, ended.bool()))
+        lengths = tokens[whole].float() if whole.any() else torch.zeros(1)
+        for name, value in {
+            "clipped_ratio": 1 - whole.float().mean(),
+            "mean_terminated_length": lengths.mean(),
+            "min_terminated_length": lengths.min(),
+            "max_terminated_length": lengths.max(),
+        }.items():
+            self.logged.replace(mark, f"completions/{name}", value.item())
 
     # -- The gradient of a step -----------------------------------------------------------------------------------
 
