@@ -23,7 +23,7 @@ test-all: .venv/.installed-dev ## with real waits, killed runs, drawn inputs and
 	$(CHECKED) -m "$(EVERYDAY)"
 	$(PYTEST) -m "(slow or fuzz or browser) and not large"
 
-sanitize: .venv/.installed-dev ## the kernels' tests and a short training under the sanitizers of g++: ten minutes
+sanitize: .venv/.installed-dev ## the kernels' tests and a short training under the sanitizers of g++: half an hour
 	$(BIN)/python scripts/sanitize.py address
 	$(BIN)/python scripts/sanitize.py undefined
 

@@ -46,6 +46,7 @@ def sanitized(
         "LD_PRELOAD": library,
         "ASAN_OPTIONS": "detect_leaks=0",  # Python keeps what it has to the end
         "UBSAN_OPTIONS": "print_stacktrace=1",
+        "OMP_NUM_THREADS": "1",  # several wait for each other many times longer than they compute
         "PYTHONPATH": str(ROOT / "src"),
     }
     return subprocess.run(
