@@ -43,7 +43,9 @@ def load_model(
     if adapter is not None:
         model = load_adapter(model, Path(adapter))
         load_ends(model, Path(adapter))
-    return LoadedModel(name, model.eval(), tokenizer, end_with_turn(model, tokenizer))
+    with load_errors(f"model {name}"):  # end tokens and templates of damaged files may be anything
+        added_end = end_with_turn(model, tokenizer)
+    return LoadedModel(name, model.eval(), tokenizer, added_end)
 
 
 def locate(

@@ -10,6 +10,7 @@ from transformers import PrinterCallback, ProgressCallback, set_seed
 from tiny_math_solver.config.generation_kwargs import eos_token_ids, stop_strings
 from tiny_math_solver.config.schema import Config
 from tiny_math_solver.models.ends import end_at, end_with_turn
+from tiny_math_solver.models.folder import load_errors
 from tiny_math_solver.models.load import load_base
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.prompts import Prompt, PromptFormat, template_call
@@ -63,7 +64,8 @@ def build_training(prepared: Prepared, run: RunFolder, console: Console, events:
     model = processes.main_first(
         lambda: load_base(config.model.name, config.model.revision, config.model.dtype, args.device.type)
     )
-    added_end = end_with_turn(model, prepared.tokenizer)
+    with load_errors(f"model {config.model.name}"):
+        added_end = end_with_turn(model, prepared.tokenizer)
     end_at(model, eos_token_ids(config.grpo.get("generation_kwargs")))
     with run.left_as_found():  # the Trainer makes its folder at once
         trainer = make_trainer(config, model, prepared.tokenizer, splits.train, prepared.prompts, run, console, events)
