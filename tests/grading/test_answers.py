@@ -18,18 +18,20 @@ from tiny_math_solver.grading import (
     cues,
     extract_answer,
     is_correct,
+    judge,
     links,
     markers,
     parse_gold,
     parse_number,
     prose,
+    refusals,
     revision,
     units,
 )
 from tiny_math_solver.grading.cues import Cue
 from tiny_math_solver.grading.links import LINKS
 
-MODULES = (closing, cues, links, markers, prose, revision, units)
+MODULES = (closing, cues, judge, links, markers, prose, refusals, revision, units)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.why}: {case.text[:30]!a}")

@@ -1,17 +1,18 @@
 """The closing sentence: the result that a completion without a marker states at its end.
 
 Lines are read from the last one up, sentence by sentence. Pleasantries, remarks and up to four sentences without a
-number are passed over; the first sentence that remains decides. A question, a refusal, a plan, an option, a copy of
-the prompt or a message to the grader states no result.
+number are passed over; the first sentence that remains decides. A question, a refusal, a plan, an option, two cases or
+a copy of the prompt states no result.
 """
 
 import re
 
-from tiny_math_solver.grading.cues import HEADING, TO_GRADER, Cue, concludes, refuses
+from tiny_math_solver.grading.cues import HEADING, Cue, concludes
 from tiny_math_solver.grading.links import Reading, read_opening
 from tiny_math_solver.grading.markup import last_characters, plain, sentences
 from tiny_math_solver.grading.numerals import find_number_words, find_numerals, parse_number
 from tiny_math_solver.grading.prose import read_sentence
+from tiny_math_solver.grading.refusals import has_two_cases, refuses
 
 MAX_TAIL = 4000  # characters read at the end of the text
 MAX_LINE = 800  # characters read of one line
@@ -58,12 +59,12 @@ def read_closing(text: str, question: str | None) -> Reading:
 
 
 def _states_no_result(words: str, line_sentences: list[str], place: int) -> bool:
-    """True of an option, a supposition, a plan, and of a sentence that follows a refusal or speaks to the grader."""
+    """True of an option, a supposition, a plan, of two cases, and of a sentence that follows a refusal."""
     return bool(
         _NO_RESULT.search(words)
         or (_PLAN.match(words) and "=" not in words)
         or (place and refuses(line_sentences[place - 1]))
-        or TO_GRADER.search("".join(line_sentences[max(0, place - 1) : place + 1]))
+        or has_two_cases(words)
     )
 
 
@@ -114,6 +115,16 @@ def _cut_off(text: str) -> bool:
 
 
 _LABEL = re.compile(r"^\W*(?:(?:case|option|possibility|scenario) )?(?:[A-E]|\d{1,2})[.):]\s", re.IGNORECASE)
+# "- Tom: 18 marbles", "Ann has 20" are entries of a list; the total of one is its result
+_ENTRY = re.compile(
+    r"\W*(?:\d{1,2}[.)]\s+)?(?:(?P<name>[A-Za-z][\w' ]{0,20}?)\s*(?::|=|->|-)\s*)?(?P<number>\d[\d,.]*\d"
+    r"|\d)%?(?: [a-z]+){0,3}\W*"
+)
+_SUM = re.compile(
+    r"total|sum|answer|result|final|altogether|all|left|remain|together|combined|average|difference|overall|profit|cost"
+    r"|\b[xyznt]\b",
+    re.IGNORECASE,
+)
 
 
 def _read_bold(sentence: str) -> Reading | None:
@@ -126,8 +137,11 @@ def _read_bold(sentence: str) -> Reading | None:
 
 
 def _is_list(line: str, other: str) -> bool:
-    """True if two lines are different bare numbers, as in a list of guesses or options."""
+    """True if two lines are different bare numbers, as in a list of guesses, or each give a number to a name."""
     if len(other) > 40 or len(line) > 40:
         return False
+    one, two = _ENTRY.fullmatch(plain(line)), _ENTRY.fullmatch(plain(other))
+    if one and two and (one["name"] or two["name"]) and not _SUM.search(two["name"] or ""):
+        return parse_number(one["number"]) != parse_number(two["number"])  # - Tom: 18 marbles
     value = parse_number(_LABEL.sub("", line))
     return value is not None and parse_number(_LABEL.sub("", other)) not in (None, value)

@@ -86,6 +86,10 @@ _NO_NUMBER = re.compile(  # nothing but a bound or a date
 )
 
 
+_LISTED = re.compile(r"[\s%)]*[,;]\s*(?:and )?(?:\w+\s*[:=]\s*)?[(\s]*|\s+|\s*\(?[A-E][).:]\s*", re.IGNORECASE)
+_OPERATED = re.compile(
+    r"[\s%)]*(?:[a-z/]+\s+){0,2}(?:[-+*^/x]|times|plus|minus|divided by|multiplied by)[\s(]*", re.IGNORECASE
+)
 _PAIR = re.compile(r"\b(?:between|from|either|sum of|product of|difference of)\s*$", re.IGNORECASE)
 
 
@@ -109,10 +113,10 @@ def _relation(text: str, mentions: list[Mention], index: int) -> str | None:
         rival = True
     elif not final or _COMPARED.match(text, right.end):
         rival = False
-    elif LINKS["list"].fullmatch(gap):
+    elif _LISTED.fullmatch(gap):
         rival = not lead.endswith((" in ", " on ", " by ")) and not counts_things(text, gap, right)
     else:
-        rival = LINKS["operator"].fullmatch(gap) is not None
+        rival = _OPERATED.fullmatch(gap) is not None
     return "rival" if rival and not same_quantity(text, left, right) else None
 
 

@@ -1,0 +1,65 @@
+"""Refusals and conditions: an answer that is not given, or that holds in one case only."""
+
+import re
+
+from tiny_math_solver.grading.cues import Cue
+
+_INFORMATION = r"(?:information|info|data|details|context|facts)"
+_REFUSAL = Cue(
+    "not |n't|depends|dont|cant|couldnt|nable|mpossible|no |known|undetermined|insufficient|n/a|unclear|more |none|null"
+    "|refuse|missing|undefined|indetermin|ambiguous|unanswer|unsolv|guess|give up|unsure|uncertain|lack|hard to"
+    "|difficult|need|requir",
+    r"\b(?:do not|don'?t|cannot|can not|can'?t|could not|couldn'?t|unable to|impossible to|not possible to|no way"
+    r" (?:to|of)|hard to|difficult to) (?:be |really |actually |reliably )?(?:know|determin|answer|calculat|solve"
+    r"|find|tell"
+    rf"|comput|say|figure|establish|decide|conclud)|not (?:enough|sufficient) {_INFORMATION}|n'?t (?:enough|sufficient)"
+    rf" {_INFORMATION}|insufficient|it (?:all |really |just )?depends|\bdepends (?:on|upon)|more {_INFORMATION}"
+    rf"|missing {_INFORMATION}|unknown|undetermined|undefined|indetermina|ambiguous|\bn/a\b"
+    r"|\bno (?:unique |definite |single |clear |real |possible |final )*(?:answer|solution)\b|unclear"
+    r"|not (?:\w+ )?(?:sure|certain|confident)\b|(?:is|am|'m|are|remains?|^\W*) ?(?:\w+ )?(?:unsure|uncertain)\b"
+    r"|\b(?:a|my|just|only|wild|best|educated|rough) guess\b"
+    r"|\bguessing|refuse to|unanswerable|unsolvable|no idea|\bgive up|(?:lacks?|lacking) (?:the |some |enough )*"
+    rf"{_INFORMATION}|\b(?:need|requires?)\b.{{0,60}} to (?:answer|solve|determine|tell|say) |^\W*(?:none|null)\b",
+)
+# A refusal that takes back the answer before it
+GIVES_UP = re.compile(
+    r"\b(?:cannot|can'?t|can not|could not|couldn'?t) (?:really |actually )?be (?:determin|answer|solv|known"
+    r"|calculat|comput"
+    rf"|found|certain|sure)\w*|(?:not|n'?t) (?:enough|sufficient) {_INFORMATION}|insufficient {_INFORMATION}"
+    r"|\bi(?:'?m| am) (?:really |honestly |just |still )?(?:not (?:\w+ )?(?:sure|certain|confident)|unsure|uncertain"
+    r"|guessing)"
+    r"|\bi (?:don'?t|do not) (?:really |actually )?know\b(?! (?:why|if you))|\bi (?:cannot|can'?t|am unable to"
+    r"|could not)"
+    r" (?:\w+ )?(?:solve|answer|determine|be (?:sure|certain)|say)|\b(?:is|was|that's|it's) (?:just |only )?(?:a"
+    r"|my best)"
+    r" (?:\w+ )?guess\b|\b(?:it|this|answer|that) (?:all |really )?depends on|\bi have no idea\b|unsolvable"
+    r"|unanswerable"
+    r"|\bno (?:unique|definite|single) (?:answer|solution)",
+    re.IGNORECASE,
+)
+_CONDITION = re.compile(
+    r"\b(?:if|unless|provided|assuming|assumes|depending|depends|otherwise|as long as|in case|only when|supposing"
+    r"|on condition)\b|[,;(] ?(?:or )?else\b",
+    re.IGNORECASE,
+)
+_GIVEN = re.compile(
+    r"\W*(?:so |then |and |now )*(?:if|assuming)\b[^=]*,[^=]*=(?:(?!\b(?:if|unless|else|otherwise)\b).)*\Z",
+    re.IGNORECASE,
+)
+_OTHERWISE = Cue("otherwise|unless|depending|else", r"\b(?:otherwise|unless|depending on)\b|[,;] ?(?:or )?else\b")
+
+
+def refuses(text: str) -> bool:
+    """True if a sentence says that there is no answer."""
+    return _REFUSAL.search(text) is not None
+
+
+def is_conditional(text: str) -> bool:
+    """True if an answer line names a case in which its answer holds."""
+    match = _CONDITION.search(text)
+    return match is not None and not ("=" in text and _GIVEN.match(text) is not None)
+
+
+def has_two_cases(text: str) -> bool:
+    """True if a sentence gives one number for one case and leaves another for the rest."""
+    return _OTHERWISE.search(text) is not None

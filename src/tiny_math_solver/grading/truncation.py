@@ -1,0 +1,47 @@
+"""Truncation: a number at the very end of a text of which the length limit has cut off the last digits."""
+
+import re
+from fractions import Fraction
+
+from tiny_math_solver.grading.markup import plain
+
+_RESULT = re.compile(r"[\s$*<>(\\]*(\d[\d,]*)")
+_EQUATION = re.compile(
+    r"(?:\A|[^-+*/x^().,%\d\s] ?)(?<![\d.,])(\d[\d,]*(?:\.\d+)?) ?([-+*/x]) ?(\d[\d,]*(?:\.\d+)?) ?= ?(\d[\d,]*)\Z"
+)
+
+_TALK = re.compile(r"\d|(?:\w+\W+){8}")  # more than a unit and a marker between a result and the number
+
+
+def is_cut(text: str) -> bool:
+    """True if the text ends in the first digits of the number that it has just calculated.
+
+    That number is the last result before, as in `9 * 200 = 1800` and then `#### 18`, or what the last equation comes
+    to, as in `9 * 200 = 18`.
+    """
+    if not text[-1:].isdigit():
+        return False
+    start = len(text) - len(text[-24:]) + len(text[-24:].rstrip("0123456789,"))
+    number, line_start = text[start:].replace(",", ""), text.rfind("\n", 0, start) + 1
+    at = text.rfind("=", 0, start)
+    if at >= line_start and (equation := _EQUATION.search(plain(text[line_start:][-80:]))):
+        return _begins(number, _value(*equation.groups()[:3]))
+    if at < 0 or not text[at + 1 : at + 24].lstrip(" $*<").replace(",", "").startswith(number):
+        return False
+    result = _RESULT.match(text, at + 1)
+    if result is None or not _begins(number, result[1].replace(",", "")):
+        return False
+    return _TALK.search(text[result.end() : start]) is None
+
+
+def _begins(number: str, whole: str) -> bool:
+    return len(number) < len(whole) and whole.startswith(number)
+
+
+def _value(left: str, operator: str, right: str) -> str:
+    """The result of one operation, as digits if it is a whole number."""
+    one, other = (Fraction(side.replace(",", "")) for side in (left, right))
+    if operator == "/" and not other:
+        return ""
+    value = {"+": one + other, "-": one - other, "/": one / (other or 1)}.get(operator, one * other)
+    return str(value) if value.denominator == 1 else ""

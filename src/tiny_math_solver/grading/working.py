@@ -1,0 +1,43 @@
+"""Working under or on an answer line: lists and equations in which no single line is the answer."""
+
+import re
+
+MAX_LOOK = 400  # characters read below a line
+
+_ITEM = re.compile(r"[ \t]*(?:[-*+\u2022]|\(?\d{1,2}[.):]|\(?[a-h][.)]|step \d+[.:)]?)[ \t]+(?=\S)", re.IGNORECASE)
+_EQUATION = re.compile(r"\d[^=\n]{0,60}?[-+*/x\u00d7\u00f7][^=\n]{0,60}?\d[^=\n]{0,30}=")
+_CHECK = re.compile(
+    r"\W*(?:note|check|verif|proof|because|since|alternativ|this|that|explanation|where|here|to see|to check|double)"
+    r"|match|correct|as given|as expected|confirm|check|\u2713|\u2705",
+    re.IGNORECASE,
+)
+_NUMBERED = re.compile(r"\W{0,4}1[.):]\s+\S.*?[\s;,.]\(?2[.):]\s+\S")
+
+_NAME = r"(?:[A-Z][a-z]+ ){1,2}\W?\d[\d.,]*(?: [a-z]+)?"
+_NAMED = re.compile(rf"\W*{_NAME}(?:\s*(?:[,;]|and)\s*(?:and )?{_NAME})+\W*")
+
+
+def is_numbered(line: str) -> bool:
+    """True if a line holds a numbered list: `1) 16 - 7 = 9 2) 9 * 2 = 18`."""
+    return _NUMBERED.match(line) is not None
+
+
+def names_each(line: str) -> bool:
+    """True if a line gives a number to each of several names: `Monday 5, Tuesday 7`."""
+    return _NAMED.fullmatch(line) is not None
+
+
+def is_list(line: str, text: str, end: int) -> bool:
+    """True if a line that ends at `end` of the text is the first item of a list."""
+    return _ITEM.match(line) is not None and _ITEM.match(_next_line(text, end)) is not None
+
+
+def works_on(text: str, end: int) -> bool:
+    """True if the line after `end` is an equation that goes on with the working, and no check of it."""
+    line = _next_line(text, end)
+    return _EQUATION.search(line) is not None and _CHECK.search(line) is None
+
+
+def _next_line(text: str, end: int) -> str:
+    below = text[end : end + MAX_LOOK]
+    return "" if "\n" not in below else below.partition("\n")[2].lstrip("\n\r \t").partition("\n")[0]
