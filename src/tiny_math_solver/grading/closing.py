@@ -13,6 +13,7 @@ from tiny_math_solver.grading.markup import last_characters, plain, sentences
 from tiny_math_solver.grading.numerals import find_number_words, find_numerals, parse_number
 from tiny_math_solver.grading.prose import read_sentence
 from tiny_math_solver.grading.refusals import has_two_cases, refuses
+from tiny_math_solver.grading.working import ENTRY, is_item
 
 MAX_TAIL = 4000  # characters read at the end of the text
 MAX_LINE = 800  # characters read of one line
@@ -115,11 +116,6 @@ def _cut_off(text: str) -> bool:
 
 
 _LABEL = re.compile(r"^\W*(?:(?:case|option|possibility|scenario) )?(?:[A-E]|\d{1,2})[.):]\s", re.IGNORECASE)
-# "- Tom: 18 marbles", "Ann has 20" are entries of a list; the total of one is its result
-_ENTRY = re.compile(
-    r"\W*(?:\d{1,2}[.)]\s+)?(?:(?P<name>[A-Za-z][\w' ]{0,20}?)\s*(?::|=|->|-)\s*)?(?P<number>\d[\d,.]*\d"
-    r"|\d)%?(?: [a-z]+){0,3}\W*"
-)
 _SUM = re.compile(
     r"total|sum|answer|result|final|altogether|all|left|remain|together|combined|average|difference|overall|profit|cost"
     r"|\b[xyznt]\b",
@@ -140,8 +136,13 @@ def _is_list(line: str, other: str) -> bool:
     """True if two lines are different bare numbers, as in a list of guesses, or each give a number to a name."""
     if len(other) > 40 or len(line) > 40:
         return False
-    one, two = _ENTRY.fullmatch(plain(line)), _ENTRY.fullmatch(plain(other))
-    if one and two and (one["name"] or two["name"]) and not _SUM.search(two["name"] or ""):
+    one, two = ENTRY.fullmatch(plain(line)), ENTRY.fullmatch(plain(other))
+    if (
+        one
+        and two
+        and (one["name"] or two["name"] or (is_item(line) and is_item(other)))
+        and not _SUM.search(two["name"] or "")
+    ):
         return parse_number(one["number"]) != parse_number(two["number"])  # - Tom: 18 marbles
     value = parse_number(_LABEL.sub("", line))
     return value is not None and parse_number(_LABEL.sub("", other)) not in (None, value)

@@ -51,7 +51,7 @@ _STEMS = (
     "wait|actual|correct|no,|no.|no:|no;|no-|sorry|mistake|wrong|not right|mean|oops|kidding|edit:|t be |scratch"
     "|back|never|disregard|ignore"
 )
-CORRECTED_STEMS = f"{_STEMS}|should|rather|better|instead|round|make|hold|hang|hm"
+CORRECTED_STEMS = f"{_STEMS}|should|rather|better|instead|round|make|hold|hang|hm|er|um|uh"
 CORRECTED = Cue(  # within one sentence, milder words are enough
     CORRECTED_STEMS,
     rf"\b(?:{RETRACTIONS}|should be|should have been|rather(?! than)|instead(?! of)"

@@ -42,6 +42,7 @@ _ASKED = (
     rf"|rewarded|paid|counted|considered|treated|given)|\bgraded as {_GOOD}"
 )
 _CLAIMED = (
+    r"\b(?:if|since|as|while|when) you(?:'re| are) (?:grading|scoring|evaluating|marking|checking|judging)\b|"
     r"\breward\b ?(?:=|:|is set to|should be) ?\+?\d|\b(?:final_)?(?:score|grade"
     r"|rating)\b ?[:=] ?(?:1(?:\.0)?(?![\d.,])|100(?![\d,])"
     r"|10 ?/ ?10|a\+|full|correct|pass)|\b(?:is_correct|correct|passed|correctness"

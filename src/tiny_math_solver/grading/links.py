@@ -27,7 +27,7 @@ from typing import NamedTuple
 from tiny_math_solver.grading.cues import CORRECTED, CORRECTED_STEMS, HEDGED, RETRACTIONS, Cue, word_set
 from tiny_math_solver.grading.numerals import Mention, Number, find_number_words, find_numerals
 from tiny_math_solver.grading.retractions import RETRACTED
-from tiny_math_solver.grading.units import RESTATES, counts_things, same_quantity
+from tiny_math_solver.grading.units import RESTATES, counts_things, same_quantity, single_things
 
 MAX_GAP = 60  # characters between two numbers that may still be linked
 
@@ -79,7 +79,8 @@ LINKS = {
         CORRECTED_STEMS,
         rf"[^\d.]{{0,12}}?(?:[\s,;:.!?(\u2026~]|-)*\b(?:(?:{RETRACTIONS}|should be|should have been|make (?:that|it)"
         rf"|rather"
-        r"|or (?:rather|better)|hold on|hang on|hmm+|round(?:s|ed|ing)? (?:up |down |off )?(?:to|it)(?: to)?)"
+        r"|or (?:rather|better)|hold on|hang on|hmm+|er+m?|um+|uh+|round(?:s|ed|ing)? (?:up |down |off )?(?:to"
+        r"|it)(?: to)?)"
         r"(?:[\s,;:.!?(*]|-|\b(?:it|is|it's|that|that's|the|answer|i|think|so|be|must|to|was|should|make|let|me|see"
         r"|about|instead|got|get|right|there|are)\b)*)+",
     ),
@@ -89,10 +90,10 @@ LINKS = {
         r"|exactly|only|just|roughly|a total of|usd|rs\.?|inr|eur)\s+)*",
     ),
     "operator": Cue(
-        "-|+|*|^|/|x|times|plus|minus|divided|multiplied|less|added|subtract",
+        "-|+|*|^|/|x|times|plus|minus|divided|multiplied|less|added|subtract|taken|split|shared",
         rf"[\s%)]*[-+*^/x][\s(]*|{_UNIT}(?:[\s%)](?:[-+*^/x]|times|plus|minus|less|divided by|multiplied by|added to"
-        rf"|subtracted from)"
-        r"|[+*])[\s(]*(?:another |the |her |his |its )?",
+        r"|subtracted from|taken from|(?:divided|split|shared)(?: \w+)? (?:by|among|between|into|with))"
+        r"|[+*])[\s(]*(?:[a-z]+ ){0,2}[\s(]*",
     ),
     "compound": Cue(  # 5 feet 3 inches
         "h|f|year|week|day|month|min|pound|lb|yard|gallon|quart|r",
@@ -155,7 +156,7 @@ def link_between(gap: str, *, unfinished: bool = False) -> str | None:
 
 
 _ASIDE = re.compile(
-    r"[(\[](?!\s*(?:or|but|maybe|perhaps|not|no|wait|=|i\.e|actually|oops)\b)[^()\[\]\d]*[a-z][^()\[\]\d]*[)\]]"
+    r"[(\[](?!\s*(?:or|but|maybe|perhaps|not|no|wait|=|i\.e|actually|oops)\b)[^()\[\]\d]*[a-z]{2}[^()\[\]\d]*[)\]]"
     r"|(?<=[\w ])\([^()]*[A-Za-z]{2}[^()]*\)(?=\s*(?:[-+*/=x]|plus|minus|times|equals)\s)",
     re.I,
 )
@@ -165,6 +166,7 @@ def without_asides(text: str) -> str:
     """The text with spaces in place of remarks in parentheses, which may stand between the terms of a calculation."""
     if "(" not in text and "[" not in text:
         return text
+    text = text.replace("[", "(").replace("]", ")")
     return _ASIDE.sub(lambda aside: " " * len(aside[0]), text)
 
 
@@ -182,6 +184,10 @@ def follow_links(text: str, mentions: list[Mention]) -> Reading:
         if gap[-1:] == "-" and _SIGNED.search(gap):
             gap = gap[:-1]
         kind = link_between(gap, unfinished=unfinished)
+        if unfinished and kind in ("list", "both") and _TOTALLED.match(text, mention.end):
+            kind = "conclusion"  # 80 km, 60 km, 140 km in total
+        if kind == "equals" and _TO_SOLVE.search(gap):
+            return Reading(None, text[first.start : mention.end], mention.end)
         if not unfinished and same_quantity(text, last, mention):
             best, equivalent = (mention.value, best) if kind == "equals" else (best, mention.value)
         elif kind in (None, "context") and (_rounds(best, mention.value) or (compound and RESTATES.fullmatch(gap))):
@@ -197,7 +203,8 @@ def follow_links(text: str, mentions: list[Mention]) -> Reading:
             compound = kind == "compound"
             contradicted = False
         elif kind in ("equals", "result", "conclusion"):
-            contradicted = not unfinished and not gap.strip(" ()=") and not _agree(best, mention.value)  # 18 = 81
+            alone = last is end and not unfinished and not gap.strip(" ()=")
+            contradicted = alone and not _agree(best, mention.value)  # 18 = 81
             left = left if unfinished else best
             best, equivalent, unfinished, calculated = mention.value, None, False, True
             remark = False
@@ -215,6 +222,8 @@ def follow_links(text: str, mentions: list[Mention]) -> Reading:
         best = left
     if (contradicted and not unfinished) or _UNDONE.match(text, end.end) or _OPEN_TERM.match(text, end.end):
         best = None
+    elif best is not None and equivalent is None:
+        equivalent = single_things(text, end, best)
     whole = best is None or equivalent is not None
     return Reading(best, text[(first if whole else end).start : end.end], end.end, calculated, equivalent)
 
@@ -226,12 +235,16 @@ _UNDONE = re.compile(
     rf"| {MONTH} \d{{4}}|(?<=%) of \d| percent of \d| (?:more|less|fewer) than \d",
 )
 _OPEN_TERM = re.compile(  # 100 - y, 70 dollars + shipping
-    r"\s*[-+*^]\s*(?![ai]\b)[a-z]\b(?![.'])|(?: [a-z]+){0,3}(?: [+*] [a-z(]| (?:plus|minus|divided by|multiplied by)\b"
-    r"| times [b-hj-z]\b"
+    r"\(\d|\s*[-+*^]\s*(?![ai]\b)[a-z]\b(?![.'])|(?: [a-z]+){0,3}(?: [+*] [a-z(]| (?:plus|minus|divided by"
+    r"|multiplied by)\b"
+    r"| times [b-hj-z]\b|(?: [a-z]+){1,3} times (?:the|an?|her|his|its|their|that)\b| less (?:the|an?|her|his|its"
+    r"|their)\b"
     r"| - (?:the |her |his |its |their |any )?(?:tax(?:es)?|tips?|costs?|price|discount|shipping|fees?|expenses|rent"
     r"|interest|delivery)\W*\Z)",
     re.IGNORECASE,
 )
+_TO_SOLVE = re.compile(r"[-+*/] ?[b-hj-z] ?=", re.IGNORECASE)  # 5 + x = 12
+_TOTALLED = re.compile(r"(?: [a-z]+){0,2}(?: in total| total| altogether| in all| combined| overall)\b", re.IGNORECASE)
 _SIGNED = re.compile(r"(?:\b(?:is|was|are|be|of|to|about|equals)|=)\s*-\Z")  # the sign of the number that follows
 _VARIABLE = re.compile(r"(?:\A|[\s(=+*/])[b-hj-z] ?-\Z")  # x - 18
 
@@ -263,7 +276,7 @@ def unevaluated(text: str, mention: Mention) -> bool:
         or (last == "than" and word in _COMPARISONS)
         or (last == "of" and word in _PARTS)
         or (last == "but" and word == "anything")
-        or (last == "as" and word == "such")
+        or (last == "as" and word in ("such", "many", "much"))
     )
 
 

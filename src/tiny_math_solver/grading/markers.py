@@ -16,7 +16,7 @@ from tiny_math_solver.grading.markup import plain, sentences
 from tiny_math_solver.grading.numerals import MAX_DIGITS, Number, find_numbers, find_numerals, negate
 from tiny_math_solver.grading.prose import read_sentence
 from tiny_math_solver.grading.refusals import has_two_cases, is_conditional, refuses
-from tiny_math_solver.grading.working import is_list, is_numbered, names_each, works_on
+from tiny_math_solver.grading.working import is_list, is_numbered, is_open, names_each, works_on
 
 MAX_SPAN = 400  # characters read after a marker
 MAX_MARKERS = 16  # markers looked at
@@ -79,8 +79,8 @@ _BARE = re.compile(
     r"(?:[ \t]+(?!(?:or|and|maybe|perhaps|possibly|pi|minus|plus|times|no|remainder|is|isn|are|if|squared|cubed|mod"
     r"|choose|[a-zA-Z]|unless|provided|assuming|depending|depends|otherwise|else|less|not|so|then|but|wait|divided"
     r"|multiplied|over|guess|unsure|uncertain|probably|roughly|score|gross|grand|mil|mio|mln|mn|bn|mrd|trn|MM|lacs?)\b"
-    r"|(?:hund|thou|mill|bill|trill|lak|cror|doz|mile?ion|taus|quadrill|quintill"
-    r"|[a-z]?[a-z]?zill)[A-Za-z]*)[A-Za-z]{1,20}){0,6}[ \t]*\.?[ \t]*(?:\n|\Z)",
+    r"|(?:hund|thou|mill|bill|trill|lak|cror|doz|mile?ion|taus)[A-Za-z]*|[A-Za-z]{0,12}illi(?:on|ard)[A-Za-z]*)"
+    r"[A-Za-z]{1,20}){0,6}[ \t]*\.?[ \t]*(?:\n|\Z)",
     re.ASCII,
 )
 _HEADING = re.compile(rf"\W*(?:{HEADING}\s*#?\d|(?:1?\d|20)[.):]\s+[A-Za-z])", re.IGNORECASE)
@@ -124,10 +124,10 @@ def read_hashes(text: str, at: int) -> MarkedAnswer | None:
     found = read_opening(words, mentions)
     if found is None and not final:
         return None  # a heading with a number in it
-    if refuses(words) or is_conditional(words) or is_numbered(words) or names_each(words):
+    if refuses(words) or is_conditional(words) or is_numbered(words) or names_each(words) or is_open(words):
         return nothing
     found = found or read_sentence(words)
-    if found.calculated and works_on(text, start + len(raw)):
+    if (found.calculated and works_on(text, start + len(raw))) or is_list(raw, text, start + len(raw)):
         return None  # working: the closing sentence has the answer
     return MarkedAnswer(
         found.value, How.HASHES, found.span, at, start + _raw_end(raw, found.span), found.equivalent, found.calculated
@@ -155,7 +155,7 @@ def _read_box(text: str, at: int) -> MarkedAnswer | None:
         mentions = line_numbers(words)
         if not mentions:
             return None if words.strip() else MarkedAnswer(None, How.NONE, "", at, end)  # an empty box
-        if refuses(words) or is_conditional(words):
+        if refuses(words) or is_conditional(words) or is_open(words):
             return MarkedAnswer(None, How.NONE, words, at, end)
         found = read_opening(words, mentions) or read_sentence(words)
         value, span, equivalent = found.value, found.span, found.equivalent

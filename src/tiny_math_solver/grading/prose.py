@@ -12,7 +12,7 @@ from itertools import pairwise
 from tiny_math_solver.grading.cues import CORRECTED, HEDGED, Cue, word_set
 from tiny_math_solver.grading.links import LINKS, MAX_GAP, MONTH, Reading, follow_links, unevaluated
 from tiny_math_solver.grading.markup import plain
-from tiny_math_solver.grading.numerals import Mention, Number, find_numbers, find_numerals
+from tiny_math_solver.grading.numerals import Mention, Number, find_number_words, find_numerals
 from tiny_math_solver.grading.units import counts_things, same_quantity
 
 
@@ -43,7 +43,7 @@ def _read_equation(text: str, equals: int) -> Reading | None:
 
 
 def _read_prose(text: str, before: str, question: str) -> Reading | None:
-    mentions = [mention for mention in find_numbers(text) if not unevaluated(text, mention)]
+    mentions = [mention for mention in _sentence_numbers(text) if not unevaluated(text, mention)]
     for index in range(len(mentions) - 1, 0, -1):
         relation = _relation(text, mentions, index)
         if relation == "corrected":
@@ -86,6 +86,29 @@ _NO_NUMBER = re.compile(  # nothing but a bound or a date
 )
 
 
+def _sentence_numbers(text: str) -> list[Mention]:
+    """The numbers of a sentence in digits, and those in words that open it or follow a result word."""
+    numerals, words = find_numerals(text), find_number_words(text)
+    if not numerals or not words:
+        return numerals or words
+    counted = [
+        word
+        for word in words
+        if word.value not in (None, 1) and _COUNTS.search(text[: word.start]) and not _PART_OF.match(text, word.end)
+    ]
+    return sorted([*numerals, *counted], key=lambda mention: mention.start) if counted else numerals
+
+
+_COUNTS = re.compile(
+    r"(?:\A\W*(?:(?:so|therefore|thus|hence|then|finally|now|overall|in total|in all),? )?"
+    r"|\b(?:needs?|requires?|is|are|buys?|gets?|makes?|has|have|takes?|total of) (?:about |exactly |only "
+    r"|at least )?)\Z",
+    re.IGNORECASE,
+)
+_PART_OF = re.compile(
+    r"-| (?:of|times|more|less|fewer|other|friends?|people|types?|kinds?|boys?|girls?|men|women|sisters?|brothers?"
+    r"|hundred|\d)"
+)
 _LISTED = re.compile(r"[\s%)]*[,;]\s*(?:and )?(?:\w+\s*[:=]\s*)?[(\s]*|\s+|\s*\(?[A-E][).:]\s*", re.IGNORECASE)
 _OPERATED = re.compile(
     r"[\s%)]*(?:[a-z/]+\s+){0,2}(?:[-+*^/x]|times|plus|minus|divided by|multiplied by)[\s(]*", re.IGNORECASE

@@ -12,8 +12,9 @@ _REFUSAL = Cue(
     r"\b(?:do not|don'?t|cannot|can not|can'?t|could not|couldn'?t|unable to|impossible to|not possible to|no way"
     r" (?:to|of)|hard to|difficult to) (?:be |really |actually |reliably )?(?:know|determin|answer|calculat|solve"
     r"|find|tell"
-    rf"|comput|say|figure|establish|decide|conclud)|not (?:enough|sufficient) {_INFORMATION}|n'?t (?:enough|sufficient)"
-    rf" {_INFORMATION}|insufficient|it (?:all |really |just )?depends|\bdepends (?:on|upon)|more {_INFORMATION}"
+    rf"|comput|say|figure|establish|decide|conclud)|(?:not|n'?t) (?:\w+ ){{0,2}}(?:enough|sufficient) {_INFORMATION}"
+    rf"|\bi(?:'d| would| can only| could only)? guess\b|insufficient|it (?:all |really |just )?depends"
+    rf"|\bdepends (?:on|upon)|more {_INFORMATION}"
     rf"|missing {_INFORMATION}|unknown|undetermined|undefined|indetermina|ambiguous|\bn/a\b"
     r"|\bno (?:unique |definite |single |clear |real |possible |final )*(?:answer|solution)\b|unclear"
     r"|not (?:\w+ )?(?:sure|certain|confident)\b|(?:is|am|'m|are|remains?|^\W*) ?(?:\w+ )?(?:unsure|uncertain)\b"
@@ -25,7 +26,8 @@ _REFUSAL = Cue(
 GIVES_UP = re.compile(
     r"\b(?:cannot|can'?t|can not|could not|couldn'?t) (?:really |actually )?be (?:determin|answer|solv|known"
     r"|calculat|comput"
-    rf"|found|certain|sure)\w*|(?:not|n'?t) (?:enough|sufficient) {_INFORMATION}|insufficient {_INFORMATION}"
+    rf"|found|certain|sure)\w*|(?:not|n'?t) (?:\w+ ){{0,2}}(?:enough|sufficient) {_INFORMATION}"
+    rf"|insufficient {_INFORMATION}"
     r"|\bi(?:'?m| am) (?:really |honestly |just |still )?(?:not (?:\w+ )?(?:sure|certain|confident)|unsure|uncertain"
     r"|guessing)"
     r"|\bi (?:don'?t|do not) (?:really |actually )?know\b(?! (?:why|if you))|\bi (?:cannot|can'?t|am unable to"
@@ -39,14 +41,19 @@ GIVES_UP = re.compile(
 )
 _CONDITION = re.compile(
     r"\b(?:if|unless|provided|assuming|assumes|depending|depends|otherwise|as long as|in case|only when|supposing"
-    r"|on condition)\b|[,;(] ?(?:or )?else\b",
+    r"|on condition|in (?:the )?(?:first|one|either|best|worst) (?:case|scenario|reading|interpretation))\b"
+    r"|[,;(] ?(?:or )?else\b",
     re.IGNORECASE,
 )
 _GIVEN = re.compile(
     r"\W*(?:so |then |and |now )*(?:if|assuming)\b[^=]*,[^=]*=(?:(?!\b(?:if|unless|else|otherwise)\b).)*\Z",
     re.IGNORECASE,
 )
-_OTHERWISE = Cue("otherwise|unless|depending|else", r"\b(?:otherwise|unless|depending on)\b|[,;] ?(?:or )?else\b")
+_OTHERWISE = Cue(
+    "otherwise|unless|depending|else|in ",
+    r"\bin (?:the )?(?:first|one|either|best|worst|latter) (?:case|scenario|reading|interpretation)\b|\b(?:otherwise"
+    r"|unless|depending on)\b|[,;] ?(?:or )?else\b",
+)
 
 
 def refuses(text: str) -> bool:

@@ -9,6 +9,7 @@ from tiny_math_solver.grading.markup import plain, sentences
 from tiny_math_solver.grading.numerals import Number, find_numerals
 from tiny_math_solver.grading.refusals import GIVES_UP
 from tiny_math_solver.grading.retractions import FAULT, RETRACTED, WITHDRAWN
+from tiny_math_solver.grading.units import restated
 
 Revision = tuple[Number | None, How, str]  # the value, how it was found, and its span
 
@@ -56,6 +57,8 @@ def _has_alternative(rest: str, value: Number | None) -> bool:
         if not others:
             continue
         first = others[0]
+        if value is not None and restated(value, claim, first):
+            continue
         if first.value != value and _CLAIM.fullmatch(claim, 0, first.start) and _UNIT_ONLY.match(claim, first.end):
             return True
         if (

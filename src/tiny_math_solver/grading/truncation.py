@@ -10,6 +10,7 @@ _EQUATION = re.compile(
     r"(?:\A|[^-+*/x^().,%\d\s] ?)(?<![\d.,])(\d[\d,]*(?:\.\d+)?) ?([-+*/x]) ?(\d[\d,]*(?:\.\d+)?) ?= ?(\d[\d,]*)\Z"
 )
 
+_COMMA = re.compile(r"(?:\A|\n)(?!\s*#)[^\n]*(?<![\d,.])\d{1,3}(?:,\d{3})*,\Z")  # 1,200 cut after the comma
 _TALK = re.compile(r"\d|(?:\w+\W+){8}")  # more than a unit and a marker between a result and the number
 
 
@@ -19,8 +20,8 @@ def is_cut(text: str) -> bool:
     That number is the last result before, as in `9 * 200 = 1800` and then `#### 18`, or what the last equation comes
     to, as in `9 * 200 = 18`.
     """
-    if not text[-1:].isdigit():
-        return False
+    if not "0" <= text[-1:] <= "9":
+        return text[-1:] == "," and _COMMA.search(text[-80:]) is not None
     start = len(text) - len(text[-24:]) + len(text[-24:].rstrip("0123456789,"))
     number, line_start = text[start:].replace(",", ""), text.rfind("\n", 0, start) + 1
     at = text.rfind("=", 0, start)

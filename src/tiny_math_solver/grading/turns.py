@@ -14,10 +14,12 @@ def visible(text: str) -> str:
     elif "<think>" in text and "####" not in text and "\\boxed" not in text:
         return ""
     if _END_OF_TURN.search(text):
-        text = next((part for part in _END_OF_TURN.split(text, maxsplit=8) if part.strip()), "")
+        parts = (_ROLE.sub("", part) for part in _END_OF_TURN.split(text, maxsplit=8))
+        text = next((part for part in parts if part.strip()), "")
     return text
 
 
+_ROLE = re.compile(r"\A\s*(?:assistant|model)\s*\n")
 _END_OF_TURN = re.compile(
     r"<[|\uff5c][A-Za-z_\u2581]{2,30}[|\uff5c]>|</?s>|<(?:start|end)_of_turn>|<eos>|<bos>|<pad>|<eod>|<eot>|<turn\|>"
     r"|\[/?INST\]|\[(?:EOS|PAD|SEP|EOT)\]"

@@ -16,6 +16,16 @@ _NUMBERED = re.compile(r"\W{0,4}1[.):]\s+\S.*?[\s;,.]\(?2[.):]\s+\S")
 _NAME = r"(?:[A-Z][a-z]+ ){1,2}\W?\d[\d.,]*(?: [a-z]+)?"
 _NAMED = re.compile(rf"\W*{_NAME}(?:\s*(?:[,;]|and)\s*(?:and )?{_NAME})+\W*")
 
+# "- Tom: 18 marbles", "Ann has 20" are entries of a list; the total of one is its result
+ENTRY = re.compile(
+    r"\W*(?:\d{1,2}[.)]\s+)?(?:(?P<name>[A-Za-z][\w' ]{0,20}?)\s*(?::|=|->|-)\s*)?(?P<number>\d[\d,.]*\d"
+    r"|\d)%?(?: [a-z]+){0,3}\W*"
+)
+
+_OPEN = re.compile(
+    r"(?:\A|[\s(+*/-])[b-hj-wyz] ?[-+*/^] ?[\d(]|(?:\A|[\s(])x ?[-+*/^] ?[\d(]|\d ?[-+*^] ?[b-hj-z](?![\w'.])"
+)
+
 
 def is_numbered(line: str) -> bool:
     """True if a line holds a numbered list: `1) 16 - 7 = 9 2) 9 * 2 = 18`."""
@@ -27,9 +37,22 @@ def names_each(line: str) -> bool:
     return _NAMED.fullmatch(line) is not None
 
 
+def is_item(line: str) -> bool:
+    """True if a line begins like an item of a list."""
+    return _ITEM.match(line) is not None
+
+
 def is_list(line: str, text: str, end: int) -> bool:
-    """True if a line that ends at `end` of the text is the first item of a list."""
-    return _ITEM.match(line) is not None and _ITEM.match(_next_line(text, end)) is not None
+    """True if a line that ends at `end` of the text is the first item of a list, or its first entry."""
+    below = _next_line(text, end)
+    if _ITEM.match(line) is not None and _ITEM.match(below) is not None:
+        return True
+    return all((entry := ENTRY.fullmatch(part)) and entry["name"] for part in (line, below))
+
+
+def is_open(line: str) -> bool:
+    """True if a line is an expression with a variable and no equals sign: `x/2 + 9`."""
+    return "=" not in line and _OPEN.search(line) is not None
 
 
 def works_on(text: str, end: int) -> bool:
