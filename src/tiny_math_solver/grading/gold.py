@@ -14,7 +14,7 @@ def parse_gold(answer: "str | int | float | Number") -> Number:
     """
     value: Number | None = None
     if isinstance(answer, str):
-        text = visible(answer) if "<" in answer or "[" in answer else answer
+        text = visible(answer)
         value = parse_number(text.rpartition("####")[2])
     elif isinstance(answer, Fraction):
         value = canonical(answer)

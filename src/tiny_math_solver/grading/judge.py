@@ -61,9 +61,9 @@ _INJECTED = (
     r"|\bnew instructions? ?:"
 )
 TO_JUDGE = Cue(
-    "grade|grading|judg|reward|correct|instruct|evaluat|credit|score|marks|accept|verifier|ignore|disregard|whoever"
-    "|system"
-    "|examiner|assess|reviewer|checker|verdict|gold |reference|ground truth",
+    "grad|judg|reward|correct|instruct|evaluat|credit|score|marks|accept|ignore|disregard|whoever|system |system:"
+    "|verdict"
+    "|reference answer|gold |ground truth|reviewer|verifier",
     "|".join((_ADDRESSED, _ASKED, _CLAIMED, _INJECTED)),
 )
 

@@ -139,7 +139,9 @@ def link_between(gap: str, *, unfinished: bool = False) -> str | None:
     """The kind of link between two numbers with the text `gap` between them; None if they are not linked."""
     if len(gap) > 2 * MAX_GAP:
         return None
-    lower = " ".join(gap.lower().split()) if "  " in gap else gap.lower()
+    lower = gap.lower()
+    if "  " in lower:
+        lower = _SPACES.sub(" ", lower)
     corrected = CORRECTED.occurs(lower)
     if corrected and LINKS["corrected"].fullmatch(lower):
         return "corrected"
@@ -155,6 +157,7 @@ def link_between(gap: str, *, unfinished: bool = False) -> str | None:
     return "context"
 
 
+_SPACES = re.compile(r" {2,}")
 _ASIDE = re.compile(
     r"[(\[](?!\s*(?:or|but|maybe|perhaps|not|no|wait|=|i\.e|actually|oops)\b)[^()\[\]\d]*[a-z]{2}[^()\[\]\d]*[)\]]"
     r"|(?<=[\w ])\([^()]*[A-Za-z]{2}[^()]*\)(?=\s*(?:[-+*/=x]|plus|minus|times|equals)\s)",
@@ -184,6 +187,8 @@ def follow_links(text: str, mentions: list[Mention]) -> Reading:
         if gap[-1:] == "-" and _SIGNED.search(gap):
             gap = gap[:-1]
         kind = link_between(gap, unfinished=unfinished)
+        if kind == "context" and _SHARE.match(text, last.end - 1):
+            kind = "operator"
         if unfinished and kind in ("list", "both") and _TOTALLED.match(text, mention.end):
             kind = "conclusion"  # 80 km, 60 km, 140 km in total
         if kind == "equals" and _TO_SOLVE.search(gap):
@@ -231,7 +236,8 @@ def follow_links(text: str, mentions: list[Mention]) -> Reading:
 MONTH = r"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]{0,6}\.?"
 # Text after a number that makes it something else: `18 squared`, `18 < x`, `18 is not the answer`, `18 eggs?`
 _UNDONE = re.compile(
-    r"\s*(?:[<>]|(?:squared|cubed|factorial|mod|choose|is not|isn't)\b)|[^.!?\n]{0,30}\?| over [\d.,]+\W*\Z"
+    r"!\s*[-+*/=]|\s*(?:[<>\u2717\u2718\u274c]|(?:squared|cubed|factorial|mod|choose|is not|isn't)\b)|[^.!?\n]{0,30}\?"
+    r"| over [\d.,]+\W*\Z"
     rf"| {MONTH} \d{{4}}|(?<=%) of \d| percent of \d| (?:more|less|fewer) than \d",
 )
 _OPEN_TERM = re.compile(  # 100 - y, 70 dollars + shipping
@@ -244,6 +250,7 @@ _OPEN_TERM = re.compile(  # 100 - y, 70 dollars + shipping
     re.IGNORECASE,
 )
 _TO_SOLVE = re.compile(r"[-+*/] ?[b-hj-z] ?=", re.IGNORECASE)  # 5 + x = 12
+_SHARE = re.compile(r"(?:%|.? ?percent) of ")  # 20% of 90
 _TOTALLED = re.compile(r"(?: [a-z]+){0,2}(?: in total| total| altogether| in all| combined| overall)\b", re.IGNORECASE)
 _SIGNED = re.compile(r"(?:\b(?:is|was|are|be|of|to|about|equals)|=)\s*-\Z")  # the sign of the number that follows
 _VARIABLE = re.compile(r"(?:\A|[\s(=+*/])[b-hj-z] ?-\Z")  # x - 18

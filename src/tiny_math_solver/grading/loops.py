@@ -1,6 +1,6 @@
 """Loops: a text that ends in the same words over and over, as a model that cannot stop writes it."""
 
-PROBE = 48  # characters at the end of the text that have to occur once more before it
+PROBE = 32  # characters at the end of the text that have to occur once more before it
 LONGEST = 4096  # characters of a repeated part
 REPEATS = 4  # times a part has to occur to be a loop
 

@@ -10,13 +10,13 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import NamedTuple
 
-from tiny_math_solver.grading.cues import HEADING, Cue
+from tiny_math_solver.grading.cues import Cue
 from tiny_math_solver.grading.links import line_numbers, link_between, read_opening
 from tiny_math_solver.grading.markup import plain, sentences
 from tiny_math_solver.grading.numerals import MAX_DIGITS, Number, find_numbers, find_numerals, negate
 from tiny_math_solver.grading.prose import read_sentence
 from tiny_math_solver.grading.refusals import has_two_cases, is_conditional, refuses
-from tiny_math_solver.grading.working import is_list, is_numbered, is_open, names_each, works_on
+from tiny_math_solver.grading.working import is_heading, is_list, is_numbered, is_open, names_each, works_on
 
 MAX_SPAN = 400  # characters read after a marker
 MAX_MARKERS = 16  # markers looked at
@@ -76,14 +76,14 @@ def read_last_marker(text: str, question: str | None = None) -> MarkedAnswer | N
 # A number and up to six words of unit to the end of the line, as most answers are: they are read without any table.
 _BARE = re.compile(
     r"[ \t]*\$?(\d{1,15}|[1-9]\d{0,2}(?:,\d{3}){1,4})"
-    r"(?:[ \t]+(?!(?:or|and|maybe|perhaps|possibly|pi|minus|plus|times|no|remainder|is|isn|are|if|squared|cubed|mod"
+    r"(?:[ \t]+(?!(?i:(?:or|and|maybe|perhaps|possibly|pi|minus|plus|times|no|remainder|is|isn|are|if|squared|cubed|mod"
     r"|choose|[a-zA-Z]|unless|provided|assuming|depending|depends|otherwise|else|less|not|so|then|but|wait|divided"
-    r"|multiplied|over|guess|unsure|uncertain|probably|roughly|score|gross|grand|mil|mio|mln|mn|bn|mrd|trn|MM|lacs?)\b"
-    r"|(?:hund|thou|mill|bill|trill|lak|cror|doz|mile?ion|taus)[A-Za-z]*|[A-Za-z]{0,12}illi(?:on|ard)[A-Za-z]*)"
+    r"|multiplied|over|guess|unsure|uncertain|probably|roughly|score|gross|grand|mil|mio|mln|mn|bn|mrd|trn|MM|lacs?"
+    r"|cr)\b"
+    r"|(?:hund|thou|mill|bill|trill|lak|cror|doz|mile?ion|taus)[A-Za-z]*|[A-Za-z]{0,12}illi(?:on|ard)[A-Za-z]*))"
     r"[A-Za-z]{1,20}){0,6}[ \t]*\.?[ \t]*(?:\n|\Z)",
     re.ASCII,
 )
-_HEADING = re.compile(rf"\W*(?:{HEADING}\s*#?\d|(?:1?\d|20)[.):]\s+[A-Za-z])", re.IGNORECASE)
 _ANSWER_HEADING = re.compile(r"\W*(?:the )?(?:final )?answer\W*", re.IGNORECASE)
 _INSTRUCTION = Cue(
     "your|you should|put |write |give |e.g|example|format|such as|end|finish",
@@ -112,7 +112,7 @@ def read_hashes(text: str, at: int) -> MarkedAnswer | None:
         if bare := _bare(text, at, start, How.HASHES):
             return bare
         words = plain(raw)
-    if not words or _HEADING.match(words):
+    if not words or is_heading(words):
         return None
     final = not text[start + len(raw) : start + len(raw) + MAX_SPAN].strip(" \n\r\t#*`$")
     nothing = MarkedAnswer(None, How.NONE, words, at, start)

@@ -17,7 +17,7 @@ def own_text(text: str, question: str | None) -> str:
 
     Text after a next problem is dropped only if an answer stands before it.
     """
-    if "<" in text or "[" in text:
+    if "<" in text or "INST]" in text:
         text = visible(text)
     if turn := _NEXT_TURN.search(text, 0, MAX_SEARCHED):
         head = _without_copied_lines(text[: turn.start()], question)

@@ -13,7 +13,7 @@ from tiny_math_solver.grading.cues import CORRECTED, HEDGED, Cue, word_set
 from tiny_math_solver.grading.links import LINKS, MAX_GAP, MONTH, Reading, follow_links, unevaluated
 from tiny_math_solver.grading.markup import plain
 from tiny_math_solver.grading.numerals import Mention, Number, find_number_words, find_numerals
-from tiny_math_solver.grading.units import counts_things, same_quantity
+from tiny_math_solver.grading.units import counts_things, same_quantity, single_things
 
 
 def read_sentence(text: str, before: str = "", question: str | None = None) -> Reading:
@@ -58,7 +58,8 @@ def _read_prose(text: str, before: str, question: str) -> Reading | None:
         return None
     if len({mention.value for mention in mentions}) == 1:
         chosen = mentions[-1]
-        return Reading(chosen.value, text[chosen.start : chosen.end], len(text))
+        batch = None if chosen.value is None else single_things(text, chosen, chosen.value)
+        return Reading(chosen.value, text[chosen.start : chosen.end], len(text), equivalent=batch)
     if not _WORDED.search(text):
         return None
     if owners := _owners(text, mentions):

@@ -20,7 +20,8 @@ _REFUSAL = Cue(
     r"|not (?:\w+ )?(?:sure|certain|confident)\b|(?:is|am|'m|are|remains?|^\W*) ?(?:\w+ )?(?:unsure|uncertain)\b"
     r"|\b(?:a|my|just|only|wild|best|educated|rough) guess\b"
     r"|\bguessing|refuse to|unanswerable|unsolvable|no idea|\bgive up|(?:lacks?|lacking) (?:the |some |enough )*"
-    rf"{_INFORMATION}|\b(?:need|requires?)\b.{{0,60}} to (?:answer|solve|determine|tell|say) |^\W*(?:none|null)\b",
+    rf"{_INFORMATION}|\bneeds? to know\b|\b(?:need|requires?)\b.{{0,60}} to (?:answer|solve|determine|tell|say) "
+    rf"|^\W*(?:none|null)\b",
 )
 # A refusal that takes back the answer before it
 GIVES_UP = re.compile(

@@ -12,7 +12,9 @@ _FAULTS = (
     r"|count|add|consider|multipl|divid|read|notic|tak|deduct|factor|convert|remember)\w*"
     r"|(?:made|see|found|spotted|notice[d]?|caught) an? (?:\w+ )?(?:mistake|error|slip|typo)|was wrong|got (?:that"
     r"|it|this) wrong"
-    r"|take (?:that|it|this) back|changed? my (?:mind|answer)|stand corrected|used the wrong"
+    r"|(?:add|subtract|multipli|divid|count|calculat|round|read|us)ed (?:it |that |this |them )?(?:wrong|incorrectly"
+    r"|twice"
+    r"|instead|the wrong)|take (?:that|it|this) back|changed? my (?:mind|answer)|stand corrected|used the wrong"
 )
 # What is wrong with the number: "that can't be right"
 _FLAWED = (
@@ -20,10 +22,16 @@ _FLAWED = (
     r"| seems)(?: (?!not)\w+ly)?"
     r" (?:wrong|incorrect|off\b|mistaken|not (?:quite )?(?:right|correct)|too (?:high|low|large|small|many|much|few)|a"
     r" mistake|an error)|(?: isn'?t| wasn'?t| can'?t be| cannot be| can not be| couldn'?t be| doesn'?t (?:look|seem))"
-    r" (?:quite )?(?:right|correct|the)\b)|\b(?:doesn'?t|does not) (?:add up|make sense|match up)"
+    r" (?:quite )?(?:right|correct|the)\b)|\b(?:that|this|it)(?:'s| is| was) (?:not|without) (?:count|includ"
+    r"|consider)ing|\b(?:this|that|it|which|the above)"
+    r" (?:\w+ )?(?:overlooks?|ignores?|forgets?"
+    r"|misses|omits?|leaves out|double.?counts?|overcounts?|does(?:n'?t| not) (?:include|count|subtract|consider"
+    r"|account"
+    r"|take)|fails? to|counts? [\w ]{1,20} twice)\b|\b(?:doesn'?t|does not) (?:add up|make sense|match up)"
 )
 FAULT = re.compile(
-    r"(?<!if )(?<!did )(?<!that )(?<!hope )\b(?:i|we|i've|we've|i have|we have)(?: (?:just|also|still|think i"
+    r"(?<!if )(?<!did )(?<!that )(?<!hope )\b(?:i|we|i've|we've|i have|we have)(?: (?:just|also|still"
+    r"|noticed (?:that )?i|think i"
     r"|reali[sz]ed? (?:that )?i"
     rf"|see i|actually))* (?:{_FAULTS})\b|(?:\A|[.!?;:,(\n-]) ?(?:oops |and |but )?(?:forgot|forgetting|miscounted"
     rf"|misread"

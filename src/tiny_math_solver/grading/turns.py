@@ -22,5 +22,5 @@ def visible(text: str) -> str:
 _ROLE = re.compile(r"\A\s*(?:assistant|model)\s*\n")
 _END_OF_TURN = re.compile(
     r"<[|\uff5c][A-Za-z_\u2581]{2,30}[|\uff5c]>|</?s>|<(?:start|end)_of_turn>|<eos>|<bos>|<pad>|<eod>|<eot>|<turn\|>"
-    r"|\[/?INST\]|\[(?:EOS|PAD|SEP|EOT)\]"
+    r"|\[/?INST\]"
 )

@@ -1,6 +1,8 @@
-"""Working under or on an answer line: lists and equations in which no single line is the answer."""
+"""Working under or on an answer line: headings, lists and equations in which no single line is the answer."""
 
 import re
+
+from tiny_math_solver.grading.cues import HEADING
 
 MAX_LOOK = 400  # characters read below a line
 
@@ -25,6 +27,20 @@ ENTRY = re.compile(
 _OPEN = re.compile(
     r"(?:\A|[\s(+*/-])[b-hj-wyz] ?[-+*/^] ?[\d(]|(?:\A|[\s(])x ?[-+*/^] ?[\d(]|\d ?[-+*^] ?[b-hj-z](?![\w'.])"
 )
+
+_GOES_ON = (  # "18. But I forgot ..." is an answer and a remark, "2. Selling the eggs" a heading
+    r"(?:wait|actually|but|so|note|thanks?|however|no|oops|sorry|hmm+|i|i'm|it|it's|this|that|that's|correct"
+    r"|correction|hold"
+    r"|scratch|on|let me|my|because|since|done|good|hope|or|not|maybe|perhaps|possibly|if|unless|oh|ah|er|please"
+    r"|redo\w*"
+    r"|recalculat\w*|alternatively|otherwise|depending|though|although|unfortunately|honestly|just|never|whoops)"
+)
+_HEADING = re.compile(rf"\W*(?:{HEADING}\s*#?\d|(?:1?\d|20)[.):]\s+(?!{_GOES_ON}\b)[A-Za-z])", re.IGNORECASE)
+
+
+def is_heading(line: str) -> bool:
+    """True of a heading such as `Step 1` or `2. Selling the eggs`."""
+    return _HEADING.match(line) is not None
 
 
 def is_numbered(line: str) -> bool:
