@@ -25,6 +25,7 @@ _ADDRESSED = (
     r"|is)\b"
 )
 _ASKED = (
+    r"\bi deserve\b|\b(?:deserves?|merits?) (?:the |a |full |my |maximum )*(?:reward|credit|marks|points|score|pass)\b|"
     rf"\b(?:mark|grade|score|count|accept|treat|rate|label|judge|consider|flag|record|evaluate|classify"
     rf"|regard) {_ANSWER}"
     rf"(?: \w+){{0,2}}? (?:as )?(?:being )?{_GOOD}"
@@ -61,9 +62,7 @@ _INJECTED = (
     r"|\bnew instructions? ?:"
 )
 TO_JUDGE = Cue(
-    "grad|judg|reward|correct|instruct|evaluat|credit|score|marks|accept|ignore|disregard|whoever|system |system:"
-    "|verdict"
-    "|reference answer|gold |ground truth|reviewer|verifier",
+    "grad|judg|reward|correct|instruct|evaluat|credit|score|marks|accept|ignore|disregard|verdict|reference|system",
     "|".join((_ADDRESSED, _ASKED, _CLAIMED, _INJECTED)),
 )
 

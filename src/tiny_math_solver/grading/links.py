@@ -93,7 +93,7 @@ LINKS = {
         "-|+|*|^|/|x|times|plus|minus|divided|multiplied|less|added|subtract|taken|split|shared",
         rf"[\s%)]*[-+*^/x][\s(]*|{_UNIT}(?:[\s%)](?:[-+*^/x]|times|plus|minus|less|divided by|multiplied by|added to"
         r"|subtracted from|taken from|(?:divided|split|shared)(?: \w+)? (?:by|among|between|into|with))"
-        r"|[+*])[\s(]*(?:[a-z]+ ){0,2}[\s(]*",
+        r"|[+*])[\s(]*(?:[a-z']+ ){0,2}[\s(]*",
     ),
     "compound": Cue(  # 5 feet 3 inches
         "h|f|year|week|day|month|min|pound|lb|yard|gallon|quart|r",
@@ -238,7 +238,8 @@ MONTH = r"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]{0,6}\.?"
 _UNDONE = re.compile(
     r"!\s*[-+*/=]|\s*(?:[<>\u2717\u2718\u274c]|(?:squared|cubed|factorial|mod|choose|is not|isn't)\b)|[^.!?\n]{0,30}\?"
     r"| over [\d.,]+\W*\Z"
-    rf"| {MONTH} \d{{4}}|(?<=%) of \d| percent of \d| (?:more|less|fewer) than \d",
+    rf"| {MONTH} \d{{4}}|(?<=%) of \d| percent of \d| (?:more|less|fewer) than \d| or (?:more|less|fewer|higher"
+    rf"|lower|greater|above|below)\b",
 )
 _OPEN_TERM = re.compile(  # 100 - y, 70 dollars + shipping
     r"\(\d|\s*[-+*^]\s*(?![ai]\b)[a-z]\b(?![.'])|(?: [a-z]+){0,3}(?: [+*] [a-z(]| (?:plus|minus|divided by"

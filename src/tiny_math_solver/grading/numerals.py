@@ -170,6 +170,8 @@ def _scaled(value: Number, match: "re.Match[str]") -> Number | None:
     if part or cents:
         value = canonical(Fraction(value) + (_PARTS[part] if part else Fraction(int(cents), 100)))
     if scale:
+        if _SPELLED.match(match.string, match.end() + 1) or _SPELLED.match(match.string, match.end() + 5):
+            return None  # 3 thousand five hundred
         power = power_of(scale)
         return None if power is None or not isinstance(value, Decimal) else _shifted(value, power)
     return value

@@ -69,7 +69,11 @@ def _read_prose(text: str, before: str, question: str) -> Reading | None:
         chosen = asked[0]
     else:
         points = result_points(text, mentions, before, question)
-        chosen = mentions[max(range(len(mentions)), key=lambda index: (points[index], index))]  # of equals, the last
+        best = max(points)
+        equal = [mention for mention, mine in zip(mentions, points, strict=True) if mine == best]
+        if len({text[mention.start].isalpha() for mention in equal}) > 1:
+            return None  # Six bags hold 54 oranges
+        chosen = equal[-1]
     equivalents = (
         pair[pair[0] is chosen].value for pair in pairwise(mentions) if chosen in pair and same_quantity(text, *pair)
     )

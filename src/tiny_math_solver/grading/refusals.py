@@ -6,7 +6,8 @@ from tiny_math_solver.grading.cues import Cue
 
 _INFORMATION = r"(?:information|info|data|details|context|facts)"
 _REFUSAL = Cue(
-    "not |n't|depends|dont|cant|couldnt|nable|mpossible|no |known|undetermined|insufficient|n/a|unclear|more |none|null"
+    "not |n't|never|depends|dont|cant|couldnt|nable|mpossible|no |known|undetermined|insufficient|n/a|unclear|more "
+    "|none|null"
     "|refuse|missing|undefined|indetermin|ambiguous|unanswer|unsolv|guess|give up|unsure|uncertain|lack|hard to"
     "|difficult|need|requir",
     r"\b(?:do not|don'?t|cannot|can not|can'?t|could not|couldn'?t|unable to|impossible to|not possible to|no way"
@@ -20,7 +21,10 @@ _REFUSAL = Cue(
     r"|not (?:\w+ )?(?:sure|certain|confident)\b|(?:is|am|'m|are|remains?|^\W*) ?(?:\w+ )?(?:unsure|uncertain)\b"
     r"|\b(?:a|my|just|only|wild|best|educated|rough) guess\b"
     r"|\bguessing|refuse to|unanswerable|unsolvable|no idea|\bgive up|(?:lacks?|lacking) (?:the |some |enough )*"
-    rf"{_INFORMATION}|\bneeds? to know\b|\b(?:need|requires?)\b.{{0,60}} to (?:answer|solve|determine|tell|say) "
+    rf"{_INFORMATION}|\b(?:problem|question|text|statement|we|it|they) (?:does not|doesn'?t|did not|didn'?t|never"
+    rf"|isn'?t|is not|are not"
+    rf"|aren'?t) (?:\w+ )?(?:say|state|tell|told|specif|give|given|mention|provid)|\bneeds? to know\b|\b(?:need"
+    rf"|requires?)\b.{{0,60}} to (?:answer|solve|determine|tell|say) "
     rf"|^\W*(?:none|null)\b",
 )
 # A refusal that takes back the answer before it

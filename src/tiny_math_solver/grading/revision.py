@@ -45,7 +45,14 @@ def _corrected(correction: str, marked: MarkedAnswer, question: str | None) -> t
     own = sentences(correction.partition("\n")[0])[0]  # "I forgot the 4 muffins" gives no answer yet
     if FAULT.search(own) and later.span in own and not _GIVES_RESULT.search(own):
         return None, ""
+    if not WITHDRAWN.search(correction[:200]) and not _claims(plain(correction), later.span):
+        return None, ""  # "Actually, this is a problem from 2021"
     return later.value, later.span
+
+
+def _claims(text: str, number: str) -> bool:
+    """True if the last occurrence of a number in a plain text is what something is said to be or to come to."""
+    return _CLAIM_LEAD.search(text[: text.rfind(number)]) is not None
 
 
 def _has_alternative(rest: str, value: Number | None) -> bool:
@@ -94,16 +101,24 @@ def _next_step(rest: str, marked: MarkedAnswer, question: str | None) -> Revisio
     if marked.how is How.PHRASE and concludes(parts[-1]):  # Answer: 5 a day. So a week takes 35.
         later = read_closing(line, question)
         return (later.value, How.CLOSING, later.span) if later.value not in (None, marked.value) else None
-    steps = [part for part in parts[1:] if _STEP.match(part) and not _CONFIRMED.search(part)]
+    if marked.how is not How.HASHES and not marked.calculated:
+        return None
+    steps = [part for part in parts[1:] if _goes_on(part, marked.value)]
     if not steps:
         return None
     later = read_closing(line, question)
-    if later.value == marked.value:
-        return None
-    if marked.calculated:
-        return later.value, marked.how if later.value is not None else How.NONE, later.span
-    uses = any(find_numerals(plain(step), most=1)[0].value == marked.value for step in steps)
-    return (None, How.NONE, marked.span) if uses else None
+    if not marked.calculated or later.value is None:
+        return None, How.NONE, marked.span
+    return (later.value, marked.how, later.span) if later.value != marked.value else None
+
+
+def _goes_on(part: str, value: Number | None) -> bool:
+    """True if a sentence after the number comes to another one, and neither checks nor explains it."""
+    words = plain(part)
+    numbers = find_numerals(words)
+    if not numbers or numbers[-1].value == value or _REMARK.match(words) or _CONFIRMED.search(words):
+        return False
+    return "=" in words or _claims(words, words[numbers[-1].start : numbers[-1].end])
 
 
 def has_rival(text: str, value: Number, start: int) -> bool:
@@ -160,7 +175,7 @@ _CLAIMED = re.compile(  # "The correct total is 20", "It should be 20"
     r"|your) )?"
     r"(?:(?:(?:correct|real|actual|true|right|final|proper)(?: final)? (?:answer|total|result|value|amount|number"
     r"|solution)"
-    r"(?: \w+){0,3}?|answer|result) (?:is|should be|must be|would be|=|:|becomes)|it (?:should|must|has to"
+    r"(?: \w+){0,3}?|answer|result) (?:is|should be|must be|would be|=|:|becomes)|(?:it )?(?:should|must|has to"
     r"|ought to) be)"
     r"(?: (?:about|around|exactly|actually|only|really|instead))*:?\s*[*$(]*\d(?![\d.,]*[^\S\n]*[-+*/x\u00d7\u00f7])",
     re.IGNORECASE,
@@ -168,8 +183,18 @@ _CLAIMED = re.compile(  # "The correct total is 20", "It should be 20"
 _BARE_LINE = re.compile(
     r"[^\n]{0,40}\n\s*(?:[-*]\s+|or )?([*$]*\d[\d.,]*%?[*$]*(?: [a-z]+){0,2})[. ]*(?:\n|\Z)", re.IGNORECASE
 )
-_STEP = re.compile(
-    r"\W*(?:(?:then|next|now|and|so|finally|after that)[\s,]+)*\$?\d[^=]*[-+*/x\u00d7\u00f7][^=]*=", re.IGNORECASE
+_REMARK = re.compile(
+    r"\W*(?:note|check|verif|because|since|this|that(?:'s| is)|here|as\b|i\.e|thank|hope|good luck|explanation|proof"
+    r"|rounded"
+    r"|alternativ|if\b|for\b|where|to (?:see|check|verify)|let me (?:check|verify)|remember|confidence|time|\()",
+    re.IGNORECASE,
+)
+_CLAIM_LEAD = re.compile(
+    r"(?:\A|[,.:;!?(=>-]|'s|\b(?:is|are|was|be|been|equals?|makes?|making|gives?|giving|leaves?|leaving|costs?|totals?"
+    r"|total of|comes? to|so|thus|therefore|hence|gets?|becomes?|needs?|has|have|had|means?|meant|answer|only|exactly"
+    r"|about|actually|rather|say|think|earns?|pays?|receives?|spends?|takes?|left with|to|just|her|him|them|it|wait|no"
+    r"|kidding|oops|sorry|correction))[\s*$(=:]*\Z",
+    re.IGNORECASE,
 )
 _CONNECTOR = re.compile(
     rf"(?:\W|\b(?:{HEDGE}|and|also|so|therefore|the|my|final|is|it|answer|boxed|could|might|be|either|a|should"
