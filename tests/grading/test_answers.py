@@ -18,6 +18,7 @@ from tiny_math_solver.grading import (
     closing,
     cues,
     extract_answer,
+    gaps,
     is_correct,
     judge,
     links,
@@ -30,9 +31,9 @@ from tiny_math_solver.grading import (
     units,
 )
 from tiny_math_solver.grading.cues import Cue
-from tiny_math_solver.grading.links import LINKS
+from tiny_math_solver.grading.gaps import LINKS
 
-MODULES = (closing, cues, judge, links, markers, prose, refusals, revision, units)
+MODULES = (closing, cues, gaps, judge, links, markers, prose, refusals, revision, units)
 
 
 @pytest.mark.parametrize("case", [*CASES, *HARD_CASES], ids=lambda case: f"{case.why}: {case.text[:30]!a}")

@@ -9,6 +9,7 @@ reader.py    completion → Answer, with the files below, in the order in which 
     working.py    lists and equations at a marker         revision.py   what the text around a marker changes
     closing.py    the closing sentence, if no marker decides
     prose.py      the number that a sentence states       links.py      numbers that belong together
+    gaps.py       what links two numbers
     refusals.py   no answer, or in one case only          retractions.py  words that take a number back
     units.py      one quantity in two units               cues.py       words that change what a number means
     numerals.py   text → numbers                          scales.py     lakh, million, dozen

@@ -29,7 +29,7 @@ def read_closing(text: str, question: str | None) -> Reading:
         body = body[: foot.start()]
     if body.endswith(("}", "}\n```")) and (keys := list(_KEY.finditer(body))):
         value = plain(body[keys[-1].end() : keys[-1].end() + MAX_LINE])
-        return read_opening(value, find_numerals(value)) or Reading(None, value, 0)
+        return read_opening(value, find_numerals(value), is_answer_line=False) or Reading(None, value, 0)
     lines = [line for line in body.rsplit("\n", MAX_LINES)[-MAX_LINES:] if line.strip(" \r\t$`-#*[]\\|")]
     without_number = 0
     for index in range(len(lines) - 1, -1, -1):
@@ -129,7 +129,7 @@ def _read_bold(sentence: str) -> Reading | None:
     if not bold or len(bold[-1]) >= len(sentence) - 6 or (len(bold) > 1 and "=" not in sentence):
         return None
     inner = plain(bold[-1])
-    return read_opening(inner, find_numerals(inner))
+    return read_opening(inner, find_numerals(inner), is_answer_line=False)
 
 
 def _is_list(line: str, other: str) -> bool:

@@ -53,6 +53,8 @@ _CLAIMED = (
     r"|<(?:grade|reward|score|verdict)>"
 )
 _INJECTED = (
+    rf"\byou are (?:a|an|the|my|our) (?:\w+ )*{_ROLE}\b|\boutput\W*(?:correct|pass|true|1)\b|\b(?:award|assign"
+    rf"|grant) {_FULL}|"
     r"\b(?:ignore|disregard|forget|override|bypass|skip) (?:all |any |the |your |my |of |these |those "
     r"|every )*(?:(?:previous"
     r"|prior|earlier|above|preceding|grading|scoring|system) (?:\w+ )?(?:instruct|rule|prompt|text|message|direction"
@@ -62,7 +64,8 @@ _INJECTED = (
     r"|\bnew instructions? ?:"
 )
 TO_JUDGE = Cue(
-    "grad|judg|reward|correct|instruct|evaluat|credit|score|marks|accept|ignore|disregard|verdict|reference|system",
+    "grad|judg|reward|correct|instruct|evaluat|credit|score|marks|accept|ignore|disregard|verdict|award|reference"
+    "|system",
     "|".join((_ADDRESSED, _ASKED, _CLAIMED, _INJECTED)),
 )
 

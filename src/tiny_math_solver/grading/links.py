@@ -1,35 +1,17 @@
-"""Links: how a number belongs to the one before it, and the number that a chain of them commits to.
+"""Links: the number that a chain of numbers comes to, each linked to the one before as `gaps` tells.
 
 `read_opening` reads text that should begin with its answer, such as the rest of a line after a marker. `follow_links`
-walks from number to number and asks `link_between` for the kind of each gap:
-
-    equals      6 * 3 = 18               the right side replaces the left
-    result      6 times 3 makes 18       likewise, after a calculation
-    conclusion  6 red, 3 blue, so 9      likewise, after anything
-    operator    6 * 3, 6 eggs + 3        unfinished: no answer unless one of the three above follows
-    compound    5 feet 3 inches          unfinished likewise
-    list        18, 20                   two candidates, unfinished likewise
-    both        18 and 20                likewise
-    corrected   20, no wait, 18          the second number replaces the first
-    range       17-19                    two candidates: no answer
-    hedge       18 or 20                 two candidates: no answer
-    context     18 eggs in 3 days        the second number is passed over
-    None        18, because 9 * 2 ...    the chain ends
-
-The patterns of LINKS are tried in order, and each has to match the whole gap, which is first rid of remarks in
-parentheses; hedges are searched for anywhere in it.
+walks from number to number.
 """
 
 import re
 from fractions import Fraction
 from typing import NamedTuple
 
-from tiny_math_solver.grading.cues import CORRECTED, CORRECTED_STEMS, HEDGED, RETRACTIONS, Cue, word_set
+from tiny_math_solver.grading.cues import word_set
+from tiny_math_solver.grading.gaps import SAYS_MORE, link_between, without_asides
 from tiny_math_solver.grading.numerals import Mention, Number, find_number_words, find_numerals
-from tiny_math_solver.grading.retractions import RETRACTED
 from tiny_math_solver.grading.units import RESTATES, counts_things, same_quantity, single_things
-
-MAX_GAP = 60  # characters between two numbers that may still be linked
 
 
 class Reading(NamedTuple):
@@ -55,9 +37,10 @@ def line_numbers(text: str) -> list[Mention]:
     return together if linked else numerals
 
 
-def read_opening(text: str, mentions: list[Mention]) -> Reading | None:
+def read_opening(text: str, mentions: list[Mention], *, is_answer_line: bool = True) -> Reading | None:
     """The reading of a text that opens with a number, after filler such as "about" or "Answer:"; else None."""
-    return follow_links(text, mentions) if mentions and _FILLER.fullmatch(text, 0, mentions[0].start) else None
+    opens = mentions and _FILLER.fullmatch(text, 0, mentions[0].start)
+    return follow_links(text, mentions, is_answer_line=is_answer_line) if opens else None
 
 
 # Filler between a marker and its number: words such as "about", a label with a colon, or `Total earnings =`.
@@ -69,168 +52,107 @@ _FILLER = re.compile(
     re.IGNORECASE,
 )
 
-_UNIT = r"[^-+*/^=<>.,;:!?\d]{0,60}?"  # words of unit between a number and what links it to the next
-_TOTAL = (
-    r"(?:so|therefore|thus|hence|altogether|in all|finally|overall|(?:(?:for|making|giving|with|which is|is|in|=) )?"
-    r"(?:an? |the |grand |final |overall )*total(?: cost| price| amount| number)?(?: of|:|=| is| comes to|,)?)(?![a-z])"
-)
-LINKS = {
-    "corrected": Cue(
-        CORRECTED_STEMS,
-        rf"[^\d.]{{0,12}}?(?:[\s,;:.!?(\u2026~]|-)*\b(?:(?:{RETRACTIONS}|should be|should have been|make (?:that|it)"
-        rf"|rather"
-        r"|or (?:rather|better)|hold on|hang on|hmm+|er+m?|um+|uh+|round(?:s|ed|ing)? (?:up |down |off )?(?:to"
-        r"|it)(?: to)?)"
-        r"(?:[\s,;:.!?(*]|-|\b(?:it|is|it's|that|that's|the|answer|i|think|so|be|must|to|was|should|make|let|me|see"
-        r"|about|instead|got|get|right|there|are)\b)*)+",
-    ),
-    "equals": Cue(
-        "=|equal|->",
-        r"[^.;!?,=]{0,80}?(?:=|\bequals?\b|\bis equal to\b|->)[\s(=>-]*(?:[a-z]\s?=\s*)?(?:(?:about|approximately"
-        r"|exactly|only|just|roughly|a total of|usd|rs\.?|inr|eur)\s+)*",
-    ),
-    "operator": Cue(
-        "-|+|*|^|/|x|times|plus|minus|divided|multiplied|less|added|subtract|taken|split|shared",
-        rf"[\s%)]*[-+*^/x][\s(]*|{_UNIT}(?:[\s%)](?:[-+*^/x]|times|plus|minus|less|divided by|multiplied by|added to"
-        r"|subtracted from|taken from|(?:divided|split|shared)(?: \w+)? (?:by|among|between|into|with))"
-        r"|[+*])[\s(]*(?:[a-z']+ ){0,2}[\s(]*",
-    ),
-    "compound": Cue(  # 5 feet 3 inches
-        "h|f|year|week|day|month|min|pound|lb|yard|gallon|quart|r",
-        r"\s*(?:hours?|hrs?|h|feet|foot|ft|years?|weeks?|days?|months?|minutes?|mins?|pounds?|lbs?|yards?|gallons?"
-        r"|quarts?|remainder|r)\b\s*,?\s*(?:and\s*)?",
-    ),
-    "result": Cue(
-        "is|are|make|making|give|giving|leav|yield|total|come|get|becom|add",
-        rf"{_UNIT},?\s(?:(?:which|that|this|it|to|you|we) )?(?:is|are|makes?|making|gives?|giving|leav(?:es?|ing)"
-        r"|yields?|totals?|totall?ing|comes? to|get|becomes?|adds? up to)\s+(?:(?:a|the|total|of|us|you|her|him|them"
-        r"|about|only|just|exactly|sum)\s+)*",
-    ),
-    "conclusion": Cue(
-        "so|therefore|thus|hence|total|in all|altogether|finally|overall",
-        rf"[^.!?]{{0,60}}?\b{_TOTAL}[\s,:(]*(?:\w+ )?(?:\b(?:the|an?|answer|final|total|is|are|it|it's|that's|there|we"
-        r"|he|she|they|i|you|has|have|had|needs?|makes?|pays?|gets?|earns?|spends?|costs?|be|will|would|of|about|left"
-        r"|takes?|only|just|exactly)\b\s*)*[\s:(=]*",
-    ),
-    "range": Cue("", r"[\s%)]*(?:[|&/~:]|-+|(?:up )?to|through|\.\.+|\u2026|\+-|!=|[<>]=?)[\s(]*"),
-    "list": Cue(
-        "",
-        r"[\s%)]*(?:[a-z'/]+\s*){0,4}[,;]\s*(?:(?:and|then|plus|next|finally)\s+)*(?:\w+\s*[:=]?\s*)?[(\s]*|\s+"
-        r"|\s*\(?[A-E][).:]\s*|[^.!?\d]{0,60}\bthen\b[\s,:]*",
-    ),
-    "both": Cue(
-        "and|but|&",
-        r"[\s%()]*(?:[a-z]+[\s,.;(]+){0,3}(?:and|but|&)(?:[\s,]+(?:it|is|it's|the|answer|could|might|may|also|be|about"
-        r"|around|else|just|i|think|then)\b)*[\s(,:-]*",
-    ),
-}
-# Words after which the rest of a line explains its number instead of going on with it
-_EXPLAINS = re.compile(
-    r"\b(?:because|since|as|which|where|whereas|who|whose|given|assuming|i\.e|e\.g|than|note|check\w*|verif\w*|not"
-    r"|instead|when|while|out of|if|unless)\b|[.!?][\"')*]*\s"
-)
-# A number after one of these words says more about the one before: 18 eggs in 3 days
-_SAYS_MORE = re.compile(
-    r"\b(?:in|for|from|by|with|after|on|over|within|during|to|into|selling|buying|using|left|every|between|among|of)\b"
-)
 
+def follow_links(text: str, mentions: list[Mention], *, is_answer_line: bool = False) -> Reading:
+    """The reading of a text from its first number on, through every number that is linked to the one before.
 
-def link_between(gap: str, *, unfinished: bool = False) -> str | None:
-    """The kind of link between two numbers with the text `gap` between them; None if they are not linked."""
-    if len(gap) > 2 * MAX_GAP:
-        return None
-    lower = gap.lower()
-    if "  " in lower:
-        lower = _SPACES.sub(" ", lower)
-    corrected = CORRECTED.occurs(lower)
-    if corrected and LINKS["corrected"].fullmatch(lower):
-        return "corrected"
-    if len(gap) <= MAX_GAP and HEDGED.search(lower):
-        return "hedge"
-    if (corrected and CORRECTED.search(lower)) or _EXPLAINS.search(lower) or RETRACTED.search(lower):
-        return "result" if unfinished and LINKS["result"].fullmatch(lower) else None
-    for kind, cue in LINKS.items():
-        if kind == "corrected" or (kind == "result" and not unfinished):
-            continue
-        if cue.fullmatch(lower):
-            return kind
-    return "context"
-
-
-_SPACES = re.compile(r" {2,}")
-_ASIDE = re.compile(
-    r"[(\[](?!\s*(?:or|but|maybe|perhaps|not|no|wait|=|i\.e|actually|oops)\b)[^()\[\]\d]*[a-z]{2}[^()\[\]\d]*[)\]]"
-    r"|(?<=[\w ])\([^()]*[A-Za-z]{2}[^()]*\)(?=\s*(?:[-+*/=x]|plus|minus|times|equals)\s)",
-    re.I,
-)
-
-
-def without_asides(text: str) -> str:
-    """The text with spaces in place of remarks in parentheses, which may stand between the terms of a calculation."""
-    if "(" not in text and "[" not in text:
-        return text
-    text = text.replace("[", "(").replace("]", ")")
-    return _ASIDE.sub(lambda aside: " " * len(aside[0]), text)
-
-
-def follow_links(text: str, mentions: list[Mention]) -> Reading:
-    """The reading of a text from its first number on, through every number that is linked to the one before."""
-    first = last = end = mentions[0]
-    best = first.value
-    left: Number | None = None  # the left side of an equation, if it is a plain number
-    equivalent: Number | None = None
-    unfinished = unevaluated(text, first)
-    calculated = compound = contradicted = remark = False
-    text = without_asides(text)
+    On an answer line a second number that says nothing about the first is another candidate.
+    """
+    chain = _Chain(text, mentions[0], is_answer_line=is_answer_line)
     for mention in mentions[1:]:
-        gap = text[last.end : mention.start]
+        if not chain.take(mention):
+            break
+    return chain.reading()
+
+
+class _Chain:
+    """A walk from number to number of a text; `best` is the number that it has come to."""
+
+    def __init__(self, text: str, first: Mention, *, is_answer_line: bool) -> None:
+        self.text, self.is_answer_line = without_asides(text), is_answer_line
+        self.first = self.last = self.end = first  # the last number seen, and the last that is no context
+        self.best = first.value
+        self.left: Number | None = None  # the left side of an equation, if it is a plain number
+        self.equivalent: Number | None = None
+        self.unfinished = unevaluated(text, first)
+        self.calculated = self.compound = self.contradicted = self.remark = self.rival = False
+
+    def take(self, mention: Mention) -> bool:
+        """Go on to the next number; False if the chain ends before it."""
+        gap = self.text[self.last.end : mention.start]
         if gap[-1:] == "-" and _SIGNED.search(gap):
             gap = gap[:-1]
-        kind = link_between(gap, unfinished=unfinished)
-        if kind == "context" and _SHARE.match(text, last.end - 1):
-            kind = "operator"
-        if unfinished and kind in ("list", "both") and _TOTALLED.match(text, mention.end):
-            kind = "conclusion"  # 80 km, 60 km, 140 km in total
-        if kind == "equals" and _TO_SOLVE.search(gap):
-            return Reading(None, text[first.start : mention.end], mention.end)
-        if not unfinished and same_quantity(text, last, mention):
-            best, equivalent = (mention.value, best) if kind == "equals" else (best, mention.value)
-        elif kind in (None, "context") and (_rounds(best, mention.value) or (compound and RESTATES.fullmatch(gap))):
-            best, unfinished = mention.value, False
-        elif kind is None:
-            break
-        elif kind == "context" or (remark and kind in ("operator", "compound", "list", "both", "range")):
-            remark = remark or "(" in gap or _SAYS_MORE.search(gap) is not None
-            last = mention
-            continue
-        elif kind in ("operator", "compound"):
-            unfinished = calculated = True
-            compound = kind == "compound"
-            contradicted = False
+        kind = self._kind(gap, mention)
+        if not self.unfinished and same_quantity(self.text, self.last, mention):
+            turned = kind == "equals"
+            self.best, self.equivalent = (mention.value, self.best) if turned else (self.best, mention.value)
+        elif kind in (None, "context") and self._restates(gap, mention):
+            self.best, self.unfinished = mention.value, False
+        elif kind is None or (kind == "list" and mention.value != self.best and counts_things(self.text, gap, mention)):
+            return False
+        elif kind == "context" or (self.remark and kind in _UNFINISHED):
+            self.remark = self.remark or "(" in gap or SAYS_MORE.search(gap) is not None
+            self.last = mention
+            return True
+        else:
+            self._link(kind, gap, mention)
+        self.last = self.end = mention
+        return not self.rival
+
+    def _kind(self, gap: str, mention: Mention) -> str | None:
+        kind = link_between(gap, unfinished=self.unfinished)
+        if kind == "context" and _SHARE.match(self.text, self.last.end - 1):
+            return "operator"
+        if kind == "context" and self.is_answer_line and not (self.remark or "(" in gap or SAYS_MORE.search(gap)):
+            return "list"
+        if self.unfinished and kind in ("list", "both") and _TOTALLED.match(self.text, mention.end):
+            return "conclusion"  # 80 km, 60 km, 140 km in total
+        return kind
+
+    def _restates(self, gap: str, mention: Mention) -> bool:
+        return _rounds(self.best, mention.value) or (self.compound and RESTATES.fullmatch(gap) is not None)
+
+    def _link(self, kind: str, gap: str, mention: Mention) -> None:
+        if kind in ("operator", "compound"):
+            self.unfinished = self.calculated = True
+            self.compound, self.contradicted = kind == "compound", False
         elif kind in ("equals", "result", "conclusion"):
-            alone = last is end and not unfinished and not gap.strip(" ()=")
-            contradicted = alone and not _agree(best, mention.value)  # 18 = 81
-            left = left if unfinished else best
-            best, equivalent, unfinished, calculated = mention.value, None, False, True
-            remark = False
+            self.rival = kind == "equals" and _TO_SOLVE.search(gap) is not None
+            alone = self.last is self.end and not self.unfinished and not gap.strip(" ()=")
+            self.contradicted = alone and not _agree(self.best, mention.value)  # 18 = 81
+            self.left = self.left if self.unfinished else self.best
+            self.best, self.equivalent, self.unfinished, self.calculated = mention.value, None, False, True
+            self.remark = False
         elif kind == "corrected":
-            best, equivalent, unfinished, remark = mention.value, None, False, False
+            self.best, self.equivalent, self.unfinished, self.remark = mention.value, None, False, False
         elif kind in ("list", "both"):
-            if mention.value != best or unfinished:
-                if kind == "list" and counts_things(text, gap, mention):
-                    break
-                unfinished, left = True, None
-        elif mention.value != best:
-            return Reading(None, text[first.start : mention.end], mention.end)
-        last = end = mention
-    if unfinished:  # `18 = 9 * 2` keeps 18; `9 * 2` alone is no answer
-        best = left
-    if (contradicted and not unfinished) or _UNDONE.match(text, end.end) or _OPEN_TERM.match(text, end.end):
-        best = None
-    elif best is not None and equivalent is None:
-        equivalent = single_things(text, end, best)
-    whole = best is None or equivalent is not None
-    return Reading(best, text[(first if whole else end).start : end.end], end.end, calculated, equivalent)
+            if mention.value != self.best or self.unfinished:
+                self.unfinished, self.left = True, None
+        elif mention.value != self.best:
+            self.rival = True
+
+    def reading(self) -> Reading:
+        """The reading, once every linked number is taken."""
+        text, end = self.text, self.end
+        if self.rival:
+            return Reading(None, text[self.first.start : end.end], end.end)
+        best = self.left if self.unfinished else self.best  # `18 = 9 * 2` keeps 18; `9 * 2` alone is no answer
+        if (
+            (self.contradicted and not self.unfinished)
+            or _UNDONE.match(text, end.end)
+            or _OPEN_TERM.match(text, end.end)
+            or (self.is_answer_line and _MULTIPLE.match(text, end.end))
+        ):
+            best = None
+        equivalent = self.equivalent
+        if best is not None and equivalent is None:
+            equivalent = single_things(text, end, best)
+        whole = best is None or equivalent is not None
+        span = text[(self.first if whole else end).start : end.end]
+        return Reading(best, span, end.end, self.calculated, equivalent)
+
+
+_UNFINISHED = ("operator", "compound", "list", "both", "range")
 
 
 MONTH = r"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]{0,6}\.?"
@@ -242,14 +164,17 @@ _UNDONE = re.compile(
     rf"|lower|greater|above|below)\b",
 )
 _OPEN_TERM = re.compile(  # 100 - y, 70 dollars + shipping
-    r"\(\d|\s*[-+*^]\s*(?![ai]\b)[a-z]\b(?![.'])|(?: [a-z]+){0,3}(?: [+*] [a-z(]| (?:plus|minus|divided by"
+    r"\(\d|\s*[-+*^]\s*(?![ai]\b)[a-z]\b(?![.'])|(?: [a-z]+){0,3} (?:increased|decreased|reduced|raised|lowered"
+    r"|multiplied|divided|doubled|tripled|halved|squared)\b"
+    r"|(?: [a-z]+){0,3}(?: [+*] [a-z(]| (?:plus|minus|divided by"
     r"|multiplied by)\b"
-    r"| times [b-hj-z]\b|(?: [a-z]+){1,3} times (?:the|an?|her|his|its|their|that)\b| less (?:the|an?|her|his|its"
+    r"| times [b-hj-z]\b|(?: [a-z]+){1,3} times (?:the|her|his|its|their|that)\b| less (?:the|an?|her|his|its"
     r"|their)\b"
     r"| - (?:the |her |his |its |their |any )?(?:tax(?:es)?|tips?|costs?|price|discount|shipping|fees?|expenses|rent"
     r"|interest|delivery)\W*\Z)",
     re.IGNORECASE,
 )
+_MULTIPLE = re.compile(r" times (?:the|her|his|its|their|that|what)\b", re.IGNORECASE)
 _TO_SOLVE = re.compile(r"[-+*/] ?[b-hj-z] ?=", re.IGNORECASE)  # 5 + x = 12
 _SHARE = re.compile(r"(?:%|.? ?percent) of ")  # 20% of 90
 _TOTALLED = re.compile(r"(?: [a-z]+){0,2}(?: in total| total| altogether| in all| combined| overall)\b", re.IGNORECASE)

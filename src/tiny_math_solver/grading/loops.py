@@ -15,7 +15,7 @@ def unlooped(text: str) -> tuple[str, bool]:
     start = size - period
     while start >= period and text[start - period : start] == text[start : start + period]:
         start -= period
-    if size - start < REPEATS * period or text[start : start + period].strip().isdigit():
+    if size - start < REPEATS * period or text[start : start + period].isdigit():
         return text, False
     while start > 0 and text[start - 1] == text[start - 1 + period]:
         start -= 1

@@ -11,10 +11,11 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from tiny_math_solver.grading.cues import Cue
-from tiny_math_solver.grading.links import line_numbers, link_between, read_opening
+from tiny_math_solver.grading.gaps import link_between
+from tiny_math_solver.grading.links import line_numbers, read_opening
 from tiny_math_solver.grading.markup import plain, sentences
 from tiny_math_solver.grading.numerals import MAX_DIGITS, Number, find_numbers, find_numerals, negate
-from tiny_math_solver.grading.prose import read_sentence
+from tiny_math_solver.grading.prose import read_line_sentence, read_sentence
 from tiny_math_solver.grading.refusals import has_two_cases, is_conditional, refuses
 from tiny_math_solver.grading.working import is_heading, is_list, is_numbered, is_open, names_each, works_on
 
@@ -126,7 +127,7 @@ def read_hashes(text: str, at: int) -> MarkedAnswer | None:
         return None  # a heading with a number in it
     if refuses(words) or is_conditional(words) or is_numbered(words) or names_each(words) or is_open(words):
         return nothing
-    found = found or read_sentence(words)
+    found = found or read_line_sentence(words)
     if (found.calculated and works_on(text, start + len(raw))) or is_list(raw, text, start + len(raw)):
         return None  # working: the closing sentence has the answer
     return MarkedAnswer(
@@ -157,7 +158,7 @@ def _read_box(text: str, at: int) -> MarkedAnswer | None:
             return None if words.strip() else MarkedAnswer(None, How.NONE, "", at, end)  # an empty box
         if refuses(words) or is_conditional(words) or is_open(words):
             return MarkedAnswer(None, How.NONE, words, at, end)
-        found = read_opening(words, mentions) or read_sentence(words)
+        found = read_opening(words, mentions) or read_line_sentence(words)
         value, span, equivalent = found.value, found.span, found.equivalent
     if value is not None and text[at - 1 : at] == "-" and not text[max(0, at - 2) : at - 1].isalnum():
         value = negate(value)
@@ -255,6 +256,7 @@ def _read_phrase(text: str, at: int, question: str | None) -> MarkedAnswer | Non
         if has_two_cases(words):
             return nothing
         found = read_sentence(parts[0], question=question)
+        found = found._replace(calculated="=" in parts[0])
     elif found.calculated and (
         ((match["label"] or "\n" in match[0]) and (more or _DIGIT.search(words, found.end)))
         or works_on(text, start + len(raw))

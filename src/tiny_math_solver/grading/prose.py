@@ -10,9 +10,10 @@ import re
 from itertools import pairwise
 
 from tiny_math_solver.grading.cues import CORRECTED, HEDGED, Cue, word_set
-from tiny_math_solver.grading.links import LINKS, MAX_GAP, MONTH, Reading, follow_links, unevaluated
+from tiny_math_solver.grading.gaps import LINKS, MAX_GAP
+from tiny_math_solver.grading.links import MONTH, Reading, follow_links, unevaluated
 from tiny_math_solver.grading.markup import plain
-from tiny_math_solver.grading.numerals import Mention, Number, find_number_words, find_numerals
+from tiny_math_solver.grading.numerals import Mention, Number, find_number_words, find_numerals, write_number
 from tiny_math_solver.grading.units import counts_things, same_quantity, single_things
 
 
@@ -28,6 +29,13 @@ def read_sentence(text: str, before: str = "", question: str | None = None) -> R
         equals = max(equals, text.rfind(" equals "), text.rfind(" equal to "))
     found = _read_equation(text, equals) if equals >= 0 else _read_prose(text, before, question or "")
     return found or nothing
+
+
+def read_line_sentence(text: str) -> Reading:
+    """As `read_sentence`, for an answer line: a number after a word such as "the" or "for" is not its result."""
+    found = read_sentence(text)
+    lead = text[: text.rfind(found.span)].lower().rstrip(" -$").rpartition(" ")[2] if found.value is not None else ""
+    return found._replace(value=None) if lead in _CONTEXT_WORDS else found
 
 
 def _read_equation(text: str, equals: int) -> Reading | None:
@@ -196,9 +204,14 @@ def result_points(text: str, mentions: list[Mention], before: str, question: str
         if mention.value == computed:
             points += COMPUTED
         number = text[mention.start : mention.end]
-        if not _occurs(number, before):
+        if number.isalpha() and mention.value is not None:
+            digits = write_number(mention.value)
+            known = [number.lower() in known.lower() or _occurs(digits, known) for known in (before, question)]
+        else:
+            known = [_occurs(number, before), _occurs(number, question)]
+        if not known[0]:
             points += NEW_IN_TEXT
-        if question and not _occurs(number, question):
+        if question and not known[1]:
             points += NEW_IN_QUESTION
         return points
 

@@ -20,7 +20,8 @@ _REFUSAL = Cue(
     r"|\bno (?:unique |definite |single |clear |real |possible |final )*(?:answer|solution)\b|unclear"
     r"|not (?:\w+ )?(?:sure|certain|confident)\b|(?:is|am|'m|are|remains?|^\W*) ?(?:\w+ )?(?:unsure|uncertain)\b"
     r"|\b(?:a|my|just|only|wild|best|educated|rough) guess\b"
-    r"|\bguessing|refuse to|unanswerable|unsolvable|no idea|\bgive up|(?:lacks?|lacking) (?:the |some |enough )*"
+    r"|\bguessing|refuse to|(?:cannot|can'?t|unable to|won'?t|will not) (?:help|assist|provide|comply|give)\b"
+    r"|unanswerable|unsolvable|no idea|\bgive up|(?:lacks?|lacking) (?:the |some |enough )*"
     rf"{_INFORMATION}|\b(?:problem|question|text|statement|we|it|they) (?:does not|doesn'?t|did not|didn'?t|never"
     rf"|isn'?t|is not|are not"
     rf"|aren'?t) (?:\w+ )?(?:say|state|tell|told|specif|give|given|mention|provid)|\bneeds? to know\b|\b(?:need"
@@ -50,6 +51,7 @@ _CONDITION = re.compile(
     r"|[,;(] ?(?:or )?else\b",
     re.IGNORECASE,
 )
+_DOUBT = re.compile(r"\b(?:maybe|perhaps|possibly)\b", re.IGNORECASE)
 _GIVEN = re.compile(
     r"\W*(?:so |then |and |now )*(?:if|assuming)\b[^=]*,[^=]*=(?:(?!\b(?:if|unless|else|otherwise)\b).)*\Z",
     re.IGNORECASE,
@@ -67,7 +69,9 @@ def refuses(text: str) -> bool:
 
 
 def is_conditional(text: str) -> bool:
-    """True if an answer line names a case in which its answer holds."""
+    """True if an answer line doubts its answer, or names a case in which it holds."""
+    if _DOUBT.search(text):
+        return True
     match = _CONDITION.search(text)
     return match is not None and not ("=" in text and _GIVEN.match(text) is not None)
 

@@ -40,7 +40,7 @@ FAULT = re.compile(
 )
 # How a sentence that takes back begins: "Wait, ..."
 _TURNS = (
-    r"wait|second thoughts|not (?:quite|exactly|so fast|yet)|actually(?! (?:pretty|quite|very|fairly|rather))"
+    r"wait|nope|nah|second thoughts|not (?:quite|exactly|so fast|yet)|actually(?! (?:pretty|quite|very|fairly|rather))"
     r"|correction|corrected|no(?=[,.:;!-])|no wait|oops|whoops"
     r"|sorry(?! for)"
     r"|apologies(?! for)|my apologies|hold on|hang on|scratch|strike that|on (?:second thought|further|closer"

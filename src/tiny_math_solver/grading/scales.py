@@ -24,7 +24,7 @@ POWERS = {word: power for power, words in _WORDS.items() for word in words.split
 # Words that multiply, those of which a language at least says something else (`5 mil`), and those cut off at the end
 SCALE = (
     r"(?:\s?(?:[kKMB]|MM)(?![\w&'/-])|(?:\s?(?i:hundreds?|thousands?|grand(?=\W*\Z|[.,;:!?)])|lakhs?|lacs?|crores?|cr"
-    r"|mio|mln|mn|bn"
+    r"|mio|mln|mn|bn|tenths?|hundredths?|thousandths?"
     r"|mrd|trn|mil|hundert|tausend|mille|mila|(?:[a-z]*ill|mil)(?:ions?|iards?|ionen|iarden|ones|ioni|ione|iardi|iardo)"
     r"|mill\u00f3n|milh\u00e3o|milh\u00f5es)(?![A-Za-z]))+"
     r"|\s?(?:тысяч[аи]?|миллион(?:а|ов)?|миллиард(?:а|ов)?|हज़ार|हजार|लाख|करोड़|करोड|tysiąc|百万|千(?![克米瓦卡])|천"
