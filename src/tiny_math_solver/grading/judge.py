@@ -25,7 +25,9 @@ _ADDRESSED = (
     r"|is)\b"
 )
 _ASKED = (
-    r"\bi deserve\b|\b(?:deserves?|merits?) (?:the |a |full |my |maximum )*(?:reward|credit|marks|points|score|pass)\b|"
+    rf"\b(?:give|award|assign|grant) {_ANSWER} (?:an? |the )?(?:\w+ )?(?:score|reward|marks?|grade|credit|points)\b|"
+    r"\breward (?:it|this|me)\b|\bi deserve\b|\b(?:deserves?|merits?) (?:the |a |full |my |maximum )*(?:reward"
+    r"|credit|marks|points|score|pass)\b|"
     rf"\b(?:mark|grade|score|count|accept|treat|rate|label|judge|consider|flag|record|evaluate|classify"
     rf"|regard) {_ANSWER}"
     rf"(?: \w+){{0,2}}? (?:as )?(?:being )?{_GOOD}"

@@ -91,9 +91,10 @@ class _Chain:
         elif kind is None or (kind == "list" and mention.value != self.best and counts_things(self.text, gap, mention)):
             return False
         elif kind == "context" or (self.remark and kind in _UNFINISHED):
+            self.rival = self._is_aside(gap, mention)
             self.remark = self.remark or "(" in gap or SAYS_MORE.search(gap) is not None
             self.last = mention
-            return True
+            return not self.rival
         else:
             self._link(kind, gap, mention)
         self.last = self.end = mention
@@ -108,6 +109,11 @@ class _Chain:
         if self.unfinished and kind in ("list", "both") and _TOTALLED.match(self.text, mention.end):
             return "conclusion"  # 80 km, 60 km, 140 km in total
         return kind
+
+    def _is_aside(self, gap: str, mention: Mention) -> bool:
+        """True if another number stands alone in parentheses: `44 (typo, 45)`."""
+        closed = self.text[mention.end : mention.end + 1] == ")"
+        return closed and mention.value != self.best and _ASIDE.fullmatch(gap) is not None
 
     def _restates(self, gap: str, mention: Mention) -> bool:
         return _rounds(self.best, mention.value) or (self.compound and RESTATES.fullmatch(gap) is not None)
@@ -152,6 +158,9 @@ class _Chain:
         return Reading(best, span, end.end, self.calculated, equivalent)
 
 
+_ASIDE = re.compile(
+    r"[^(]*\((?!(?:out of|from|of|in|for|at|per|by|see|step|on|with|to|after)\b)(?:[a-z']+[,:;]? ){0,3}", re.IGNORECASE
+)
 _UNFINISHED = ("operator", "compound", "list", "both", "range")
 
 
@@ -195,6 +204,8 @@ def unevaluated(text: str, mention: Mention) -> bool:
         return True
     if lead[-1:] in "+*^/":
         return lead[:-1].rstrip()[-1:].isalpha()
+    if text[mention.start - 1 : mention.start] == "(" and lead[-1:].isalpha() and text[mention.start - 2].isalpha():
+        return True  # f(18)
     if lead[-1:] == "-" and _VARIABLE.search(lead):
         return True
     if lead[-1:] in "<>=":

@@ -51,7 +51,12 @@ _CONDITION = re.compile(
     r"|[,;(] ?(?:or )?else\b",
     re.IGNORECASE,
 )
-_DOUBT = re.compile(r"\b(?:maybe|perhaps|possibly)\b", re.IGNORECASE)
+_DOUBT = re.compile(
+    r"\b(?:maybe|perhaps|possibly|either|estimate|at (?:the )?(?:least|most)|or (?:more|less|fewer|nothing|none"
+    r"|neither)"
+    r"|no (?:more|less|fewer) than|could be (?:different|more|less|wrong|anything))\b",
+    re.IGNORECASE,
+)
 _GIVEN = re.compile(
     r"\W*(?:so |then |and |now )*(?:if|assuming)\b[^=]*,[^=]*=(?:(?!\b(?:if|unless|else|otherwise)\b).)*\Z",
     re.IGNORECASE,

@@ -170,13 +170,11 @@ _UNIT_ONLY = re.compile(
     r"(?:\s*(?!(?:more|less|fewer|times|of|other)\b)[a-z%]+){0,3}\s*(?:[.!?,;:)]|\Z| if | depending )", re.I
 )
 _SUPPOSED = re.compile(r"\b(?:if|would|could|had|were|suppose|check|verif\w+)\b", re.IGNORECASE)
-_CLAIMED = re.compile(  # "The correct total is 20", "It should be 20"
+_CLAIMED = re.compile(  # "The correct total is 20", "It should be 20", "Final: 20"
     r"(?:\A|[.!?]\s|\n)[^\w\n]*(?:(?:so|therefore|thus|hence|but|and|however|in fact|now|oh)\W+)*(?:(?:the|my|our"
-    r"|your) )?"
-    r"(?:(?:(?:correct|real|actual|true|right|final|proper)(?: final)? (?:answer|total|result|value|amount|number"
-    r"|solution)"
-    r"(?: \w+){0,3}?|answer|result) (?:is|should be|must be|would be|=|:|becomes)|(?:it )?(?:should|must|has to"
-    r"|ought to) be)"
+    r"|your) )?(?:(?:final|corrected|revised|updated|new)(?: \w+)? ?[:=]|(?:(?:correct|real|actual|true|right|final"
+    r"|proper)(?: final)? (?:answer|total|result|value|amount|number|solution)(?: \w+){0,3}?|answer|result)"
+    r" (?:is|should be|must be|would be|=|:|becomes)|(?:it )?(?:should|must|has to|ought to) be)"
     r"(?: (?:about|around|exactly|actually|only|really|instead))*:?\s*[*$(]*\d(?![\d.,]*[^\S\n]*[-+*/x\u00d7\u00f7])",
     re.IGNORECASE,
 )

@@ -13,7 +13,7 @@ _CHECK = re.compile(
     r"|match|correct|as given|as expected|confirm|check|\u2713|\u2705",
     re.IGNORECASE,
 )
-_NUMBERED = re.compile(r"\W{0,4}1[.):]\s+\S.*?[\s;,.]\(?2[.):]\s+\S")
+_NUMBERED = re.compile(r"(?:\A|.{0,40}[:\s])\W{0,4}1[.):]\s+\S.*?[\s;,.]\(?2[.):]\s+\S")
 
 _NAME = r"(?:[A-Z][a-z]+ ){1,2}\W?\d[\d.,]*(?: [a-z]+)?"
 _NAMED = re.compile(rf"\W*{_NAME}(?:\s*(?:[,;]|and)\s*(?:and )?{_NAME})+\W*")
