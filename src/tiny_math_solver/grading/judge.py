@@ -66,7 +66,7 @@ _INJECTED = (
     r"|\bnew instructions? ?:"
 )
 TO_JUDGE = Cue(
-    "grad|judg|reward|correct|instruct|evaluat|credit|score|marks|accept|ignore|disregard|verdict|award|reference"
+    "grade|grading|judg|reward|correct|instruct|evaluat|credit|score|marks|accept|ignore|disregard|verdict|award|reference"
     "|system",
     "|".join((_ADDRESSED, _ASKED, _CLAIMED, _INJECTED)),
 )

@@ -102,6 +102,8 @@ class _Chain:
 
     def _kind(self, gap: str, mention: Mention) -> str | None:
         kind = link_between(gap, unfinished=self.unfinished)
+        if gap == "(":
+            return "operator"  # 22(.50) = 11
         if kind == "context" and _SHARE.match(self.text, self.last.end - 1):
             return "operator"
         if kind == "context" and self.is_answer_line and not (self.remark or "(" in gap or SAYS_MORE.search(gap)):

@@ -35,7 +35,7 @@ def read_line_sentence(text: str) -> Reading:
     """As `read_sentence`, for an answer line: a number after a word such as "the" or "for" is not its result."""
     found = read_sentence(text)
     lead = text[: text.rfind(found.span)].lower().rstrip(" -$").rpartition(" ")[2] if found.value is not None else ""
-    return found._replace(value=None) if lead in _CONTEXT_WORDS else found
+    return found._replace(value=None) if lead != "of" and lead in _CONTEXT_WORDS else found
 
 
 def _read_equation(text: str, equals: int) -> Reading | None:

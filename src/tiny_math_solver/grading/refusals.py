@@ -52,13 +52,13 @@ _CONDITION = re.compile(
     re.IGNORECASE,
 )
 _DOUBT = re.compile(
-    r"\b(?:maybe|perhaps|possibly|either|estimate|at (?:the )?(?:least|most)|or (?:more|less|fewer|nothing|none"
+    r"\b(?:maybe|perhaps|possibly|either(?= \W*\d)|estimate|at (?:the )?(?:least|most)|or (?:more|less|fewer|nothing|none"
     r"|neither)"
     r"|no (?:more|less|fewer) than|could be (?:different|more|less|wrong|anything))\b",
     re.IGNORECASE,
 )
 _GIVEN = re.compile(
-    r"\W*(?:so |then |and |now )*(?:if|assuming)\b[^=]*,[^=]*=(?:(?!\b(?:if|unless|else|otherwise)\b).)*\Z",
+    r"\W*(?:so |then |and |now )*(?:if|assuming)\b[^=]*(?:,|\bthen\b)[^=]*=(?:(?!\b(?:if|unless|else|otherwise)\b).)*\Z",
     re.IGNORECASE,
 )
 _OTHERWISE = Cue(

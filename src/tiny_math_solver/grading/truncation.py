@@ -22,17 +22,19 @@ def is_cut(text: str) -> bool:
     """
     if not "0" <= text[-1:] <= "9":
         return text[-1:] == "," and _COMMA.search(text[-80:]) is not None
-    start = len(text) - len(text[-24:]) + len(text[-24:].rstrip("0123456789,"))
-    number, line_start = text[start:].replace(",", ""), text.rfind("\n", 0, start) + 1
+    tail = text[-24:]
+    start = len(text) - len(tail) + len(tail.rstrip("0123456789,"))
     at = text.rfind("=", 0, start)
-    if at >= line_start and (equation := _EQUATION.search(plain(text[line_start:][-80:]))):
+    if at < 0:
+        return False
+    number = text[start:].replace(",", "")
+    if "\n" not in text[at:] and (equation := _EQUATION.search(plain(text[-80:].rpartition("\n")[2]))):
         return _begins(number, _value(*equation.groups()[:3]))
-    if at < 0 or not text[at + 1 : at + 24].lstrip(" $*<").replace(",", "").startswith(number):
+    shown = text[at + 1 : at + 24].lstrip(" $*<").replace(",", "")
+    if not shown.startswith(number) or not shown[len(number) :][:1].isdecimal():
         return False
     result = _RESULT.match(text, at + 1)
-    if result is None or not _begins(number, result[1].replace(",", "")):
-        return False
-    return _TALK.search(text[result.end() : start]) is None
+    return result is not None and _TALK.search(text[result.end() : start]) is None
 
 
 def _begins(number: str, whole: str) -> bool:
