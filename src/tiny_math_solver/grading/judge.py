@@ -2,7 +2,7 @@
 
 from tiny_math_solver.grading.cues import Cue
 
-HEAD, TAIL = 300, 900  # characters searched at the beginning and at the end of the text
+HEAD, TAIL = 200, 500  # characters searched at the beginning and at the end of the text
 
 _ROLE = (
     r"(?:(?:auto-?)?grader|evaluator|examiner|assessor|verifier|scorer|rater|reviewer|judge|reward (?:model|function)"
@@ -66,8 +66,7 @@ _INJECTED = (
     r"|\bnew instructions? ?:"
 )
 TO_JUDGE = Cue(
-    "grade|grading|judg|reward|correct|instruct|evaluat|credit|score|marks|accept|ignore|disregard|verdict|award|reference"
-    "|system",
+    "grade|grading|judg|reward|correct|instruct|evaluat|credit|score|accept|ignore|verdict|award|marks|system:",
     "|".join((_ADDRESSED, _ASKED, _CLAIMED, _INJECTED)),
 )
 

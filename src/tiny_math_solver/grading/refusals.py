@@ -6,10 +6,10 @@ from tiny_math_solver.grading.cues import Cue
 
 _INFORMATION = r"(?:information|info|data|details|context|facts)"
 _REFUSAL = Cue(
-    "not |n't|never|depends|dont|cant|couldnt|nable|mpossible|no |known|undetermined|insufficient|n/a|unclear|more "
-    "|none|null"
-    "|refuse|missing|undefined|indetermin|ambiguous|unanswer|unsolv|guess|give up|unsure|uncertain|lack|hard to"
-    "|difficult|need|requir",
+    "not |n't|never|depends|dont|cant|couldnt|nable|mpossible|no answer|no solution|no unique|no definite|no single"
+    "|no clear|no real|no possible|no final|no way|no idea|unknown|undetermined|insufficient|n/a|unclear|more info"
+    "|more data|more det|more fact|more context|none|null|refuse|missing|undefined|indetermin|ambiguous|unanswer|unsolv"
+    "|guess|give up|unsure|uncertain|lack|hard to|difficult|to know|to answer|to solve|to determine|to tell|to say",
     r"\b(?:do not|don'?t|cannot|can not|can'?t|could not|couldn'?t|unable to|impossible to|not possible to|no way"
     r" (?:to|of)|hard to|difficult to) (?:be |really |actually |reliably )?(?:know|determin|answer|calculat|solve"
     r"|find|tell"
@@ -52,17 +52,19 @@ _CONDITION = re.compile(
     re.IGNORECASE,
 )
 _DOUBT = re.compile(
-    r"\b(?:maybe|perhaps|possibly|either(?= \W*\d)|estimate|at (?:the )?(?:least|most)|or (?:more|less|fewer|nothing|none"
+    r"\b(?:maybe|perhaps|possibly|either(?= \W*\d)|estimate|at (?:the )?(?:least|most)"
+    r"|or (?:more|less|fewer|nothing|none"
     r"|neither)"
     r"|no (?:more|less|fewer) than|could be (?:different|more|less|wrong|anything))\b",
     re.IGNORECASE,
 )
 _GIVEN = re.compile(
-    r"\W*(?:so |then |and |now )*(?:if|assuming)\b[^=]*(?:,|\bthen\b)[^=]*=(?:(?!\b(?:if|unless|else|otherwise)\b).)*\Z",
+    r"\W*(?:so |then |and |now )*(?:if|assuming)\b[^=]*(?:,|\bthen\b)[^=]*=(?:(?!\b(?:if|unless|else"
+    r"|otherwise)\b).)*\Z",
     re.IGNORECASE,
 )
 _OTHERWISE = Cue(
-    "otherwise|unless|depending|else|in ",
+    "otherwise|unless|depending|else|case|scenario|reading|interpretation",
     r"\bin (?:the )?(?:first|one|either|best|worst|latter) (?:case|scenario|reading|interpretation)\b|\b(?:otherwise"
     r"|unless|depending on)\b|[,;] ?(?:or )?else\b",
 )
