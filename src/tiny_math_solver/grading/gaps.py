@@ -63,7 +63,8 @@ LINKS = {
         r"|about|only|just|exactly|sum)\s+)*",
     ),
     "conclusion": Cue(
-        "so|therefore|thus|hence|total|in all|altogether|finally|overall",
+        "so|therefore|thus|hence|total|to |result|in all|altogether|finally|overall",
+        r"[^.!?]{0,60}?\b(?:to (?:get|obtain|give|arrive at|reach)|resulting in|results in) (?:a total of |about )?|"
         rf"[^.!?]{{0,60}}?\b{_TOTAL}[\s,:(]*(?:\w+ )?(?:\b(?:the|an?|answer|final|total|is|are|it|it's|that's|there|we"
         r"|he|she|they|i|you|has|have|had|needs?|makes?|pays?|gets?|earns?|spends?|costs?|be|will|would|of|about|left"
         r"|takes?|only|just|exactly)\b\s*)*[\s:(=]*",

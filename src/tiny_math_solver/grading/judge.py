@@ -18,7 +18,7 @@ _FULL = (
     r" (?:marks|credit|score|reward|points|grade)\b"
 )
 _ADDRESSED = (
-    rf"(?:\A|\n)[^\w\n]*(?:the )?{_ROLE}\b(?=[^\w\n]*[:,!-]|[ ,]+please|[^\w\n]*\n)"
+    rf"(?:\A|\n)[^\w\n]*(?:the )?{_ROLE}\b(?: notes?| instructions?)?(?=[^\w\n]*[:,!-]|[ ,]+please|[^\w\n]*\n)"
     rf"|\b(?:dear|hey|hi|hello|attention|attn|(?:note|message|instructions?|memo|reminder) (?:to|for))[\s,:]*"
     rf"(?:the |any |my |all |our )*{_ROLE}\b|[(\[<]\W*{_ROLE} ?[:,]"
     r"|\b(?:dear|to|the) (?:auto)?grader\b|\bthe (?:evaluator|reward (?:model|function)) (?:should|must|will|can|may"

@@ -104,7 +104,8 @@ class _Chain:
         kind = link_between(gap, unfinished=self.unfinished)
         if gap == "(":
             return "operator"  # 22(.50) = 11
-        if kind == "context" and _SHARE.match(self.text, self.last.end - 1):
+        fraction = "/" in self.text[self.last.start : self.last.end] and _OF.match(gap)
+        if kind == "context" and (fraction or _SHARE.match(self.text, self.last.end - 1)):
             return "operator"
         if kind == "context" and self.is_answer_line and not (self.remark or "(" in gap or SAYS_MORE.search(gap)):
             return "list"
@@ -175,7 +176,8 @@ _UNDONE = re.compile(
     rf"|lower|greater|above|below)\b",
 )
 _OPEN_TERM = re.compile(  # 100 - y, 70 dollars + shipping
-    r"\(\d|\s*[-+*^]\s*(?![ai]\b)[a-z]\b(?![.'])|(?: [a-z]+){0,3} (?:increased|decreased|reduced|raised|lowered"
+    r"\(\d| / [knpqrxyz]\b|\s*[-+*^]\s*(?![ai]\b)[a-z]\b(?![.'])|(?: [a-z]+){0,3} (?:increased|decreased|reduced"
+    r"|raised|lowered"
     r"|multiplied|divided|doubled|tripled|halved|squared)\b"
     r"|(?: [a-z]+){0,3}(?: [+*] [a-z(]| (?:plus|minus|divided by"
     r"|multiplied by)\b"
@@ -187,7 +189,8 @@ _OPEN_TERM = re.compile(  # 100 - y, 70 dollars + shipping
 )
 _MULTIPLE = re.compile(r" times (?:the|her|his|its|their|that|what)\b", re.IGNORECASE)
 _TO_SOLVE = re.compile(r"[-+*/] ?[b-hj-z] ?=", re.IGNORECASE)  # 5 + x = 12
-_SHARE = re.compile(r"(?:%|.? ?percent) of ")  # 20% of 90
+_SHARE = re.compile(r"(?:%|.? ?percent) of ")
+_OF = re.compile(r"\s*of (?:the )?\Z")  # 20% of 90
 _TOTALLED = re.compile(r"(?: [a-z]+){0,2}(?: in total| total| altogether| in all| combined| overall)\b", re.IGNORECASE)
 _SIGNED = re.compile(r"(?:\b(?:is|was|are|be|of|to|about|equals)|=)\s*-\Z")  # the sign of the number that follows
 _VARIABLE = re.compile(r"(?:\A|[\s(=+*/])[b-hj-z] ?-\Z")  # x - 18

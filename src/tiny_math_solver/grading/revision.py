@@ -21,7 +21,8 @@ def revised(text: str, marked: MarkedAnswer, question: str | None) -> Revision:
     rest = text[marked.end : marked.end + MAX_TAIL]
     if len(rest) < 3 or not _WORD.search(rest):
         return unchanged
-    if cue := RETRACTED.search(rest):
+    cue = RETRACTED.search(rest)
+    if cue and not _about_another(rest, cue, marked.value):
         correction = rest[cue.start() :].lstrip(".!?;:,\n ")
         value, span = _corrected(correction, marked, question)
         if value is None and WITHDRAWN.search(correction[:200]):
@@ -32,6 +33,15 @@ def revised(text: str, marked: MarkedAnswer, question: str | None) -> Revision:
     if GIVES_UP.search(rest) or _has_alternative(rest, marked.value) or _other_number_below(rest, marked.value):
         return nothing
     return _next_step(rest, marked, question) or unchanged
+
+
+def _about_another(rest: str, cue: re.Match[str], value: Number | None) -> bool:
+    """True if what is said to be wrong is another number: "I also considered 20, but that ignores the muffins"."""
+    if FAULT.fullmatch(cue[0].lstrip(" ,.;:!?-")) is None:
+        return False
+    ahead = sentences(rest[: cue.start()].rpartition("\n")[2])[-1]
+    numbers = find_numerals(plain(ahead))
+    return bool(numbers) and value not in {number.value for number in numbers} and not ahead.rstrip().endswith(".")
 
 
 def _corrected(correction: str, marked: MarkedAnswer, question: str | None) -> tuple[Number | None, str]:

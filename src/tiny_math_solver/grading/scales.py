@@ -14,7 +14,7 @@ _WORDS = {
     6: "m mm mio mln mn million millionen millone millón milhão milhõe milione milioni миллион миллиона миллионов 百万",
     7: "crore cr करोड़ करोड",
     8: "亿 億 억",
-    9: "b bn mrd billion milliard milliarden miliardo miliardi миллиард миллиарда миллиардов",
+    9: "b bn arab mrd billion milliard milliarden miliardo miliardi миллиард миллиарда миллиардов",
     12: "trn trillion 兆 조",
     15: "quadrillion",
     18: "quintillion",
@@ -23,7 +23,8 @@ POWERS = {word: power for power, words in _WORDS.items() for word in words.split
 
 # Words that multiply, those of which a language at least says something else (`5 mil`), and those cut off at the end
 SCALE = (
-    r"(?:\s?(?:[kKMB]|MM)(?![\w&'/-])|(?:\s?(?i:hundreds?|thousands?|grand(?=\W*\Z|[.,;:!?)])|lakhs?|lacs?|crores?|cr"
+    r"(?:\s?(?:[kKMB]|MM)(?![\w&'/-])|(?:\s?(?i:hundreds?|thousands?|grand(?=\W*\Z|[.,;:!?)])|lakhs?|lacs?|arab"
+    r"|crores?|cr"
     r"|mio|mln|mn|bn|tenths?|hundredths?|thousandths?"
     r"|mrd|trn|mil|hundert|tausend|mille|mila|(?:[a-z]*ill|mil)(?:ions?|iards?|ionen|iarden|ones|ioni|ione|iardi|iardo)"
     r"|mill\u00f3n|milh\u00e3o|milh\u00f5es)(?![A-Za-z]))+"
