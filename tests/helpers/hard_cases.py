@@ -767,6 +767,7 @@ GROUPS: dict[str, list[tuple[str, str, bool, str]]] = {
         ("Ten pencils and 44 pens were sold.", "44", False, CLOSING),
         ("So twelve eggs fit in the box of 44 cm.", "12", True, CLOSING),
         ("#### 18 thousand", "18000", True, HASHES),
+        ("#### 7 arab", "7", False, HASHES),
         ("#### 1 lakh 20 thousand", "1", False, NONE),
         ("#### 2.5K", "2500", True, HASHES),
         ("1500 + 300 = 1800\n#### 180", "180", False, NONE),

@@ -21,7 +21,7 @@ def is_cut(text: str) -> bool:
     to, as in `9 * 200 = 18`.
     """
     if not "0" <= text[-1:] <= "9":
-        return text[-1:] == "," and _COMMA.search(text[-80:]) is not None
+        return text[-1:] == "," and _COMMA.search(text[-80:]) is not None and not _is_result(text)
     tail = text[-24:]
     start = len(text) - len(tail) + len(tail.rstrip("0123456789,"))
     at = text.rfind("=", 0, start)
@@ -35,6 +35,13 @@ def is_cut(text: str) -> bool:
         return False
     result = _RESULT.match(text, at + 1)
     return result is not None and _TALK.search(text[result.end() : start]) is None
+
+
+def _is_result(text: str) -> bool:
+    """True if the number before the comma that ends the text is the last result, and so is whole."""
+    number = text[-24:-1].replace(",", "")
+    result = _RESULT.match(text, text.rfind("=") + 1)
+    return result is not None and "=" in text and number.endswith(f" {result[1].replace(',', '')}")
 
 
 def _begins(number: str, whole: str) -> bool:
