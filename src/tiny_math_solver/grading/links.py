@@ -187,7 +187,7 @@ _OPEN_TERM = re.compile(  # 100 - y, 70 dollars + shipping
     r"|interest|delivery)\W*\Z)",
     re.IGNORECASE,
 )
-_MULTIPLE = re.compile(r" times (?:the|her|his|its|their|that|what)\b", re.IGNORECASE)
+_MULTIPLE = re.compile(r" times (?:the|her|his|its|their|that|what|as (?:many|much))\b", re.IGNORECASE)
 _TO_SOLVE = re.compile(r"[-+*/] ?[b-hj-z] ?=", re.IGNORECASE)  # 5 + x = 12
 _SHARE = re.compile(r"(?:%|.? ?percent) of ")
 _OF = re.compile(r"\s*of (?:the )?\Z")  # 20% of 90

@@ -41,7 +41,7 @@ FAULT = re.compile(
 # How a sentence that takes back begins: "Wait, ..."
 _TURNS = (
     r"wait|nope|nah|second thoughts|not (?:quite|exactly|so fast|yet)|actually(?! (?:pretty|quite|very|fairly|rather))"
-    r"|correction|corrected|no(?=[,.:;!-])|no wait|oops|whoops"
+    r"|correction|corrected|no(?=\s?[,.:;!\u2013\u2014-])|no wait|oops|whoops"
     r"|sorry(?! for)"
     r"|apologies(?! for)|my apologies|hold on|hang on|scratch|strike that|on (?:second thought|further|closer"
     r"|reflection|review)"

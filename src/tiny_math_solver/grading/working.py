@@ -25,7 +25,8 @@ ENTRY = re.compile(
 )
 
 _OPEN = re.compile(
-    r"(?:\A|[\s(+*/-])[b-hj-wyz] ?[-+*/^] ?[\d(]|(?:\A|[\s(])x ?[-+*/^] ?[\d(]|\d ?[-+*^] ?[b-hj-z](?![\w'.])"
+    r"\b[a-z] ?[-+*^] ?[a-z]\b|(?:\A|[\s(+*/-])[b-hj-wyz] ?[-+*/^] ?[\d(]|(?:\A|[\s(])x ?[-+*/^] ?[\d(]"
+    r"|\d ?[-+*^] ?[b-hj-z](?![\w'.])"
 )
 
 _GOES_ON = (  # "18. But I forgot ..." is an answer and a remark, "2. Selling the eggs" a heading
