@@ -120,6 +120,15 @@ GROUPS: dict[str, list[tuple[str, str, bool, str]]] = {
         ("\\boxed{\\frac{60}{4} = 15}", "15", True, BOXED),
         ("#### 9 adults and 6 kids makes 15 people", "15", True, HASHES),
         ("#### 9 adults and 6 kids", "9", False, NONE),
+        ("#### 18 cm^2", "18", True, HASHES),
+        ("#### 18 m²", "18", True, HASHES),
+        ("#### 6 m × 3 m = 18 m²", "18", True, HASHES),
+        ("#### 6 m × 3 m", "6", False, NONE),
+        ("\\boxed{18 \\text{ cm}^2}", "18", True, BOXED),
+        ("The answer is 18 square meters.", "18", True, PHRASE),
+        ("#### 2 m³ + 16 m³ = 18 m³", "18", True, HASHES),
+        ("#### 18 m/s", "18", True, HASHES),
+        ("#### 18 ft² of carpet", "18", True, HASHES),
     ],
     "several steps, or a list": [
         ("#### 3*4=12, 12+5=17", "17", True, HASHES),
@@ -423,6 +432,7 @@ GROUPS: dict[str, list[tuple[str, str, bool, str]]] = {
         ("#### The answer is not determined by the 27 fruits", "27", False, NONE),
         ("The answer is 27 + the pears.", "27", False, NONE),
         ("The answer is 27, but only if the pears count.", "27", False, NONE),
+        ("#### n^2 + 18", "18", False, NONE),
     ],
     "a correction on the line": [
         ("#### 30. Wait, I forgot the 4 broken ones. 30 - 4 = 26.", "26", True, HASHES),

@@ -82,6 +82,9 @@ class _Chain:
         gap = self.text[self.last.end : mention.start]
         if gap[-1:] == "-" and _SIGNED.search(gap):
             gap = gap[:-1]
+        if gap[-1:] == "^" and gap[-2:-1].isalpha():
+            self.last = mention  # 18 cm^2
+            return True
         kind = self._kind(gap, mention)
         if not self.unfinished and same_quantity(self.text, self.last, mention):
             turned = kind == "equals"
