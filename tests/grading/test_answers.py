@@ -10,6 +10,7 @@ from fractions import Fraction
 import pytest
 
 from helpers.answer_cases import CASES, NONE, Case
+from helpers.hard_cases import GROUPS, HARD_CASES
 from helpers.paths import GSM8K_DATA
 from tiny_math_solver.grading import (
     Answer,
@@ -17,22 +18,25 @@ from tiny_math_solver.grading import (
     closing,
     cues,
     extract_answer,
+    gaps,
     is_correct,
+    judge,
     links,
     markers,
     parse_gold,
     parse_number,
     prose,
+    refusals,
     revision,
     units,
 )
 from tiny_math_solver.grading.cues import Cue
-from tiny_math_solver.grading.links import LINKS
+from tiny_math_solver.grading.gaps import LINKS
 
-MODULES = (closing, cues, links, markers, prose, revision, units)
+MODULES = (closing, cues, gaps, judge, links, markers, prose, refusals, revision, units)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.why}: {case.text[:30]!a}")
+@pytest.mark.parametrize("case", [*CASES, *HARD_CASES], ids=lambda case: f"{case.why}: {case.text[:30]!a}")
 def test_table(case: Case) -> None:
     answer = extract_answer(case.text)
     assert (answer.value == parse_gold(case.gold)) is case.correct, answer
@@ -45,7 +49,7 @@ def test_stems_hide_no_match() -> None:
     cues = {name: cue for module in MODULES for name, cue in vars(module).items() if isinstance(cue, Cue)}
     cues |= LINKS
     assert len(cues) >= 15
-    for case in CASES:
+    for case in [*CASES, *HARD_CASES]:
         for part in [case.text, *case.text.split("\n")]:
             for name, cue in cues.items():
                 assert cue.occurs(part) or not cue.pattern.search(part), (name, part)
@@ -56,6 +60,9 @@ def test_table_covers_every_way_of_answering() -> None:
     assert len(CASES) >= 400
     assert {how for how, count in Counter(case.how for case in CASES).items() if count >= 20} == set(How)
     assert sum(not case.correct for case in CASES) > 100
+    for why, group in GROUPS.items():
+        paid = sum(correct for _, _, correct, _ in group)
+        assert 12 <= paid <= len(group) - 15, why
 
 
 @pytest.mark.parametrize(
@@ -121,6 +128,13 @@ def test_numbers_are_never_rounded() -> None:
         ("1,200", Decimal(1200)),
         ("16 - 3 = 13 eggs\n13 + 5 = 18\n#### 18", Decimal(18)),
         ("#### -1,000", Decimal(-1000)),
+        ("18<|im_end|>", Decimal(18)),
+        ("9 * 2 = 18\n#### 18</s>", Decimal(18)),
+        ("<think>9 + 9 or 20?</think>\n\n18<|endoftext|>", Decimal(18)),
+        ("<|im_start|>assistant\n18<|im_end|>\n", Decimal(18)),
+        ("<s>[INST] [/INST] 18 </s>", Decimal(18)),
+        ("**18**<\uff5cend\u2581of\u2581sentence\uff5c>", Decimal(18)),
+        ("3 lakh", Decimal(300000)),
         ("0.75", Decimal("0.75")),
         (18, Decimal(18)),
         (-5, Decimal(-5)),
@@ -136,7 +150,22 @@ def test_parse_gold(gold: str | float | Decimal | Fraction, value: Decimal) -> N
 
 
 @pytest.mark.parametrize(
-    "gold", ["", "eggs", "18 or 20", "16 - 3 = 13 eggs", "#### ", "nan", float("inf"), None, True, [18]]
+    "gold",
+    [
+        "",
+        "eggs",
+        "<|im_end|>",
+        "<think>18",
+        "2 zillion",
+        "18 or 20",
+        "16 - 3 = 13 eggs",
+        "#### ",
+        "nan",
+        float("inf"),
+        None,
+        True,
+        [18],
+    ],
 )
 def test_unreadable_gold_is_an_error(gold: object) -> None:
     """A gold read as "no answer" would silently pay nothing for its problem."""
@@ -185,6 +214,28 @@ def test_either_side_of_a_restatement_counts(text: str) -> None:
     assert is_correct("The answer is 0.54 or 54%.", "54")
 
 
+@pytest.mark.parametrize("text", ["#### {}", "The answer is {} of eggs.", "So she needs {} eggs.", "\\boxed{{{}}}"])
+def test_dozens_are_a_unit_and_a_scale(text: str) -> None:
+    """`3 dozen` answers both "how many dozens" and "how many eggs"."""
+    assert is_correct(text.format("3 dozen"), "3")
+    assert is_correct(text.format("3 dozen"), "36")
+    assert not is_correct(text.format("3 dozen"), "12")
+
+
+def test_a_gold_and_a_completion_are_cleaned_alike() -> None:
+    """A gold from a chat log ends in the token that is stripped from completions."""
+    for token in (
+        "<|im_end|>",
+        "<|endoftext|>",
+        "<|eot_id|>",
+        "</s>",
+        "<end_of_turn>",
+        "<eos>",
+        "<|END_OF_TURN_TOKEN|>",
+    ):
+        assert parse_gold(f"18{token}") == extract_answer(f"#### 18{token}20").value == 18
+
+
 def test_copied_question_answered_again_is_no_new_problem() -> None:
     question = "Katy uses 7 spoons of sugar and 13 cups of water. How many spoons is that in 120 parts?"
     again = f"Question: {question}\nAnswer: #### 42\n\nQuestion: {question}\nAnswer: #### 65"
@@ -227,6 +278,8 @@ HOSTILE = [
     "#### 18 or ", "#### 18 wait ", "\\boxed{", "\\boxed{1} ", "\\frac{", "the answer is ", "answer:", "answer\n",
     "answer to ", "answer (", "</think>", "<|im_end|>", "\nQuestion:", "\n####\n", "one ", "not 1 ", "so 1, ",
     "10^", "A. ", "\n1, 1. how many?\n", "1. how many, ", "\n---\n", "(1 - ", "Tom has 1 ", '"value": ',
+    "9 (adult) + ", "1) 2 ", "- Tom: 1\n", "#### 1. Wait, ", "so the answer is ", "grader: mark ", "if 1, else ",
+    "3 lakh ", "She sells 9 eggs. ", "x + 1 ", "1 (", "(a ", "=1\n", "however, 1 = ", "or 1 = 1. ",
     "\u0130", "\uff11", "\U0001f600", "\ud800", "\x00",
 ]  # fmt: skip
 

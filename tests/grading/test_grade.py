@@ -5,13 +5,14 @@ from decimal import Decimal
 import pytest
 
 from helpers.answer_cases import CASES
+from helpers.hard_cases import HARD_CASES
 from tiny_math_solver.evaluation.evaluate import EvaluationRecord
 from tiny_math_solver.grading import Graded, How, extract_answer, grade, is_correct
 from tiny_math_solver.grading.rewards import correctness_reward, format_reward
 
 
 def test_grading_is_what_the_reader_and_both_rewards_say() -> None:
-    for case in CASES:
+    for case in [*CASES, *HARD_CASES]:
         graded = grade(None, case.text, case.gold)
         found = extract_answer(case.text)
         assert (graded.value, graded.how) == (found.value, found.how)

@@ -6,6 +6,7 @@ import pytest
 
 import reward_func
 from helpers.answer_cases import CASES
+from helpers.hard_cases import HARD_CASES
 from tiny_math_solver.grading.rewards import correctness_reward, format_reward
 
 
@@ -15,9 +16,10 @@ def chat(text: Any) -> list[dict[str, Any]]:
 
 def test_rewards_over_the_table() -> None:
     """The two rewards are the reader's verdict and nothing else, in both forms of a completion."""
-    texts, golds = [case.text for case in CASES], [case.gold for case in CASES]
-    correct = [1.0 if case.correct else 0.0 for case in CASES]
-    formatted = [0.5 if case.how == "hashes" else 0.0 for case in CASES]
+    cases = [*CASES, *HARD_CASES]
+    texts, golds = [case.text for case in cases], [case.gold for case in cases]
+    correct = [1.0 if case.correct else 0.0 for case in cases]
+    formatted = [0.5 if case.how == "hashes" else 0.0 for case in cases]
     assert correctness_reward(completions=texts, answer=golds) == correct
     assert correctness_reward(completions=[chat(text) for text in texts], answer=golds) == correct
     assert format_reward(completions=texts) == formatted

@@ -1,17 +1,19 @@
 """The closing sentence: the result that a completion without a marker states at its end.
 
 Lines are read from the last one up, sentence by sentence. Pleasantries, remarks and up to four sentences without a
-number are passed over; the first sentence that remains decides. A question, a refusal, a plan, an option, a copy of
-the prompt or a message to the grader states no result.
+number are passed over; the first sentence that remains decides. A question, a refusal, a plan, an option, two cases or
+a copy of the prompt states no result.
 """
 
 import re
 
-from tiny_math_solver.grading.cues import HEADING, TO_GRADER, Cue, concludes, refuses
+from tiny_math_solver.grading.cues import HEADING, Cue, concludes
 from tiny_math_solver.grading.links import Reading, read_opening
 from tiny_math_solver.grading.markup import last_characters, plain, sentences
 from tiny_math_solver.grading.numerals import find_number_words, find_numerals, parse_number
 from tiny_math_solver.grading.prose import read_sentence
+from tiny_math_solver.grading.refusals import has_two_cases, refuses
+from tiny_math_solver.grading.working import ENTRY, is_item
 
 MAX_TAIL = 4000  # characters read at the end of the text
 MAX_LINE = 800  # characters read of one line
@@ -27,7 +29,7 @@ def read_closing(text: str, question: str | None) -> Reading:
         body = body[: foot.start()]
     if body.endswith(("}", "}\n```")) and (keys := list(_KEY.finditer(body))):
         value = plain(body[keys[-1].end() : keys[-1].end() + MAX_LINE])
-        return read_opening(value, find_numerals(value)) or Reading(None, value, 0)
+        return read_opening(value, find_numerals(value), is_answer_line=False) or Reading(None, value, 0)
     lines = [line for line in body.rsplit("\n", MAX_LINES)[-MAX_LINES:] if line.strip(" \r\t$`-#*[]\\|")]
     without_number = 0
     for index in range(len(lines) - 1, -1, -1):
@@ -58,12 +60,12 @@ def read_closing(text: str, question: str | None) -> Reading:
 
 
 def _states_no_result(words: str, line_sentences: list[str], place: int) -> bool:
-    """True of an option, a supposition, a plan, and of a sentence that follows a refusal or speaks to the grader."""
+    """True of an option, a supposition, a plan, of two cases, and of a sentence that follows a refusal."""
     return bool(
         _NO_RESULT.search(words)
         or (_PLAN.match(words) and "=" not in words)
         or (place and refuses(line_sentences[place - 1]))
-        or TO_GRADER.search("".join(line_sentences[max(0, place - 1) : place + 1]))
+        or has_two_cases(words)
     )
 
 
@@ -114,6 +116,11 @@ def _cut_off(text: str) -> bool:
 
 
 _LABEL = re.compile(r"^\W*(?:(?:case|option|possibility|scenario) )?(?:[A-E]|\d{1,2})[.):]\s", re.IGNORECASE)
+_SUM = re.compile(
+    r"total|sum|answer|result|final|altogether|all|left|remain|together|combined|average|difference|overall|profit|cost"
+    r"|\b[xyznt]\b",
+    re.IGNORECASE,
+)
 
 
 def _read_bold(sentence: str) -> Reading | None:
@@ -122,12 +129,20 @@ def _read_bold(sentence: str) -> Reading | None:
     if not bold or len(bold[-1]) >= len(sentence) - 6 or (len(bold) > 1 and "=" not in sentence):
         return None
     inner = plain(bold[-1])
-    return read_opening(inner, find_numerals(inner))
+    return read_opening(inner, find_numerals(inner), is_answer_line=False)
 
 
 def _is_list(line: str, other: str) -> bool:
-    """True if two lines are different bare numbers, as in a list of guesses or options."""
+    """True if two lines are different bare numbers, as in a list of guesses, or each give a number to a name."""
     if len(other) > 40 or len(line) > 40:
         return False
+    one, two = ENTRY.fullmatch(plain(line)), ENTRY.fullmatch(plain(other))
+    if (
+        one
+        and two
+        and (one["name"] or two["name"] or (is_item(line) and is_item(other)))
+        and not _SUM.search(two["name"] or "")
+    ):
+        return parse_number(one["number"]) != parse_number(two["number"])  # - Tom: 18 marbles
     value = parse_number(_LABEL.sub("", line))
     return value is not None and parse_number(_LABEL.sub("", other)) not in (None, value)

@@ -42,7 +42,7 @@ class Cue:
 HEDGE = r"(?:or|alternatively|maybe|perhaps|possibly|versus|vs)"
 HEDGE_STEMS = "or|altern|maybe|perhaps|possib|vs|versus"
 HEDGED = Cue(HEDGE_STEMS, rf"\b{HEDGE}\b")
-_RETRACTED = (
+RETRACTIONS = (
     r"wait|actually|correction|corrected|no(?=[,.:;-])|no wait|sorry|mistake|wrong|incorrect|not (?:right|correct)"
     r"|i mean|i meant|oops|kidding|edit(?=:)|can'?t be (?:right|correct)|scratch|take (?:that|it) back|never ?mind"
     r"|disregard|ignore (?:that|this|the above)"
@@ -51,32 +51,14 @@ _STEMS = (
     "wait|actual|correct|no,|no.|no:|no;|no-|sorry|mistake|wrong|not right|mean|oops|kidding|edit:|t be |scratch"
     "|back|never|disregard|ignore"
 )
-RETRACTED = Cue(_STEMS, rf"\b(?:{_RETRACTED})\b")
+CORRECTED_STEMS = f"{_STEMS}|should|rather|better|instead|round|make|hold|hang|hm|er|um|uh"
 CORRECTED = Cue(  # within one sentence, milder words are enough
-    f"{_STEMS}|should|rather|instead|round",
-    rf"\b(?:{_RETRACTED}|should be|should have been|rather(?! than)|instead(?! of)"
+    CORRECTED_STEMS,
+    rf"\b(?:{RETRACTIONS}|should be|should have been|rather(?! than)|instead(?! of)"
     r"|round(?:s|ed|ing)? (?:up |down |off )?(?:to|it))\b",
-)
-TO_GRADER = Cue(  # a message to the grader in place of a solution
-    "grader|correct|full|ignore",
-    r"(?:(?:\A|\n)\W*|\b(?:dear|to|the) )grader\b|\bmark (?:this|it|me|my \w+) (?:as )?correct|\bfull (?:marks|credit)"
-    r"|\bignore (?:all |any |the )*(?:previous|prior|problem|question|instructions)\b",
-)
-_REFUSAL = Cue(
-    "not |n't|depends|dont|cant|couldnt|nable|mpossible|no |known|undetermined|insufficient|n/a|unclear|more info"
-    "|none|null|refuse",
-    r"\b(?:do not|don'?t|cannot|can not|can'?t|could not|couldn'?t|unable to|impossible to|not possible to|no way to)"
-    r" (?:be )?(?:know|determin|answer|calculat|solve|find|tell|comput|say|figure)|not enough information|insufficient"
-    r"|it (?:all )?depends|more information|unknown|undetermined|\bn/a\b|no answer|unclear|not sure|refuse to"
-    r"|^\W*(?:none|null)\b",
 )
 HEADING = r"(?:step|part|phase|case|method|section|question|problem|example|option|stage|solution|task|chapter|table)"
 _CONCLUDES = re.compile(r"\W*(?:so|therefore|thus|hence|in conclusion|in total|finally|overall)\b", re.IGNORECASE)
-
-
-def refuses(text: str) -> bool:
-    """True if a sentence says that there is no answer."""
-    return _REFUSAL.search(text) is not None
 
 
 def concludes(text: str) -> bool:

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
+from tiny_math_solver.grading.gold import parse_gold
 from tiny_math_solver.grading.markers import How
-from tiny_math_solver.grading.numerals import Number, parse_gold, write_number
+from tiny_math_solver.grading.numerals import Number, write_number
 from tiny_math_solver.grading.reader import extract_answer
 
 CORRECTNESS_REWARD = 1.0

@@ -1,31 +1,17 @@
-"""Links: how a number belongs to the one before it, and the number that a chain of them commits to.
+"""Links: the number that a chain of numbers comes to, each linked to the one before as `gaps` tells.
 
 `read_opening` reads text that should begin with its answer, such as the rest of a line after a marker. `follow_links`
-walks from number to number and asks `link_between` for the kind of each gap:
-
-    equals      6 * 3 = 18           the right side replaces the left
-    operator    6 * 3                unfinished: no answer unless an equals sign follows
-    compound    5 feet 3 inches      unfinished likewise
-    corrected   20, no wait, 18      the second number replaces the first
-    range       17-19                two candidates: no answer
-    list        18, 20               two candidates
-    both        18 and 20            two candidates
-    hedge       18 or 20             two candidates
-    None        18 (out of 20)       not linked: the chain ends
-
-The patterns of LINKS are tried in order, and each has to match the whole gap; hedges and corrections are searched for
-anywhere in it.
+walks from number to number.
 """
 
 import re
 from fractions import Fraction
 from typing import NamedTuple
 
-from tiny_math_solver.grading.cues import CORRECTED, HEDGED, Cue, word_set
-from tiny_math_solver.grading.numerals import Mention, Number
-from tiny_math_solver.grading.units import RESTATES, counts_things, same_quantity
-
-MAX_GAP = 60  # characters between two numbers that may still be linked
+from tiny_math_solver.grading.cues import word_set
+from tiny_math_solver.grading.gaps import SAYS_MORE, link_between, without_asides
+from tiny_math_solver.grading.numerals import Mention, Number, find_number_words, find_numerals
+from tiny_math_solver.grading.units import RESTATES, counts_things, same_quantity, single_things
 
 
 class Reading(NamedTuple):
@@ -38,9 +24,23 @@ class Reading(NamedTuple):
     equivalent: Number | None = None  # the same quantity in another unit, as in "1.5 hours (90 minutes)"
 
 
-def read_opening(text: str, mentions: list[Mention]) -> Reading | None:
+def line_numbers(text: str) -> list[Mention]:
+    """The numbers of an answer line: those in digits, and those in words if the line opens with a list of both."""
+    numerals, words = find_numerals(text), find_number_words(text)
+    if not (numerals and words):
+        return numerals or words
+    together = sorted([*numerals, *words], key=lambda mention: mention.start)
+    first, second = together[:2]
+    gap = text[first.end : second.start]
+    opens = first is words[0] and second is numerals[0] and not text[: first.start].strip(" ($*")
+    linked = opens and gap.strip() and link_between(gap) not in (None, "context")
+    return together if linked else numerals
+
+
+def read_opening(text: str, mentions: list[Mention], *, is_answer_line: bool = True) -> Reading | None:
     """The reading of a text that opens with a number, after filler such as "about" or "Answer:"; else None."""
-    return follow_links(text, mentions) if mentions and _FILLER.fullmatch(text, 0, mentions[0].start) else None
+    opens = mentions and _FILLER.fullmatch(text, 0, mentions[0].start)
+    return follow_links(text, mentions, is_answer_line=is_answer_line) if opens else None
 
 
 # Filler between a marker and its number: words such as "about", a label with a colon, or `Total earnings =`.
@@ -52,94 +52,157 @@ _FILLER = re.compile(
     re.IGNORECASE,
 )
 
-LINKS = {
-    "equals": Cue("=|equal|->", r"[\s%)]*(?:[a-z/]+\s*){0,3}(?:=|equals|is equal to|->)[\s(=>-]*(?:[a-z]\s?=\s*)?"),
-    "operator": Cue(
-        "-|+|*|^|/|x|times|plus|minus|divided|multiplied",
-        r"[\s%)]*(?:[a-z/]+\s+){0,2}(?:[-+*^/x]|times|plus|minus|divided by|multiplied by)[\s(]*",
-    ),
-    "compound": Cue(  # 5 feet 3 inches
-        "h|f|year|week|day|month|min|pound|lb|yard|gallon|quart|r",
-        r"\s*(?:hours?|hrs?|h|feet|foot|ft|years?|weeks?|days?|months?|minutes?|mins?|pounds?|lbs?|yards?|gallons?"
-        r"|quarts?|remainder|r)\b\s*,?\s*(?:and\s*)?",
-    ),
-    "range": Cue("", r"[\s%)]*(?:[|&/~:]|-+|(?:up )?to|through|\.\.+|\u2026|\+-|!=|[<>]=?)[\s(]*"),
-    "list": Cue("", r"[\s%)]*[,;]\s*(?:and )?(?:\w+\s*[:=]\s*)?[(\s]*|\s+|\s*\(?[A-E][).:]\s*"),
-    "both": Cue(
-        "and|but",
-        r"[\s%()]*(?:[a-z]+[\s,.;(]+){0,3}(?:and|but)(?:[\s,]+(?:it|is|it's|the|answer|could|might|may|also|be|about"
-        r"|around|else|just|i|think)\b)*[\s(,:-]*",
-    ),
-}
 
+def follow_links(text: str, mentions: list[Mention], *, is_answer_line: bool = False) -> Reading:
+    """The reading of a text from its first number on, through every number that is linked to the one before.
 
-def link_between(gap: str) -> str | None:
-    """The kind of link between two numbers with the text `gap` between them; None if they are not linked."""
-    if len(gap) > 2 * MAX_GAP:
-        return None
-    lower = gap.lower()
-    if len(gap) <= MAX_GAP:
-        if gap.count(" ") < 8:
-            for kind, cue in LINKS.items():
-                if cue.fullmatch(lower):
-                    return kind
-        if HEDGED.search(lower):
-            return "hedge"
-    return "corrected" if CORRECTED.search(lower) else None
-
-
-def follow_links(text: str, mentions: list[Mention]) -> Reading:
-    """The reading of a text from its first number on, through every number that is linked to the one before."""
-    first = last = mentions[0]
-    best = first.value
-    left: Number | None = None  # the left side of an equation, if it is a plain number
-    equivalent: Number | None = None
-    unfinished = unevaluated(text, first)
-    calculated = compound = contradicted = False
+    On an answer line a second number that says nothing about the first is another candidate.
+    """
+    chain = _Chain(text, mentions[0], is_answer_line=is_answer_line)
     for mention in mentions[1:]:
-        gap = text[last.end : mention.start]
-        kind = link_between(gap)
-        if not unfinished and same_quantity(text, last, mention):
-            best, equivalent = (mention.value, best) if kind == "equals" else (best, mention.value)
-        elif kind is None:
-            if not (_rounds(best, mention.value) or (compound and RESTATES.fullmatch(gap))):
-                break
-            best, unfinished = mention.value, False
-        elif kind in ("operator", "compound"):
-            unfinished = calculated = True
-            compound = kind == "compound"
-            contradicted = False
-        elif kind == "equals":
-            contradicted = not unfinished and not gap.strip(" ()=") and not _agree(best, mention.value)  # 18 = 81
-            left = left if unfinished else best
-            best, equivalent, unfinished, calculated = mention.value, None, False, True
+        if not chain.take(mention):
+            break
+    return chain.reading()
+
+
+class _Chain:
+    """A walk from number to number of a text; `best` is the number that it has come to."""
+
+    def __init__(self, text: str, first: Mention, *, is_answer_line: bool) -> None:
+        self.text, self.is_answer_line = without_asides(text), is_answer_line
+        self.first = self.last = self.end = first  # the last number seen, and the last that is no context
+        self.best = first.value
+        self.left: Number | None = None  # the left side of an equation, if it is a plain number
+        self.equivalent: Number | None = None
+        self.unfinished = unevaluated(text, first)
+        self.calculated = self.compound = self.contradicted = self.remark = self.rival = False
+
+    def take(self, mention: Mention) -> bool:
+        """Go on to the next number; False if the chain ends before it."""
+        gap = self.text[self.last.end : mention.start]
+        if gap[-1:] == "-" and _SIGNED.search(gap):
+            gap = gap[:-1]
+        if gap[-1:] == "^" and gap[-2:-1].isalpha():
+            self.last = mention  # 18 cm^2
+            return True
+        kind = self._kind(gap, mention)
+        if not self.unfinished and same_quantity(self.text, self.last, mention):
+            turned = kind == "equals"
+            self.best, self.equivalent = (mention.value, self.best) if turned else (self.best, mention.value)
+        elif kind in (None, "context") and self._restates(gap, mention):
+            self.best, self.unfinished = mention.value, False
+        elif kind is None or (kind == "list" and mention.value != self.best and counts_things(self.text, gap, mention)):
+            return False
+        elif kind == "context" or (self.remark and kind in _UNFINISHED):
+            self.rival = self._is_aside(gap, mention)
+            self.remark = self.remark or "(" in gap or SAYS_MORE.search(gap) is not None
+            self.last = mention
+            return not self.rival
+        else:
+            self._link(kind, gap, mention)
+        self.last = self.end = mention
+        return not self.rival
+
+    def _kind(self, gap: str, mention: Mention) -> str | None:
+        kind = link_between(gap, unfinished=self.unfinished)
+        if gap == "(":
+            return "operator"  # 22(.50) = 11
+        fraction = "/" in self.text[self.last.start : self.last.end] and _OF.match(gap)
+        if kind == "context" and (fraction or _SHARE.match(self.text, self.last.end - 1)):
+            return "operator"
+        if kind == "context" and self.is_answer_line and not (self.remark or "(" in gap or SAYS_MORE.search(gap)):
+            return "list"
+        if self.unfinished and kind in ("list", "both") and _TOTALLED.match(self.text, mention.end):
+            return "conclusion"  # 80 km, 60 km, 140 km in total
+        return kind
+
+    def _is_aside(self, gap: str, mention: Mention) -> bool:
+        """True if another number stands alone in parentheses: `44 (typo, 45)`."""
+        closed = self.text[mention.end : mention.end + 1] == ")"
+        return closed and mention.value != self.best and _ASIDE.fullmatch(gap) is not None
+
+    def _restates(self, gap: str, mention: Mention) -> bool:
+        return _rounds(self.best, mention.value) or (self.compound and RESTATES.fullmatch(gap) is not None)
+
+    def _link(self, kind: str, gap: str, mention: Mention) -> None:
+        if kind in ("operator", "compound"):
+            self.unfinished = self.calculated = True
+            self.compound, self.contradicted = kind == "compound", False
+        elif kind in ("equals", "result", "conclusion"):
+            self.rival = kind == "equals" and _TO_SOLVE.search(gap) is not None
+            alone = self.last is self.end and not self.unfinished and not gap.strip(" ()=")
+            self.contradicted = alone and not _agree(self.best, mention.value)  # 18 = 81
+            self.left = self.left if self.unfinished else self.best
+            self.best, self.equivalent, self.unfinished, self.calculated = mention.value, None, False, True
+            self.remark = False
         elif kind == "corrected":
-            best, equivalent, unfinished = mention.value, None, False
-        elif mention.value != best:
-            if kind == "list" and counts_things(text, gap, mention):
-                break
-            return Reading(None, text[first.start : mention.end], mention.end)
-        last = mention
-    if unfinished:  # `18 = 9 * 2` keeps 18; `9 * 2` alone is no answer
-        best = left
-    if (contradicted and not unfinished) or _UNDONE.match(text, last.end):
-        best = None
-    whole = best is None or equivalent is not None
-    return Reading(best, text[(first if whole else last).start : last.end], last.end, calculated, equivalent)
+            self.best, self.equivalent, self.unfinished, self.remark = mention.value, None, False, False
+        elif kind in ("list", "both"):
+            if mention.value != self.best or self.unfinished:
+                self.unfinished, self.left = True, None
+        elif mention.value != self.best:
+            self.rival = True
+
+    def reading(self) -> Reading:
+        """The reading, once every linked number is taken."""
+        text, end = self.text, self.end
+        if self.rival:
+            return Reading(None, text[self.first.start : end.end], end.end)
+        best = self.left if self.unfinished else self.best  # `18 = 9 * 2` keeps 18; `9 * 2` alone is no answer
+        if (
+            (self.contradicted and not self.unfinished)
+            or _UNDONE.match(text, end.end)
+            or _OPEN_TERM.match(text, end.end)
+            or (self.is_answer_line and _MULTIPLE.match(text, end.end))
+        ):
+            best = None
+        equivalent = self.equivalent
+        if best is not None and equivalent is None:
+            equivalent = single_things(text, end, best)
+        whole = best is None or equivalent is not None
+        span = text[(self.first if whole else end).start : end.end]
+        return Reading(best, span, end.end, self.calculated, equivalent)
+
+
+_ASIDE = re.compile(
+    r"[^(]*\((?!(?:out of|from|of|in|for|at|per|by|see|step|on|with|to|after)\b)(?:[a-z']+[,:;]? ){0,3}", re.IGNORECASE
+)
+_UNFINISHED = ("operator", "compound", "list", "both", "range")
 
 
 MONTH = r"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]{0,6}\.?"
 # Text after a number that makes it something else: `18 squared`, `18 < x`, `18 is not the answer`, `18 eggs?`
 _UNDONE = re.compile(
-    r"\s*(?:[<>]|(?:squared|cubed|factorial|mod|choose|is not|isn't)\b)|[^.!?\n]{0,30}\?| over [\d.,]+\W*\Z"
-    rf"| {MONTH} \d{{4}}|(?<=%) of \d| (?:more|less|fewer) than \d",
+    r"!\s*[-+*/=]|\s*(?:[<>\u2717\u2718\u274c]|(?:squared|cubed|factorial|mod|choose|is not|isn't)\b)|[^.!?\n]{0,30}\?"
+    r"| over [\d.,]+\W*\Z"
+    rf"| {MONTH} \d{{4}}|(?<=%) of \d| percent of \d| (?:more|less|fewer) than \d| or (?:more|less|fewer|higher"
+    rf"|lower|greater|above|below)\b",
 )
+_OPEN_TERM = re.compile(  # 100 - y, 70 dollars + shipping
+    r"\(\d| / [knpqrxyz]\b|\s*[-+*^]\s*(?![ai]\b)[a-z]\b(?![.'])|(?: [a-z]+){0,3} (?:increased|decreased|reduced"
+    r"|raised|lowered"
+    r"|multiplied|divided|doubled|tripled|halved|squared)\b"
+    r"|(?: [a-z]+){0,3}(?: [+*] [a-z(]| (?:plus|minus|divided by"
+    r"|multiplied by)\b"
+    r"| times [b-hj-z]\b|(?: [a-z]+){1,3} times (?:the|her|his|its|their|that)\b| less (?:the|an?|her|his|its"
+    r"|their)\b"
+    r"| - (?:the |her |his |its |their |any )?(?:tax(?:es)?|tips?|costs?|price|discount|shipping|fees?|expenses|rent"
+    r"|interest|delivery)\W*\Z)",
+    re.IGNORECASE,
+)
+_MULTIPLE = re.compile(r" times (?:the|her|his|its|their|that|what|as (?:many|much))\b", re.IGNORECASE)
+_TO_SOLVE = re.compile(r"[-+*/] ?[b-hj-z] ?=", re.IGNORECASE)  # 5 + x = 12
+_SHARE = re.compile(r"(?:%|.? ?percent) of ")
+_OF = re.compile(r"\s*of (?:the )?\Z")  # 20% of 90
+_TOTALLED = re.compile(r"(?: [a-z]+){0,2}(?: in total| total| altogether| in all| combined| overall)\b", re.IGNORECASE)
+_SIGNED = re.compile(r"(?:\b(?:is|was|are|be|of|to|about|equals)|=)\s*-\Z")  # the sign of the number that follows
+_VARIABLE = re.compile(r"(?:\A|[\s(=+*/])[b-hj-z] ?-\Z")  # x - 18
 
 
 _NEGATIONS = word_set("not never cannot except")
 _NOT_A_VALUE = _NEGATIONS | word_set("sqrt log ln sin cos tan twice double triple thrice")
 _COMPARISONS = word_set("more less fewer greater")
-_PARTS = word_set("half third quarter root square cube")
+_PARTS = word_set("half third thirds quarter quarters fifth fifths tenth tenths root square cube percent % multiple")
 
 
 def unevaluated(text: str, mention: Mention) -> bool:
@@ -149,6 +212,10 @@ def unevaluated(text: str, mention: Mention) -> bool:
         return True
     if lead[-1:] in "+*^/":
         return lead[:-1].rstrip()[-1:].isalpha()
+    if text[mention.start - 1 : mention.start] == "(" and lead[-1:].isalpha() and text[mention.start - 2].isalpha():
+        return True  # f(18)
+    if lead[-1:] == "-" and _VARIABLE.search(lead):
+        return True
     if lead[-1:] in "<>=":
         return lead.endswith(("!=", "<=", ">=", "<", ">")) and not lead.endswith(("->", "=>"))
     rest, _, last = lead.rpartition(" ")
@@ -161,7 +228,7 @@ def unevaluated(text: str, mention: Mention) -> bool:
         or (last == "than" and word in _COMPARISONS)
         or (last == "of" and word in _PARTS)
         or (last == "but" and word == "anything")
-        or (last == "as" and word == "such")
+        or (last == "as" and word in ("such", "many", "much"))
     )
 
 

@@ -10,11 +10,14 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import NamedTuple
 
-from tiny_math_solver.grading.cues import HEADING, TO_GRADER, Cue, refuses
-from tiny_math_solver.grading.links import link_between, read_opening
+from tiny_math_solver.grading.cues import Cue
+from tiny_math_solver.grading.gaps import link_between
+from tiny_math_solver.grading.links import line_numbers, read_opening
 from tiny_math_solver.grading.markup import plain, sentences
 from tiny_math_solver.grading.numerals import MAX_DIGITS, Number, find_numbers, find_numerals, negate
-from tiny_math_solver.grading.prose import read_sentence
+from tiny_math_solver.grading.prose import read_line_sentence, read_sentence
+from tiny_math_solver.grading.refusals import has_two_cases, is_conditional, refuses
+from tiny_math_solver.grading.working import is_heading, is_list, is_numbered, is_open, names_each, works_on
 
 MAX_SPAN = 400  # characters read after a marker
 MAX_MARKERS = 16  # markers looked at
@@ -39,6 +42,8 @@ class MarkedAnswer(NamedTuple):
     start: int
     end: int
     equivalent: Number | None = None  # as in Reading
+    calculated: bool = False  # as in Reading
+    denied: bool = False  # "the answer is not 20" decides only if there is no other marker
 
 
 def read_last_marker(text: str, question: str | None = None) -> MarkedAnswer | None:
@@ -48,10 +53,11 @@ def read_last_marker(text: str, question: str | None = None) -> MarkedAnswer | N
     if len(lower) != len(text) - offset:  # some capitals grow when lowered
         lower = text[offset:]
     hashes, boxed, phrase = text.rfind("####"), text.rfind("\\boxed"), lower.rfind("answer")
+    denial: MarkedAnswer | None = None
     for _ in range(MAX_MARKERS):
         last = max(hashes, boxed, phrase + offset if phrase >= 0 else -1)
         if last < 0:
-            return None
+            break
         if last == hashes:
             found = read_hashes(text, hashes)
             hashes = text.rfind("####", 0, max(hashes - 3, 0))
@@ -61,19 +67,25 @@ def read_last_marker(text: str, question: str | None = None) -> MarkedAnswer | N
         else:
             found = _read_phrase(text, last, question)
             phrase = lower.rfind("answer", 0, phrase)
-        if found is not None:
-            return found
-    return None
+        if found is not None and found.denied:
+            denial = denial or found
+        elif found is not None:
+            return denial if denial is not None and denial.span == found.span else found
+    return denial
 
 
 # A number and up to six words of unit to the end of the line, as most answers are: they are read without any table.
 _BARE = re.compile(
     r"[ \t]*\$?(\d{1,15}|[1-9]\d{0,2}(?:,\d{3}){1,4})"
-    r"(?:[ \t]+(?!(?:or|and|maybe|perhaps|possibly|pi|hundred|thousand|million|billion|trillion|minus|plus|times|no"
-    r"|remainder|is|isn|if|squared|cubed|mod|choose|x)\b)[A-Za-z]{1,20}){0,6}[ \t]*\.?[ \t]*(?:\n|\Z)",
+    r"(?:[ \t]+(?!(?i:(?:or|and|maybe|perhaps|possibly|pi|minus|plus|times|no|remainder|is|isn|are|if|squared|cubed|mod"
+    r"|choose|[a-zA-Z]|unless|provided|assuming|depending|depends|otherwise|else|less|not|so|then|but|wait|divided"
+    r"|multiplied|over|guess|unsure|uncertain|least|most|probably|roughly|score|gross|grand|mil|mio|mln|mn|bn|mrd"
+    r"|trn|MM|arab|lacs?"
+    r"|cr)\b"
+    r"|(?:hund|thou|mill|bill|trill|lak|cror|doz|mile?ion|taus)[A-Za-z]*|[A-Za-z]{0,12}illi(?:on|ard)[A-Za-z]*))"
+    r"[A-Za-z]{1,20}){0,6}[ \t]*\.?[ \t]*(?:\n|\Z)",
     re.ASCII,
 )
-_HEADING = re.compile(rf"\W*(?:{HEADING}\s*#?\d|(?:1?\d|20)[.):]\s+[A-Za-z])", re.IGNORECASE)
 _ANSWER_HEADING = re.compile(r"\W*(?:the )?(?:final )?answer\W*", re.IGNORECASE)
 _INSTRUCTION = Cue(
     "your|you should|put |write |give |e.g|example|format|such as|end|finish",
@@ -102,19 +114,26 @@ def read_hashes(text: str, at: int) -> MarkedAnswer | None:
         if bare := _bare(text, at, start, How.HASHES):
             return bare
         words = plain(raw)
-    if not words or _HEADING.match(words):
+    if not words or is_heading(words):
         return None
     final = not text[start + len(raw) : start + len(raw) + MAX_SPAN].strip(" \n\r\t#*`$")
     nothing = MarkedAnswer(None, How.NONE, words, at, start)
     if final and _instructed(text, at):
         return nothing
-    mentions = find_numbers(words)
+    mentions = line_numbers(words)
     if not mentions:
         return nothing if final and refuses(words) else None
-    found = read_opening(words, mentions) or (read_sentence(words) if final else None)
-    if found is None:
+    found = read_opening(words, mentions)
+    if found is None and not final:
         return None  # a heading with a number in it
-    return MarkedAnswer(found.value, How.HASHES, found.span, at, start + _raw_end(raw, found.span), found.equivalent)
+    if refuses(words) or is_conditional(words) or is_numbered(words) or names_each(words) or is_open(words):
+        return nothing
+    found = found or read_line_sentence(words)
+    if (found.calculated and works_on(text, start + len(raw))) or is_list(raw, text, start + len(raw)):
+        return None  # working: the closing sentence has the answer
+    return MarkedAnswer(
+        found.value, How.HASHES, found.span, at, start + _raw_end(raw, found.span), found.equivalent, found.calculated
+    )
 
 
 _FLAT = re.compile(r"\{[^{}\n]{0,40}(?:\{[^{}\n]{0,40}\}[^{}\n]{0,40})?\}")
@@ -135,10 +154,12 @@ def _read_box(text: str, at: int) -> MarkedAnswer | None:
     if bare := _bare(words, 0, 0, How.BOXED):
         value, span = bare.value, bare.span
     else:
-        mentions = find_numbers(words)
+        mentions = line_numbers(words)
         if not mentions:
             return None if words.strip() else MarkedAnswer(None, How.NONE, "", at, end)  # an empty box
-        found = read_opening(words, mentions) or read_sentence(words)
+        if refuses(words) or is_conditional(words) or is_open(words):
+            return MarkedAnswer(None, How.NONE, words, at, end)
+        found = read_opening(words, mentions) or read_line_sentence(words)
         value, span, equivalent = found.value, found.span, found.equivalent
     if value is not None and text[at - 1 : at] == "-" and not text[max(0, at - 2) : at - 1].isalnum():
         value = negate(value)
@@ -172,10 +193,28 @@ _PHRASE = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 _NOT_THE_NOUN = Cue(
-    "to |we |can |if |suppose |assume |think |guess |say |expect |first |second |third |ease |/",
-    r"(?:\b(?:to|we|can|first|second|third"
+    "to |we |can |if |suppose |assume |think |guess |say |expect |first |second |third |ease |/|wrong |incorrect "
+    "|mistaken |common |naive |tempting |initial |previous |original |old |earlier |partial |intermediate |that |not ",
+    r"(?:\b(?:to|we|can|first|second|third|(?:wrong|incorrect|mistaken|common|naive|tempting|initial|previous"
+    r"|original|old"
+    r"|earlier|partial|intermediate)(?: final)?|not (?:an|the)"
     r"|(?:if|suppose|assume|(?:might|may|could|would) (?:think|guess|say|expect)(?: that)?)(?: the)?) |ease |/)\Z",
 )
+# "The answer is reasonable because ..." is a remark on an answer
+_NO_ANSWER = re.compile(
+    r"\W*(?:indeed |also |clearly |quite |therefore |obtained |found |given |verified |consistent |in |expressed "
+    r"|rounded )*"
+    r"(?:correct|right|reasonable|plausible|valid|consistent|verified|sensible|positive|obvious|in (?:dollars|cents"
+    r"|units"
+    r"|hours|minutes)|independent|based|expected|checked|easy|simple|straightforward|a whole number|(?:more|less"
+    r"|greater"
+    r"|smaller|larger|higher|lower) than the|derived|obtained|found)\b(?!\W*(?:answer|one|value)?\W*(?:is|:|=)?\W*\d)",
+    re.IGNORECASE,
+)
+_DENIAL = re.compile(
+    r"\W*(?:certainly |definitely |obviously |just |simply )?(?:not|never|n't)\b[^.?!]{0,24}", re.IGNORECASE
+)
+_INSTEAD = re.compile(r"\b(?:but|rather|instead|it'?s|it is|answer)\b[^\n]*\d", re.IGNORECASE)
 _NOT_FINAL = re.compile(r"\b(?:part|first|step|sub|previous|second)\b", re.IGNORECASE)
 
 
@@ -184,36 +223,49 @@ def _read_phrase(text: str, at: int, question: str | None) -> MarkedAnswer | Non
     match = _PHRASE.match(text, at + len("answer"), at + 200)
     if match is None or _NOT_THE_NOUN.search(text[max(0, at - 24) : at]):
         return None
-    if TO_GRADER.search(text[max(0, at - 60) : match.end() + 60]):
-        return MarkedAnswer(None, How.NONE, "", at, match.end())
     if match["about"] and (_NOT_FINAL.search(match["about"]) or (match["label"] and _DIGIT.search(match["about"]))):
         return None
     if bare := _bare(text, at, match.end(), How.PHRASE):
         return bare
     raw, start = _line(text, match.end())
+    if "\n" in match[0] and is_list(raw, text, start + len(raw)):
+        return None  # the closing sentence has the answer
     if "\n" in match[0] and raw.startswith("- "):
         raw, start = raw[2:], start + 2  # a bullet, not a minus
     raw = raw[: raw.find("####") if raw.find("####") > 0 else None]
     words = plain(raw)
     if bare := _bare(words, at, 0, How.PHRASE):
         return bare._replace(end=start + _raw_end(raw, bare.span))
-    mentions = find_numbers(words)
-    if not mentions:
+    mentions = line_numbers(words)
+    if not mentions or _NO_ANSWER.match(words):
         return None
-    if refuses(words[: mentions[0].start]):
-        return MarkedAnswer(None, How.NONE, words, at, start)
+    nothing = MarkedAnswer(None, How.NONE, words, at, start)
+    if _DENIAL.fullmatch(words, 0, mentions[0].start) and not _INSTEAD.search(words, mentions[0].end):
+        return nothing._replace(span=words[mentions[0].start : mentions[0].end], denied=True)
+    if refuses(words):
+        return nothing
     more = _DIGIT.search(text, start + len(raw), start + len(raw) + MAX_SPAN)
     found = read_opening(words, mentions)
+    if found is not None and (is_conditional(words[max(0, mentions[0].start - 24) :]) or is_numbered(words)):
+        return nothing
     if found is None:
         parts = sentences(words)
-        if match["label"] and (more or len(parts) > 1):
+        if (match["label"] or "\n" in match[0]) and (more or len(parts) > 1):
             return None  # a label over working: the closing sentence has the answer
         if not find_numbers(parts[0]):
             return None
+        if has_two_cases(words):
+            return nothing
         found = read_sentence(parts[0], question=question)
-    elif match["label"] and found.calculated and (more or _DIGIT.search(words, found.end)):
+        found = found._replace(calculated="=" in parts[0])
+    elif found.calculated and (
+        ((match["label"] or "\n" in match[0]) and (more or _DIGIT.search(words, found.end)))
+        or works_on(text, start + len(raw))
+    ):
         return None
-    return MarkedAnswer(found.value, How.PHRASE, found.span, at, start + _raw_end(raw, found.span), found.equivalent)
+    return MarkedAnswer(
+        found.value, How.PHRASE, found.span, at, start + _raw_end(raw, found.span), found.equivalent, found.calculated
+    )
 
 
 def _instructed(text: str, at: int) -> bool:

@@ -8,7 +8,7 @@ import unicodedata
 def plain(text: str) -> str:
     """A short text without its markup; words, numbers and operators stay."""
     if not text.isascii():
-        text = text.translate(_ASCII)
+        text = _MILLIONS.sub(r"\1M", text).translate(_ASCII)
     if "&" in text and ";" in text:
         text = html.unescape(text).translate(_ASCII)
     if "<" in text or "~~" in text:
@@ -18,6 +18,8 @@ def plain(text: str) -> str:
     if "{" in text or "}" in text:
         text = text.replace("{,}", ",").replace("{", "").replace("}", "")
     if "$" in text:
+        if "m" in text:
+            text = _MILLIONS.sub(r"\1M", text)
         text = _CURRENCY.sub(" ", text).replace("$", "")
     if "*" in text:
         text = text.replace("**", "")
@@ -57,6 +59,7 @@ _ASCII.update(
 )  # fmt: skip
 
 _ANNOTATION = re.compile(r"<<[^<>\n]*>>|~~[^~\n]*~~|</?[A-Za-z][^<>\n]{0,20}>")  # calculator, struck out, tags
+_MILLIONS = re.compile(r"([$\u20ac\u00a3\u20b9\u00a5] ?\d[\d.,]* ?)m(?:il|ln|n)?\b")  # $1.2m is money, 1.2m a length
 _CURRENCY = re.compile(r"\$(?<=\w\$)(?=\d)")  # US$18 is no identifier
 
 

@@ -9,6 +9,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from tiny_math_solver.grading.markup import plain
+from tiny_math_solver.grading.scales import POWERS, SCALE, power_of
 
 Number = Decimal | Fraction
 
@@ -76,25 +77,6 @@ def write_number(value: Number) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
-def parse_gold(answer: "str | int | float | Number") -> Number:
-    """The value of a gold answer: a number, or a whole GSM8K solution that ends in `#### 18`.
-
-    Raises ValueError if it is not one finite number.
-    """
-    value: Number | None = None
-    if isinstance(answer, str):
-        value = parse_number(answer.rpartition("####")[2])
-    elif isinstance(answer, Fraction):
-        value = canonical(answer)
-    elif isinstance(answer, Decimal):  # comparing writes out an exponent of thousands
-        value = answer if answer.is_finite() and abs(answer.adjusted()) <= MAX_DIGITS else None
-    elif isinstance(answer, (int, float)) and not isinstance(answer, bool):
-        value = parse_number(str(answer))
-    if value is None:
-        raise ValueError(f"gold answer is not one number: {str(answer)[-80:]!r}")
-    return value
-
-
 def negate(value: Number) -> Number:
     return value.copy_negate() if isinstance(value, Decimal) else -value  # unary minus rounds a Decimal
 
@@ -117,16 +99,16 @@ def canonical(value: Fraction) -> Number:
 
 # Starts with a character class, not a look-behind: the engine can then skip ahead to the next digit.
 _NUMBER = re.compile(
-    r"""(?P<body>[\d.](?<![A-Za-z0-9_].)(?:
-        (?<=\d)\d{0,8}(?:\ and)?\ \d{1,9}/\d{1,9}(?![\d/])           # 2 1/2
-      | (?<=\d)\d{0,2}(?:\ \d{3})+(?![\d,]|-[A-Za-z])(?:\.\d+)?      # 18 000
+    rf"""(?P<body>[\d.](?<![A-Za-z0-9_].)(?:
+        (?<=\d)\d{{0,8}}(?:\ and)?\ \d{{1,9}}/\d{{1,9}}(?![\d/])           # 2 1/2
+      | (?<=\d)\d{{0,2}}(?:\ \d{{3}})+(?![\d,]|-[A-Za-z])(?:\.\d+)?      # 18 000
       | (?:(?<=\d)|(?<!\.\.)(?=\d))(?:\d|[.,'_:/](?=\d))*            # 1,200.50  3/4  2:30
         (?:[eE][+-]?\d+(?!\w))?                                      # 1e3
-        (?P<ten>\s?[*x]\s?10\^\(?[+-]?\d{1,3}\)?|(?<=10)\^\(?[+-]?\d{1,3}\)?)?  # 1.8 * 10^3, 10^3
+        (?P<ten>\s?[*x]\s?10\^\(?[+-]?\d{{1,3}}\)?|(?<=10)\^\(?[+-]?\d{{1,3}}\)?)?  # 1.8 * 10^3, 10^3
     ))
     (?: \s?%
-      | (?P<glued>[A-Za-z]\w*\d|[xyn]\b|\s?pi\b)                     # 0x12, 18x, 18 pi
-      | (?P<scale>[kKMB]\b|(?:\s?(?:[Hh]undred|[Tt]housand|[MmBb]illion|[Tt]rillion)\b)+)
+      | (?P<glued>[A-Za-z]\w*\d|[xyzn]\b|\s?pi\b|\s?\u2030)          # 0x12, 18x, 18 pi, per mille
+      | (?P<scale>{SCALE.replace(" ", "")})                           # 3 lakh
     )?
     (?:\ and\ a\ (?P<part>half|third|quarter)\b
       |(?:\ dollars?,?(?:\ and)?|\ and)\ (?P<cents>\d\d?)\ cents?\b  # 3 dollars and 50 cents
@@ -138,9 +120,6 @@ _SIMPLE = re.compile(r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?", re.ASCII)
 _GROUPED = re.compile(r"[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?|[1-9]\d?(?:,\d\d)+,\d{3}(?:\.\d+)?", re.ASCII)
 _SPACED = re.compile(r"\d{1,3}(?:[ '_]\d{3})+(?:\.\d+)?", re.ASCII)
 _EUROPEAN = re.compile(r"\d{1,3}(?:\.\d{3})+,\d+|\d{1,3}(?:\.\d{3}){2,}", re.ASCII)
-_SCALES = {
-    "k": 3, "m": 6, "b": 9, "hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12
-}  # fmt: skip
 _PARTS = {"half": Fraction(1, 2), "third": Fraction(1, 3), "quarter": Fraction(1, 4)}
 
 
@@ -190,8 +169,11 @@ def _scaled(value: Number, match: "re.Match[str]") -> Number | None:
     scale, part, cents = match["scale"], match["part"], match["cents"]
     if part or cents:
         value = canonical(Fraction(value) + (_PARTS[part] if part else Fraction(int(cents), 100)))
-    if scale and isinstance(value, Decimal):
-        value = _shifted(value, sum(_SCALES[word] for word in scale.lower().split()))
+    if scale:
+        if _SPELLED.match(match.string, match.end() + 1) or _SPELLED.match(match.string, match.end() + 5):
+            return None  # 3 thousand five hundred
+        power = power_of(scale)
+        return None if power is None or not isinstance(value, Decimal) else _shifted(value, power)
     return value
 
 
@@ -224,9 +206,10 @@ _TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ni
 _WORDS = {word: value for value, word in enumerate(_UNITS)}
 _WORDS |= {word: 10 * value for value, word in enumerate(_TENS, start=2)}
 _STEMS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "ty", "el", "zero", "hund")
+_SPELLED_SCALES = ("thousand", "million", "billion", "trillion", "lakh", "crore")
 _SPELLED = re.compile(
-    r"\b(?P<words>(?:{0}|an? (?=hundred|thousand|million))"
-    r"(?:[\s-]*(?:\band\s+)?\b(?:{0}|hundred|thousand|million)\b)*)\b"
+    r"\b(?P<words>(?:{0}|an? (?=hundred|thousand|million|billion|lakh|crore|dozen))"
+    r"(?:[\s-]*(?:\band\s+)?\b(?:{0}|hundred|thousand|million|billion|trillion|lakh|crore)\b)*)\b"
     r"(?P<part>(?: and a|-a)?[ -](?:half|halves|(?:third|quarter|(?:four|fif|six|seven|eigh|nin|ten)th)s?)\b)?"
     "".format("|".join(_WORDS)),
     re.ASCII | re.IGNORECASE,
@@ -240,8 +223,8 @@ def _words_value(words: str) -> Decimal:
             group = 1
         elif word == "hundred":
             group *= 100
-        elif word in ("thousand", "million"):
-            total, group = (total + group) * 10 ** _SCALES[word], 0
+        elif word in _SPELLED_SCALES:
+            total, group = (total + group) * 10 ** POWERS[word], 0
         else:
             group += _WORDS.get(word, 0)
     return Decimal(total + group)

@@ -4,8 +4,9 @@ import re
 from itertools import islice
 
 from tiny_math_solver.grading.closing import read_closing
-from tiny_math_solver.grading.cues import RETRACTED
 from tiny_math_solver.grading.markers import MAX_SPAN, read_last_marker
+from tiny_math_solver.grading.retractions import RETRACTED
+from tiny_math_solver.grading.turns import visible
 
 MAX_SEARCHED = 32768  # characters in which a next problem is looked for
 COPIED_LINE = 24  # characters of a line from which it is a copy of the prompt, not a coincidence
@@ -16,13 +17,8 @@ def own_text(text: str, question: str | None) -> str:
 
     Text after a next problem is dropped only if an answer stands before it.
     """
-    if "<" in text:
-        if "</think>" in text:
-            text = text.rpartition("</think>")[2]
-        elif "<think>" in text and "####" not in text and "\\boxed" not in text:
-            return ""
-        if ("<|" in text or "</s>" in text or "<e" in text) and _END_OF_TURN.search(text):
-            text = next((part for part in _END_OF_TURN.split(text, maxsplit=8) if part.strip()), "")
+    if "<" in text or "INST]" in text:
+        text = visible(text)
     if turn := _NEXT_TURN.search(text, 0, MAX_SEARCHED):
         head = _without_copied_lines(text[: turn.start()], question)
         known = _already_asked(text, turn.start(), turn.end(), question)
@@ -41,7 +37,6 @@ def own_text(text: str, question: str | None) -> str:
     return text
 
 
-_END_OF_TURN = re.compile(r"<\|[a-z_]{2,20}\|>|</s>|<end_of_turn>|<eos>")
 # A next problem that the model makes up: under a heading or a speaker's name, or (_ASKING) a question told in full
 _NEXT_TURN = re.compile(
     r"\n[ #*]{0,6}(?:next |new )?(?:question|q|problem|human|user|instruction)\b[ \d]{0,4}\*{0,2}(?::|\n)",

@@ -10,10 +10,11 @@ import re
 from itertools import pairwise
 
 from tiny_math_solver.grading.cues import CORRECTED, HEDGED, Cue, word_set
-from tiny_math_solver.grading.links import LINKS, MAX_GAP, MONTH, Reading, follow_links, unevaluated
+from tiny_math_solver.grading.gaps import LINKS, MAX_GAP
+from tiny_math_solver.grading.links import MONTH, Reading, follow_links, unevaluated
 from tiny_math_solver.grading.markup import plain
-from tiny_math_solver.grading.numerals import Mention, Number, find_numbers, find_numerals
-from tiny_math_solver.grading.units import counts_things, same_quantity
+from tiny_math_solver.grading.numerals import Mention, Number, find_number_words, find_numerals, write_number
+from tiny_math_solver.grading.units import counts_things, same_quantity, single_things
 
 
 def read_sentence(text: str, before: str = "", question: str | None = None) -> Reading:
@@ -30,6 +31,13 @@ def read_sentence(text: str, before: str = "", question: str | None = None) -> R
     return found or nothing
 
 
+def read_line_sentence(text: str) -> Reading:
+    """As `read_sentence`, for an answer line: a number after a word such as "the" or "for" is not its result."""
+    found = read_sentence(text)
+    lead = text[: text.rfind(found.span)].lower().rstrip(" -$").rpartition(" ")[2] if found.value is not None else ""
+    return found._replace(value=None) if lead != "of" and lead in _CONTEXT_WORDS else found
+
+
 def _read_equation(text: str, equals: int) -> Reading | None:
     """The right side of the equals sign at `equals`, or the left one if the right is a name: `6 = x`."""
     if _UNSOLVED.search(text, 0, equals):
@@ -43,7 +51,7 @@ def _read_equation(text: str, equals: int) -> Reading | None:
 
 
 def _read_prose(text: str, before: str, question: str) -> Reading | None:
-    mentions = [mention for mention in find_numbers(text) if not unevaluated(text, mention)]
+    mentions = [mention for mention in _sentence_numbers(text) if not unevaluated(text, mention)]
     for index in range(len(mentions) - 1, 0, -1):
         relation = _relation(text, mentions, index)
         if relation == "corrected":
@@ -58,7 +66,8 @@ def _read_prose(text: str, before: str, question: str) -> Reading | None:
         return None
     if len({mention.value for mention in mentions}) == 1:
         chosen = mentions[-1]
-        return Reading(chosen.value, text[chosen.start : chosen.end], len(text))
+        batch = None if chosen.value is None else single_things(text, chosen, chosen.value)
+        return Reading(chosen.value, text[chosen.start : chosen.end], len(text), equivalent=batch)
     if not _WORDED.search(text):
         return None
     if owners := _owners(text, mentions):
@@ -68,7 +77,11 @@ def _read_prose(text: str, before: str, question: str) -> Reading | None:
         chosen = asked[0]
     else:
         points = result_points(text, mentions, before, question)
-        chosen = mentions[max(range(len(mentions)), key=lambda index: (points[index], index))]  # of equals, the last
+        best = max(points)
+        equal = [mention for mention, mine in zip(mentions, points, strict=True) if mine == best]
+        if len({text[mention.start].isalpha() for mention in equal}) > 1:
+            return None  # Six bags hold 54 oranges
+        chosen = equal[-1]
     equivalents = (
         pair[pair[0] is chosen].value for pair in pairwise(mentions) if chosen in pair and same_quantity(text, *pair)
     )
@@ -86,6 +99,33 @@ _NO_NUMBER = re.compile(  # nothing but a bound or a date
 )
 
 
+def _sentence_numbers(text: str) -> list[Mention]:
+    """The numbers of a sentence in digits, and those in words that open it or follow a result word."""
+    numerals, words = find_numerals(text), find_number_words(text)
+    if not numerals or not words:
+        return numerals or words
+    counted = [
+        word
+        for word in words
+        if word.value not in (None, 1) and _COUNTS.search(text[: word.start]) and not _PART_OF.match(text, word.end)
+    ]
+    return sorted([*numerals, *counted], key=lambda mention: mention.start) if counted else numerals
+
+
+_COUNTS = re.compile(
+    r"(?:\A\W*(?:(?:so|therefore|thus|hence|then|finally|now|overall|in total|in all),? )?"
+    r"|\b(?:needs?|requires?|is|are|buys?|gets?|makes?|has|have|takes?|total of) (?:about |exactly |only "
+    r"|at least )?)\Z",
+    re.IGNORECASE,
+)
+_PART_OF = re.compile(
+    r"-| (?:of|times|more|less|fewer|other|friends?|people|types?|kinds?|boys?|girls?|men|women|sisters?|brothers?"
+    r"|hundred|\d)"
+)
+_LISTED = re.compile(r"[\s%)]*[,;]\s*(?:and )?(?:\w+\s*[:=]\s*)?[(\s]*|\s+|\s*\(?[A-E][).:]\s*", re.IGNORECASE)
+_OPERATED = re.compile(
+    r"[\s%)]*(?:[a-z/]+\s+){0,2}(?:[-+*^/x]|times|plus|minus|divided by|multiplied by)[\s(]*", re.IGNORECASE
+)
 _PAIR = re.compile(r"\b(?:between|from|either|sum of|product of|difference of)\s*$", re.IGNORECASE)
 
 
@@ -109,10 +149,10 @@ def _relation(text: str, mentions: list[Mention], index: int) -> str | None:
         rival = True
     elif not final or _COMPARED.match(text, right.end):
         rival = False
-    elif LINKS["list"].fullmatch(gap):
+    elif _LISTED.fullmatch(gap):
         rival = not lead.endswith((" in ", " on ", " by ")) and not counts_things(text, gap, right)
     else:
-        rival = LINKS["operator"].fullmatch(gap) is not None
+        rival = _OPERATED.fullmatch(gap) is not None
     return "rival" if rival and not same_quantity(text, left, right) else None
 
 
@@ -164,9 +204,14 @@ def result_points(text: str, mentions: list[Mention], before: str, question: str
         if mention.value == computed:
             points += COMPUTED
         number = text[mention.start : mention.end]
-        if not _occurs(number, before):
+        if number.isalpha() and mention.value is not None:
+            digits = write_number(mention.value)
+            known = [number.lower() in known.lower() or _occurs(digits, known) for known in (before, question)]
+        else:
+            known = [_occurs(number, before), _occurs(number, question)]
+        if not known[0]:
             points += NEW_IN_TEXT
-        if question and not _occurs(number, question):
+        if question and not known[1]:
             points += NEW_IN_QUESTION
         return points
 

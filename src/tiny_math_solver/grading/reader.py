@@ -20,10 +20,14 @@ with examples.
 from typing import NamedTuple
 
 from tiny_math_solver.grading.closing import read_closing
+from tiny_math_solver.grading.gold import parse_gold
+from tiny_math_solver.grading.judge import speaks_to_judge
+from tiny_math_solver.grading.loops import unlooped
 from tiny_math_solver.grading.markers import How, read_hashes, read_last_marker
-from tiny_math_solver.grading.numerals import Number, parse_gold
+from tiny_math_solver.grading.numerals import Number
 from tiny_math_solver.grading.own_text import own_text
 from tiny_math_solver.grading.revision import has_rival, revised
+from tiny_math_solver.grading.truncation import is_cut
 
 
 class Answer(NamedTuple):
@@ -46,8 +50,14 @@ def extract_answer(text: str | None, *, question: str | None = None) -> Answer:
     """
     if not text:
         return Answer(None, How.NONE, "")
-    body = own_text(text, question)
+    body, is_loop = unlooped(own_text(text, question))
+    if speaks_to_judge(body):
+        return Answer(None, How.NONE, "")
+    if is_cut(body):
+        return Answer(None, How.NONE, "")
     marked = read_last_marker(body, question)
+    if marked is None and is_loop:
+        return Answer(None, How.NONE, "")
     if marked is None:
         found = read_closing(body, question)
         return Answer(found.value, How.CLOSING if found.value is not None else How.NONE, found.span, found.equivalent)

@@ -3,36 +3,132 @@
 import re
 
 from tiny_math_solver.grading.closing import MAX_TAIL, read_closing
-from tiny_math_solver.grading.cues import HEDGE, HEDGE_STEMS, RETRACTED, Cue, concludes
+from tiny_math_solver.grading.cues import HEDGE, concludes
 from tiny_math_solver.grading.markers import MAX_SPAN, How, MarkedAnswer
 from tiny_math_solver.grading.markup import plain, sentences
 from tiny_math_solver.grading.numerals import Number, find_numerals
+from tiny_math_solver.grading.refusals import GIVES_UP
+from tiny_math_solver.grading.retractions import FAULT, RETRACTED, WITHDRAWN
+from tiny_math_solver.grading.units import restated
+
+Revision = tuple[Number | None, How, str]  # the value, how it was found, and its span
 
 
-def revised(text: str, marked: MarkedAnswer, question: str | None) -> tuple[Number | None, How, str]:
-    """The value, how it was found and its span, after a correction or an alternative that follows the marker."""
+def revised(text: str, marked: MarkedAnswer, question: str | None) -> Revision:
+    """The answer after what follows the marker: a correction, a refusal, an alternative or another step."""
     unchanged = marked.value, marked.how, marked.span
+    nothing = None, How.NONE, marked.span
     rest = text[marked.end : marked.end + MAX_TAIL]
-    if not rest or not (_DIGIT.search(rest) or _WITHDRAWN.search(rest)):
+    if len(rest) < 3 or not _WORD.search(rest):
         return unchanged
-    if cue := RETRACTED.search(rest):
-        correction = rest[cue.start() :]
-        later = read_closing(correction, question)
-        if later.value not in (None, marked.value) and not _CONFIRMED.search(correction):
-            return later.value, How.CLOSING, later.span
-        withdrawn = later.value is None and _WITHDRAWN.search(correction[:200])
-        return (None, How.NONE, marked.span) if withdrawn else unchanged
-    if doubt := _OTHERWISE.search(rest):
-        others = find_numerals(plain(rest[doubt.start() : doubt.start() + 80]))
-        if others and others[0].value != marked.value:
-            return None, How.NONE, marked.span
+    cue = RETRACTED.search(rest)
+    if cue and not _about_another(rest, cue, marked.value):
+        correction = rest[cue.start() :].lstrip(".!?;:,\n ")
+        value, span = _corrected(correction, marked, question)
+        if value is None and WITHDRAWN.search(correction[:200]):
+            return nothing
+        if value not in (None, marked.value):
+            return value, marked.how if "\n" not in rest[: rest.find(span)] else How.CLOSING, span
+        return unchanged
+    if GIVES_UP.search(rest) or _has_alternative(rest, marked.value) or _other_number_below(rest, marked.value):
+        return nothing
+    return _next_step(rest, marked, question) or unchanged
+
+
+def _about_another(rest: str, cue: re.Match[str], value: Number | None) -> bool:
+    """True if what is said to be wrong is another number: "I also considered 20, but that ignores the muffins"."""
+    if FAULT.fullmatch(cue[0].lstrip(" ,.;:!?-")) is None:
+        return False
+    ahead = sentences(rest[: cue.start()].rpartition("\n")[2])[-1]
+    numbers = find_numerals(plain(ahead))
+    return bool(numbers) and value not in {number.value for number in numbers} and not ahead.rstrip().endswith(".")
+
+
+def _corrected(correction: str, marked: MarkedAnswer, question: str | None) -> tuple[Number | None, str]:
+    """The number that a correction puts in place of the marked one, which may be the same, or None."""
+    later = read_closing(correction, question)
+    if later.value in (None, marked.value):
+        return later.value, later.span
+    confirmed = _CONFIRMED.search(correction)
+    if confirmed and not _OTHER_CONFIRMED.search(correction):
+        return marked.value, marked.span
+    own = sentences(correction.partition("\n")[0])[0]  # "I forgot the 4 muffins" gives no answer yet
+    if FAULT.search(own) and later.span in own and not _GIVES_RESULT.search(own):
+        return None, ""
+    if not WITHDRAWN.search(correction[:200]) and not _claims(plain(correction), later.span):
+        return None, ""  # "Actually, this is a problem from 2021"
+    return later.value, later.span
+
+
+def _claims(text: str, number: str) -> bool:
+    """True if the last occurrence of a number in a plain text is what something is said to be or to come to."""
+    return _CLAIM_LEAD.search(text[: text.rfind(number)]) is not None
+
+
+def _has_alternative(rest: str, value: Number | None) -> bool:
+    """True if another number is offered as the answer: "or maybe 20", "Alternatively, 10 * 2 = 20"."""
+    for doubt in _OTHERWISE.finditer(rest):
+        offered = plain(rest[doubt.end() : doubt.end() + MAX_SPAN].partition("\n")[0])
+        claim = sentences(offered)[0]
+        others = find_numerals(claim)
+        if not others:
+            continue
+        first = others[0]
+        if value is not None and restated(value, claim, first):
+            continue
+        if first.value != value and _CLAIM.fullmatch(claim, 0, first.start) and _UNIT_ONLY.match(claim, first.end):
+            return True
+        if (
+            doubt["other"]
+            and "=" in claim
+            and not _SUPPOSED.search(claim)
+            and value not in {other.value for other in others}
+        ):
+            return True
+    claims = _CLAIMED.finditer(rest)
+    return any(
+        others[0].value != value
+        for claim in claims
+        if (others := find_numerals(plain(rest[claim.end() - 1 : claim.end() + 24]), most=1))
+    )
+
+
+def _other_number_below(rest: str, value: Number | None) -> bool:
+    """True if the next line is another number and nothing else."""
+    match = _BARE_LINE.match(rest)
+    if match is None:
+        return False
+    others = find_numerals(plain(match[1]), most=1)
+    return bool(others) and others[0].value != value
+
+
+def _next_step(rest: str, marked: MarkedAnswer, question: str | None) -> Revision | None:
+    """The answer if the line goes on calculating with the number after the marker."""
     line = rest[:MAX_SPAN].partition("\n")[0].rstrip()
     parts = sentences(line)
-    if marked.how is How.PHRASE and len(parts) > 1 and concludes(parts[-1]):  # Answer: 5 a day. So a week takes 35.
+    if len(parts) < 2:
+        return None
+    if marked.how is How.PHRASE and concludes(parts[-1]):  # Answer: 5 a day. So a week takes 35.
         later = read_closing(line, question)
-        if later.value not in (None, marked.value):
-            return later.value, How.CLOSING, later.span
-    return unchanged
+        return (later.value, How.CLOSING, later.span) if later.value not in (None, marked.value) else None
+    if marked.how is not How.HASHES and not marked.calculated:
+        return None
+    steps = [part for part in parts[1:] if _goes_on(part, marked.value)]
+    if not steps:
+        return None
+    later = read_closing(line, question)
+    if not marked.calculated or later.value is None:
+        return None, How.NONE, marked.span
+    return (later.value, marked.how, later.span) if later.value != marked.value else None
+
+
+def _goes_on(part: str, value: Number | None) -> bool:
+    """True if a sentence after the number comes to another one, and neither checks nor explains it."""
+    words = plain(part)
+    numbers = find_numerals(words)
+    if not numbers or numbers[-1].value == value or _REMARK.match(words) or _CONFIRMED.search(words):
+        return False
+    return "=" in words or _claims(words, words[numbers[-1].start : numbers[-1].end])
 
 
 def has_rival(text: str, value: Number, start: int) -> bool:
@@ -54,23 +150,63 @@ def has_rival(text: str, value: Number, start: int) -> bool:
     )
 
 
-_DIGIT = re.compile(r"\d")
+_WORD = re.compile(r"\w")
 _CONFIRMED = re.compile(
-    r"(?:\b(?:is|are|was|looks|seems|all|yes,?|so)|'s) (?:indeed |also |all )?(?:correct|right)\b|confirm"
-    r"|checks out|matches|verified",
+    r"(?:\b(?:is|are|was|looks|seems|all|yes,?|so)|'s) (?:indeed |also |all )?(?:correct|right|fine|good)\b|confirm"
+    r"|checks out|match(?:es)?|verified|stands|as given|as expected|\u2713|\u2705",
     re.IGNORECASE,
 )
-_WITHDRAWN = Cue(
-    "wrong|incorrect|mistake|not right|not correct|t be |back|disregard|ignore",
-    r"wrong|incorrect|mistake|(?:not|can'?t be) (?:right|correct)|take (?:that|it) back"
-    r"|disregard|ignore (?:that|this|the above)",
+_OTHER_CONFIRMED = re.compile(r"= ?\$?[\d.,]+(?: \w+)? (?:is|looks) (?:correct|right)\b", re.IGNORECASE)
+_GIVES_RESULT = re.compile(
+    r"=|\b(?:so|therefore|thus|hence|giving|gives?|makes?|making|should be|answer|it'?s|it is|leaving|leaves|total)\b",
+    re.I,
 )
-_OTHERWISE = Cue(
-    f"{HEDGE_STEMS}|could|might|may",
-    rf"(?:\A|[.!?;,(\n])\W*(?:{HEDGE})\b|\b(?:could|might|may) (?:also |well )?(?:be|have been)\b",
+_OTHERWISE = re.compile(
+    r"(?P<other>(?:\A|[.!?\n])[^\w\n]*(?:alternatively|otherwise|or else|or)\b)"
+    rf"|(?:\A|[.!?;,(\n])[^\w\n]*(?:(?:and|but|so|then|it is|it's)\W+)?(?:{HEDGE}|or else|otherwise)\b"
+    r"|\b(?:could|might|may) (?:also |well |equally )*(?:be|have been)\b",
+    re.IGNORECASE,
+)
+_PRONOUN = (
+    r"(?:it|the|this|that|these|an?|answer|result|correct|final|total|value|number|could|might|may|can|also|would"
+    r"|should|be|is"
+    r"|was|been|have|about|around|even|just|maybe|perhaps|possibly|equally|well|or|say|i|we|one|get|gets|argue|say"
+    r"|you|think"
+    r"|guess|closer|to|as|little|as|much|many|as|low|high|\$|roughly|approximately|more|like"
+    r"|(?:she|he|they|we|it|there) (?:makes?|has|have|earns?|needs?|gets?|pays?|costs?|is|are))"
+)
+_CLAIM = re.compile(rf"(?:[^\w]|\b{_PRONOUN}\b)*", re.IGNORECASE)
+_UNIT_ONLY = re.compile(
+    r"(?:\s*(?!(?:more|less|fewer|times|of|other)\b)[a-z%]+){0,3}\s*(?:[.!?,;:)]|\Z| if | depending )", re.I
+)
+_SUPPOSED = re.compile(r"\b(?:if|would|could|had|were|suppose|check|verif\w+)\b", re.IGNORECASE)
+_CLAIMED = re.compile(  # "The correct total is 20", "It should be 20", "Final: 20"
+    r"(?:\A|[.!?]\s|\n)[^\w\n]*(?:(?:so|therefore|thus|hence|but|and|however|in fact|now|oh)\W+)*(?:(?:the|my|our"
+    r"|your) )?(?:(?:final|corrected|revised|updated|new)(?: \w+)? ?[:=]|(?:(?:correct|real|actual|true|right|final"
+    r"|proper)(?: final)? (?:answer|total|result|value|amount|number|solution)(?: \w+){0,3}?|answer|result)"
+    r" (?:is|should be|must be|would be|=|:|becomes)|(?:it )?(?:should|must|has to|ought to) be)"
+    r"(?: (?:about|around|exactly|actually|only|really|instead))*:?\s*[*$(]*\d(?![\d.,]*[^\S\n]*[-+*/x\u00d7\u00f7])",
+    re.IGNORECASE,
+)
+_BARE_LINE = re.compile(
+    r"[^\n]{0,40}\n\s*(?:[-*]\s+|or )?([*$]*\d[\d.,]*%?[*$]*(?: [a-z]+){0,2})[. ]*(?:\n|\Z)", re.IGNORECASE
+)
+_REMARK = re.compile(
+    r"\W*(?:note|check|verif|because|since|this|that(?:'s| is)|here|as\b|i\.e|thank|hope|good luck|explanation|proof"
+    r"|rounded"
+    r"|alternativ|if\b|for\b|where|to (?:see|check|verify)|let me (?:check|verify)|remember|confidence|time|\()",
+    re.IGNORECASE,
+)
+_CLAIM_LEAD = re.compile(
+    r"(?:\A|[,.:;!?(=>-]|'s|\b(?:is|are|was|be|been|equals?|makes?|making|gives?|giving|leaves?|leaving|costs?|totals?"
+    r"|total of|comes? to|so|thus|therefore|hence|gets?|becomes?|needs?|has|have|had|means?|meant|answer|only|exactly"
+    r"|about|actually|rather|say|think|earns?|pays?|receives?|spends?|takes?|left with|to|just|her|him|them|it|wait|no"
+    r"|kidding|oops|sorry|correction))[\s*$(=:]*\Z",
+    re.IGNORECASE,
 )
 _CONNECTOR = re.compile(
-    rf"(?:\W|\b(?:{HEDGE}|and|also|so|therefore|the|my|final|is|it|answer|boxed|could|might|be|either|a)\b)*",
+    rf"(?:\W|\b(?:{HEDGE}|and|also|so|therefore|the|my|final|is|it|answer|boxed|could|might|be|either|a|should"
+    rf"|must)\b)*",
     re.IGNORECASE,
 )
 _LAST_DIGIT = re.compile(r"\d(?=\D*\Z)")

@@ -9,7 +9,8 @@ import re
 from fractions import Fraction
 
 from tiny_math_solver.grading.cues import Cue
-from tiny_math_solver.grading.numerals import Mention
+from tiny_math_solver.grading.numerals import Mention, Number, canonical
+from tiny_math_solver.grading.scales import batch_at
 
 
 def same_quantity(text: str, left: Mention, right: Mention) -> bool:
@@ -22,6 +23,20 @@ def same_quantity(text: str, left: Mention, right: Mention) -> bool:
     if one and not one.startswith(_MEASURES):
         return False
     ratio = abs(Fraction(left.value) / Fraction(right.value))
+    return ratio in _RATIOS or 1 / ratio in _RATIOS
+
+
+def single_things(text: str, mention: Mention, value: Number) -> Number | None:
+    """The number of single things if a number counts dozens or other batches: 36 for `3 dozen`."""
+    size = batch_at(text, mention.end)
+    return canonical(Fraction(value) * size) if size > 1 else None
+
+
+def restated(value: Number, text: str, mention: Mention) -> bool:
+    """True if a number is `value` in another unit of measure: 1800 in `1800 cents`, for 18 dollars."""
+    if not (value and mention.value) or not _unit(text, mention).startswith(_MEASURES):
+        return False
+    ratio = abs(Fraction(value) / Fraction(mention.value))
     return ratio in _RATIOS or 1 / ratio in _RATIOS
 
 

@@ -1,0 +1,130 @@
+"""Gaps: the kind of link that the text between two numbers makes.
+
+    equals      6 * 3 = 18               the right side replaces the left
+    result      6 times 3 makes 18       likewise, after a calculation
+    conclusion  6 red, 3 blue, so 9      likewise, after anything
+    operator    6 * 3, 6 eggs + 3        unfinished: no answer unless one of the three above follows
+    compound    5 feet 3 inches          unfinished likewise
+    list        18, 20                   two candidates, unfinished likewise
+    both        18 and 20                likewise
+    corrected   20, no wait, 18          the second number replaces the first
+    range       17-19                    two candidates: no answer
+    hedge       18 or 20                 two candidates: no answer
+    context     18 eggs in 3 days        the second number is passed over
+    None        18, because 9 * 2 ...    the chain ends
+
+The patterns of LINKS are tried in order, and each has to match the whole gap, which is first rid of remarks in
+parentheses; hedges are searched for anywhere in it.
+"""
+
+import re
+
+from tiny_math_solver.grading.cues import CORRECTED, CORRECTED_STEMS, HEDGED, RETRACTIONS, Cue
+from tiny_math_solver.grading.retractions import RETRACTED
+
+MAX_GAP = 60  # characters between two numbers that may still be linked
+
+# Words of unit between a number and what links it to the next
+_UNIT = r"(?:[^-+*/^=<>.,;:!?\d]|(?<=[a-z])/(?=[a-z])){0,60}?"
+_TOTAL = (
+    r"(?:so|therefore|thus|hence|altogether|in all|finally|overall|(?:(?:for|making|giving|with|which is|is|in|=) )?"
+    r"(?:an? |the |grand |final |overall )*total(?: cost| price| amount| number)?(?: of|:|=| is| comes to|,)?)(?![a-z])"
+)
+LINKS = {
+    "corrected": Cue(
+        CORRECTED_STEMS,
+        rf"[^\d.]{{0,12}}?(?:[\s,;:.!?(\u2026~]|-)*\b(?:(?:{RETRACTIONS}|should be|should have been|make (?:that|it)"
+        rf"|rather"
+        r"|or (?:rather|better)|hold on|hang on|hmm+|er+m?|um+|uh+|round(?:s|ed|ing)? (?:up |down |off )?(?:to"
+        r"|it)(?: to)?)"
+        r"(?:[\s,;:.!?(*]|-|\b(?:it|is|it's|that|that's|the|answer|i|think|so|be|must|to|was|should|make|let|me|see"
+        r"|about|instead|got|get|right|there|are)\b)*)+",
+    ),
+    "equals": Cue(
+        "=|equal|->",
+        r"[^.;!?,=]{0,80}?(?:=|\bequals?\b|\bis equal to\b|->)[\s(=>-]*(?:[a-z]\s?=\s*)?(?:(?:about|approximately"
+        r"|exactly|only|just|roughly|a total of|usd|rs\.?|inr|eur)\s+)*",
+    ),
+    "operator": Cue(
+        "-|+|*|^|/|x|times|plus|minus|divided|multiplied|less|added|subtract|taken|split|shared",
+        rf"[\s%)]*[-+*^/x][\s(]*|{_UNIT}(?:[\s%)](?:[-+*^/x]|times|plus|minus|less|divided by|multiplied by|added to"
+        r"|subtracted from|taken from|(?:divided|split|shared)(?: \w+)? (?:by|among|between|into|with))"
+        r"|[+*])[\s(]*(?:(?!(?:in|for|an?|per|of|with|on|by|at|each|every) )[a-z']+ ){0,2}[\s(]*",
+    ),
+    "compound": Cue(  # 5 feet 3 inches
+        "h|f|year|week|day|month|min|pound|lb|yard|gallon|quart|r",
+        r"\s*(?:hours?|hrs?|h|feet|foot|ft|years?|weeks?|days?|months?|minutes?|mins?|pounds?|lbs?|yards?|gallons?"
+        r"|quarts?|remainder|r)\b\s*,?\s*(?:and\s*)?",
+    ),
+    "result": Cue(
+        "is|are|make|making|give|giving|leav|yield|total|come|get|becom|add",
+        rf"{_UNIT},?\s(?:(?:which|that|this|it|to|you|we) )?(?:is|are|makes?|making|gives?|giving|leav(?:es?|ing)"
+        r"|yields?|totals?|totall?ing|comes? to|get|becomes?|adds? up to)\s+(?:(?:a|the|total|of|us|you|her|him|them"
+        r"|about|only|just|exactly|sum)\s+)*",
+    ),
+    "conclusion": Cue(
+        "so|therefore|thus|hence|total|to |result|in all|altogether|finally|overall",
+        r"[^.!?]{0,60}?\b(?:to (?:get|obtain|give|arrive at|reach)|resulting in|results in) (?:a total of |about )?|"
+        rf"[^.!?]{{0,60}}?\b{_TOTAL}[\s,:(]*(?:\w+ )?(?:\b(?:the|an?|answer|final|total|is|are|it|it's|that's|there|we"
+        r"|he|she|they|i|you|has|have|had|needs?|makes?|pays?|gets?|earns?|spends?|costs?|be|will|would|of|about|left"
+        r"|takes?|only|just|exactly)\b\s*)*[\s:(=]*",
+    ),
+    "range": Cue("", r"[\s%)]*(?:[|&/~:]|-+|(?:up )?to|through|\.\.+|\u2026|\+-|!=|[<>]=?)[\s(]*"),
+    "list": Cue(
+        "",
+        r"[\s%)]*(?:[a-z'/]+\s*){0,4}[,;]\s*(?:(?:and|then|plus|next|finally)\s+)*(?:\w+\s*[:=]?\s*)?[(\s]*|\s+"
+        r"|\s*\(?[A-E][).:]\s*|[^.!?\d]{0,60}\bthen\b[\s,:]*",
+    ),
+    "both": Cue(
+        "and|but|&",
+        r"[\s%()]*(?:[a-z]+[\s,.;(]+){0,3}(?:and|but|&)(?:[\s,]+(?:it|is|it's|the|answer|could|might|may|also|be|about"
+        r"|around|else|just|i|think|then)\b)*[\s(,:-]*",
+    ),
+}
+# Words after which the rest of a line explains its number instead of going on with it
+_EXPLAINS = re.compile(
+    r"\b(?:because|since|as|which|where|whereas|who|whose|given|assuming|i\.e|e\.g|than|note|check\w*|verif\w*|not"
+    r"|instead|when|while|out of|if|unless)\b|[.!?][\"')*]*\s"
+)
+# A number after one of these words says more about the one before: 18 eggs in 3 days
+SAYS_MORE = re.compile(
+    r"\b(?:in|for|from|by|with|after|on|over|within|during|to|into|selling|buying|using|left|every|between|among|of)\b"
+)
+
+
+def link_between(gap: str, *, unfinished: bool = False) -> str | None:
+    """The kind of link between two numbers with the text `gap` between them; None if they are not linked."""
+    if len(gap) > 2 * MAX_GAP:
+        return None
+    lower = gap.lower()
+    if "  " in lower:
+        lower = _SPACES.sub(" ", lower)
+    corrected = CORRECTED.occurs(lower)
+    if corrected and LINKS["corrected"].fullmatch(lower):
+        return "corrected"
+    if len(gap) <= MAX_GAP and HEDGED.search(lower):
+        return "hedge"
+    if (corrected and CORRECTED.search(lower)) or _EXPLAINS.search(lower) or RETRACTED.search(lower):
+        return "result" if unfinished and LINKS["result"].fullmatch(lower) else None
+    for kind, cue in LINKS.items():
+        if kind == "corrected" or (kind == "result" and not unfinished):
+            continue
+        if cue.fullmatch(lower):
+            return kind
+    return "context"
+
+
+_SPACES = re.compile(r" {2,}")
+_ASIDE = re.compile(
+    r"[(\[](?!\s*(?:or|but|maybe|perhaps|not|no|wait|=|i\.e|actually|oops)\b)[^()\[\]\d]*[a-z]{2}[^()\[\]\d]*[)\]]"
+    r"|(?<=[\w ])\([^()]*[A-Za-z]{2}[^()]*\)(?=\s*(?:[-+*/=x]|plus|minus|times|equals)\s)",
+    re.I,
+)
+
+
+def without_asides(text: str) -> str:
+    """The text with spaces in place of remarks in parentheses, which may stand between the terms of a calculation."""
+    if "(" not in text and "[" not in text:
+        return text
+    text = text.replace("[", "(").replace("]", ")")
+    return _ASIDE.sub(lambda aside: " " * len(aside[0]), text)

@@ -1,0 +1,57 @@
+"""Truncation: a number at the very end of a text of which the length limit has cut off the last digits."""
+
+import re
+from fractions import Fraction
+
+from tiny_math_solver.grading.markup import plain
+
+_RESULT = re.compile(r"[\s$*<>(\\]*(\d[\d,]*)")
+_EQUATION = re.compile(
+    r"(?:\A|[^-+*/x^().,%\d\s] ?)(?<![\d.,])(\d[\d,]*(?:\.\d+)?) ?([-+*/x]) ?(\d[\d,]*(?:\.\d+)?) ?= ?(\d[\d,]*)\Z"
+)
+
+_COMMA = re.compile(r"(?:\A|\n)(?!\s*#)[^\n]*(?<![\d,.])\d{1,3}(?:,\d{3})*,\Z")  # 1,200 cut after the comma
+_TALK = re.compile(r"\d|(?:\w+\W+){8}")  # more than a unit and a marker between a result and the number
+
+
+def is_cut(text: str) -> bool:
+    """True if the text ends in the first digits of the number that it has just calculated.
+
+    That number is the last result before, as in `9 * 200 = 1800` and then `#### 18`, or what the last equation comes
+    to, as in `9 * 200 = 18`.
+    """
+    if not "0" <= text[-1:] <= "9":
+        return text[-1:] == "," and _COMMA.search(text[-80:]) is not None and not _is_result(text)
+    tail = text[-24:]
+    start = len(text) - len(tail) + len(tail.rstrip("0123456789,"))
+    at = text.rfind("=", 0, start)
+    if at < 0:
+        return False
+    number = text[start:].replace(",", "")
+    if "\n" not in text[at:] and (equation := _EQUATION.search(plain(text[-80:].rpartition("\n")[2]))):
+        return _begins(number, _value(*equation.groups()[:3]))
+    shown = text[at + 1 : at + 24].lstrip(" $*<").replace(",", "")
+    if not shown.startswith(number) or not shown[len(number) :][:1].isdecimal():
+        return False
+    result = _RESULT.match(text, at + 1)
+    return result is not None and _TALK.search(text[result.end() : start]) is None
+
+
+def _is_result(text: str) -> bool:
+    """True if the number before the comma that ends the text is the last result, and so is whole."""
+    number = text[-24:-1].replace(",", "")
+    result = _RESULT.match(text, text.rfind("=") + 1)
+    return result is not None and "=" in text and number.endswith(f" {result[1].replace(',', '')}")
+
+
+def _begins(number: str, whole: str) -> bool:
+    return len(number) < len(whole) and whole.startswith(number)
+
+
+def _value(left: str, operator: str, right: str) -> str:
+    """The result of one operation, as digits if it is a whole number."""
+    one, other = (Fraction(side.replace(",", "")) for side in (left, right))
+    if operator == "/" and not other:
+        return ""
+    value = {"+": one + other, "-": one - other, "/": one / (other or 1)}.get(operator, one * other)
+    return str(value) if value.denominator == 1 else ""
