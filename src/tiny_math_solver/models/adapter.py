@@ -2,24 +2,38 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tiny_math_solver.config.schema import EMBEDDED
+from tiny_math_solver.hub.snapshots import snapshot
 from tiny_math_solver.models.folder import is_finite, load_errors, read_json, some_of
 from tiny_math_solver.support.errors import UserError
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+TRAINED = "default"  # PEFT's name for the adapter that is trained; TRL puts the reference of the KL term beside it
 
 
-def save_adapter(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Write the adapter on `model` as plain PEFT, with its tokenizer."""
-    model.save_pretrained(folder)
+class Joins(Protocol):
+    """Saves an adapter that is trained on `model` joined with one that was merged into the base."""
+
+    def save_joined(self, model: Any, folder: Path) -> None: ...
+
+
+def save_adapter(model: Any, tokenizer: Any, folder: Path, merged: Joins | None = None) -> None:
+    """Write the adapter that is trained on `model` as plain PEFT, with its tokenizer."""
+    if merged:
+        merged.save_joined(model, folder)
+    else:
+        model.save_pretrained(folder, selected_adapters=[TRAINED])
     tokenizer.save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card template
 
 
-def load_adapter(model: Any, folder: Path) -> Any:
-    """A PeftModel of `model` with the adapter in `folder`. Raises UserError for a folder that is none, or damaged."""
+def load_adapter(model: Any, folder: Path, config: Any = None) -> Any:
+    """A PeftModel of `model` with the adapter in `folder`; with a LoraConfig as `config` the adapter can be trained.
+
+    Raises UserError for a folder that is no adapter's, or damaged.
+    """
     from peft import PeftModel
 
     base_of_adapter(folder)
@@ -28,13 +42,27 @@ def load_adapter(model: Any, folder: Path) -> Any:
         why = "adapter_model.bin is a pickle, which may run code and is not loaded" if is_pickle else "nothing to load"
         raise UserError(f"{folder}: no {ADAPTER_WEIGHTS}: {why}")
     with load_errors(f"adapter {folder}"):
-        model = PeftModel.from_pretrained(model, str(folder))
+        model = PeftModel.from_pretrained(model, str(folder), config=config, is_trainable=config is not None)
     _check_loaded(folder, model)
     return model
 
 
 def is_adapter(folder: Path) -> bool:
     return os.path.isfile(folder / ADAPTER_CONFIG)  # False for a name that no file can have, unlike Path.is_file
+
+
+def adapter_folder(name: str, revision: str | None = None) -> Path | None:
+    """The folder of the adapter with this name, local or in the Hub cache, where it is afterwards; None for a model."""
+    folder = Path(name).expanduser()
+    if is_hub_name(name):
+        folder = snapshot("model", name, revision)
+    return folder if is_adapter(folder) else None
+
+
+def is_hub_name(name: str) -> bool:
+    """True for what can only be a repository on the Hub, not a file or folder, there or missing."""
+    is_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or os.path.exists(Path(name).expanduser())
+    return bool(name) and name != EMBEDDED and not is_path
 
 
 def base_of_adapter(folder: Path) -> tuple[str, str | None]:

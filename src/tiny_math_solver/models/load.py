@@ -10,8 +10,16 @@ import torch
 
 from tiny_math_solver.config.schema import EMBEDDED
 from tiny_math_solver.hub.snapshots import snapshot, stay_offline
-from tiny_math_solver.models.adapter import base_of_adapter, is_adapter, load_adapter
-from tiny_math_solver.models.folder import check_loaded, check_model_folder, check_shapes, load_errors
+from tiny_math_solver.models.adapter import adapter_folder, base_of_adapter, is_hub_name, load_adapter
+from tiny_math_solver.models.folder import (
+    check_code,
+    check_kind,
+    check_loaded,
+    check_model_folder,
+    check_shapes,
+    has_tokenizer,
+    load_errors,
+)
 from tiny_math_solver.support.device import default_device, resolve_dtype
 from tiny_math_solver.support.errors import UserError
 
@@ -35,23 +43,37 @@ def load_model(
 
     Raises UserError for a name that is neither a folder nor a Hub repository, and for a damaged folder.
     """
-    base, revision, adapter = locate(name, revision, adapter)
+    base, revision, folder = locate(name, revision, adapter)
     model = load_base(base, revision, dtype, device)
-    tokenizer = load_tokenizer(base, revision)
-    if adapter is not None:
-        model = load_adapter(model, Path(adapter))
+    tokenizer = load_tokenizer(base, revision, folder)
+    if folder is not None:
+        model = load_adapter(model, folder)
     return LoadedModel(name, model.eval(), tokenizer)
 
 
 def locate(
     name: str, revision: str | None = None, adapter: str | Path | None = None
-) -> tuple[str, str | None, str | Path | None]:
-    """`(base, revision, adapter)` of a name; a Hub base is in the cache afterwards."""
-    if adapter is None and is_adapter(Path(name)):
-        adapter = name
-        name, revision = base_of_adapter(Path(adapter))
+) -> tuple[str, str | None, Path | None]:
+    """`(base, revision, adapter folder)` of a name; what comes from the Hub is in the cache afterwards.
+
+    Raises UserError if there is no such model, or no longer the one that an adapter was trained on.
+    """
+    if adapter is not None:
+        folder = adapter_folder(str(adapter))
+        base_of_adapter(folder or Path(adapter))
+        resolve(name, revision)
+        return name, revision, folder
+    folder = adapter_folder(name, revision)
+    if folder is not None:
+        name, revision = base_of_adapter(folder)
+        if not (name == EMBEDDED or is_hub_name(name) or os.path.isdir(Path(name).expanduser())):
+            raise UserError(
+                f"no such model folder: {name}, which adapter {folder} was trained on; say where its base is: "
+                "eval, solve and play BASE --adapter ADAPTER, merge --base BASE, train --model.name BASE "
+                "--model.adapter ADAPTER"
+            )
     resolve(name, revision)
-    return name, revision, adapter
+    return name, revision, folder
 
 
 def load_base(name: str, revision: str | None = None, dtype: str = "auto", device: str | None = None) -> Any:
@@ -66,7 +88,9 @@ def load_base(name: str, revision: str | None = None, dtype: str = "auto", devic
     stay_offline()
     options: dict[str, Any] = {"revision": revision, "local_files_only": True, "trust_remote_code": False}
     with load_errors(f"model {name}", revision):
-        check_shapes(folder, AutoConfig.from_pretrained(source, **options))
+        config = AutoConfig.from_pretrained(source, **options)
+        check_kind(name, config)
+        check_shapes(folder, config)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source, dtype=resolve_dtype(dtype, device), use_safetensors=True, output_loading_info=True, **options
         )
@@ -75,13 +99,19 @@ def load_base(name: str, revision: str | None = None, dtype: str = "auto", devic
     return model.to(device)
 
 
-def load_tokenizer(name: str, revision: str | None = None) -> Any:
+def load_tokenizer(name: str, revision: str | None = None, adapter: Path | None = None) -> Any:
+    """The tokenizer of model `name`, or the one in the folder of its adapter, whose chat template may be another."""
     from transformers import AutoConfig, AutoTokenizer
 
     source, revision = resolve(name, revision)
     options: dict[str, Any] = {"revision": revision, "local_files_only": True, "trust_remote_code": False}
-    with load_errors(f"tokenizer {name}", revision):
-        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+    own = adapter if adapter and has_tokenizer(adapter) else None
+    with load_errors(f"tokenizer {own or name}", revision):
+        if own:
+            check_code(own)
+            tokenizer = AutoTokenizer.from_pretrained(str(own), local_files_only=True, trust_remote_code=False)
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(source, **options)
         rows = AutoConfig.from_pretrained(source, **options).get_text_config().vocab_size
     if len(tokenizer) > rows:  # a kernel would read past the end of the embedding
         raise UserError(
@@ -109,7 +139,7 @@ def resolve(name: str, revision: str | None = None) -> tuple[str, str | None]:
             raise UserError(f"{name}: no config.json in this folder, so it is not a model folder")
         check_model_folder(path)
         return str(path), None
-    if os.path.exists(path) or name.startswith((".", "/", "~")) or name.count("/") > 1:
+    if not is_hub_name(name):
         raise UserError(f"no such model folder: {name}")
     folder = snapshot("model", name, revision)
     check_model_folder(folder)

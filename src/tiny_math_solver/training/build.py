@@ -4,10 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from peft import PeftModel
+from torch import nn
 from transformers import PrinterCallback, ProgressCallback, set_seed
 
 from tiny_math_solver.config.schema import Config
 from tiny_math_solver.models.load import load_base
+from tiny_math_solver.models.starting_adapter import MergedAdapter, StartingAdapter, continued, merged
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.prompts import Prompt
 from tiny_math_solver.rollouts import EngineRollouts, ReferenceRollouts, make_rollouts
@@ -35,6 +38,8 @@ from tiny_math_solver.update.policy_update import PolicyUpdate
 from tiny_math_solver.update.scorer import Scorer
 from tiny_math_solver.update.torch_scorer import TorchScorer
 
+REFERENCE = "ref"  # TRL's name for a copy of an adapter that was trained before, as reference of the KL term
+
 
 @dataclass(frozen=True)
 class Training:
@@ -53,9 +58,10 @@ def build_training(prepared: Prepared, run: RunFolder, console: Console, events:
     config, splits = prepared.config, prepared.splits
     args = config.grpo_config
     set_seed(args.seed)  # before the adapter is made: TRL seeds only afterwards
-    model = load_base(config.model.name, config.model.revision, config.model.dtype, args.device.type)
+    model, merged_adapter = starting_model(config, prepared.plan.adapter, args.device.type)
     with run.left_as_found():  # the Trainer makes its folder at once
         trainer = make_trainer(config, model, prepared.tokenizer, splits.train, prepared.prompts, run, console, events)
+    trainer.merged = merged_adapter
     dev = DevEvaluation(trainer, run, splits.dev, config.evaluation.every, config.prompt.system)
     metrics = MetricsLog(trainer, run, dev, console)
     signals, watchdog = StopOnSignal(), Watchdog(trainer, run, config, events)
@@ -64,6 +70,17 @@ def build_training(prepared: Prepared, run: RunFolder, console: Console, events:
     for callback in (dev, metrics, SampleTables(trainer), signals, watchdog, checkpointing):
         trainer.add_callback(callback)
     return Training(trainer, dev, metrics, signals, watchdog, checkpointing)
+
+
+def starting_model(config: Config, adapter: StartingAdapter | None, device: str) -> tuple[Any, MergedAdapter | None]:
+    """The model that training starts from, and the adapter that was merged into it if there is one."""
+    model = config.model
+    if adapter and adapter.is_merged:
+        return merged(model, adapter, device)
+    base = load_base(model.name, model.revision, model.dtype, device)
+    if adapter is None:
+        return base, None
+    return continued(base, adapter, model.revision, config.lora_config.lora_dropout), None
 
 
 def make_trainer(
@@ -84,12 +101,13 @@ def make_trainer(
             args=config.grpo_config,
             rows=dataset_rows(problems, prompts, config.prompt.system),
             tokenizer=tokenizer,
-            lora_config=config.lora_config,
+            lora_config=None if isinstance(model, PeftModel) else config.lora_config,
             generation=generation,
             recorder=Recorder(run, config.records.rollouts_mb * 10**6, events),
         )
     except (ValueError, NotImplementedError) as error:  # target modules that are not there, options that clash
         raise UserError(" ".join(str(error).split())) from error
+    _still_reference(trainer)
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
     settings = config.rollouts
@@ -132,6 +150,14 @@ def make_update(config: Config, trainer: MathGRPOTrainer, console: Console, even
     return PolicyUpdate(
         trainer.model, scorer, torch_scorer, tokens_per_pass, trainer.loss_type, skip_zero_advantage=trainer.beta == 0
     )
+
+
+def _still_reference(trainer: MathGRPOTrainer) -> None:
+    """Take dropout out of the copy of the adapter that TRL made as reference of the KL term."""
+    for module in trainer.policy.modules():
+        dropouts = getattr(module, "lora_dropout", {})
+        if REFERENCE in dropouts:
+            dropouts[REFERENCE] = nn.Identity()
 
 
 def fall_back_to_generate(trainer: MathGRPOTrainer) -> None:

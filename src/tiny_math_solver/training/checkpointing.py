@@ -14,11 +14,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from accelerate.utils import gather_object
-from peft import set_peft_model_state_dict
-from safetensors.torch import load_file
 from transformers import TrainerCallback, TrainerState
 
-from tiny_math_solver.models.adapter import save_adapter
 from tiny_math_solver.runs.checkpoints import (
     FORMAT,
     checkpoint_files,
@@ -101,7 +98,7 @@ class Checkpointing(TrainerCallback):
 
     def _write(self, folder: Path, processes: list[dict[str, Any]]) -> None:
         trainer: Any = self.trainer
-        save_adapter(trainer.accelerator.unwrap_model(trainer.model), trainer.processing_class, folder)
+        trainer.save_adapter(folder)
         (folder / "best").mkdir()
         shutil.copy(self.run.path / ADAPTER, folder / "best")
         trainer.state.save_to_json(str(folder / TRAINER_STATE))
@@ -157,9 +154,7 @@ class Checkpointing(TrainerCallback):
         checkpoint = self._checkpoint
         assert checkpoint
         self._state = load_tree(checkpoint / "state")
-        set_peft_model_state_dict(
-            self.trainer.accelerator.unwrap_model(self.trainer.model), load_file(checkpoint / ADAPTER)
-        )
+        self.trainer.load_adapter(checkpoint / ADAPTER)
         for name, part in self.parts.items():
             if name in self._state["parts"]:
                 part.load_state_dict(self._state["parts"][name])

@@ -14,12 +14,17 @@ Loss functions, advantages, optimizer and schedule are TRL's own. docs/architect
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from peft import set_peft_model_state_dict
+from safetensors.torch import load_file
 from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer
 
+from tiny_math_solver.models.adapter import save_adapter
+from tiny_math_solver.models.starting_adapter import MergedAdapter
 from tiny_math_solver.rollouts import Rollouts, Sampling
 from tiny_math_solver.rollouts.rollout import causal_lm
 from tiny_math_solver.support.out_of_memory import retry_on_oom
@@ -49,6 +54,7 @@ class MathGRPOTrainer(GRPOTrainer):
 
     update: PolicyUpdate | None = None
     saver: Saver | None = None
+    merged: MergedAdapter | None = None  # into the base, before the adapter that is trained was put on it
 
     def __init__(
         self,
@@ -107,6 +113,15 @@ class MathGRPOTrainer(GRPOTrainer):
         """Completions that this process samples for one generation batch."""
         args: Any = self.args
         return args.generation_batch_size // self.accelerator.num_processes
+
+    def save_adapter(self, folder: Path) -> None:
+        """Write the adapter as plain PEFT of the base that was configured, with its tokenizer."""
+        save_adapter(self.accelerator.unwrap_model(self.model), self.processing_class, folder, self.merged)
+
+    def load_adapter(self, file: Path) -> None:
+        """Load the weights that `save_adapter` wrote."""
+        model, weights = self.accelerator.unwrap_model(self.model), load_file(file)
+        set_peft_model_state_dict(model, self.merged.trained_part(model, weights) if self.merged else weights)
 
     # -- Hooks, in the order in which a step meets them -----------------------------------------------------------
 
