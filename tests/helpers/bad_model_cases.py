@@ -90,11 +90,13 @@ def no_end(folder: Path) -> None:
     edited(folder, "tokenizer_config.json", eos_token=None, tokenizer_class="PreTrainedTokenizerFast")
 
 
-def more_tokens(folder: Path) -> None:
+def end_beyond(folder: Path) -> None:
+    """A tokenizer that was given tokens, and an end of sequence among them, for another model."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.add_tokens([f"<more{i}>" for i in range(9)])
+    tokenizer.eos_token = "<more8>"
     tokenizer.save_pretrained(folder)
 
 
@@ -126,7 +128,12 @@ MODELS = [
         having("config.json", model_type="bert", architectures=["BertForMaskedLM"]),
         "a BertForMaskedLM does not generate text",
     ),
-    model("T5", having("config.json", model_type="t5", architectures=None), "cannot load model ./m: Unrecognized"),
+    model("T5", having("config.json", model_type="t5", architectures=None), "t5 is an encoder-decoder; use a causal"),
+    model(
+        "vision and text, of a type that is not loaded as a language model",
+        having("config.json", model_type="qwen2_5_vl", architectures=["Qwen2_5_VLForConditionalGeneration"]),
+        "transformers has no causal language model for qwen2_5_vl",
+    ),
     model("no heads", having("config.json", num_attention_heads=0), "cannot load model ./m: ZeroDivisionError"),
     model("size is text", having("config.json", hidden_size="big"), "cannot load model ./m"),
     model("less than no layers", having("config.json", num_hidden_layers=-1), "cannot load model ./m"),
@@ -188,7 +195,11 @@ MODELS = [
     model(
         "tokenizer settings are a list", holding("tokenizer_config.json", b"[]"), "expected a JSON object, found list"
     ),
-    model("more tokens than rows", more_tokens, "tokenizer ./m has 357 tokens, its model's embedding 348"),
+    model(
+        "end of sequence beyond the embedding",
+        end_beyond,
+        "tokenizer ./m: its end of sequence '<more8>' has id 356, the model's embedding 348 rows",
+    ),
     Case("no end of sequence", f"train {QUICKSTART} --model.name ./m", "m has no end-of-sequence token", {"m": no_end}),
     model(
         "no chat template", having("tokenizer_config.json", chat_template=None), "tokenizer 'm' has no chat template"
@@ -212,18 +223,25 @@ MODELS = [
         "code of its own", code_in("config.json", model_type="evil", auto_map=REMOTE), "config.json: auto_map wants to"
     ),
     model(
-        "code beside a known type", code_in("config.json", auto_map=REMOTE), "config.json: auto_map wants to run code"
+        "code of an own class beside a known type",
+        code_in("config.json", architectures=["EvilForCausalLM"], auto_map=REMOTE),
+        "config.json: auto_map wants to run code",
     ),
     model(
         "code in the tokenizer",
-        code_in("tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.Tokenizer", None]}),
+        code_in("tokenizer_config.json", tokenizer_class="Evil", auto_map={"AutoTokenizer": ["evil.Tokenizer", None]}),
         "tokenizer_config.json: auto_map wants to run code",
     ),
     Case(
         "train a model with code",
         f"train {QUICKSTART} --model.name ./m",
         "auto_map wants to run code",
-        {"m": lambda folder: (shutil.copytree(TINY["model"], folder), code_in("config.json", auto_map=REMOTE)(folder))},
+        {
+            "m": lambda folder: (
+                shutil.copytree(TINY["model"], folder),
+                code_in("config.json", model_type="evil", auto_map=REMOTE)(folder),
+            )
+        },
     ),
     adapter("adapter without weights", without("adapter_model.safetensors"), "no adapter_model.safetensors"),
     adapter("adapter, pickled", pickled, "adapter_model.bin is a pickle, which may run code and is not loaded"),

@@ -29,15 +29,19 @@ WEIGHTS = "adapter_model.safetensors"
 IDS = torch.arange(40)[None] + 5
 
 
+def lora(settings: dict[str, Any]) -> LoraConfig:
+    defaults: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
+    return LoraConfig(**defaults | settings)
+
+
 def make_adapter(folder: Path, base: str = "embedded", std: float = 0.02, **settings: Any) -> Path:
     """An adapter that changes what its base says, saved by PEFT as any trainer would."""
     torch.manual_seed(1)
-    chosen = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "task_type": "CAUSAL_LM"} | settings
-    model = get_peft_model(load_base(base, dtype="float32"), LoraConfig(**chosen))
+    model = get_peft_model(load_base(base, dtype="float32"), lora(settings))
     for name, weight in model.named_parameters():
         if weight.requires_grad and "lora_A" not in name:
             torch.nn.init.normal_(weight, std=std)
-    model.save_pretrained(folder)
+    model.save_pretrained(str(folder))
     return folder
 
 
@@ -129,7 +133,7 @@ def test_merging_leaves_the_first_adapter_as_it_is(sft: Path, tmp_path: Path):
         ({}, {}),
         ({"target_modules": ["q_proj", "down_proj"]}, {"target_modules": ["v_proj", "down_proj"], "r": 3}),
         ({"rank_pattern": {"layers.1.mlp.up_proj": 7}, "alpha_pattern": {"q_proj": 3}, "use_rslora": True}, {"r": 2}),
-        ({"target_modules": r".*layers\.1\.self_attn\.[qk]_proj"}, {"rank_pattern": {"gate_proj": 6}, "use_rslora": True}),
+        ({"target_modules": r".*layers\.1\.self_attn\.[qk]_proj"}, {"rank_pattern": {"gate_proj": 6}}),
         ({"layers_to_transform": [0], "target_modules": ["up_proj"]}, {"target_modules": ["up_proj"], "lora_alpha": 5}),
     ],
     ids=["same", "other targets", "patterns", "regular expression", "layers"],
@@ -139,12 +143,11 @@ def test_joined_adapters_are_the_sum_of_both(first: dict[str, Any], second: dict
     make_adapter(tmp_path / "first", **first)
     section = ModelSection(name=str(tmp_path / "first"), adapter_use="merge", dtype="float32")
     section, adapter = starting_adapter(section)
+    assert adapter
     assert section.name == "embedded"
     model, below = merged(section, adapter, "cpu")
     assert torch.allclose(logits(model), logits(plain_peft(tmp_path / "first")), atol=1e-4)
-    model = get_peft_model(
-        model, LoraConfig(**{"r": 4, "target_modules": "all-linear", "task_type": "CAUSAL_LM"} | second)
-    )
+    model = get_peft_model(model, lora({"r": 4} | second))
     for name, weight in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.03)
@@ -152,7 +155,7 @@ def test_joined_adapters_are_the_sum_of_both(first: dict[str, Any], second: dict
     below.save_joined(model, tmp_path / "joined")
     assert torch.allclose(logits(plain_peft(tmp_path / "joined")), logits(model.eval()), atol=1e-4)
     trained = below.trained_part(model, load_file(tmp_path / "joined" / WEIGHTS))
-    model.save_pretrained(tmp_path / "trained")
+    model.save_pretrained(str(tmp_path / "trained"))
     alone = load_file(tmp_path / "trained" / WEIGHTS)
     assert trained.keys() == alone.keys()
     assert all(torch.equal(trained[key], alone[key]) for key in alone)
@@ -162,6 +165,7 @@ def test_a_merge_rounds_the_stored_weights_once(tiny_model_folder: Path, tmp_pat
     """The base is stored in bfloat16: for float16 it must not be rounded before the sum is."""
     make_adapter(tmp_path / "a", str(tiny_model_folder), std=2e-3)
     section, adapter = starting_adapter(ModelSection(name=str(tmp_path / "a"), adapter_use="merge", dtype="float16"))
+    assert adapter
     model, _ = merged(section, adapter, "cpu")
     exact = load_adapter(load_base(str(tiny_model_folder), dtype="float32"), tmp_path / "a").merge_and_unload()
     sums = dict(exact.named_parameters())
@@ -236,11 +240,10 @@ def test_a_base_that_has_moved_is_named_by_model_name(tiny_model_folder: Path, t
     base = shutil.copytree(tiny_model_folder, tmp_path / "base")
     make_adapter(tmp_path / "a", str(base))
     base.rename(tmp_path / "moved")
-    with pytest.raises(
-        UserError, match=r"no such model folder: .*base, which adapter .* say where its base is: .*--base"
-    ):
+    with pytest.raises(UserError, match=r"no such model folder: .*base, which adapter .*: .* merge --base BASE"):
         starting_adapter(ModelSection(name=str(tmp_path / "a")))
     section, adapter = starting_adapter(ModelSection(name=str(tmp_path / "moved"), adapter=str(tmp_path / "a")))
+    assert adapter
     assert (section.name, adapter.folder) == (str(tmp_path / "moved"), tmp_path / "a")
     assert resolve(section.name)[0] == str(tmp_path / "moved")
 
@@ -257,9 +260,7 @@ def test_a_base_that_has_moved_is_named_by_model_name(tiny_model_folder: Path, t
 def test_more_than_a_plain_update_is_trained_on_but_not_merged(settings: dict[str, Any], flaw: str, tmp_path: Path):
     """`tiny-math merge` can fold them, a joined adapter cannot hold them."""
     adapter = make_adapter(tmp_path / "a", **settings)
-    with pytest.raises(
-        UserError, match=f"an adapter with {flaw} cannot be merged by model.adapter_use; tiny-math merge"
-    ):
+    with pytest.raises(UserError, match=f"an adapter with {flaw} cannot be merged by model.adapter_use; tiny"):
         starting_adapter(ModelSection(name=str(adapter), adapter_use="merge"))
     found = started(tmp_path / "run", adapter, "continue", *STILL)
     assert [row["completion"] for row in rows(found.folder / "eval/before.jsonl")] == greedy(str(adapter))
@@ -273,7 +274,7 @@ def test_other_kinds_of_adapters_are_refused(tmp_path: Path):
         ("IA3", IA3Config(target_modules=["k_proj"], feedforward_modules=[], task_type="CAUSAL_LM")),
         ("PROMPT_TUNING", PromptTuningConfig(num_virtual_tokens=2, task_type="CAUSAL_LM")),
     ):
-        get_peft_model(load_base("embedded"), config).save_pretrained(tmp_path / name)
+        get_peft_model(load_base("embedded"), config).save_pretrained(str(tmp_path / name))
         with pytest.raises(UserError, match=f"an adapter of the kind {name}; only LoRA adapters can be trained on"):
             starting_adapter(ModelSection(name=str(tmp_path / name)))
 

@@ -12,6 +12,7 @@ HELP = "merge an adapter into its base, in float32, and prove the result"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("adapter", type=Path, help="adapter folder")
     parser.add_argument("out", type=Path, help="folder for the merged model")
+    parser.add_argument("--base", help="base model, if it is not where the adapter says: a Hub name or a folder")
     parser.add_argument("--dtype", help="float32, bfloat16 or float16 (default: the base's own)")
     parser.add_argument("--problems", help="problems for the proof (default: the run's own, else embedded)")
 
@@ -37,8 +38,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
     # any questions will do to compare two models: an adapter of another program needs no dataset
     source = args.problems or (None if read_config(args.adapter) else EMBEDDED)
     problems = evaluation_problems(source, settings)[:PROOF_PROBLEMS]
-    dtype = merge_adapter(args.adapter, args.out, args.dtype)
-    proof = prove_merge(args.adapter, args.out, problems, settings.system, settings.max_new_tokens)
+    dtype = merge_adapter(args.adapter, args.out, args.dtype, args.base)
+    proof = prove_merge(args.adapter, args.out, problems, settings.system, settings.max_new_tokens, args.base)
     console.say(
         f"merged into {args.out} ({str(dtype).removeprefix('torch.')}), tokenizer and generation config included"
     )

@@ -65,6 +65,27 @@ def is_hub_name(name: str) -> bool:
     return bool(name) and name != EMBEDDED and not is_path
 
 
+def refuse_tied(model: Any, config: Any) -> None:
+    """Raise UserError if a LoraConfig trains an embedding that is the output layer as well.
+
+    An adapter on one of the two would leave the other as it is, and merging would change both.
+    """
+    from peft.tuners.tuners_utils import check_target_module_exists
+
+    if not getattr(model.config, "tie_word_embeddings", False) or config.ensure_weight_tying:
+        return
+    shared = (model.get_input_embeddings(), model.get_output_embeddings())
+    is_listed = config.target_modules != "all-linear"  # which never means these two
+    for name in [name for name, module in model.named_modules() if any(module is one for one in shared)]:
+        saved = any(f".{name}".endswith(f".{wanted}") for wanted in config.modules_to_save or ())
+        if saved or (is_listed and check_target_module_exists(config, name)):
+            raise UserError(
+                f"lora.{'modules_to_save' if saved else 'target_modules'}: {name} shares its weight between input and "
+                "output in this model (tie_word_embeddings), so it cannot be trained; leave it out (all-linear means "
+                "every layer but these)"
+            )
+
+
 def base_of_adapter(folder: Path) -> tuple[str, str | None]:
     """`(base name, revision)` that an adapter was trained on."""
     path = folder / ADAPTER_CONFIG

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,11 @@ from tiny_math_solver.models.folder import (
     check_model_folder,
     check_shapes,
     has_tokenizer,
+    ignored_code,
     load_errors,
 )
-from tiny_math_solver.support.device import default_device, resolve_dtype
+from tiny_math_solver.support.console import Console
+from tiny_math_solver.support.device import default_device, dtype_note, resolve_dtype
 from tiny_math_solver.support.errors import UserError
 
 
@@ -87,6 +90,8 @@ def load_base(name: str, revision: str | None = None, dtype: str = "auto", devic
     folder = Path(source) if os.path.isdir(source) else snapshot("model", source, revision)
     stay_offline()
     options: dict[str, Any] = {"revision": revision, "local_files_only": True, "trust_remote_code": False}
+    for text in filter(None, (ignored_code(folder), dtype_note(dtype, device))):
+        _note_once(f"model {name}: {text}")
     with load_errors(f"model {name}", revision):
         config = AutoConfig.from_pretrained(source, **options)
         check_kind(name, config)
@@ -100,8 +105,11 @@ def load_base(name: str, revision: str | None = None, dtype: str = "auto", devic
 
 
 def load_tokenizer(name: str, revision: str | None = None, adapter: Path | None = None) -> Any:
-    """The tokenizer of model `name`, or the one in the folder of its adapter, whose chat template may be another."""
-    from transformers import AutoConfig, AutoTokenizer
+    """The tokenizer of model `name`, or the one in the folder of its adapter, whose chat template may be another.
+
+    It may have more entries than the model's embedding: prompts with such a token are refused where they are used.
+    """
+    from transformers import AutoTokenizer
 
     source, revision = resolve(name, revision)
     options: dict[str, Any] = {"revision": revision, "local_files_only": True, "trust_remote_code": False}
@@ -112,16 +120,34 @@ def load_tokenizer(name: str, revision: str | None = None, adapter: Path | None 
             tokenizer = AutoTokenizer.from_pretrained(str(own), local_files_only=True, trust_remote_code=False)
         else:
             tokenizer = AutoTokenizer.from_pretrained(source, **options)
-        rows = AutoConfig.from_pretrained(source, **options).get_text_config().vocab_size
-    if len(tokenizer) > rows:  # a kernel would read past the end of the embedding
-        raise UserError(
-            f"tokenizer {name} has {len(tokenizer)} tokens, its model's embedding {rows}: they do not belong together"
-        )
-    if tokenizer.eos_token_id is None:
+    rows, eos = embedding_rows(name, revision), tokenizer.eos_token_id
+    if eos is None:
         raise UserError(f"tokenizer {name} has no end-of-sequence token: completions could not end")
-    if tokenizer.pad_token_id is None:
+    if eos >= rows:
+        raise UserError(
+            f"tokenizer {name}: its end of sequence {tokenizer.eos_token!r} has id {eos}, the model's embedding "
+            f"{rows} rows: they do not belong together"
+        )
+    if len(tokenizer) > rows:
+        _note_once(
+            f"tokenizer {name} has {len(tokenizer)} entries, the model's embedding {rows} rows: "
+            "a prompt with one of the others is refused"
+        )
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= rows:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def embedding_rows(name: str, revision: str | None = None) -> int:
+    """The number of token ids that a model has embeddings for, according to its config."""
+    from transformers import AutoConfig
+
+    source, revision = resolve(name, revision)
+    with load_errors(f"model {name}", revision):
+        config = AutoConfig.from_pretrained(
+            source, revision=revision, local_files_only=True, trust_remote_code=False
+        ).get_text_config()
+        return config.vocab_size
 
 
 def resolve(name: str, revision: str | None = None) -> tuple[str, str | None]:
@@ -156,3 +182,9 @@ def stored_dtype(name: str, revision: str | None = None) -> torch.dtype:
             source, revision=revision, local_files_only=True, trust_remote_code=False
         ).dtype
     return getattr(torch, dtype) if isinstance(dtype, str) else dtype or torch.float32
+
+
+@cache
+def _note_once(text: str) -> None:
+    """A note in the terminal, once a process: a model is loaded several times in a run."""
+    Console().note(text)

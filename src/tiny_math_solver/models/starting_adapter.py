@@ -120,7 +120,10 @@ class MergedAdapter:
         """Write the merged and the trained adapter of `model` as one plain adapter of the original base."""
         from safetensors.torch import save_file
 
-        trained, weights, ranks, alphas = _updates(model), {}, {}, {}
+        trained = _updates(model)
+        weights: dict[str, Tensor] = {}
+        ranks: dict[str, int] = {}
+        alphas: dict[str, float] = {}
         for name in sorted({*self.updates, *trained}):
             parts = [part[name] for part in (self.updates, trained) if name in part]
             scale = parts[-1].scale
@@ -133,7 +136,7 @@ class MergedAdapter:
 
     def trained_part(self, model: Any, joined: dict[str, Tensor]) -> dict[str, Tensor]:
         """The weights of the trained adapter alone, out of those of `save_joined`."""
-        trained = {}
+        trained: dict[str, Tensor] = {}
         for name, update in _updates(model).items():
             rank = len(update.a)
             a, b = (f"{PREFIX}{name}.lora_{part}.weight" for part in "AB")
@@ -151,7 +154,8 @@ def merged(section: ModelSection, adapter: StartingAdapter, device: str) -> tupl
     is_exact = model.dtype in (torch.float32, stored)  # else the stored weights were rounded already
     exact = model if is_exact else load_base(section.name, section.revision, str(stored).split(".")[1], "cpu")
     adapted = load_adapter(exact, adapter.folder)
-    updates, layers = _updates(adapted), dict(adapted.get_base_model().named_modules())
+    updates = _updates(adapted)
+    layers: dict[str, Any] = dict(adapted.get_base_model().named_modules())
     with torch.no_grad():
         sums = {name: layers[name].get_delta_weight(TRAINED).float() for name in updates}
         for name, delta in sums.items():
@@ -198,10 +202,9 @@ def _updates(model: Any) -> dict[str, LoraUpdate]:
         if isinstance(layer, LoraLayer):
             if TRAINED not in layer.lora_A or layer.get_base_layer().weight.ndim != 2:
                 kind = type(layer.get_base_layer()).__name__
-                raise UserError(
-                    f"an adapter of {name}, a {kind}, cannot be merged by model.adapter_use; {MERGED_FIRST}"
-                )
-            a, b = (part[TRAINED].weight.detach().float().cpu() for part in (layer.lora_A, layer.lora_B))
+                raise UserError(f"an adapter of {name}, a {kind}, cannot be merged so; {MERGED_FIRST}")
+            pair: list[Any] = [layer.lora_A[TRAINED], layer.lora_B[TRAINED]]
+            a, b = (part.weight.detach().float().cpu() for part in pair)
             found[name] = LoraUpdate(a, b, layer.scaling[TRAINED])
     return found
 
@@ -211,17 +214,20 @@ def _joined_config(model: Any, ranks: dict[str, int], alphas: dict[str, float]) 
     from peft import LoraConfig
 
     own = model.peft_config[TRAINED]
-    r, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, alphas))
+    r, alpha = Counter(ranks.values()).most_common(1)[0][0], Counter(alphas.values()).most_common(1)[0][0]
+    settings: dict[str, Any] = {  # a scale need not be a whole alpha over the rank
+        "lora_alpha": _whole(alpha),
+        "alpha_pattern": {name: _whole(value) for name, value in alphas.items() if value != alpha},
+    }
     return LoraConfig(
         r=r,
-        lora_alpha=_whole(alpha),  # type: ignore[arg-type]  (JSON has numbers)
-        target_modules=_shortened(list(ranks), model.get_base_model()),
         rank_pattern={name: rank for name, rank in ranks.items() if rank != r},
-        alpha_pattern={name: _whole(value) for name, value in alphas.items() if value != alpha},
+        target_modules=_shortened(list(ranks), model.get_base_model()),
         task_type=own.task_type,
         base_model_name_or_path=own.base_model_name_or_path,
         revision=own.revision,
         inference_mode=True,
+        **settings,
     )
 
 

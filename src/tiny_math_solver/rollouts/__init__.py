@@ -6,6 +6,7 @@
     scheduler.py         which completion runs in which slot, and when
     decoder.py           prefill and draws; a step is torch_decoder.py's (any device) or kernel_decoder.py's (CPU)
     policy_weights.py    the merged copy, of linear.py's projections
+    padding.py           padded rows, which the models of reference.py get
     reference.py         transformers' generate, for models the engine cannot run and as what it is checked against
     engine_check.py      the comparison of the two before the first step
 
@@ -19,6 +20,7 @@ from typing import Any
 
 from tiny_math_solver.rollouts.engine import EngineRollouts
 from tiny_math_solver.rollouts.linear import UnsupportedModelError
+from tiny_math_solver.rollouts.padding import check_padding
 from tiny_math_solver.rollouts.reference import ReferenceRollouts
 from tiny_math_solver.rollouts.rollout import Rollout, Rollouts
 from tiny_math_solver.rollouts.sampling import Sampling
@@ -39,7 +41,7 @@ def make_rollouts(
 ) -> Rollouts:
     """The engine if it supports this model and sampling, otherwise transformers' generate, with a message."""
     if not engine:
-        return ReferenceRollouts(model, tokenizer, batch_size)
+        return _generate(model, tokenizer, batch_size)
     try:
         if sampling and (sampling.repetition_penalty != 1 or sampling.extra):
             raise UnsupportedModelError("repetition_penalty and generation_kwargs")
@@ -48,4 +50,9 @@ def make_rollouts(
         (console or Console()).say(
             f"rollouts by transformers' generate, many times slower: the engine does not support {reason}"
         )
-        return ReferenceRollouts(model, tokenizer, batch_size)
+        return _generate(model, tokenizer, batch_size)
+
+
+def _generate(model: Any, tokenizer: Any, batch_size: int | BatchSize) -> ReferenceRollouts:
+    check_padding(model)
+    return ReferenceRollouts(model, tokenizer, batch_size)

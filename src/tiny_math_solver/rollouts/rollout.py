@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from tiny_math_solver.prompts import Prompt
 from tiny_math_solver.rollouts.sampling import Sampling
 from tiny_math_solver.support.batch_size import BatchSize
+from tiny_math_solver.support.errors import UserError
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,16 @@ class Rollouts(Protocol):
 def causal_lm(model: Any) -> Any:
     """The transformers model inside a PEFT model, or the model itself; adapters stay in its layers."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def refuse_unknown_ids(prompts: Sequence[Prompt], rows: int, tokenizer: Any) -> None:
+    """Raise UserError if a prompt has a token beyond the `rows` of the embedding; kernels would read past its end."""
+    largest = max((max(prompt.ids, default=0) for prompt in prompts), default=0)
+    if largest >= rows:
+        raise UserError(
+            f"a prompt has the token {tokenizer.convert_ids_to_tokens(largest)!r} with id {largest}, but the model's "
+            f"embedding has {rows} rows: the tokenizer has tokens that this model was not trained with"
+        )
 
 
 def eos_ids(model: Any, tokenizer: Any) -> list[int]:

@@ -9,13 +9,16 @@ from torch import nn
 from transformers import PrinterCallback, ProgressCallback, set_seed
 
 from tiny_math_solver.config.schema import Config
+from tiny_math_solver.models.adapter import TRAINED, refuse_tied
 from tiny_math_solver.models.load import load_base
 from tiny_math_solver.models.starting_adapter import MergedAdapter, StartingAdapter, continued, merged
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.prompts import Prompt
 from tiny_math_solver.rollouts import EngineRollouts, ReferenceRollouts, make_rollouts
 from tiny_math_solver.rollouts.linear import UnsupportedModelError
+from tiny_math_solver.rollouts.padding import number_positions
 from tiny_math_solver.rollouts.policy_weights import PolicyWeights, refuse_unsupported
+from tiny_math_solver.rollouts.rollout import causal_lm
 from tiny_math_solver.runs.events import EventLog
 from tiny_math_solver.runs.folder import RunFolder
 from tiny_math_solver.support.batch_size import BatchSize
@@ -94,6 +97,7 @@ def make_trainer(
     events: EventLog,
 ) -> MathGRPOTrainer:
     """A trainer with its rollouts and its update, and no callbacks. Raises UserError for what PEFT and TRL refuse."""
+    _refuse_adapter(config, model)
     generation = Generation(prompts, sampling_of(config.grpo_config), StepMetrics())
     try:
         trainer = MathGRPOTrainer(
@@ -123,11 +127,23 @@ def make_trainer(
     return trainer
 
 
+def _refuse_adapter(config: Config, model: Any) -> None:
+    """Raise UserError for an adapter that would be trained wrongly."""
+    lora = model.peft_config[TRAINED] if isinstance(model, PeftModel) else config.lora_config
+    refuse_tied(causal_lm(model), lora)
+    if lora.bias != "none" and config.grpo_config.beta > 0:
+        raise UserError(
+            f"lora.bias {lora.bias} trains biases of the model itself, which the reference of the KL term would have "
+            "too; set grpo.beta 0 or lora.bias none"
+        )
+
+
 def make_update(config: Config, trainer: MathGRPOTrainer, console: Console, events: EventLog) -> PolicyUpdate | None:
     """The update by passes of our own; None, and the reason said, if only TRL's micro-batches are right."""
     reason = _needs_micro_batches(trainer) if config.update.own_passes else "update.own_passes is false"
     if reason:
         console.say(f"update in TRL's own micro-batches: {reason}")
+        number_positions(trainer.model)
         return None
     torch_scorer = TorchScorer(
         trainer.policy,

@@ -10,10 +10,11 @@ from typing import Any
 
 from tiny_math_solver.config.schema import EMBEDDED, Config
 from tiny_math_solver.models.adapter import is_hub_name
-from tiny_math_solver.models.load import load_tokenizer
+from tiny_math_solver.models.load import embedding_rows, load_tokenizer
 from tiny_math_solver.models.starting_adapter import StartingAdapter, starting_adapter
 from tiny_math_solver.problems.splits import Splits, load_splits
 from tiny_math_solver.prompts import Prompt, train_prompts
+from tiny_math_solver.rollouts.rollout import refuse_unknown_ids
 from tiny_math_solver.support.errors import UserError
 
 
@@ -116,6 +117,7 @@ def prepare(config: Config) -> Prepared:
     splits = load_splits(config.problems)
     tokenizer = load_tokenizer(config.model.name, config.model.revision, adapter.folder if adapter else None)
     train, prompts = train_prompts(tokenizer, splits.train, config.prompt.system, config.prompt.max_tokens)
+    refuse_unknown_ids(prompts, embedding_rows(config.model.name, config.model.revision), tokenizer)
     if not train:
         raise UserError(f"every prompt has over {config.prompt.max_tokens} tokens; raise prompt.max_tokens")
     plan = Plan(config, replace(splits, train=train), len(splits.train) - len(train), adapter)
