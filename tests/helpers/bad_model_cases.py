@@ -36,6 +36,16 @@ def adapter(why: str, damage: Callable[[Path], Any], message: str) -> Case:
     return Case(why, "eval ./a --problems p.jsonl --max-new-tokens 2", message, {"a": build, "p.jsonl": ROW})
 
 
+def trained(why: str, damage: Callable[[Path], Any], message: str, options: str = "") -> Case:
+    """The same, to be trained on."""
+
+    def build(folder: Path) -> None:
+        shutil.copytree(TINY["adapter"], folder)
+        damage(folder)
+
+    return Case(f"trained: {why}", f"train {QUICKSTART} --model.name ./a {options}", message, {"a": build})
+
+
 def without(*names: str) -> Callable[[Path], None]:
     def build(folder: Path) -> None:
         for name in names:
@@ -109,6 +119,7 @@ def pickled(folder: Path) -> None:
 
 
 VOCABULARY = ("tokenizer.json", "vocab.json", "merges.txt")
+MERGE = "--model.adapter_use merge"
 REMOTE = {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}
 MODELS = [
     Case("no such folder", "eval ./nowhere", "no such model folder: ./nowhere"),
@@ -279,4 +290,35 @@ MODELS = [
         "size mismatch for",
         {"a": lambda folder: shutil.copytree(TINY["adapter"], folder), "p.jsonl": ROW},
     ),
+    trained("adapter without weights", without("adapter_model.safetensors"), "no adapter_model.safetensors"),
+    trained("adapter, pickled", pickled, "adapter_model.bin is a pickle, which may run code and is not loaded"),
+    trained("rank is text", having("adapter_config.json", r="x"), "cannot load adapter"),
+    trained("of another rank", having("adapter_config.json", r=8), "size mismatch for"),
+    trained("of another rank, merged", having("adapter_config.json", r=8), "size mismatch for", MERGE),
+    trained("IA3", having("adapter_config.json", peft_type="IA3"), "an adapter of the kind IA3; only LoRA adapters"),
+    trained("no kind", having("adapter_config.json", peft_type=None), "an adapter of the kind None; only LoRA"),
+    trained("DoRA, merged", having("adapter_config.json", use_dora=True), "with use_dora cannot be merged", MERGE),
+    trained(
+        "base is gone",
+        having("adapter_config.json", base_model_name_or_path="./gone"),
+        "no such model folder: ./gone, which adapter a was trained on; say where its base is",
+    ),
+    trained(
+        "another base",
+        having("adapter_config.json"),
+        "size mismatch for",
+        "--model.name embedded --model.adapter ./a",
+    ),
+    trained("use", having("adapter_config.json"), "choose continue or merge", "--model.adapter_use fold"),
+    trained(
+        "two adapters", having("adapter_config.json"), "./a is an adapter, and model.adapter ./a", "--model.adapter ./a"
+    ),
+    trained("itself", having("adapter_config.json"), "a lies in grpo.output_dir", "--grpo.output_dir ./a"),
+    Case(
+        "no adapter",
+        f"train {QUICKSTART} --model.adapter ./m",
+        "model.adapter ./m: no adapter_config.json, so it is not an adapter",
+        {"m": lambda folder: shutil.copytree(TINY["model"], folder)},
+    ),
+    Case("adapter is gone", f"train {QUICKSTART} --model.adapter ./gone", "./gone: no adapter_config.json"),
 ]

@@ -124,7 +124,7 @@ def test_merging_leaves_the_first_adapter_as_it_is(sft: Path, tmp_path: Path):
     key = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
     assert joined[key].shape[0] == 4 + 2
     assert torch.equal(joined[key][:4], start[key])
-    assert any("merged into its base under a new one" in line for line in found.lines)
+    assert any("merged into the base under a new one" in line for line in found.lines)
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from tiny_math_solver.evaluation.evaluate import evaluate
     from tiny_math_solver.evaluation.prompt_settings import evaluation_problems, prompt_settings
     from tiny_math_solver.evaluation.verdict import evaluation_lines, paired_line
-    from tiny_math_solver.models.load import base_of_adapter, load_model, locate
+    from tiny_math_solver.models.load import load_model, locate
     from tiny_math_solver.rollouts import Sampling, make_rollouts
     from tiny_math_solver.support.files import json_lines, write_whole
 
@@ -57,11 +57,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
     check_out(args.out, ".jsonl")
     if args.out and args.problems and args.out.exists() and args.out.resolve() == Path(args.problems).resolve():
         raise UserError(f"{args.out}: holds the problems; choose another --out")
-    if args.adapter:
-        base_of_adapter(Path(args.adapter))
-    for name in (args.model, args.against):
-        if name is not None:
-            locate(name, args.revision)  # downloads come before any work
+    locate(args.model, args.revision, args.adapter)  # downloads come before any work
+    if args.against is not None:
+        locate(args.against, args.revision)
     settings = prompt_settings(args.adapter or args.model, args.system, args.max_new_tokens)
     problems = evaluation_problems(args.problems, settings)[: args.limit]
     result = measure(args.model, args.adapter)

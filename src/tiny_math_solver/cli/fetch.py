@@ -17,14 +17,18 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from tiny_math_solver.config.schema import EMBEDDED
     from tiny_math_solver.hub.snapshots import snapshot
     from tiny_math_solver.models.load import resolve
+    from tiny_math_solver.models.starting_adapter import starting_adapter
     from tiny_math_solver.problems.sources import is_file
 
     config = load_config(args.config)
-    model, problems = config.model, config.problems
+    model, adapter = starting_adapter(config.model)
+    problems = config.problems
     folder, commit = resolve(model.name, model.revision)
     console.say(
         f"model {model.name}: {f'commit {commit} is in the cache' if commit else f'nothing to download ({folder})'}"
     )
+    if adapter:
+        console.say(f"adapter {adapter.name}: {adapter.folder}")
     if problems.source == EMBEDDED or is_file(problems.source):
         console.say(f"dataset {problems.source}: nothing to download")
     else:

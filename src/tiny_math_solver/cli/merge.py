@@ -29,11 +29,11 @@ def run(args: argparse.Namespace, console: Console) -> int:
         refuse_occupied,
     )
     from tiny_math_solver.evaluation.prompt_settings import evaluation_problems, prompt_settings
-    from tiny_math_solver.models.load import base_of_adapter
+    from tiny_math_solver.models.adapter import check_adapter_files
     from tiny_math_solver.runs.records import read_config
 
     refuse_occupied(args.out)
-    base_of_adapter(args.adapter)
+    check_adapter_files(args.adapter)
     settings = prompt_settings(str(args.adapter))
     # any questions will do to compare two models: an adapter of another program needs no dataset
     source = args.problems or (None if read_config(args.adapter) else EMBEDDED)

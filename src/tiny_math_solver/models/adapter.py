@@ -36,11 +36,7 @@ def load_adapter(model: Any, folder: Path, config: Any = None) -> Any:
     """
     from peft import PeftModel
 
-    base_of_adapter(folder)
-    if not (folder / ADAPTER_WEIGHTS).is_file():
-        is_pickle = (folder / "adapter_model.bin").is_file()
-        why = "adapter_model.bin is a pickle, which may run code and is not loaded" if is_pickle else "nothing to load"
-        raise UserError(f"{folder}: no {ADAPTER_WEIGHTS}: {why}")
+    check_adapter_files(folder)
     with load_errors(f"adapter {folder}"):
         model = PeftModel.from_pretrained(model, str(folder), config=config, is_trainable=config is not None)
     _check_loaded(folder, model)
@@ -49,6 +45,16 @@ def load_adapter(model: Any, folder: Path, config: Any = None) -> Any:
 
 def is_adapter(folder: Path) -> bool:
     return os.path.isfile(folder / ADAPTER_CONFIG)  # False for a name that no file can have, unlike Path.is_file
+
+
+def check_adapter_files(folder: Path) -> None:
+    """Raise UserError for a folder that is no adapter's, or lacks its weights."""
+    if not is_adapter(folder):
+        raise UserError(f"{folder}: no {ADAPTER_CONFIG}, so it is not an adapter folder")
+    if not (folder / ADAPTER_WEIGHTS).is_file():
+        is_pickle = (folder / "adapter_model.bin").is_file()
+        why = "adapter_model.bin is a pickle, which may run code and is not loaded" if is_pickle else "nothing to load"
+        raise UserError(f"{folder}: no {ADAPTER_WEIGHTS}: {why}")
 
 
 def adapter_folder(name: str, revision: str | None = None) -> Path | None:
@@ -95,9 +101,12 @@ def base_of_adapter(folder: Path) -> tuple[str, str | None]:
     base, revision = settings.get("base_model_name_or_path"), settings.get("revision")
     if not isinstance(base, str) or not isinstance(revision, str | None):
         raise UserError(f"{path}: cannot tell the base model: base_model_name_or_path = {base!r}")
-    if Path(base).parts[-2:] == ("tiny_math_solver", EMBEDDED):
-        base = EMBEDDED  # this package may be installed elsewhere than where the adapter was trained
-    return base, revision
+    return EMBEDDED if is_embedded(base) else base, revision
+
+
+def is_embedded(base: str) -> bool:
+    """True for the shipped model; this package may be installed elsewhere than where an adapter was trained."""
+    return base == EMBEDDED or Path(base).parts[-2:] == ("tiny_math_solver", EMBEDDED)
 
 
 def _check_loaded(folder: Path, model: Any) -> None:

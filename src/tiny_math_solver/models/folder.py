@@ -9,6 +9,7 @@ import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ def ignored_code(folder: Path) -> str:
 
 
 def check_kind(name: str, config: Any) -> None:
-    """Raise UserError if transformers has no causal language model for a config."""
+    """Raise UserError if transformers has no causal language model for a config, or cannot read its weights here."""
     from transformers import AutoModelForCausalLM
 
     if config.is_encoder_decoder:
@@ -67,6 +68,13 @@ def check_kind(name: str, config: Any) -> None:
     if type(config) not in AutoModelForCausalLM._model_mapping:
         raise UserError(
             f"model {name}: transformers has no causal language model for {config.model_type}; use a text model"
+        )
+    packed = getattr(config, "quantization_config", None) or {}
+    method = packed.get("quant_method") if isinstance(packed, dict) else packed.quant_method
+    if str(method).endswith("bitsandbytes") and find_spec("bitsandbytes") is None:
+        raise UserError(
+            f"model {name}: its weights are quantised by bitsandbytes, which is not installed; use the model that it "
+            "was made from, which an adapter fits as well (model.name with model.adapter, or --base)"
         )
 
 

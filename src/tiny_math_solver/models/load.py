@@ -11,7 +11,13 @@ import torch
 
 from tiny_math_solver.config.schema import EMBEDDED
 from tiny_math_solver.hub.snapshots import snapshot, stay_offline
-from tiny_math_solver.models.adapter import adapter_folder, base_of_adapter, is_hub_name, load_adapter
+from tiny_math_solver.models.adapter import (
+    adapter_folder,
+    base_of_adapter,
+    check_adapter_files,
+    is_hub_name,
+    load_adapter,
+)
 from tiny_math_solver.models.folder import (
     check_code,
     check_kind,
@@ -62,8 +68,8 @@ def locate(
     Raises UserError if there is no such model, or no longer the one that an adapter was trained on.
     """
     if adapter is not None:
-        folder = adapter_folder(str(adapter))
-        base_of_adapter(folder or Path(adapter))
+        folder = adapter_folder(str(adapter)) or Path(adapter)
+        check_adapter_files(folder)
         resolve(name, revision)
         return name, revision, folder
     folder = adapter_folder(name, revision)

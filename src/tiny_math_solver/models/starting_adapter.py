@@ -11,16 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from tiny_math_solver.config.schema import ModelSection
+from tiny_math_solver.config.schema import EMBEDDED, ModelSection
 from tiny_math_solver.hub.snapshots import pinned
 from tiny_math_solver.models.adapter import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
     TRAINED,
     adapter_folder,
-    base_of_adapter,
+    check_adapter_files,
+    is_embedded,
     load_adapter,
 )
 from tiny_math_solver.models.folder import load_errors, read_json
@@ -33,12 +34,16 @@ MERGED_FIRST = "tiny-math merge ADAPTER FOLDER, then model.name FOLDER"
 
 @dataclass(frozen=True)
 class StartingAdapter:
-    """The adapter in `folder`, which was configured as `name`; `is_merged` says how it is used."""
+    """The adapter in `folder`, which was configured as `name`; `is_merged` says how it is used.
+
+    `other_base` is the base that it was trained on by its own account, if another one is configured.
+    """
 
     name: str
     folder: Path
     config: Any  # its LoraConfig
     is_merged: bool
+    other_base: str = ""
 
     @property
     def fingerprint(self) -> str:
@@ -47,12 +52,13 @@ class StartingAdapter:
 
     @property
     def line(self) -> str:
+        name = f"{self.name} (of {self.other_base}, as it says)" if self.other_base else self.name
         if self.is_merged:
-            return f"starts from adapter {self.name}, merged into its base under a new one"
+            return f"starts from adapter {name}, merged into the base under a new one"
         targets = self.config.target_modules
         listed = targets if isinstance(targets, str) else ", ".join(sorted(targets or ()))
         return (
-            f"trains adapter {self.name} on: its r={self.config.r}, alpha={self.config.lora_alpha} and target modules "
+            f"trains adapter {name} on: its r={self.config.r}, alpha={self.config.lora_alpha} and target modules "
             f"({listed}) stand, not those of section lora"
         )
 
@@ -82,12 +88,14 @@ def starting_adapter(model: ModelSection) -> tuple[ModelSection, StartingAdapter
     folder = as_model or adapter_folder(name)
     if folder is None:
         raise UserError(f"model.adapter {name}: no {ADAPTER_CONFIG}, so it is not an adapter")
-    base, revision = base_of_adapter(folder)
+    check_adapter_files(folder)
+    config, is_merged = _lora_config(folder), model.adapter_use == "merge"
     if as_model is None and "name" in model.model_fields_set:
-        base, revision = model.name, model.revision
+        base, revision, own = model.name, model.revision, config.base_model_name_or_path
+        found = StartingAdapter(name, folder, config, is_merged, "" if not own or _is_same(own, base) else own)
     else:
-        locate(str(folder))  # refuses a base that is gone
-    found = StartingAdapter(name, folder, _lora_config(folder), model.adapter_use == "merge")
+        base, revision, _ = locate(str(folder))
+        found = StartingAdapter(name, folder, config, is_merged)
     if found.is_merged and (flaw := beyond_plain_lora(found.config)):
         raise UserError(f"{name}: an adapter with {flaw} cannot be merged by model.adapter_use; {MERGED_FIRST}")
     changes = {"name": base, "revision": pinned(base, revision), "adapter": name}
@@ -182,6 +190,13 @@ def beyond_plain_lora(config: Any) -> str:
     return next((name for name, is_there in flaws.items() if is_there), "")
 
 
+def _is_same(name: str, other: str) -> bool:
+    """True for one name of a model, and for two paths of one folder."""
+    if other == EMBEDDED:
+        return is_embedded(name)
+    return name == other or Path(name).expanduser().resolve() == Path(other).expanduser().resolve()
+
+
 def _lora_config(folder: Path) -> Any:
     """The adapter's LoraConfig. Raises UserError for an adapter of another kind."""
     from peft import PeftConfig
@@ -196,13 +211,14 @@ def _lora_config(folder: Path) -> Any:
 def _updates(model: Any) -> dict[str, LoraUpdate]:
     """The updates of a PeftModel's trained adapter, in float32 on the CPU. Raises UserError where it is more."""
     from peft.tuners.lora import LoraLayer
+    from transformers.pytorch_utils import Conv1D
 
     found = {}
     for name, layer in model.get_base_model().named_modules():
         if isinstance(layer, LoraLayer):
-            if TRAINED not in layer.lora_A or layer.get_base_layer().weight.ndim != 2:
-                kind = type(layer.get_base_layer()).__name__
-                raise UserError(f"an adapter of {name}, a {kind}, cannot be merged so; {MERGED_FIRST}")
+            kind = type(layer.get_base_layer())
+            if TRAINED not in layer.lora_A or kind not in (nn.Linear, Conv1D):
+                raise UserError(f"an adapter of {name}, a {kind.__name__}, cannot be merged so; {MERGED_FIRST}")
             pair: list[Any] = [layer.lora_A[TRAINED], layer.lora_B[TRAINED]]
             a, b = (part.weight.detach().float().cpu() for part in pair)
             found[name] = LoraUpdate(a, b, layer.scaling[TRAINED])

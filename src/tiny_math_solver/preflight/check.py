@@ -12,6 +12,7 @@ import torch
 from tiny_math_solver.config.schema import EMBEDDED, Config
 from tiny_math_solver.grading import parse_gold
 from tiny_math_solver.hub.snapshots import cache_flaw, is_reachable
+from tiny_math_solver.models.adapter import is_hub_name
 from tiny_math_solver.preflight.forecast import duration, forecast
 from tiny_math_solver.preflight.grader import TRICKY, misread
 from tiny_math_solver.preflight.memory import memory_plan, try_longest
@@ -86,6 +87,8 @@ def _hub(config: Config) -> Iterator[Check]:
     wanted: list[tuple[Any, str, str | None]] = []
     if model.name != EMBEDDED and not is_file(model.name):
         wanted.append(("model", model.name, model.revision))
+    if model.adapter and is_hub_name(model.adapter):
+        wanted.append(("model", model.adapter, None))
     if problems.source != EMBEDDED and not is_file(problems.source):
         wanted.append(("dataset", problems.source, problems.revision))
     for kind, name, revision in wanted:
@@ -101,6 +104,7 @@ def _with_model(config: Config, price: float | None) -> Iterator[Check]:
 
     RunFolder(config.output_dir).check()
     prepared = prepare(config)
+    config = prepared.config
     splits, plan, tokenizer = prepared.splits, prepared.plan, prepared.tokenizer
     golds = [parse_gold(p.answer) for part in (splits.train, splits.dev, splits.test, splits.unseen) for p in part]
     found = [f"{len(golds):,} with a readable gold answer", plan.step_line, *filter(None, [plan.dropped_line])]
