@@ -15,8 +15,10 @@ from helpers.paths import QUICKSTART
 from helpers.runs import SHORT, rows, run
 from tiny_math_solver.cli import main
 from tiny_math_solver.config.loading import load_config
+from tiny_math_solver.config.schema import ModelSection
 from tiny_math_solver.models.adapter import refuse_tied
 from tiny_math_solver.models.load import load_base, load_model, load_tokenizer, resolve
+from tiny_math_solver.models.starting_adapter import merged, starting_adapter
 from tiny_math_solver.prompts import Prompt
 from tiny_math_solver.rollouts import Sampling, make_rollouts
 from tiny_math_solver.rollouts.padding import check_padding, number_positions
@@ -106,6 +108,29 @@ def test_other_kinds_train_by_generate_and_merge(config: Any, tmp_path: Path, ca
     merge = ["merge", str(found.folder), str(tmp_path / "merged"), "--dtype", "float32", "--problems", "embedded"]
     assert main(merge) == 0
     assert "same greedy answer on 32 of 32" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("config", [GPT2, GEMMA3], ids=lambda config: config.model_type)
+def test_other_kinds_start_from_a_merged_adapter(config: Any, tmp_path: Path):
+    """Catches layers that are no plain Linear: GPT-2's transposed ones, and those of an attention in a vision tower."""
+    base = saved(config, tmp_path / "m")
+    adapted = get_peft_model(load_base(str(base)), LoraConfig(target_modules="all-linear"))
+    for name, weight in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.05)
+    adapted.save_pretrained(str(tmp_path / "a"))
+    section, adapter = starting_adapter(ModelSection(name=str(tmp_path / "a"), adapter_use="merge"))
+    assert adapter
+    model, below = merged(section, adapter, "cpu")
+    ids = torch.arange(20)[None]
+    (tmp_path / "joined").mkdir()
+    below.save_joined(get_peft_model(model, LoraConfig(target_modules="all-linear", r=2)), tmp_path / "joined")
+    again = load_model(str(tmp_path / "joined"), dtype="float32").model
+    with torch.inference_mode():
+        expected, plain = adapted.eval()(input_ids=ids).logits, load_base(str(base))(input_ids=ids).logits
+        for found in (model.eval(), again):
+            assert torch.allclose(found(input_ids=ids).logits, expected, atol=1e-4)
+    assert not torch.allclose(expected, plain, atol=1e-2)
 
 
 # -- Padding ----------------------------------------------------------------------------------------------------

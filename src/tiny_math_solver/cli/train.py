@@ -50,7 +50,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     check_arguments(config.grpo_config)
     if args.dry_run:
         plan = prepare(config).plan
-        console.say(config.to_yaml())
+        console.say(plan.config.to_yaml())
         console.say("\n".join(plan.lines))
         return 0
     with training_console(args.quiet or not is_main_process()) as progress:

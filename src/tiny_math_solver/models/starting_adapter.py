@@ -216,9 +216,11 @@ def _updates(model: Any) -> dict[str, LoraUpdate]:
     found = {}
     for name, layer in model.get_base_model().named_modules():
         if isinstance(layer, LoraLayer):
-            kind = type(layer.get_base_layer())
-            if TRAINED not in layer.lora_A or kind not in (nn.Linear, Conv1D):
-                raise UserError(f"an adapter of {name}, a {kind.__name__}, cannot be merged so; {MERGED_FIRST}")
+            base = layer.get_base_layer()
+            is_plain = isinstance(base, nn.Linear | Conv1D) and base.weight.is_floating_point()
+            if TRAINED not in layer.lora_A or not is_plain:
+                kind = type(base).__name__
+                raise UserError(f"an adapter of {name}, a {kind}, cannot be merged so; {MERGED_FIRST}")
             pair: list[Any] = [layer.lora_A[TRAINED], layer.lora_B[TRAINED]]
             a, b = (part.weight.detach().float().cpu() for part in pair)
             found[name] = LoraUpdate(a, b, layer.scaling[TRAINED])
