@@ -99,7 +99,12 @@ def test_the_reference_has_no_dropout(sft: Path, tmp_path: Path, monkeypatch: py
     """TRL scores the reference in training mode, where dropout would make it another policy at every step."""
     trainers: list[Any] = []
     begin = GRPOTrainer.train
-    monkeypatch.setattr(GRPOTrainer, "train", lambda self, *a, **k: (trainers.append(self), begin(self, *a, **k))[1])
+
+    def watched(self: Any, *args: Any, **kwargs: Any) -> Any:
+        trainers.append(self)
+        return begin(self, *args, **kwargs)
+
+    monkeypatch.setattr(GRPOTrainer, "train", watched)
     started(tmp_path / "run", sft, "continue", "--grpo.beta", "0.1", "--lora.lora_dropout", "0.5", *STILL)
     layer = trainers[0].policy.model.layers[0].self_attn.q_proj
     assert isinstance(layer.lora_dropout["ref"], torch.nn.Identity)

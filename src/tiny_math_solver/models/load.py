@@ -68,10 +68,10 @@ def locate(
     Raises UserError if there is no such model, or no longer the one that an adapter was trained on.
     """
     if adapter is not None:
-        folder = adapter_folder(str(adapter)) or Path(adapter)
-        check_adapter_files(folder)
+        given = adapter_folder(str(adapter)) or Path(adapter)
+        check_adapter_files(given)
         resolve(name, revision)
-        return name, revision, folder
+        return name, revision, given
     folder = adapter_folder(name, revision)
     if folder is not None:
         name, revision = base_of_adapter(folder)

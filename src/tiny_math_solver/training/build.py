@@ -129,7 +129,7 @@ def make_trainer(
 
 def _refuse_adapter(config: Config, model: Any) -> None:
     """Raise UserError for an adapter that would be trained wrongly."""
-    lora = model.peft_config[TRAINED] if isinstance(model, PeftModel) else config.lora_config
+    lora: Any = model.peft_config[TRAINED] if isinstance(model, PeftModel) else config.lora_config
     refuse_tied(causal_lm(model), lora)
     if lora.bias != "none" and config.grpo_config.beta > 0:
         raise UserError(
