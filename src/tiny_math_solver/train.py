@@ -3,7 +3,7 @@
 prepare      problems, prompts, tokenizer, plan                      training/plan.py
 build        model, adapter, trainer and callbacks                   training/build.py
 preflight    disk, memory, the engine, a forecast                    preflight/start.py
-before       the base model on test                                  evaluation/before_after.py
+before       the model it starts from on test                                evaluation/before_after.py
 loop         steps of rollouts, rewards, gradient, dev evaluations   training/trainer.py
 after        the best adapter on the same test problems
 verdict      summary.json, the report                                evaluation/verdict.py, report/
@@ -116,7 +116,7 @@ def _open_folder(config: Config, run: RunFolder, training: Training, checkpoint:
 
 
 def _before(prepared: Prepared, run: RunFolder, training: Training, console: Console) -> TestResult:
-    """The base model on test: from the records of a resumed run, else by the fresh adapter, which changes nothing."""
+    """The model that the run starts from, on test: from the records of a resumed run, else by the untrained adapter."""
     config, splits = prepared.config, prepared.splits
     recorded = recorded_test(run, splits, "before")
     before = recorded or evaluate_test(config, training.trainer.rollouts, splits, run, "before")

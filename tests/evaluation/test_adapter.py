@@ -1,5 +1,7 @@
 """Merging: exact in float32, honest where rounding changes something."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -70,3 +72,21 @@ def test_an_occupied_folder_is_left_alone(adapter: Path, tmp_path: Path, capsys)
     assert main(["merge", str(adapter), str(tmp_path)]) == 2
     assert "exists already" in capsys.readouterr().err
     assert [f.name for f in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_an_adapter_whose_base_has_moved_is_merged_with_base(
+    tiny_model_folder: Path, adapter: Path, tmp_path: Path, capsys
+):
+    """The proof compares with the base that was named, not with the one that is gone."""
+    mine, base = shutil.copytree(adapter, tmp_path / "a"), shutil.copytree(tiny_model_folder, tmp_path / "base")
+    settings = json.loads((mine / "adapter_config.json").read_text())
+    for gone in ("./gone", None):
+        (mine / "adapter_config.json").write_text(json.dumps(settings | {"base_model_name_or_path": gone}))
+        command = ["merge", str(mine), str(tmp_path / f"{gone}"), "--dtype", "float32", "--problems", "embedded"]
+        assert main(command) == 2
+        assert "merge --base" in capsys.readouterr().err or gone is None
+        assert main([*command, "--base", str(base)]) == 0
+        assert "same greedy answer on 32 of 32 problems" in capsys.readouterr().out
+        merged = load_file(tmp_path / f"{gone}" / "model.safetensors")["model.layers.0.self_attn.q_proj.weight"]
+        assert torch.allclose(merged, expected_weight(base, mine), atol=1e-6)
+        assert main(["eval", str(base), "--adapter", str(mine), "--problems", "embedded", "--limit", "2"]) == 0

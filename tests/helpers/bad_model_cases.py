@@ -36,6 +36,16 @@ def adapter(why: str, damage: Callable[[Path], Any], message: str) -> Case:
     return Case(why, "eval ./a --problems p.jsonl --max-new-tokens 2", message, {"a": build, "p.jsonl": ROW})
 
 
+def trained(why: str, damage: Callable[[Path], Any], message: str, options: str = "") -> Case:
+    """The same, to be trained on."""
+
+    def build(folder: Path) -> None:
+        shutil.copytree(TINY["adapter"], folder)
+        damage(folder)
+
+    return Case(f"trained: {why}", f"train {QUICKSTART} --model.name ./a {options}", message, {"a": build})
+
+
 def without(*names: str) -> Callable[[Path], None]:
     def build(folder: Path) -> None:
         for name in names:
@@ -90,11 +100,13 @@ def no_end(folder: Path) -> None:
     edited(folder, "tokenizer_config.json", eos_token=None, tokenizer_class="PreTrainedTokenizerFast")
 
 
-def more_tokens(folder: Path) -> None:
+def end_beyond(folder: Path) -> None:
+    """A tokenizer that was given tokens, and an end of sequence among them, for another model."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.add_tokens([f"<more{i}>" for i in range(9)])
+    tokenizer.eos_token = "<more8>"
     tokenizer.save_pretrained(folder)
 
 
@@ -107,6 +119,7 @@ def pickled(folder: Path) -> None:
 
 
 VOCABULARY = ("tokenizer.json", "vocab.json", "merges.txt")
+MERGE = "--model.adapter_use merge"
 REMOTE = {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}
 MODELS = [
     Case("no such folder", "eval ./nowhere", "no such model folder: ./nowhere"),
@@ -126,7 +139,12 @@ MODELS = [
         having("config.json", model_type="bert", architectures=["BertForMaskedLM"]),
         "a BertForMaskedLM does not generate text",
     ),
-    model("T5", having("config.json", model_type="t5", architectures=None), "cannot load model ./m: Unrecognized"),
+    model("T5", having("config.json", model_type="t5", architectures=None), "t5 is an encoder-decoder; use a causal"),
+    model(
+        "vision and text, of a type that is not loaded as a language model",
+        having("config.json", model_type="qwen2_5_vl", architectures=["Qwen2_5_VLForConditionalGeneration"]),
+        "transformers has no causal language model for qwen2_5_vl",
+    ),
     model("no heads", having("config.json", num_attention_heads=0), "cannot load model ./m: ZeroDivisionError"),
     model("size is text", having("config.json", hidden_size="big"), "cannot load model ./m"),
     model("less than no layers", having("config.json", num_hidden_layers=-1), "cannot load model ./m"),
@@ -188,7 +206,11 @@ MODELS = [
     model(
         "tokenizer settings are a list", holding("tokenizer_config.json", b"[]"), "expected a JSON object, found list"
     ),
-    model("more tokens than rows", more_tokens, "tokenizer ./m has 357 tokens, its model's embedding 348"),
+    model(
+        "end of sequence beyond the embedding",
+        end_beyond,
+        "tokenizer ./m: its end of sequence '<more8>' has id 356, the model's embedding 348 rows",
+    ),
     Case("no end of sequence", f"train {QUICKSTART} --model.name ./m", "m has no end-of-sequence token", {"m": no_end}),
     model(
         "no chat template", having("tokenizer_config.json", chat_template=None), "tokenizer 'm' has no chat template"
@@ -212,18 +234,25 @@ MODELS = [
         "code of its own", code_in("config.json", model_type="evil", auto_map=REMOTE), "config.json: auto_map wants to"
     ),
     model(
-        "code beside a known type", code_in("config.json", auto_map=REMOTE), "config.json: auto_map wants to run code"
+        "code of an own class beside a known type",
+        code_in("config.json", architectures=["EvilForCausalLM"], auto_map=REMOTE),
+        "config.json: auto_map wants to run code",
     ),
     model(
         "code in the tokenizer",
-        code_in("tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.Tokenizer", None]}),
+        code_in("tokenizer_config.json", tokenizer_class="Evil", auto_map={"AutoTokenizer": ["evil.Tokenizer", None]}),
         "tokenizer_config.json: auto_map wants to run code",
     ),
     Case(
         "train a model with code",
         f"train {QUICKSTART} --model.name ./m",
         "auto_map wants to run code",
-        {"m": lambda folder: (shutil.copytree(TINY["model"], folder), code_in("config.json", auto_map=REMOTE)(folder))},
+        {
+            "m": lambda folder: (
+                shutil.copytree(TINY["model"], folder),
+                code_in("config.json", model_type="evil", auto_map=REMOTE)(folder),
+            )
+        },
     ),
     adapter("adapter without weights", without("adapter_model.safetensors"), "no adapter_model.safetensors"),
     adapter("adapter, pickled", pickled, "adapter_model.bin is a pickle, which may run code and is not loaded"),
@@ -261,4 +290,35 @@ MODELS = [
         "size mismatch for",
         {"a": lambda folder: shutil.copytree(TINY["adapter"], folder), "p.jsonl": ROW},
     ),
+    trained("adapter without weights", without("adapter_model.safetensors"), "no adapter_model.safetensors"),
+    trained("adapter, pickled", pickled, "adapter_model.bin is a pickle, which may run code and is not loaded"),
+    trained("rank is text", having("adapter_config.json", r="x"), "cannot load adapter"),
+    trained("of another rank", having("adapter_config.json", r=8), "size mismatch for"),
+    trained("of another rank, merged", having("adapter_config.json", r=8), "size mismatch for", MERGE),
+    trained("IA3", having("adapter_config.json", peft_type="IA3"), "an adapter of the kind IA3; only LoRA adapters"),
+    trained("no kind", having("adapter_config.json", peft_type=None), "an adapter of the kind None; only LoRA"),
+    trained("DoRA, merged", having("adapter_config.json", use_dora=True), "with use_dora cannot be merged", MERGE),
+    trained(
+        "base is gone",
+        having("adapter_config.json", base_model_name_or_path="./gone"),
+        "no such model folder: ./gone, which adapter a was trained on; say where its base is",
+    ),
+    trained(
+        "another base",
+        having("adapter_config.json"),
+        "size mismatch for",
+        "--model.name embedded --model.adapter ./a",
+    ),
+    trained("use", having("adapter_config.json"), "choose continue or merge", "--model.adapter_use fold"),
+    trained(
+        "two adapters", having("adapter_config.json"), "./a is an adapter, and model.adapter ./a", "--model.adapter ./a"
+    ),
+    trained("itself", having("adapter_config.json"), "a lies in grpo.output_dir", "--grpo.output_dir ./a"),
+    Case(
+        "no adapter",
+        f"train {QUICKSTART} --model.adapter ./m",
+        "model.adapter ./m: no adapter_config.json, so it is not an adapter",
+        {"m": lambda folder: shutil.copytree(TINY["model"], folder)},
+    ),
+    Case("adapter is gone", f"train {QUICKSTART} --model.adapter ./gone", "./gone: no adapter_config.json"),
 ]

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from peft import LoraConfig, get_peft_model
 
 from helpers.hub import DATASET, MODEL, Fault, HubStandin, build_gsm8k, build_qwen2, flipped, gsm8k_rows, publish
 from helpers.paths import GSM8K
 from tiny_math_solver.hub.snapshots import PINNED_REVISIONS
-from tiny_math_solver.models.load import load_model
+from tiny_math_solver.models.load import load_base, load_model
 from tiny_math_solver.support.errors import UserError
 from tiny_math_solver.support.redaction import without_secrets
 
@@ -439,3 +440,29 @@ def test_neither_pickle_nor_code_is_downloaded(tmp_path: Path):
     (tmp_path / "adapter_model.bin").write_bytes(b"")
     with pytest.raises(UserError, match=r"no adapter_model\.safetensors"):
         load_model("embedded", adapter=tmp_path)
+
+
+def test_an_adapter_on_the_hub_is_evaluated_and_trained_on(tmp_path: Path):
+    """Its base is another repository, whose name stands in the adapter."""
+
+    def build_adapter(folder: Path) -> None:
+        model = get_peft_model(load_base(str(base)), LoraConfig(r=4, target_modules="all-linear"))
+        model.save_pretrained(str(folder))
+        settings = json.loads((folder / "adapter_config.json").read_text())
+        settings["base_model_name_or_path"] = "someone/base"
+        (folder / "adapter_config.json").write_text(json.dumps(settings))
+
+    base = publish(tmp_path / "hub", "models", "someone/base", "b" * 40, build_qwen2, main=True)
+    publish(tmp_path / "hub", "models", "someone/lora", "a" * 40, build_adapter, main=True)
+    out, config = tmp_path / "out", ["--problems.source", "embedded", "--problems.train", "32", "--problems.test", "4"]
+    with HubStandin(tmp_path / "hub") as hub:
+        env = hub.env(tmp_path / "home")
+        start = ["train", str(GSM8K), *SHORT, *config, "--force", "--grpo.output_dir", str(out)]
+        trained = tiny_math(env, *start, "--model.name", "someone/lora")
+        assert trained.returncode in (0, 3), trained.stderr
+        assert "trains adapter someone/lora on: its r=4" in trained.stdout
+        assert json.loads((out / "adapter_config.json").read_text())["base_model_name_or_path"] == "someone/base"
+        offline = env | {"HF_HUB_OFFLINE": "1"}
+        measured = tiny_math(offline, "eval", "someone/lora", "--problems", "embedded", "--limit", "2")
+        assert measured.returncode == 0, measured.stderr
+        assert not hub.foreign

@@ -52,7 +52,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from tiny_math_solver.evaluation.evaluate import evaluate
     from tiny_math_solver.evaluation.prompt_settings import evaluation_problems
     from tiny_math_solver.evaluation.verdict import evaluation_lines, paired_line
-    from tiny_math_solver.models.load import base_of_adapter, load_model, locate
+    from tiny_math_solver.models.load import load_model, locate
     from tiny_math_solver.problems.layouts import ReadOptions
     from tiny_math_solver.rollouts import Sampling, make_rollouts
     from tiny_math_solver.support.files import json_lines, write_whole
@@ -83,11 +83,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
         raise UserError(f"{args.out}: holds the problems; choose another --out")
     if args.problems is None and (args.question, args.answer, args.max_unreadable) != (None, None, None):
         raise UserError("--question, --answer and --max-unreadable go with --problems")
-    if args.adapter:
-        base_of_adapter(Path(args.adapter))
-    for name in (args.model, args.against):
-        if name is not None:
-            locate(name, args.revision)  # downloads come before any work
+    locate(args.model, args.revision, args.adapter)  # downloads come before any work
+    if args.against is not None:
+        locate(args.against, args.revision)
     settings = settings_of(args)
     reading = ReadOptions(
         args.question,

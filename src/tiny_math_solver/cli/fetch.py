@@ -16,14 +16,18 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from tiny_math_solver.config.loading import load_config
     from tiny_math_solver.hub.snapshots import snapshot
     from tiny_math_solver.models.load import resolve
+    from tiny_math_solver.models.starting_adapter import starting_adapter
     from tiny_math_solver.problems.splits import hub_datasets
 
     config = load_config(args.config, console=console)
-    model, problems = config.model, config.problems
+    model, adapter = starting_adapter(config.model)
+    problems = config.problems
     folder, commit = resolve(model.name, model.revision)
     console.say(
         f"model {model.name}: {f'commit {commit} is in the cache' if commit else f'nothing to download ({folder})'}"
     )
+    if adapter:
+        console.say(f"adapter {adapter.name}: {adapter.folder}")
     datasets = hub_datasets(problems)
     for dataset in datasets:
         commit = snapshot("dataset", dataset.name, dataset.revision).name

@@ -12,6 +12,7 @@ HELP = "merge an adapter into its base, in float32, and prove the result"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("adapter", type=Path, help="adapter folder")
     parser.add_argument("out", type=Path, help="folder for the merged model")
+    parser.add_argument("--base", help="base model, if it is not where the adapter says: a Hub name or a folder")
     parser.add_argument("--dtype", help="float32, bfloat16 or float16 (default: the base's own)")
     parser.add_argument("--problems", help="problems for the proof (default: the run's own, else embedded)")
 
@@ -28,18 +29,20 @@ def run(args: argparse.Namespace, console: Console) -> int:
         refuse_occupied,
     )
     from tiny_math_solver.evaluation.prompt_settings import evaluation_problems, prompt_settings, run_config
-    from tiny_math_solver.models.load import base_of_adapter
+    from tiny_math_solver.models.adapter import check_adapter_files
 
     refuse_occupied(args.out)
-    base_of_adapter(args.adapter)
+    check_adapter_files(args.adapter)
     settings = prompt_settings(str(args.adapter))
     # any questions will do to compare two models: an adapter of another program needs no dataset
     source = args.problems or (None if run_config(args.adapter) else EMBEDDED)
     problems, notes, _ = evaluation_problems(source, settings)
     for note in notes:
         console.note(note)
-    dtype = merge_adapter(args.adapter, args.out, args.dtype)
-    proof = prove_merge(args.adapter, args.out, problems[:PROOF_PROBLEMS], settings.prompt, settings.max_new_tokens)
+    dtype = merge_adapter(args.adapter, args.out, args.dtype, args.base)
+    proof = prove_merge(
+        args.adapter, args.out, problems[:PROOF_PROBLEMS], settings.prompt, settings.max_new_tokens, args.base
+    )
     console.say(
         f"merged into {args.out} ({str(dtype).removeprefix('torch.')}), tokenizer and generation config included"
     )

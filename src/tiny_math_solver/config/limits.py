@@ -64,6 +64,7 @@ BOUNDS: dict[str, dict[str, Any]] = {
 }
 CHOICES: dict[str, tuple[Any, ...]] = {
     "model.dtype": ("auto", "float32", "bfloat16", "float16"),
+    "model.adapter_use": ("continue", "merge"),
     "grpo.loss_type": ("grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo"),
     "grpo.importance_sampling_level": ("token", "sequence"),
     "grpo.scale_rewards": ("group", "batch", "none"),
@@ -86,7 +87,7 @@ REFUSED = {
     "grpo.remove_unused_columns": "the rewards need the columns of the problems",
     "grpo.ignore_data_skip": "a resumed run would see different problems",
     "grpo.neftune_noise_alpha": "the update would see a different policy from the rollouts",
-    "grpo.sync_ref_model": "with an adapter the base is the reference",
+    "grpo.sync_ref_model": "with an adapter the policy before training is the reference",
     "lora.inference_mode": "nothing would be trained",
 }
 CALL_ARGUMENTS = (  # of apply_chat_template, beside the template's variables
@@ -253,6 +254,7 @@ CHECKS = {
     "prompt.date": _check_date,
     "grpo.output_dir": _check_output,
     "model.name": _check_path,
+    "model.adapter": _check_path,
     "problems.source": _check_path,
     "problems.test_source": _check_path,
     **dict.fromkeys(

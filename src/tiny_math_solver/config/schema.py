@@ -34,9 +34,16 @@ class Section(BaseModel):
 
 
 class ModelSection(Section):
-    name: str = Field("Qwen/Qwen2.5-0.5B-Instruct", description="'embedded', a Hub name, or a model folder")
+    name: str = Field(
+        "Qwen/Qwen2.5-0.5B-Instruct",
+        description="'embedded', a Hub name, or a folder; an adapter stands for its base and itself",
+    )
     revision: str | None = Field(None, description="commit of the Hub model; null: the pinned one, or main")
     dtype: str = Field("auto", description="float32, bfloat16, float16, or auto: bfloat16 on a GPU that has it")
+    adapter: str | None = Field(None, description="LoRA adapter to start from: a folder or a Hub name")
+    adapter_use: str = Field(
+        "continue", description="continue: train that adapter; merge: train a new one on base and adapter merged"
+    )
 
 
 class ProblemsSection(Section):

@@ -8,8 +8,7 @@ import torch
 
 from tiny_math_solver.evaluation.evaluate import evaluate
 from tiny_math_solver.evaluation.prompt_settings import run_config
-from tiny_math_solver.models.adapter import base_of_adapter
-from tiny_math_solver.models.load import LoadedModel, load_model, load_tokenizer, stored_dtype
+from tiny_math_solver.models.load import LoadedModel, load_model, locate, stored_dtype
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.prompts import PromptFormat, encode_prompt
 from tiny_math_solver.rollouts import make_rollouts
@@ -30,20 +29,22 @@ class MergeProof:
     max_logit_difference: float
 
 
-def merge_adapter(adapter: Path, out: Path, dtype: str | None = None) -> torch.dtype:
+def merge_adapter(adapter: Path, out: Path, dtype: str | None = None, base: str | None = None) -> torch.dtype:
     """Merge in float32, and save in `dtype` (default: that of the base) with tokenizer and generation config.
+
+    `base` names the base model if it is not where the adapter says.
 
     Merging in bfloat16 would lose the adapter's update, which is small beside the base weights, to rounding. Returns
     the dtype saved. Raises UserError if `out` is not empty or cannot be written.
     """
     refuse_occupied(out)
-    base, revision = base_of_adapter(adapter)
-    loaded = load_model(str(adapter), dtype="float32", device="cpu")
-    saved = resolve_dtype(dtype, "cpu") if dtype else stored_dtype(base, revision)
+    name, revision, _ = locate(base, adapter=adapter) if base else locate(str(adapter))
+    loaded = _load_adapted(adapter, base, device="cpu")
+    saved = resolve_dtype(dtype, "cpu") if dtype else stored_dtype(name, revision)
     merged = loaded.model.merge_and_unload().to(saved)
     try:
         merged.save_pretrained(out)
-        load_tokenizer(base, revision).save_pretrained(out)
+        loaded.tokenizer.save_pretrained(out)
         if record := run_config(adapter):  # has the prompt settings
             shutil.copy(record, out)
     except OSError as error:
@@ -58,10 +59,15 @@ def refuse_occupied(out: Path) -> None:
 
 
 def prove_merge(
-    adapter: Path, merged: Path, problems: list[Problem], prompt: PromptFormat, max_new_tokens: int
+    adapter: Path,
+    merged: Path,
+    problems: list[Problem],
+    prompt: PromptFormat,
+    max_new_tokens: int,
+    base: str | None = None,
 ) -> MergeProof:
     """Load base + adapter and the merged model from disk, in float32, and compare them on `problems`."""
-    ours = load_model(str(adapter), dtype="float32")
+    ours = _load_adapted(adapter, base)
     plain = load_model(str(merged), dtype="float32")
     answers = []
     for loaded in (ours, plain):
@@ -71,6 +77,13 @@ def prove_merge(
         answers.append([record.answer or record.completion for record in result.greedy])
     same = sum(a == b for a, b in zip(*answers, strict=True))
     return MergeProof(len(problems), same, max(_logit_gap(ours, plain, p, prompt) for p in problems))
+
+
+def _load_adapted(adapter: Path, base: str | None, device: str | None = None) -> LoadedModel:
+    """The base in float32 with its adapter."""
+    if base is None:
+        return load_model(str(adapter), dtype="float32", device=device)
+    return load_model(base, adapter=adapter, dtype="float32", device=device)
 
 
 def _logit_gap(ours: LoadedModel, plain: LoadedModel, problem: Problem, prompt: PromptFormat) -> float:

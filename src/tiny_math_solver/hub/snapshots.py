@@ -165,6 +165,8 @@ def _missing(kind: Kind, folder: Path) -> str:
     if kind == "dataset":
         has_rows = any(any(folder.rglob(pattern)) for pattern in FILES["dataset"] if pattern != "README.md")
         return "" if has_rows else "data files (Parquet, JSON or CSV)"
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        return "" if (folder / "adapter_model.safetensors").is_file() else "adapter_model.safetensors"
     index = folder / "model.safetensors.index.json"
     weights = {"model.safetensors"}
     if index.is_file():

@@ -9,6 +9,7 @@ import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,22 +25,65 @@ VOCABULARIES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken")
 
 
 def check_model_folder(folder: Path) -> None:
-    """Raise UserError for a folder that is not a complete causal language model, or brings code of its own."""
+    """Raise UserError for a folder that is not a complete causal language model, or cannot do without its own code."""
     config = read_json(folder / "config.json")
-    for name in ("config.json", "tokenizer_config.json"):
-        if (folder / name).is_file() and read_json(folder / name).get("auto_map"):
-            raise UserError(
-                f"{folder / name}: auto_map wants to run code that comes with the model, which is never done; "
-                "use a model whose architecture is part of transformers"
-            )
+    check_code(folder)
     architectures = config.get("architectures") or []
     if isinstance(architectures, list) and architectures and not any(str(a).endswith(WRITERS) for a in architectures):
         raise UserError(f"{folder}: a {architectures[0]} does not generate text; use a causal language model")
     if isinstance(layers := config.get("num_hidden_layers"), int) and layers > MOST_LAYERS:
         raise UserError(f"{folder / 'config.json'}: num_hidden_layers = {layers}, over the limit of {MOST_LAYERS}")
     _check_weights(folder)
-    if not any(file.is_file() for pattern in VOCABULARIES for file in folder.glob(pattern)):
+    if not _has_vocabulary(folder):
         raise UserError(f"{folder}: no tokenizer.json and no other vocabulary; save the tokenizer with the model")
+
+
+def check_code(folder: Path) -> None:
+    """Raise UserError for a model or a tokenizer that only its own code could load.
+
+    Code that comes with a model is never run. Beside a class that transformers has, its `auto_map` is left alone.
+    """
+    for name, is_native in (("config.json", _is_native_model), ("tokenizer_config.json", _is_native_tokenizer)):
+        if _has_auto_map(folder / name) and not is_native(folder):
+            raise UserError(
+                f"{folder / name}: auto_map wants to run code that comes with the model, which is never done; "
+                "use a model whose architecture is part of transformers"
+            )
+
+
+def ignored_code(folder: Path) -> str:
+    """A sentence about code that comes with a model and is not run; empty if there is none."""
+    names = [name for name in ("config.json", "tokenizer_config.json") if _has_auto_map(folder / name)]
+    if not names:
+        return ""
+    return f"auto_map in {' and '.join(names)} is ignored: transformers' own classes are used, no code of {folder} runs"
+
+
+def check_kind(name: str, config: Any) -> None:
+    """Raise UserError if transformers has no causal language model for a config, or cannot read its weights here."""
+    from transformers import AutoModelForCausalLM
+
+    if config.is_encoder_decoder:
+        raise UserError(f"model {name}: {config.model_type} is an encoder-decoder; use a causal language model")
+    if type(config) not in AutoModelForCausalLM._model_mapping:
+        raise UserError(
+            f"model {name}: transformers has no causal language model for {config.model_type}; use a text model"
+        )
+    packed = getattr(config, "quantization_config", None) or {}
+    method = packed.get("quant_method") if isinstance(packed, dict) else packed.quant_method
+    if str(method).endswith("bitsandbytes") and find_spec("bitsandbytes") is None:
+        raise UserError(
+            f"model {name}: its weights are quantised by bitsandbytes, which is not installed; use the model that it "
+            "was made from, which an adapter fits as well (model.name with model.adapter, or --base)"
+        )
+
+
+def has_tokenizer(folder: Path) -> bool:
+    return (folder / "tokenizer_config.json").is_file() and _has_vocabulary(folder)
+
+
+def _has_vocabulary(folder: Path) -> bool:
+    return any(file.is_file() for pattern in VOCABULARIES for file in folder.glob(pattern))
 
 
 def check_shapes(folder: Path, config: Any) -> None:
@@ -114,6 +158,31 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{path}: expected a JSON object, found {type(value).__name__}")
     return value
+
+
+def _has_auto_map(path: Path) -> bool:
+    return path.is_file() and bool(read_json(path).get("auto_map"))
+
+
+def _is_native_model(folder: Path) -> bool:
+    """True if transformers has the type and the classes that config.json names."""
+    import transformers
+
+    config = read_json(folder / "config.json")
+    architectures = config.get("architectures") or []
+    return config.get("model_type") in transformers.CONFIG_MAPPING and all(
+        hasattr(transformers, str(name)) for name in architectures
+    )
+
+
+def _is_native_tokenizer(folder: Path) -> bool:
+    """True if transformers has the class that tokenizer_config.json names, or chooses one by the model's type."""
+    import transformers
+
+    named = read_json(folder / "tokenizer_config.json").get("tokenizer_class")
+    if named is None:
+        return (folder / "config.json").is_file() and _is_native_model(folder)
+    return hasattr(transformers, str(named))
 
 
 def _check_weights(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,26 @@ import torch
 
 from tiny_math_solver.config.schema import EMBEDDED
 from tiny_math_solver.hub.snapshots import snapshot, stay_offline
-from tiny_math_solver.models.adapter import base_of_adapter, is_adapter, load_adapter
+from tiny_math_solver.models.adapter import (
+    adapter_folder,
+    base_of_adapter,
+    check_adapter_files,
+    is_hub_name,
+    load_adapter,
+)
 from tiny_math_solver.models.ends import end_with_turn, load_ends
-from tiny_math_solver.models.folder import check_loaded, check_model_folder, check_shapes, load_errors
-from tiny_math_solver.support.device import default_device, resolve_dtype
+from tiny_math_solver.models.folder import (
+    check_code,
+    check_kind,
+    check_loaded,
+    check_model_folder,
+    check_shapes,
+    has_tokenizer,
+    ignored_code,
+    load_errors,
+)
+from tiny_math_solver.support.console import Console
+from tiny_math_solver.support.device import default_device, dtype_note, resolve_dtype
 from tiny_math_solver.support.errors import UserError
 
 
@@ -37,12 +54,12 @@ def load_model(
 
     Raises UserError for a name that is neither a folder nor a Hub repository, and for a damaged folder.
     """
-    base, revision, adapter = locate(name, revision, adapter)
+    base, revision, folder = locate(name, revision, adapter)
     model = load_base(base, revision, dtype, device)
-    tokenizer = load_tokenizer(base, revision)
-    if adapter is not None:
-        model = load_adapter(model, Path(adapter))
-        load_ends(model, Path(adapter))
+    tokenizer = load_tokenizer(base, revision, folder)
+    if folder is not None:
+        model = load_adapter(model, folder)
+        load_ends(model, folder)
     with load_errors(f"model {name}"):  # end tokens and templates of damaged files may be anything
         added_end = end_with_turn(model, tokenizer)
     return LoadedModel(name, model.eval(), tokenizer, added_end)
@@ -50,13 +67,27 @@ def load_model(
 
 def locate(
     name: str, revision: str | None = None, adapter: str | Path | None = None
-) -> tuple[str, str | None, str | Path | None]:
-    """`(base, revision, adapter)` of a name; a Hub base is in the cache afterwards."""
-    if adapter is None and is_adapter(Path(name)):
-        adapter = name
-        name, revision = base_of_adapter(Path(adapter))
+) -> tuple[str, str | None, Path | None]:
+    """`(base, revision, adapter folder)` of a name; what comes from the Hub is in the cache afterwards.
+
+    Raises UserError if there is no such model, or no longer the one that an adapter was trained on.
+    """
+    if adapter is not None:
+        given = adapter_folder(str(adapter)) or Path(adapter)
+        check_adapter_files(given)
+        resolve(name, revision)
+        return name, revision, given
+    folder = adapter_folder(name, revision)
+    if folder is not None:
+        name, revision = base_of_adapter(folder)
+        if not (name == EMBEDDED or is_hub_name(name) or os.path.isdir(Path(name).expanduser())):
+            raise UserError(
+                f"no such model folder: {name}, which adapter {folder} was trained on; say where its base is: "
+                "eval, solve and play BASE --adapter ADAPTER, merge --base BASE, train --model.name BASE "
+                "--model.adapter ADAPTER"
+            )
     resolve(name, revision)
-    return name, revision, adapter
+    return name, revision, folder
 
 
 def load_base(name: str, revision: str | None = None, dtype: str = "auto", device: str | None = None) -> Any:
@@ -70,8 +101,12 @@ def load_base(name: str, revision: str | None = None, dtype: str = "auto", devic
     folder = Path(source) if os.path.isdir(source) else snapshot("model", source, revision)
     stay_offline()
     options: dict[str, Any] = {"revision": revision, "local_files_only": True, "trust_remote_code": False}
+    for text in filter(None, (ignored_code(folder), dtype_note(dtype, device))):
+        _note_once(f"model {name}: {text}")
     with load_errors(f"model {name}", revision):
-        check_shapes(folder, AutoConfig.from_pretrained(source, **options))
+        config = AutoConfig.from_pretrained(source, **options)
+        check_kind(name, config)
+        check_shapes(folder, config)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source, dtype=resolve_dtype(dtype, device), use_safetensors=True, output_loading_info=True, **options
         )
@@ -80,23 +115,50 @@ def load_base(name: str, revision: str | None = None, dtype: str = "auto", devic
     return model.to(device)
 
 
-def load_tokenizer(name: str, revision: str | None = None) -> Any:
-    from transformers import AutoConfig, AutoTokenizer
+def load_tokenizer(name: str, revision: str | None = None, adapter: Path | None = None) -> Any:
+    """The tokenizer of model `name`, or the one in the folder of its adapter, whose chat template may be another.
+
+    It may have more entries than the model's embedding: prompts with such a token are refused where they are used.
+    """
+    from transformers import AutoTokenizer
 
     source, revision = resolve(name, revision)
     options: dict[str, Any] = {"revision": revision, "local_files_only": True, "trust_remote_code": False}
-    with load_errors(f"tokenizer {name}", revision):
-        tokenizer = AutoTokenizer.from_pretrained(source, **options)
-        rows = AutoConfig.from_pretrained(source, **options).get_text_config().vocab_size
-    if len(tokenizer) > rows:  # a kernel would read past the end of the embedding
-        raise UserError(
-            f"tokenizer {name} has {len(tokenizer)} tokens, its model's embedding {rows}: they do not belong together"
-        )
-    if tokenizer.eos_token_id is None:
+    own = adapter if adapter and has_tokenizer(adapter) else None
+    with load_errors(f"tokenizer {own or name}", revision):
+        if own:
+            check_code(own)
+            tokenizer = AutoTokenizer.from_pretrained(str(own), local_files_only=True, trust_remote_code=False)
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(source, **options)
+    rows, eos = embedding_rows(name, revision), tokenizer.eos_token_id
+    if eos is None:
         raise UserError(f"tokenizer {name} has no end-of-sequence token: completions could not end")
-    if tokenizer.pad_token_id is None:
+    if eos >= rows:
+        raise UserError(
+            f"tokenizer {name}: its end of sequence {tokenizer.eos_token!r} has id {eos}, the model's embedding "
+            f"{rows} rows: they do not belong together"
+        )
+    if len(tokenizer) > rows:
+        _note_once(
+            f"tokenizer {name} has {len(tokenizer)} entries, the model's embedding {rows} rows: "
+            "a prompt with one of the others is refused"
+        )
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= rows:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def embedding_rows(name: str, revision: str | None = None) -> int:
+    """The number of token ids that a model has embeddings for, according to its config."""
+    from transformers import AutoConfig
+
+    source, revision = resolve(name, revision)
+    with load_errors(f"model {name}", revision):
+        config = AutoConfig.from_pretrained(
+            source, revision=revision, local_files_only=True, trust_remote_code=False
+        ).get_text_config()
+        return config.vocab_size
 
 
 def resolve(name: str, revision: str | None = None) -> tuple[str, str | None]:
@@ -114,7 +176,7 @@ def resolve(name: str, revision: str | None = None) -> tuple[str, str | None]:
             raise UserError(f"{name}: no config.json in this folder, so it is not a model folder")
         check_model_folder(path)
         return str(path), None
-    if os.path.exists(path) or name.startswith((".", "/", "~")) or name.count("/") > 1:
+    if not is_hub_name(name):
         raise UserError(f"no such model folder: {name}")
     folder = snapshot("model", name, revision)
     check_model_folder(folder)
@@ -131,3 +193,9 @@ def stored_dtype(name: str, revision: str | None = None) -> torch.dtype:
             source, revision=revision, local_files_only=True, trust_remote_code=False
         ).dtype
     return getattr(torch, dtype) if isinstance(dtype, str) else dtype or torch.float32
+
+
+@cache
+def _note_once(text: str) -> None:
+    """A note in the terminal, once a process: a model is loaded several times in a run."""
+    Console().note(text)

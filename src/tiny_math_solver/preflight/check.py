@@ -12,6 +12,7 @@ import torch
 from tiny_math_solver.config.schema import EMBEDDED, Config
 from tiny_math_solver.grading import parse_gold
 from tiny_math_solver.hub.snapshots import cache_flaw, is_reachable
+from tiny_math_solver.models.adapter import is_hub_name
 from tiny_math_solver.models.ends import added_end_line, missing_end
 from tiny_math_solver.preflight.forecast import duration, forecast
 from tiny_math_solver.preflight.grader import TRICKY, misread
@@ -86,6 +87,8 @@ def _hub(config: Config) -> Iterator[Check]:
     wanted: list[tuple[Any, str, str | None]] = []
     if model.name != EMBEDDED and not is_file(model.name):
         wanted.append(("model", model.name, model.revision))
+    if model.adapter and is_hub_name(model.adapter):
+        wanted.append(("model", model.adapter, None))
     wanted += [("dataset", dataset.name, dataset.revision) for dataset in hub_datasets(problems)]
     for kind, name, revision in wanted:
         if not (flaw := cache_flaw(kind, name, revision)):
@@ -100,6 +103,7 @@ def _with_model(config: Config, price: float | None) -> Iterator[Check]:
 
     RunFolder(config.output_dir).check()
     prepared = prepare(config)
+    config = prepared.config
     splits, plan, tokenizer = prepared.splits, prepared.plan, prepared.tokenizer
     golds = [parse_gold(p.answer) for part in (splits.train, splits.dev, splits.test, splits.unseen) for p in part]
     found = [f"{len(golds):,} with a readable gold answer", plan.step_line, *filter(None, [plan.dropped_line])]

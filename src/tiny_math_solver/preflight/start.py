@@ -29,6 +29,7 @@ from tiny_math_solver.training.build import Training
 from tiny_math_solver.training.engine_watch import fall_back_to_generate
 from tiny_math_solver.training.plan import Plan, Prepared
 from tiny_math_solver.training.trainer import MathGRPOTrainer
+from tiny_math_solver.update.torch_scorer import FLOAT32_BYTES
 
 TOKEN_BYTES, RECORD_BYTES = 5, 600  # of a completion in rollouts.jsonl and again in report.html; of all else in a row
 OTHER_BYTES = 30_000_000  # tokenizer, evaluations, the page
@@ -125,7 +126,8 @@ def disk_bytes(plan: Plan, trainer: MathGRPOTrainer) -> int:
         kept = 0
     row = trainer.sampling.max_new_tokens * TOKEN_BYTES + RECORD_BYTES
     rollouts = min(config.records.rollouts_mb * 10**6, steps * config.completions_per_step * row)
-    return (kept + 2) * 4 * trained_bytes(trainer) + 2 * rollouts + OTHER_BYTES
+    merged = FLOAT32_BYTES * trainer.merged.size if trainer.merged else 0  # saved with the trained adapter
+    return (kept + 2) * (4 * trained_bytes(trainer) + merged) + 2 * rollouts + OTHER_BYTES
 
 
 def check_disk(folder: Path, needed: int) -> str:

@@ -7,6 +7,7 @@
     decoder.py           prefill and draws; a step is torch_decoder.py's (any device) or kernel_decoder.py's (CPU)
     policy_weights.py    the merged copy, of linear.py's projections
     endings.py           tokens and texts that end a completion
+    padding.py           padded rows, which the models of reference.py get
     reference.py         transformers' generate, for models the engine cannot run and as what it is checked against
     engine_check.py      the comparison of the two, before and in the first steps
 
@@ -21,6 +22,7 @@ from typing import Any
 
 from tiny_math_solver.rollouts.engine import EngineRollouts
 from tiny_math_solver.rollouts.linear import UnsupportedModelError
+from tiny_math_solver.rollouts.padding import check_padding
 from tiny_math_solver.rollouts.reference import ReferenceRollouts
 from tiny_math_solver.rollouts.rollout import Rollout, Rollouts
 from tiny_math_solver.rollouts.sampling import Sampling
@@ -45,7 +47,7 @@ def make_rollouts(
     `console` is also told that there are no kernels for the engine on this CPU.
     """
     if not engine:
-        return ReferenceRollouts(model, tokenizer, batch_size, stop_strings)
+        return _generate(model, tokenizer, batch_size, stop_strings)
     try:
         if sampling and (sampling.repetition_penalty != 1 or sampling.extra):
             raise UnsupportedModelError("repetition_penalty and generation_kwargs")
@@ -54,7 +56,14 @@ def make_rollouts(
         (console or Console()).say(
             f"rollouts by transformers' generate, many times slower: the engine does not support {unsupported}"
         )
-        return ReferenceRollouts(model, tokenizer, batch_size, stop_strings)
+        return _generate(model, tokenizer, batch_size, stop_strings)
     if console and native and rollouts.weights.device.type == "cpu" and (reason := rollouts.weights.no_kernels_reason):
         console.say(f"torch computes alone, slower than with the compiled kernels: {reason}")
     return rollouts
+
+
+def _generate(
+    model: Any, tokenizer: Any, batch_size: int | BatchSize, stop_strings: Sequence[str]
+) -> ReferenceRollouts:
+    check_padding(model)
+    return ReferenceRollouts(model, tokenizer, batch_size, stop_strings)

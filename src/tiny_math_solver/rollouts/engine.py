@@ -16,7 +16,7 @@ from tiny_math_solver.rollouts.decoder import Decoder, length_bucket
 from tiny_math_solver.rollouts.endings import Endings
 from tiny_math_solver.rollouts.kernel_decoder import KernelDecoder
 from tiny_math_solver.rollouts.policy_weights import PolicyWeights
-from tiny_math_solver.rollouts.rollout import Rollout
+from tiny_math_solver.rollouts.rollout import Rollout, refuse_unknown_ids
 from tiny_math_solver.rollouts.sampling import Sampling, uniforms
 from tiny_math_solver.rollouts.scheduler import PREFILL_TOKENS, Scheduler, requests_of
 from tiny_math_solver.rollouts.torch_decoder import TorchDecoder
@@ -70,6 +70,7 @@ class EngineRollouts:
         self, prompts: Sequence[Prompt], samples: int, sampling: Sampling, *, logprobs: bool = True
     ) -> list[Rollout]:
         """`samples` completions of every prompt, in the order of the prompts; log-probabilities cost nothing extra."""
+        refuse_unknown_ids(prompts, len(self.weights.embedding), self.tokenizer)
         self._sync()
         if not prompts or not sampling.max_new_tokens:
             return [Rollout(prompt.ids, [], False, []) for prompt in prompts for _ in range(samples)]
@@ -107,6 +108,7 @@ class EngineRollouts:
 
     @torch.inference_mode()
     def _begin(self, prompt_ids: list[int], sampling: Sampling) -> Decoder:
+        refuse_unknown_ids([Prompt(prompt_ids, 0)], len(self.weights.embedding), self.tokenizer)
         self._sync()
         decoder, length = self._decoder(1, len(prompt_ids), sampling), sampling.max_new_tokens
         uniform = None if sampling.greedy else torch.from_numpy(uniforms(prompt_ids, 0, sampling.seed, length))[None]

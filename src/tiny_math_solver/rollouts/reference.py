@@ -11,7 +11,7 @@ from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaLis
 from tiny_math_solver.models.ends import causal_lm, eos_ids
 from tiny_math_solver.prompts import Prompt
 from tiny_math_solver.rollouts.endings import Endings
-from tiny_math_solver.rollouts.rollout import Rollout
+from tiny_math_solver.rollouts.rollout import Rollout, refuse_unknown_ids
 from tiny_math_solver.rollouts.sampling import Sampling
 from tiny_math_solver.support.batch_size import BatchSize
 from tiny_math_solver.support.device import forked_rng
@@ -44,6 +44,7 @@ class ReferenceRollouts:
         self, prompts: Sequence[Prompt], samples: int, sampling: Sampling, *, logprobs: bool = False
     ) -> list[Rollout]:
         """`samples` completions of every prompt, in the order of the prompts."""
+        refuse_unknown_ids(prompts, self.model.get_input_embeddings().weight.shape[0], self.tokenizer)
         rows = [prompt.ids for prompt in prompts for _ in range(samples)]
         # prompts of similar length share a batch, since padding costs time
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))

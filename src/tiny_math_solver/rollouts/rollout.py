@@ -8,6 +8,7 @@ from tiny_math_solver.prompts import Prompt
 from tiny_math_solver.rollouts.endings import Endings
 from tiny_math_solver.rollouts.sampling import Sampling
 from tiny_math_solver.support.batch_size import BatchSize
+from tiny_math_solver.support.errors import UserError
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,3 +44,13 @@ class Rollouts(Protocol):
     def stream(self, prompt_ids: list[int], sampling: Sampling) -> Iterator[list[int]]:
         """One completion's token ids in pieces, as they are generated."""
         ...
+
+
+def refuse_unknown_ids(prompts: Sequence[Prompt], rows: int, tokenizer: Any) -> None:
+    """Raise UserError if a prompt has a token beyond the `rows` of the embedding; kernels would read past its end."""
+    largest = max((max(prompt.ids, default=0) for prompt in prompts), default=0)
+    if largest >= rows:
+        raise UserError(
+            f"a prompt has the token {tokenizer.convert_ids_to_tokens(largest)!r} with id {largest}, but the model's "
+            f"embedding has {rows} rows: the tokenizer has tokens that this model was not trained with"
+        )

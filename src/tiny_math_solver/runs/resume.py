@@ -49,7 +49,7 @@ class Start:
 
 
 def starting_point(run: RunFolder, config: Config, problems: str, options: ResumeOptions, console: Console) -> Start:
-    """The point to start from; `problems` is the fingerprint of the problems as loaded for this start.
+    """The point to start from; `problems` is the fingerprint of the plan for this start.
 
     Raises UserError if `options` ask to resume and there is no run, or one of another configuration.
     """
@@ -80,7 +80,10 @@ def starting_point(run: RunFolder, config: Config, problems: str, options: Resum
             "--no-resume, which keeps this run under another name"
         )
     if state["problems"] != problems:
-        raise UserError(f"{run.path}: the problems are not those it was trained on; choose another grpo.output_dir")
+        raise UserError(
+            f"{run.path}: the problems are not those it was trained on, or the adapter it started from is another; "
+            "choose another grpo.output_dir"
+        )
     batch = _batch(
         config, checkpoint, state.get("completions_per_step"), is_by_hand=not set(changes).isdisjoint(BATCH_FIELDS)
     )

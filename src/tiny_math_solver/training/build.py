@@ -5,17 +5,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from peft import PeftModel
+from torch import nn
 from transformers import PrinterCallback, ProgressCallback, set_seed
 
 from tiny_math_solver.config.generation_kwargs import eos_token_ids, stop_strings
 from tiny_math_solver.config.schema import Config
-from tiny_math_solver.models.ends import end_at, end_with_turn
+from tiny_math_solver.models.adapter import TRAINED, refuse_tied
+from tiny_math_solver.models.ends import causal_lm, end_at, end_with_turn
 from tiny_math_solver.models.folder import load_errors
 from tiny_math_solver.models.load import load_base
+from tiny_math_solver.models.starting_adapter import MergedAdapter, StartingAdapter, continued, merged
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.prompts import Prompt, PromptFormat, template_call
 from tiny_math_solver.rollouts import EngineRollouts, make_rollouts
 from tiny_math_solver.rollouts.linear import UnsupportedModelError
+from tiny_math_solver.rollouts.padding import number_positions
 from tiny_math_solver.rollouts.policy_weights import PolicyWeights, refuse_unsupported
 from tiny_math_solver.runs.events import EventLog
 from tiny_math_solver.runs.folder import RunFolder
@@ -42,6 +47,8 @@ from tiny_math_solver.update.policy_update import PolicyUpdate
 from tiny_math_solver.update.scorer import Scorer
 from tiny_math_solver.update.torch_scorer import TorchScorer
 
+REFERENCE = "ref"  # TRL's name for a copy of an adapter that was trained before, as reference of the KL term
+
 
 @dataclass(frozen=True)
 class Training:
@@ -61,14 +68,15 @@ def build_training(prepared: Prepared, run: RunFolder, console: Console, events:
     config, splits = prepared.config, prepared.splits
     args = config.grpo_config
     set_seed(args.seed)  # before the adapter is made: TRL seeds only afterwards
-    model = processes.main_first(
-        lambda: load_base(config.model.name, config.model.revision, config.model.dtype, args.device.type)
+    model, merged_adapter = processes.main_first(
+        lambda: starting_model(config, prepared.plan.adapter, args.device.type)
     )
     with load_errors(f"model {config.model.name}"):
         added_end = end_with_turn(model, prepared.tokenizer)
     end_at(model, eos_token_ids(config.grpo.get("generation_kwargs")))
     with run.left_as_found():  # the Trainer makes its folder at once
         trainer = make_trainer(config, model, prepared.tokenizer, splits.train, prepared.prompts, run, console, events)
+    trainer.merged = merged_adapter
     dev = DevEvaluation(trainer, run, splits.dev, config.evaluation.every, PromptFormat.of(config))
     metrics = MetricsLog(trainer, run, dev, console)
     signals, watchdog = StopOnSignal(), Watchdog(trainer, run, config, events)
@@ -78,6 +86,17 @@ def build_training(prepared: Prepared, run: RunFolder, console: Console, events:
     for callback in (engine, dev, metrics, SampleTables(trainer), signals, watchdog, checkpointing, Agreement()):
         trainer.add_callback(callback)
     return Training(trainer, dev, metrics, signals, watchdog, checkpointing, added_end)
+
+
+def starting_model(config: Config, adapter: StartingAdapter | None, device: str) -> tuple[Any, MergedAdapter | None]:
+    """The model that training starts from, and the adapter that was merged into it if there is one."""
+    model = config.model
+    if adapter and adapter.is_merged:
+        return merged(model, adapter, device)
+    base = load_base(model.name, model.revision, model.dtype, device)
+    if adapter is None:
+        return base, None
+    return continued(base, adapter, model.revision, config.lora_config.lora_dropout), None
 
 
 def make_trainer(
@@ -91,6 +110,7 @@ def make_trainer(
     events: EventLog,
 ) -> MathGRPOTrainer:
     """A trainer with its rollouts and its update, and no callbacks. Raises UserError for what PEFT and TRL refuse."""
+    _refuse_adapter(config, model)
     generation = Generation(prompts, sampling_of(config.grpo_config), StepMetrics())
     try:
         trainer = MathGRPOTrainer(
@@ -98,13 +118,14 @@ def make_trainer(
             args=config.grpo_config,
             rows=dataset_rows(problems, prompts, config.prompt.system),
             tokenizer=tokenizer,
-            lora_config=config.lora_config,
+            lora_config=None if isinstance(model, PeftModel) else config.lora_config,
             generation=generation,
             recorder=Recorder(run, config.records.rollouts_mb * 10**6, events),
         )
     except (ValueError, NotImplementedError) as error:  # target modules that are not there, options that clash
         raise UserError(" ".join(str(error).split())) from error
     trainer.chat_template, trainer.chat_template_kwargs = template_call(tokenizer, PromptFormat.of(config))
+    _still_reference(trainer)
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
     settings = config.rollouts
@@ -138,11 +159,23 @@ def _try_sampling(generation: Generation, prompt: Prompt) -> None:
         raise UserError(f"grpo.generation_kwargs: {' '.join(str(error).split())}") from error
 
 
+def _refuse_adapter(config: Config, model: Any) -> None:
+    """Raise UserError for an adapter that would be trained wrongly."""
+    lora: Any = model.peft_config[TRAINED] if isinstance(model, PeftModel) else config.lora_config
+    refuse_tied(causal_lm(model), lora)
+    if lora.bias != "none" and config.grpo_config.beta > 0:
+        raise UserError(
+            f"lora.bias {lora.bias} trains biases of the model itself, which the reference of the KL term would have "
+            "too; set grpo.beta 0 or lora.bias none"
+        )
+
+
 def make_update(config: Config, trainer: MathGRPOTrainer, console: Console, events: EventLog) -> PolicyUpdate | None:
     """The update by passes of our own; None, and the reason said, if only TRL's micro-batches are right."""
     reason = _needs_micro_batches(trainer) if config.update.own_passes else "update.own_passes is false"
     if reason:
         console.say(f"update in TRL's own micro-batches: {reason}")
+        number_positions(trainer.model)
         return None
     torch_scorer = TorchScorer(
         trainer.policy,
@@ -165,6 +198,14 @@ def make_update(config: Config, trainer: MathGRPOTrainer, console: Console, even
     return PolicyUpdate(
         trainer.model, scorer, torch_scorer, tokens_per_pass, trainer.loss_type, skip_zero_advantage=trainer.beta == 0
     )
+
+
+def _still_reference(trainer: MathGRPOTrainer) -> None:
+    """Take dropout out of the copy of the adapter that TRL made as reference of the KL term."""
+    for module in trainer.policy.modules():
+        dropouts = getattr(module, "lora_dropout", {})
+        if REFERENCE in dropouts:
+            dropouts[REFERENCE] = nn.Identity()
 
 
 def _step_under_way(trainer: MathGRPOTrainer) -> int:

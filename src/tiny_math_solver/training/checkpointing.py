@@ -13,11 +13,9 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from peft import set_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import TrainerCallback, TrainerState
 
-from tiny_math_solver.models.adapter import save_adapter
 from tiny_math_solver.runs.checkpoints import (
     FORMAT,
     checkpoint_files,
@@ -105,7 +103,7 @@ class Checkpointing(TrainerCallback):
 
     def _write(self, folder: Path, process_states: list[dict[str, Any]]) -> None:
         trainer: Any = self.trainer
-        save_adapter(trainer.accelerator.unwrap_model(trainer.model), trainer.processing_class, folder)
+        trainer.save_adapter(folder)
         (folder / "best").mkdir()
         shutil.copy(self.run.path / ADAPTER, folder / "best")
         trainer.state.save_to_json(str(folder / TRAINER_STATE))
@@ -164,7 +162,7 @@ class Checkpointing(TrainerCallback):
 
     def restore_policy(self) -> None:
         """Load the adapter and the parts."""
-        set_peft_model_state_dict(self.trainer.accelerator.unwrap_model(self.trainer.model), self._adapter)
+        self.trainer.load_adapter(self._adapter)
         for name, part in self.parts.items():
             if name in self._state["parts"]:
                 part.load_state_dict(self._state["parts"][name])

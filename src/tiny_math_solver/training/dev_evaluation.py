@@ -6,7 +6,6 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import SaveStrategy
 
 from tiny_math_solver.evaluation.evaluate import evaluate
-from tiny_math_solver.models.adapter import save_adapter
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.prompts import PromptFormat
 from tiny_math_solver.runs.folder import RunFolder
@@ -53,8 +52,7 @@ class DevEvaluation(TrainerCallback):
         better = score > self.best
         if better:
             self.best, self.best_step = score, state.global_step
-            model, tokenizer = trainer.accelerator.unwrap_model(trainer.model), trainer.processing_class
-            self.run.write_folder(lambda folder: save_adapter(model, tokenizer, folder))
+            self.run.write_folder(trainer.save_adapter)
         return better
 
     def _measure(self, step: int) -> dict[str, Any]:

@@ -6,10 +6,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
-from tiny_math_solver.config.schema import Config
-from tiny_math_solver.models.load import load_tokenizer
+from tiny_math_solver.config.schema import EMBEDDED, Config
+from tiny_math_solver.models.adapter import is_hub_name
+from tiny_math_solver.models.load import embedding_rows, load_tokenizer
+from tiny_math_solver.models.starting_adapter import StartingAdapter, starting_adapter
 from tiny_math_solver.problems.splits import Splits, load_splits
 from tiny_math_solver.prompts import (
     Prompt,
@@ -20,6 +23,7 @@ from tiny_math_solver.prompts import (
     today,
     train_prompts,
 )
+from tiny_math_solver.rollouts.rollout import refuse_unknown_ids
 from tiny_math_solver.support import processes
 from tiny_math_solver.support.errors import UserError
 
@@ -32,6 +36,7 @@ class Plan:
     splits: Splits
     dropped: int = 0
     notes: Sequence[str] = ()  # on settings of the chat template
+    adapter: StartingAdapter | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -51,10 +56,12 @@ class Plan:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of the problems, by which it is known whether a resumed run has the same ones."""
+        """A hash of the problems and the adapter to start from, by which a resumed run knows that they are the same."""
         digest, splits = hashlib.sha256(), self.splits
         for part in (splits.train, splits.dev, splits.test, splits.unseen):
             digest.update(json.dumps([[p.id, p.question, p.answer] for p in part]).encode())
+        if self.adapter:
+            digest.update(self.adapter.fingerprint.encode())
         return digest.hexdigest()
 
     @property
@@ -85,8 +92,10 @@ class Plan:
     def lines(self) -> list[str]:
         """The plan, a sentence a line."""
         config, grpo, splits = self.config, self.config.grpo_config, self.splits
+        lora = self.adapter.config if self.adapter and not self.adapter.is_merged else config.lora_config
         return [
-            f"model: {config.model.name}, LoRA r={config.lora_config.r} alpha={config.lora_config.lora_alpha}",
+            f"model: {config.model.name}, LoRA r={lora.r} alpha={lora.lora_alpha}",
+            *([self.adapter.line] if self.adapter else []),
             f"problems: {config.problems.source}: {len(splits.train):,} train, {len(splits.dev):,} dev, "
             f"{len(splits.test):,} test" + (f", {len(splits.unseen):,} of unseen kinds" if splits.unseen else ""),
             *splits.notes,
@@ -104,7 +113,10 @@ class Plan:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Problems, the prompts of the train problems in their order, the tokenizer and the plan."""
+    """Problems, the prompts of the train problems in their order, the tokenizer and the plan.
+
+    The configuration names the base and the adapter where the model that was asked for is an adapter.
+    """
 
     config: Config
     splits: Splits
@@ -125,17 +137,22 @@ def prepare(config: Config, date: str | None = None) -> Prepared:
 
     Raises UserError where too few problems are left for a step.
     """
+    section, adapter = starting_adapter(config.model)
+    if adapter:
+        config = config.with_sections(model=section)
+    _refuse_own_output(config)
     splits = load_splits(config.problems)
-    tokenizer = load_tokenizer(config.model.name, config.model.revision)
+    tokenizer = load_tokenizer(config.model.name, config.model.revision, adapter.folder if adapter else None)
     if config.prompt.date is None and puts_in_date(tokenizer):
         config = config.with_sections(prompt=config.prompt.model_copy(update={"date": date or today()}))
     prompt = PromptFormat.of(config)
     check_variables(tokenizer, prompt)
     notes = idle_settings(tokenizer, prompt, splits.train[0].question)
     train, prompts = train_prompts(tokenizer, splits.train, prompt, config.prompt.max_tokens)
+    refuse_unknown_ids(prompts, embedding_rows(config.model.name, config.model.revision), tokenizer)
     if not train:
         raise UserError(f"every prompt has over {config.prompt.max_tokens} tokens; raise prompt.max_tokens")
-    plan = Plan(config, replace(splits, train=train), dropped=len(splits.train) - len(train), notes=notes)
+    plan = Plan(config, replace(splits, train=train), len(splits.train) - len(train), notes, adapter)
     if not plan.steps_per_epoch:
         raise UserError(
             f"{len(train)} train problems are fewer than a generation batch asks, "
@@ -143,3 +160,12 @@ def prepare(config: Config, date: str | None = None) -> Prepared:
             "grpo.per_device_train_batch_size"
         )
     return Prepared(config, plan.splits, prompts, tokenizer, plan)
+
+
+def _refuse_own_output(config: Config) -> None:
+    """Raise UserError if the run would move aside or overwrite the model or the adapter that it starts from."""
+    out = config.output_dir.resolve()
+    for key, name in (("model.name", config.model.name), ("model.adapter", config.model.adapter)):
+        folder = Path(name or "").expanduser().resolve()
+        if name and not is_hub_name(name) and name != EMBEDDED and folder.is_relative_to(out):
+            raise UserError(f"{key} {name} lies in grpo.output_dir {config.output_dir}: choose another grpo.output_dir")

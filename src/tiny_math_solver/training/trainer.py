@@ -14,14 +14,18 @@ Loss functions, advantages, optimizer and schedule are TRL's own. docs/architect
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from accelerate.utils import gather_object
+from peft import set_peft_model_state_dict
 from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer
 
+from tiny_math_solver.models.adapter import save_adapter
 from tiny_math_solver.models.ends import causal_lm
+from tiny_math_solver.models.starting_adapter import MergedAdapter
 from tiny_math_solver.rollouts import Rollouts, Sampling
 from tiny_math_solver.support.out_of_memory import retry_on_oom
 from tiny_math_solver.training.generation import DatasetRow, Generation
@@ -50,6 +54,7 @@ class MathGRPOTrainer(GRPOTrainer):
 
     update: PolicyUpdate | None = None
     saver: Saver | None = None
+    merged: MergedAdapter | None = None  # into the base, before the adapter that is trained was put on it
 
     def __init__(
         self,
@@ -109,6 +114,15 @@ class MathGRPOTrainer(GRPOTrainer):
         """Completions that this process samples for one generation batch."""
         args: Any = self.args
         return args.generation_batch_size // self.accelerator.num_processes
+
+    def save_adapter(self, folder: Path) -> None:
+        """Write the adapter as plain PEFT of the base that was configured, with its tokenizer."""
+        save_adapter(self.accelerator.unwrap_model(self.model), self.processing_class, folder, self.merged)
+
+    def load_adapter(self, weights: dict[str, Tensor]) -> None:
+        """Load the weights that `save_adapter` wrote."""
+        model = self.accelerator.unwrap_model(self.model)
+        set_peft_model_state_dict(model, self.merged.trained_part(model, weights) if self.merged else weights)
 
     # -- Hooks, in the order in which a step meets them -----------------------------------------------------------
 

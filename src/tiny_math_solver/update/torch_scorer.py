@@ -65,17 +65,28 @@ def torch_pass_bytes(config: Any, dtype: torch.dtype, tokens: int, scored: int, 
     qkv = (heads + 2 * kv_heads) * head_dim
     # norms are computed in float32
     per_token = (8 * width + 2 * qkv + 4 * gate) * dtype.itemsize + 4 * width * FLOAT32_BYTES
-    logits = scored * config.vocab_size * (dtype.itemsize + 2 * FLOAT32_BYTES)
-    layers = 1 if is_checkpointed else config.num_hidden_layers
+    text = config.get_text_config()
+    logits = scored * text.vocab_size * (dtype.itemsize + 2 * FLOAT32_BYTES)
+    layers = 1 if is_checkpointed else text.num_hidden_layers
     return tokens * layers * per_token + logits
 
 
 def model_sizes(config: Any) -> tuple[int, int, int, int, int]:
-    """`(hidden size, MLP size, heads, head dimension, key-value heads)` of a transformers config."""
-    width, heads = config.hidden_size, config.num_attention_heads
-    gate = getattr(config, "intermediate_size", None) or 4 * width
-    head_dim = getattr(config, "head_dim", None) or width // heads
-    return width, gate, heads, head_dim, getattr(config, "num_key_value_heads", None) or heads
+    """`(hidden size, MLP size, heads, head dimension, key-value heads)` of a transformers config.
+
+    Of a model that also sees or hears they are those of its text part, of experts those that a token passes through.
+    Where the sizes differ from layer to layer the largest one counts; a model without attention has one head.
+    """
+    text = config.get_text_config()
+
+    def size(name: str) -> int:
+        value = getattr(text, name, None) or 0
+        return max(value) if isinstance(value, list | tuple) else value
+
+    width, heads = size("hidden_size"), size("num_attention_heads") or 1
+    experts = size("num_experts_per_tok") * size("moe_intermediate_size") + size("shared_expert_intermediate_size")
+    gate = max(size("intermediate_size") or 4 * width, experts)
+    return width, gate, heads, size("head_dim") or width // heads, size("num_key_value_heads") or heads
 
 
 def completion_logprobs(model: Any, ids: Tensor, mask: Tensor, completion: int, temperature: float) -> Tensor:
