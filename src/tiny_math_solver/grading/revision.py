@@ -156,11 +156,60 @@ def has_rival(text: str, value: Number, start: int) -> bool:
 
 _DIGIT = re.compile(r"\d")
 # Text without a digit revises a number only if one of these occurs
-_TURNS = (
-    "wait|actual|no,|no.|sorry|oops|hmm|hold|wrong|incorrect|mistake|error|typo|not |n't|back|disregard|scratch|strike"
-    "|never|ignore|forg|mis|overlook|left out|neglect|fail|count|mess|slip|skip|should|change|stand|off|too |sure"
-    "|certain|confident|know|guess|depend|unsolv|unanswer|idea|insuff|omit|include|rather|or |maybe|perhaps"
-).split("|")
+_TURNS = [
+    "wait",
+    "actual",
+    "no,",
+    "no.",
+    "sorry",
+    "oops",
+    "hmm",
+    "hold",
+    "wrong",
+    "incorrect",
+    "mistake",
+    "error",
+    "typo",
+    "not ",
+    "n't",
+    "back",
+    "disregard",
+    "scratch",
+    "strike",
+    "never",
+    "ignore",
+    "forg",
+    "mis",
+    "overlook",
+    "left out",
+    "neglect",
+    "fail",
+    "count",
+    "mess",
+    "slip",
+    "skip",
+    "should",
+    "change",
+    "stand",
+    "off",
+    "too ",
+    "sure",
+    "certain",
+    "confident",
+    "know",
+    "guess",
+    "depend",
+    "unsolv",
+    "unanswer",
+    "idea",
+    "insuff",
+    "omit",
+    "include",
+    "rather",
+    "or ",
+    "maybe",
+    "perhaps",
+]
 _CONFIRMED = re.compile(
     r"(?:\b(?:is|are|was|looks|seems|all|yes,?|so)|'s) (?:indeed |also |all )?(?:correct|right|fine|good)\b|confirm"
     r"|checks out|match(?:es)?|verified|stands|as given|as expected|\u2713|\u2705",
