@@ -7,16 +7,25 @@ PIP = $(BIN)/python -m pip install --disable-pip-version-check --quiet --constra
 # two workers of one thread each; whoever has run out of tests takes some of the other's
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
-.PHONY: quickstart test test-all bench bench-gpu lint clean
+# every call of a kernel is checked: addresses, sizes, indices
+CHECKED = TINY_MATH_CHECK_KERNELS=1 $(PYTEST)
+EVERYDAY = not slow and not fuzz and not browser and not large
+
+.PHONY: quickstart test test-all sanitize bench bench-gpu lint clean
 
 quickstart: .venv/.installed ## train the embedded model and prove what it gained: a few minutes, no GPU
 	$(BIN)/tiny-math train configs/quickstart.yaml
 
 test: .venv/.installed-dev ## the tests of everyday work, offline: two to three minutes on two cores
-	$(PYTEST) -m "not slow and not fuzz and not browser and not large"
+	$(CHECKED) -m "$(EVERYDAY)"
 
 test-all: .venv/.installed-dev ## with real waits, killed runs, drawn inputs and the pages in Chromium
-	$(PYTEST)
+	$(CHECKED) -m "$(EVERYDAY)"
+	$(PYTEST) -m "(slow or fuzz or browser) and not large"
+
+sanitize: .venv/.installed-dev ## the kernels' tests and a short training under the sanitizers of g++: ten minutes
+	$(BIN)/python scripts/sanitize.py address
+	$(BIN)/python scripts/sanitize.py undefined
 
 bench: .venv/.installed ## rollouts and GRPO steps side by side with transformers and stock TRL
 	$(BIN)/tiny-math bench

@@ -39,7 +39,7 @@ def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def no_trackers(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("WANDB_TOKEN", "WANDB_API_KEY", "WANDB_MODE"):
+    for name in ("WANDB_TOKEN", "WANDB_API_KEY", "WANDB_MODE", "WANDB_DISABLED"):
         monkeypatch.delenv(name, raising=False)
 
 

@@ -107,7 +107,7 @@ def test_the_saved_adapter_is_the_best_on_dev_and_loads_with_plain_peft(finished
     tokenizer = AutoTokenizer.from_pretrained(finished.folder)
     result = evaluate(
         ReferenceRollouts(model, tokenizer),
-        load_test_problems(finished.config.problems),
+        load_test_problems(finished.config.problems).problems,
         system="",
         max_new_tokens=finished.config.grpo["max_completion_length"],
     )

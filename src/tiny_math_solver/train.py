@@ -29,12 +29,13 @@ from tiny_math_solver.runs.folder import RunFolder
 from tiny_math_solver.runs.records import read_json
 from tiny_math_solver.runs.resume import ResumeOptions, starting_point
 from tiny_math_solver.support import processes
-from tiny_math_solver.support.console import Console
+from tiny_math_solver.support.console import Console, QuietConsole
 from tiny_math_solver.support.out_of_memory import oom_as_user_error
 from tiny_math_solver.support.redaction import without_secrets
 from tiny_math_solver.training.build import Training, build_training
+from tiny_math_solver.training.measures import require_scores
 from tiny_math_solver.training.plan import Prepared, prepare
-from tiny_math_solver.training.trackers import same_wandb_run
+from tiny_math_solver.training.trackers import wandb_defaults
 
 SETTINGS_THAT_SAVE_MEMORY = "rollouts.batch_size, update.tokens_per_pass or grpo.max_completion_length"
 
@@ -81,12 +82,14 @@ def _run(
     processes.on_main(lambda: _open_folder(config, run, training, checkpoint, events))
     with training.signals.listening():
         before = processes.on_main(lambda: _before(prepared, run, training, console))
-        _loop(training, console, fresh=checkpoint is None)
-        processes.on_main(
-            lambda: run.write_json(
-                "summary.json", _summary(training, found, before, _after(prepared, run, training, console))
-            )
-        )
+        with wandb_defaults(run, resumed=checkpoint is not None):
+            _loop(training, console, fresh=checkpoint is None)
+        processes.on_main(lambda: _finish(prepared, run, training, found, before))
+
+
+def _finish(prepared: Prepared, run: RunFolder, training: Training, found: Preflight, before: TestResult) -> None:
+    after = _after(prepared, run, training)
+    run.write_json("summary.json", _summary(prepared, training, found, before, after))
 
 
 def _outcome(run: RunFolder) -> Outcome:
@@ -107,8 +110,6 @@ def _open_folder(config: Config, run: RunFolder, training: Training, checkpoint:
     if checkpoint is None:
         write_environment(run, command_line(), config.grpo_config.seed)
     events.open()
-    if "wandb" in (training.trainer.args.report_to or []):
-        same_wandb_run(read_json(run.path / "environment.json").get("run_id", run.path.name))
 
 
 def _before(prepared: Prepared, run: RunFolder, training: Training, console: Console) -> TestResult:
@@ -116,6 +117,7 @@ def _before(prepared: Prepared, run: RunFolder, training: Training, console: Con
     config, splits = prepared.config, prepared.splits
     recorded = recorded_test(run, splits, "before")
     before = recorded or evaluate_test(config, training.trainer.rollouts, splits, run, "before")
+    require_scores(before["test"].summary(), "test, before", 0, training.trainer.recorder.events)
     for line in evaluation_lines("before", before["test"].summary()):
         console.say(line)
     return before
@@ -133,7 +135,7 @@ def _loop(training: Training, console: Console, *, fresh: bool) -> None:
     processes.on_main(lambda: training.watchdog.raise_if_stopped(console))
 
 
-def _after(prepared: Prepared, run: RunFolder, training: Training, console: Console) -> TestResult:
+def _after(prepared: Prepared, run: RunFolder, training: Training) -> TestResult:
     """The adapter that was the best on dev, as it lies on the disk, on test."""
     config, trainer = prepared.config, training.trainer
     best = load_model(str(run.path), dtype=config.model.dtype, device=trainer.args.device.type)
@@ -144,12 +146,16 @@ def _after(prepared: Prepared, run: RunFolder, training: Training, console: Cons
         engine=isinstance(trainer.rollouts, EngineRollouts),
         native=config.rollouts.native,
         sampling=trainer.sampling,
-        console=console,
+        console=QuietConsole(),  # slower ways were said at the start
     )
-    return evaluate_test(config, rollouts, prepared.splits, run, "after")
+    after = evaluate_test(config, rollouts, prepared.splits, run, "after")
+    require_scores(after["test"].summary(), "test, after", trainer.state.global_step, trainer.recorder.events)
+    return after
 
 
-def _summary(training: Training, found: Preflight, before: TestResult, after: TestResult) -> dict[str, Any]:
+def _summary(
+    prepared: Prepared, training: Training, found: Preflight, before: TestResult, after: TestResult
+) -> dict[str, Any]:
     """The content of summary.json."""
     trainer, recorder = training.trainer, training.trainer.recorder
     return {
@@ -161,6 +167,7 @@ def _summary(training: Training, found: Preflight, before: TestResult, after: Te
             for when, result in (("before", before), ("after", after))
             if "unseen" in result
         },
+        "problems": prepared.plan.record,
         "engine_check": None if found.engine is None else asdict(found.engine),
         "dev": training.dev.history,
         "best_step": training.dev.best_step,

@@ -1,5 +1,6 @@
 """The command line as its users meet it: answers, mistakes, exit codes."""
 
+import json
 import os
 import subprocess
 import sys
@@ -133,6 +134,7 @@ def test_bench_refuses_what_it_does_not_know_before_it_measures(capsys):
 
 def test_tokens_choose_the_tracker_unless_the_config_did(monkeypatch):
     from tiny_math_solver.config.loading import load_config
+    from tiny_math_solver.support.console import CollectingConsole
     from tiny_math_solver.training.trackers import choose_trackers
 
     monkeypatch.setattr("tiny_math_solver.training.trackers.find_spec", lambda name: object())
@@ -143,7 +145,7 @@ def test_tokens_choose_the_tracker_unless_the_config_did(monkeypatch):
             for name, value in environment.items():
                 patch.setenv(name, value)
             loaded = load_config(config)
-            choose_trackers(loaded)
+            choose_trackers(loaded, CollectingConsole())
             return loaded.grpo["report_to"], os.environ.get("WANDB_API_KEY")
 
     assert chosen(GSM8K) == ([], None)
@@ -168,6 +170,22 @@ def test_eval_prints_both_scores_and_writes_records(tmp_path: Path, capsys):
     rows = [json.loads(line) for line in records.read_text().splitlines()]
     assert [row["sample"] for row in rows] == [None, 0, 1, 2, 3]
     assert all(row["gold"] == "5" for row in rows)
+
+
+def test_eval_reads_named_columns_and_says_what_it_dropped(tmp_path: Path, capsys):
+    """Catches: notes among the JSON on stdout, and a dropped row that the summary does not tell of."""
+    path = tmp_path / "own.csv"
+    path.write_text("ask;gold\nAva has 3 bags of 7 marbles. How many marbles?;21\nAnd who?;Tom\n", encoding="utf-8-sig")
+    command = ["eval", "embedded", "--problems", str(path), "--max-new-tokens", "4", "--json"]
+    assert main([*command, "--question", "ask", "--answer", "gold"]) == 2
+    assert "1 of 2 rows cannot be used; correct them, or raise --max-unreadable (0.05)" in capsys.readouterr().err
+    assert main([*command, "--question", "ask", "--answer", "gold", "--max-unreadable", "0.5"]) == 0
+    out, err = capsys.readouterr()
+    summary = json.loads(out)
+    dropped = f"{path}: 1 of 2 rows dropped as unreadable: {path}:3: cannot read a gold number from the answer 'Tom'"
+    assert summary["n"] == 1
+    assert summary["notes"] == [f"{path}: question from ask, answer from gold", dropped]
+    assert f"tiny-math: {dropped}\n" in err
 
 
 def test_solve_prints_reasoning_and_answer(capsys):

@@ -1,10 +1,12 @@
 """Configuration: what is read, what is refused, and how the refusal reads."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from helpers.paths import GSM8K, QUICKSTART
+from tiny_math_solver.config.limits import checked
 from tiny_math_solver.config.loading import load_config, parse_overrides
 from tiny_math_solver.config.shares import same_batch
 from tiny_math_solver.evaluation.prompt_settings import prompt_settings
@@ -253,3 +255,20 @@ def test_processes_that_cannot_meet_are_refused(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(GRPOConfig, "world_size", property(lambda self: 2))
     with pytest.raises(UserError, match="WORLD_SIZE=1, but 2 of these processes can train here"):
         _ = other.grpo_config
+
+
+@pytest.mark.parametrize(
+    ("folder", "refused"),
+    [("run:1", ":"), ("a/b?", "?"), ('q"', '"'), ("C:/runs/one", ""), (r"C:\runs\one", ""), ("./run", "")],
+)
+def test_names_that_windows_refuses_are_refused_at_the_start(
+    monkeypatch: pytest.MonkeyPatch, folder: str, refused: str
+):
+    """A colon names a hidden stream there: the run would fail after its model is loaded."""
+    assert checked("grpo.output_dir", str, folder) == folder
+    monkeypatch.setattr("tiny_math_solver.config.limits.IS_WINDOWS", True)
+    if refused:
+        with pytest.raises(ValueError, match=f"Windows allows no {re.escape(refused)} in the name"):
+            checked("grpo.output_dir", str, folder)
+    else:
+        assert checked("grpo.output_dir", str, folder) == folder

@@ -106,6 +106,7 @@ CONFIGS = [
     config("two documents", "grpo: {}\n---\ngrpo: {}\n", "c.yaml:2: not valid YAML: but found another document"),
     config("unclosed", "grpo: [1\n", "c.yaml:2: not valid YAML"),
     config("long number", f"grpo:\n  seed: {'9' * 5000}\n", "c.yaml: not valid YAML: Exceeds the limit"),
+    config("no column", "problems:\n  question: ''\n", "c.yaml:2: problems.question = '': must be set; null"),
     config("half a character", 'prompt:\n  system: "\\ud800"\n', "a character that cannot be written to a file"),
     config("NUL in a path", 'grpo:\n  output_dir: "a\\0b"\n', "a character that cannot be written to a file"),
     config("unknown section", "modl:\n  name: x\n", "c.yaml:1: unknown key modl; did you mean model?"),
@@ -197,7 +198,9 @@ SETTINGS = [
     setting("problems.dev 0", "problems.dev = 0"),
     setting("problems.train -1", "problems.train = -1"),
     setting("problems.test 99999999", "at most 50,000 embedded problems"),
-    setting("problems.test_source p.jsonl", "goes with a file in problems.source"),
+    setting("problems.test_source p.jsonl", "no such problem file: p.jsonl"),
+    setting("problems.max_unreadable 2", "problems.max_unreadable = 2.0: Input should be less than or equal to 1"),
+    setting("problems.max_unreadable -1", "problems.max_unreadable = -1"),
     setting("evaluation.every 0", "evaluation.every = 0"),
     setting("evaluation.samples -1", "evaluation.samples = -1"),
     setting("prompt.max_tokens 0", "prompt.max_tokens = 0"),
@@ -273,10 +276,10 @@ PROBLEMS = [
     problems("Latin-1", "p.jsonl", (ROW + ROW.replace("Ann", "Zoé")).encode("latin-1"), "p.jsonl:2: not UTF-8 text"),
     problems("NUL bytes", "p.jsonl", ROW.replace("Ann", "\0"), "p.jsonl:1: holds NUL bytes"),
     problems(
-        "half a character", "p.jsonl", ROW.replace("Ann", "\\ud800"), "p.jsonl:1: question holds a lone surrogate"
+        "half a character", "p.jsonl", ROW.replace("Ann", "\\ud800"), "p.jsonl:1: the question holds a lone surrogate"
     ),
     problems("100 MB in a line", "p.jsonl", lambda path: path.write_bytes(b"x" * 10**8), "a line of over 1,000,000"),
-    problems("100 MB of lists", "p.jsonl", lambda path: path.write_bytes(b"[" * 10**8), "a line of over 1,000,000"),
+    problems("100 MB of lists", "p.jsonl", lambda path: path.write_bytes(b"[" * 10**8), "nested too deeply"),
     problems("100 MB of blank lines", "p.jsonl", lambda path: path.write_bytes(b"\n" * 10**8), "over 1,000,000 lines"),
     problems(
         "a long question", "p.jsonl", ROW.replace("Ann", "A" * 30_000), "question has 30,033 characters, over 20,"
@@ -289,12 +292,13 @@ PROBLEMS = [
     problems(
         "long number", "p.jsonl", '{"answer": ' + "9" * 5000 + "}", "p.jsonl:1: not a JSON object: a number is too"
     ),
-    problems("array in a line", "p.json", f"[{ROW.strip()}]", "found a JSON array: write one object per line"),
-    problems("array over lines", "p.json", f"[\n{ROW.strip()}\n]\n", "write each object on its own line"),
-    problems("object over lines", "p.json", json.dumps(json.loads(ROW), indent=1), "write each object on its own line"),
+    problems("array of lists", "p.json", f"[[{ROW.strip()}]]", "p.json row 1: expected an object with question and"),
+    problems("array cut short", "p.json", f"[\n{ROW.strip()}\n", "p.json:3: not a JSON object or array: Expecting ','"),
+    problems("array of nothing", "p.json", "[]", "no problems in this file"),
+    problems("object cut short", "p.json", json.dumps(json.loads(ROW), indent=1)[:-1], "p.json:1: not a JSON object"),
     problems("a number", "p.jsonl", "NaN\n", "p.jsonl:1: expected an object with question and answer, found float"),
-    problems("missing column", "p.jsonl", '{"question": "q"}\n', "p.jsonl:1: no column 'answer' (found: question)"),
-    problems("number for an answer", "p.jsonl", '{"question": "q", "answer": 5}\n', "answer must be text, found int"),
+    problems("missing column", "p.jsonl", '{"question": "q"}\n', "looks like the answer (found: question)"),
+    problems("bool for an answer", "p.jsonl", '{"question": "q", "answer": true}\n', "a number or text, found bool"),
     problems("null for a question", "p.jsonl", '{"question": null, "answer": "#### 5"}\n', "question must be text"),
     problems(
         "empty question", "p.jsonl", '{"question": " ", "answer": "#### 5"}\n', "p.jsonl:1: the question is empty"
@@ -305,8 +309,42 @@ PROBLEMS = [
         )
         for gold in ("?", "", "inf", "NaN", "1/0", "3 or 5", "1,5", "9" * 5000)
     ),
-    problems("column names with line ends", "p.jsonl", '{"a\\nb\\u001b[31m": 1}\n', "no column 'question' (found: a"),
-    problems("compressed", "p.jsonl.gz", b"\x1f\x8b\x08\x00", "p.jsonl.gz:1: holds NUL bytes"),
+    problems("column names with line ends", "p.jsonl", '{"a\\nb\\u001b[31m": 1}\n', "the question (found: a?b?[31m)"),
+    problems("gzip cut short", "p.jsonl.gz", b"\x1f\x8b\x08\x00", "p.jsonl.gz: not a readable gzip file"),
+    problems("text named .gz", "p.csv.gz", "question,answer\nq,1\n", "p.csv.gz: not a readable gzip file"),
+    problems("spreadsheet", "p.xlsx", b"PK\x03\x04", "expected a .jsonl, .json, .csv, .tsv or .parquet file"),
+    problems("CSV of one column", "p.csv", "question\nHow many?\n", "looks like the answer (found: question)"),
+    problems("CSV of a header", "p.csv", "question,answer\n", "no problems in this file"),
+    problems("CSV of two answers", "p.csv", "question,target,gold\nq,1,1\n", "could be the answer (gold, target)"),
+    problems("column twice", "p.csv", "question,answer,answer\nq,1,1\n", "the column 'answer' is there twice"),
+    problems("CSV without quotes", "p.csv", "question,answer\nAnn, 3?,3\n", "p.csv:2: 3 cells where the header has 2"),
+    problems("CSV with an open quote", "p.csv", 'question,answer\n"Ann 3?,3\n', "p.csv:2: not a row of CSV: une"),
+    Case("web address", "eval embedded --problems https://x.org/p.jsonl", "download the file and name it here"),
+    Case("column without problems", "eval embedded --question q", "--question, --answer and --max-unreadable go with"),
+    Case(
+        "unknown column",
+        "eval embedded --problems ./p.jsonl --answer anwser",
+        "p.jsonl: no column 'anwser', which --answer names (found: question, answer); did you mean answer?",
+        {"p.jsonl": ROW},
+    ),
+    Case(
+        "unreadable place",
+        "eval embedded --problems ./p.jsonl --answer answer[x]",
+        "--answer: cannot read 'answer[x]'; write it as column, column.key or column[0].key",
+        {"p.jsonl": ROW},
+    ),
+    Case(
+        "nothing at that place",
+        "eval embedded --problems ./p.jsonl --answer answer.text",
+        "p.jsonl:1: answer has no .text",
+        {"p.jsonl": ROW},
+    ),
+    Case(
+        "empty folder",
+        "eval embedded --problems ./d",
+        "d is a folder; expected a .jsonl, .json",
+        {"d": Path.mkdir},
+    ),
     problems("empty Parquet", "p.parquet", b"", "p.parquet: not a readable Parquet file"),
     problems("Parquet cut short", "p.parquet", truncated_parquet, "p.parquet: not a readable Parquet file"),
     problems("text named .parquet", "p.parquet", ROW, "p.parquet: not a readable Parquet file"),
@@ -321,9 +359,9 @@ PROBLEMS = [
         "no problems in this file",
     ),
     problems(
-        "Parquet, other columns", "p.parquet", parquet(q=["q"], a=["#### 1"]), "no column 'question' (found: q, a)"
+        "Parquet, other columns", "p.parquet", parquet(q=["q"], a=["#### 1"]), "looks like the question (found: q, a)"
     ),
-    problems("Parquet, numbers", "p.parquet", parquet(question=["q"], answer=[1]), "answer must be text, found int64"),
+    problems("Parquet, bool", "p.parquet", parquet(question=["q"], answer=[True]), "a number or text, found bool"),
     problems(
         "Parquet, bytes", "p.parquet", parquet(question=[b"q"], answer=["#### 1"]), "question must be text, found b"
     ),
@@ -331,7 +369,7 @@ PROBLEMS = [
         "Parquet, null",
         "p.parquet",
         parquet(question=["q"], answer=pyarrow.array([None], "string")),
-        "p.parquet row 1: answer must be text",
+        "p.parquet row 1: answer must be a number or text, found null",
     ),
     problems(
         "Parquet, long text",

@@ -1,6 +1,7 @@
 """The kernels by themselves: they compute what torch does, refuse wrong arguments, and can be done without."""
 
 import shutil
+import subprocess
 from ctypes import ArgumentError
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from helpers.runs import SHORT, run
 from tiny_math_solver.kernels import Kernels, Recording, compiler, load_kernels
 from tiny_math_solver.kernels.bindings import CHECK_VARIABLE
 from tiny_math_solver.models.load import load_model
@@ -130,6 +132,104 @@ def test_the_switch_checks_the_sizes_of_every_call(checked, library):
         library.attention(1, *groups, torch.empty(4, 8, 32), torch.empty(4, 4, 32), torch.empty(8))
 
 
+def decode_arguments(library: Kernels, rows: int) -> dict[str, Any]:
+    """Arguments of decode_attention for 4 heads and 2 with keys: 3 slots, prompts of 16 tokens, completions of 32."""
+    prompt, completion = torch.zeros(2, 3, 2, 16, 32), torch.zeros(2, 3, 2, 32, 32)
+    return {
+        "rows": rows, "qkv": torch.zeros(3, 8 * 32), "rope_table": torch.zeros(48, 32), "query_norm": None,
+        "key_norm": None, "eps": 1e-6, "scale": 1.0, "prompt_place": torch.tensor([0, 0, 2]),
+        "prompt_length": torch.tensor([16, 16, 1]), "completion_place": torch.tensor([2, 0, 1]),
+        "generated": torch.tensor([1, 32, 7]), "prompt_keys": prompt[0], "prompt_values": prompt[1],
+        "prompt_capacity": 16, "completion_keys": completion[0], "completion_values": completion[1],
+        "completion_capacity": 32, "out": torch.zeros(3, 4 * 32),
+    }  # fmt: skip
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("prompt_place", [0, 3, 1], "prompt_place below slots"),
+        ("prompt_place", [0, -1, 1], "prompt_place below slots"),
+        ("completion_place", [0, 1, 3], "completion_place below slots"),
+        ("completion_place", [0, 1, 1], "one completion_place for each row"),
+        ("prompt_length", [1, 17, 1], "prompt_length in 1 … prompt_capacity"),
+        ("prompt_length", [0, 1, 1], "prompt_length in 1 … prompt_capacity"),
+        ("generated", [1, 1, 33], "generated in 1 … completion_capacity"),
+        ("generated", [0, 1, 1], "generated in 1 … completion_capacity"),
+    ],
+)
+def test_the_switch_checks_the_contents_of_indices(checked, library, name: str, values: list[int], message: str):
+    arguments = decode_arguments(library, 3)
+    library.decode_attention(*arguments.values())
+    arguments[name] = torch.tensor(values)
+    with pytest.raises(ArgumentError, match=f"decode_attention: {message} is not so"):
+        library.decode_attention(*arguments.values())
+    fewer = arguments | {"rows": 0}
+    library.decode_attention(*fewer.values())  # rows that are not running may hold anything
+
+
+@needs_compiler
+def test_the_switch_checks_the_contents_of_every_kernel(checked, library):
+    """Each call is right but for one index or size; without the check C++ would read or write beyond a tensor."""
+    floats, whole = torch.zeros, torch.tensor
+    table, logits, out = floats(48, 32), floats(2, 64), floats(2)
+    keys = floats(3, 2, 16, 32)
+    drawn = (whole([1]), 1, 5, 5, floats(2, 5, dtype=torch.long), floats(2, 5))
+    segments = [whole(values) for values in ([0], [2], [0, 1], [2], [2])]
+    state = floats(4, 8, 32), floats(4, 4, 32), floats(4, 4)
+
+    def attention(**changed: list[int]) -> tuple[Any, ...]:
+        names = ("group_start", "group_length", "group_completions", "completion_start", "completion_length")
+        given = dict(zip(names, segments, strict=True)) | {name: whole(values) for name, values in changed.items()}
+        return 1, *given.values(), *state
+
+    one, done = whole([1, 1]), whole([False, False])
+    wrong: list[tuple[str, tuple[Any, ...], str]] = [
+        ("embed", (2, whole([[3], [64]]), 1, one, floats(64, 32), 32, floats(2, 32)), "tokens below V"),
+        ("embed", (2, whole([[3], [6]]), 1, whole([1, 2]), floats(64, 32), 32, floats(2, 32)), "generated in 1 … col"),
+        ("cache_prompts", (1, 9, floats(9, 64), floats(9, 64), whole([3]), keys, keys, 16), "places below slots"),
+        ("cache_prompts", (1, 17, floats(17, 64), floats(17, 64), whole([0]), keys, keys, 16), "length up to capacity"),
+        ("draw", (2, logits, whole([0, 2]), 64, 64, 1.0, None, *drawn, one, done), "logits_row below the rows"),
+        ("draw", (2, logits, None, 64, 64, 1.0, None, *drawn, whole([1, 5]), done), "generated below columns"),
+        ("draw", (2, logits, None, 64, 65, 1.0, None, *drawn, one, done), "V up to stride"),
+        ("rotary", (2, floats(2, 8, 32), whole([0, 48]), table, 1.0, False), "positions in the rope_table"),
+        ("target_logprobs", (2, logits, 64, 60, 1.0, whole([60, 0]), out), "target below V"),
+        ("attention", attention(group_length=[5]), "groups within the tokens"),
+        ("attention", attention(completion_start=[3]), "completions within the tokens"),
+        ("attention", attention(group_completions=[0, 2]), "group_completions up to completions"),
+        ("attention", attention(group_completions=[1, 0]), "group_completions ascending from 0"),
+        ("linear", (1, floats(1, 4), 4, floats(8, 4), floats(8), None, floats(1, 8), 8), "N in whole blocks"),
+        ("rms_norm", (1, floats(1, 17), floats(17), 1e-6, 17, floats(1, 17)), "C in whole blocks"),
+        ("swiglu", (1, floats(1, 34), 17, floats(1, 17)), "M in whole blocks"),
+        ("add_weight_gradient", (1, floats(1, 4), 4, floats(1, 17), 17, floats(4, 17)), "K in whole blocks"),
+    ]
+    library.attention(*attention())
+    for name, arguments, message in wrong:
+        with pytest.raises(ArgumentError, match=f"{name}: {message}"):
+            getattr(library, name)(*arguments)
+
+
+@needs_compiler
+def test_a_checked_recording_looks_at_indices_that_an_earlier_call_has_written(checked, library):
+    recording, rows = Recording(2, check=True), torch.zeros(2, 8 * 32)
+    positions = torch.tensor([0, 47])
+    recording.add(library.rotary, rows, positions, torch.zeros(48, 32), 1.0, False)
+    recording.replay(2)
+    positions[1] = 48
+    recording.replay(1)
+    with pytest.raises(ArgumentError, match="rotary: positions in the rope_table is not so"):
+        recording.replay(2)
+
+
+@needs_compiler
+def test_more_rows_than_recorded_are_refused_without_the_switch_too(library):
+    recording = Recording(7)
+    recording.add(library.rms_norm, torch.randn(7, 64), torch.ones(64), 1e-6, 64, torch.empty(7, 64))
+    with pytest.raises(ArgumentError, match="8 rows in a recording for at most 7"):
+        recording.replay(8)
+
+
 @needs_compiler
 def test_the_engine_and_transformers_agree_with_every_call_checked(checked, monkeypatch: pytest.MonkeyPatch):
     loaded = load_model("embedded", dtype="float32")
@@ -137,9 +237,9 @@ def test_the_engine_and_transformers_agree_with_every_call_checked(checked, monk
     replays: list[int] = []
     check = Recording._check
 
-    def noted(self: Recording, rows: int) -> None:
+    def noted(self: Recording, index: int, rows: int) -> None:
         replays.append(rows)
-        check(self, rows)
+        check(self, index, rows)
 
     monkeypatch.setattr(Recording, "_check", noted)
     for dtype in (torch.float32, torch.bfloat16):
@@ -216,13 +316,69 @@ def test_without_a_compiler_torch_does_it(fresh: Path, monkeypatch: pytest.Monke
     assert len(made.completion_ids) in range(1, 5)
 
 
-def test_a_compiler_that_fails_is_named(fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+VERSION = "#!/bin/sh\n[ $1 = --version ] && exit 0\n"
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        (f"{VERSION}echo 'no space left' >&2\nexit 1\n", "failed: no space left"),
+        (f"{VERSION}exit 1\n", "failed: no message"),
+        (  # Apple's clang under the name of g++
+            f"{VERSION}echo \"clang: error: unsupported option '-fopenmp'\" >&2\nexit 1\n",
+            "failed: clang: error: unsupported option '-fopenmp'",
+        ),
+        (
+            f"{VERSION}echo 'In file included from layers.cpp:3:' >&2\necho 'vectors.h:9: error: no AVX' >&2\nexit 1\n",
+            "failed: vectors.h:9: error: no AVX",
+        ),
+        ("#!/bin/sh\necho 'xcode-select: note: No developer tools were found' >&2\nexit 1\n", "failed: xcode-select: "),
+        (f"{VERSION}exit 0\n", "could not be compiled or loaded: "),  # and leaves no library
+        (f"{VERSION}[ $1 = -shared ] && echo text >kernels.so\nexit 0\n", "could not be compiled or loaded: "),
+    ],
+)
+def test_a_compiler_that_fails_is_named(
+    fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, reason: str
+):
     compiler = tmp_path / "g++"
-    compiler.write_text("#!/bin/sh\n[ $1 = --version ] && exit 0\necho 'no space left' >&2\nexit 1\n")
+    compiler.write_text(script)
     compiler.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    assert load_kernels(4, 2, 32, torch.float32) == f"{compiler} failed: no space left"
-    assert list(fresh.iterdir()) == []
+    found = load_kernels(4, 2, 32, torch.float32)
+    assert isinstance(found, str)
+    assert reason in found
+    assert "\n" not in found
+
+
+@needs_compiler
+def test_a_library_without_a_function_is_not_used(fresh: Path, monkeypatch: pytest.MonkeyPatch):
+    """Catches an AttributeError from a library that was compiled, but not of these sources."""
+    fresh.mkdir(parents=True)
+    other = fresh / "other.so"
+    subprocess.run(["g++", "-shared", "-x", "c++", "/dev/null", "-o", str(other)], check=True)
+    monkeypatch.setattr(compiler, "_library", lambda *_: other)
+    found = load_kernels(4, 2, 32, torch.float32)
+    assert isinstance(found, str)
+    assert found.startswith("the kernels could not be compiled or loaded: ")
+
+
+def test_a_machine_without_an_openmp_runtime_to_share_has_no_kernels(fresh: Path, monkeypatch: pytest.MonkeyPatch):
+    """Windows cannot look a name up in all that is loaded: ctypes.CDLL(None) is a TypeError there."""
+
+    def load(name: str | None) -> Any:
+        raise TypeError("LoadLibrary() argument 1 must be str, not None")
+
+    monkeypatch.setattr(compiler.shutil, "which", lambda name: "g++")
+    monkeypatch.setattr(compiler.ctypes, "CDLL", load)
+    assert load_kernels(4, 2, 32, torch.float32) == "no OpenMP runtime to share with torch"
+
+
+def test_a_run_without_a_compiler_trains_and_says_so_once(fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    result = run(tmp_path / "run", *SHORT)
+    assert result.lines.count("torch computes alone, slower than with the compiled kernels: no g++ found") == 1
+    assert result.summary["steps"] == 1
+    assert any(line.startswith("engine (torch alone: no g++ found): ") for line in result.lines)
 
 
 def test_a_shape_without_kernels_says_so():

@@ -2,14 +2,17 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 
 from tiny_math_solver.config.schema import ProblemsSection
-from tiny_math_solver.problems.sources import read_file
-from tiny_math_solver.problems.splits import load_splits
+from tiny_math_solver.problems.embedded import embedded_problems
+from tiny_math_solver.problems.layouts import ReadOptions
+from tiny_math_solver.problems.sources import Source, read_file, read_source
+from tiny_math_solver.problems.splits import load_splits, load_test_problems
 from tiny_math_solver.support.errors import UserError
 
 
@@ -20,7 +23,7 @@ def row(number: int, question: str | None = None) -> dict[str, str]:
     }
 
 
-def write(path: Path, rows: list[dict[str, str]]) -> Path:
+def write(path: Path, rows: list[Any]) -> Path:
     path.write_text("".join(json.dumps(r) + "\n" for r in rows))
     return path
 
@@ -48,7 +51,9 @@ BAD_LINES = [
     ('{"question": "q", "answer": "#### 1"', ":2: not a JSON object"),
     ('["q", "#### 1"]', ":2: expected an object"),
     ('{"question": "q"}', ":2: no column 'answer' (found: question)"),
-    ('{"question": "q", "answer": 5}', ":2: answer must be text, found int"),
+    ('{"question": 5, "answer": 5}', ":2: question must be text, found int"),
+    ('{"question": "q", "answer": true}', ":2: answer must be a number or text, found bool"),
+    ('{"question": "q", "answer": null}', ":2: answer must be a number or text, found null"),
     ('{"question": " ", "answer": "#### 1"}', ":2: the question is empty"),
     ('{"question": "q", "answer": "#### many"}', ":2: cannot read a gold number"),
     ('{"question": "q", "answer": "no number at all"}', ":2: cannot read a gold number"),
@@ -61,7 +66,8 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str, message: str):
     path = tmp_path / "p.jsonl"
     path.write_text(json.dumps(row(1)) + "\n" + line + "\n")
     with pytest.raises(UserError) as refusal:
-        read_file(path)
+        read_source(Source(str(path), "evaluation"), ReadOptions())
+    assert str(refusal.value).startswith(f"{path}: 1 of 2 rows cannot be used; correct them, or raise problems.max_un")
     assert f"p.jsonl{message}" in str(refusal.value)
 
 
@@ -124,6 +130,91 @@ def test_too_few_problems_and_a_missing_test_file_are_refused(tmp_path: Path):
         UserError, match=r"5 train problems, and problems.dev takes 5 of them for dev; lower problems.dev"
     ):
         load_splits(ProblemsSection(source=str(train), test_source=str(test), dev=5))
+
+
+def some_bad(good: int, bad: int, start: int = 0) -> list[dict[str, Any]]:
+    """Rows of which the first and every second one is bad, as long as there are bad ones."""
+    rows: list[dict[str, Any]] = [row(start + n) for n in range(good)]
+    for n in range(bad):
+        rows.insert(2 * n, {"question": f"No number {n}?", "answer": "#### Monday"})
+    return rows
+
+
+def test_a_few_unreadable_golds_are_dropped_counted_and_named(tmp_path: Path):
+    """Catches: a file refused row by row, round after round; rows that vanish without a word."""
+    train = write(tmp_path / "train.jsonl", some_bad(140, 7))
+    test = write(tmp_path / "test.jsonl", some_bad(20, 1, start=500))
+    splits = load_splits(ProblemsSection(source=str(train), test_source=str(test), dev=5))
+    assert (len(splits.train), len(splits.dev), len(splits.test), splits.unreadable) == (135, 5, 20, 8)
+    reason = "cannot read a gold number from the answer '#### Monday'"
+    named = "; ".join(f"{train}:{line}: {reason}" for line in (1, 3, 5, 7, 9))
+    assert splits.notes == [
+        f"{train}: 7 of 147 rows dropped as unreadable: {named}; and 2 more",
+        f"{test}: 1 of 21 rows dropped as unreadable: {test}:1: {reason}",
+    ]
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_many_unreadable_golds_are_refused_once_with_the_setting(part: str, tmp_path: Path):
+    good, bad = (
+        write(tmp_path / "good.jsonl", some_bad(20, 1)),
+        write(tmp_path / "bad.jsonl", some_bad(18, 2, start=99)),
+    )
+    source, test = (bad, good) if part == "train" else (good, bad)
+    section = ProblemsSection(source=str(source), test_source=str(test), dev=5)
+    with pytest.raises(UserError) as refusal:
+        load_splits(section)
+    assert str(refusal.value) == (
+        f"{bad}: 2 of 20 rows cannot be used; correct them, or raise problems.max_unreadable (0.05) to drop them: "
+        f"{bad}:1: cannot read a gold number from the answer '#### Monday'; "
+        f"{bad}:3: cannot read a gold number from the answer '#### Monday'"
+    )
+    splits = load_splits(section.model_copy(update={"max_unreadable": 0.1}))
+    assert splits.unreadable == 3
+    with pytest.raises(UserError, match=r"(1 of 21|2 of 20) rows cannot be used; .*problems.max_unreadable \(0\)"):
+        load_splits(section.model_copy(update={"max_unreadable": 0.0}))
+
+
+def test_named_columns_are_for_the_test_source_too_if_it_has_them(tmp_path: Path):
+    own = [{"ask": row(n)["question"], "is": n + 2, "answer": "?"} for n in range(20)]
+    train = write(tmp_path / "train.jsonl", own)
+    section = ProblemsSection(source=str(train), test_source="", question="ask", answer="is", dev=5)
+
+    def tested(rows: list[dict[str, Any]], **settings: str) -> list[str]:
+        test = write(tmp_path / "test.jsonl", rows)
+        return [p.answer for p in load_splits(section.model_copy(update={"test_source": str(test), **settings})).test]
+
+    assert tested([{"ask": "Same layout?", "is": 4, "question": "?", "answer": 5}]) == ["4"]
+    assert tested([{"question": "GSM8K's?", "answer": "#### 5"}]) == ["5"]
+    assert tested([{"q": "A third?", "a": 6}], test_question="q", test_answer="a") == ["6"]
+    with pytest.raises(UserError, match=r"no column 'b', which problems.test_answer names \(found: q, a\)"):
+        tested([{"q": "A third?", "a": 6}], test_question="q", test_answer="b")
+
+
+def test_test_is_carved_from_train_if_there_is_none_and_a_number_is_set(tmp_path: Path):
+    """Catches: test problems that are also trained on, or that change with the seed or the number for dev."""
+    train = write(tmp_path / "train.jsonl", [row(n) for n in range(40)])
+    section = ProblemsSection(source=str(train), dev=5, test=10)
+    splits = load_splits(section)
+    questions = [{p.question for p in part} for part in (splits.train, splits.dev, splits.test)]
+    assert [len(part) for part in questions] == [25, 5, 10]
+    assert len(set.union(*questions)) == 40
+    assert splits.notes == ["10 test problems carved from train; problems.test_source names others"]
+    other = load_splits(section.model_copy(update={"seed": 7, "dev": 9, "train": 8}))
+    assert {p.question for p in other.test} == questions[2]
+    assert {p.question for p in load_test_problems(section).problems} == questions[2]
+    with pytest.raises(UserError, match=r"5 of them for dev, and problems\.test 35 for test; lower problems\.dev and"):
+        load_splits(section.model_copy(update={"test": 35}))
+
+
+def test_embedded_problems_can_be_tested_on_a_file_and_a_file_on_embedded_ones(tmp_path: Path):
+    path = write(tmp_path / "p.jsonl", [row(n) for n in range(20)])
+    own_test = load_splits(ProblemsSection(source="embedded", test_source=str(path), train=30, dev=4))
+    assert [len(part) for part in (own_test.train, own_test.dev, own_test.test, own_test.unseen)] == [30, 4, 20, 0]
+    assert own_test.test[0].question == row(0)["question"]
+    embedded_test = load_splits(ProblemsSection(source=str(path), test_source="embedded", test=6, dev=4))
+    assert [len(part) for part in (embedded_test.train, embedded_test.dev, embedded_test.test)] == [16, 4, 6]
+    assert embedded_test.test == embedded_problems("test", 6)
 
 
 def test_the_real_gsm8k_loads_whole(gsm8k_folder: Path):

@@ -275,14 +275,6 @@ def test_parameters_that_move_are_followed(trained: bool, engine, loaded, prompt
         assert ids(rollouts.generate(prompts[:12], 1, settings)) == expected != before
 
 
-def test_another_dtype_than_the_engine_was_made_for_is_refused(engine, loaded, prompts):
-    model: Any = load_model("embedded", dtype="float32").model
-    rollouts = engine(model, loaded.tokenizer)
-    model.to(torch.bfloat16)
-    with pytest.raises(RuntimeError, match=r"in torch.bfloat16 on cpu, but its rollouts were made for torch.float32"):
-        rollouts.generate(prompts[:2], 1, GREEDY)
-
-
 def test_an_adapter_put_on_and_taken_off_later_is_seen(engine, loaded, prompts):
     model = load_model("embedded", dtype="float32").model
     rollouts = engine(model, loaded.tokenizer)

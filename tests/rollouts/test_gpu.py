@@ -82,6 +82,61 @@ def test_graphs_follow_parameters_that_move(prompts):
     assert after == ids(ReferenceRollouts(loaded.model, loaded.tokenizer).generate(prompts[:30], 1, GREEDY)) != before
 
 
+def replaced(model: Any) -> None:
+    for module in model.modules():
+        for name, weight in list(module.named_parameters(recurse=False)):
+            setattr(module, name, torch.nn.Parameter(weight.data * 1.1, requires_grad=False))
+
+
+def written_through_data(model: Any) -> None:
+    for weight in model.parameters():
+        weight.data.mul_(1.1)
+
+
+def more_tokens(model: Any) -> None:
+    written_through_data(model)
+    model.resize_token_embeddings(1100, mean_resizing=False)
+
+
+def other_rotation(model: Any) -> None:
+    model.model.rotary_emb.inv_freq.mul_(1.5)
+
+
+def cast(model: Any) -> None:
+    model.to(torch.bfloat16)
+
+
+def to_the_cpu_and_back(model: Any) -> None:
+    model.to("cpu")
+    written_through_data(model)
+    model.to("cuda")
+
+
+@pytest.mark.parametrize(
+    "change", [replaced, written_through_data, more_tokens, other_rotation, cast, to_the_cpu_and_back]
+)
+def test_graphs_follow_a_model_that_changes(change: Any, loaded, prompts):
+    """A graph that was captured before holds addresses of buffers, of the embedding and of the rotation."""
+    model: Any = small(FAMILIES["qwen2"]).to("cuda").requires_grad_(False)
+    rollouts = EngineRollouts(model, loaded.tokenizer)
+    before = ids(rollouts.generate(prompts[:30], 1, GREEDY))
+    change(model)
+    rubbish = [torch.full((64, 64), torch.nan, device="cuda") for _ in range(200)]
+    after = ids(rollouts.generate(prompts[:30], 1, GREEDY))
+    assert after == ids(EngineRollouts(model, loaded.tokenizer).generate(prompts[:30], 1, GREEDY)) != before
+    assert check_against_transformers(rollouts, prompts).passed
+    assert len(rubbish) == 200
+
+
+def test_a_stream_never_replays_a_graph_on_freed_memory(loaded, prompts):
+    model: Any = small(FAMILIES["qwen2"]).to("cuda").requires_grad_(False)
+    stream = EngineRollouts(model, loaded.tokenizer).stream(prompts[0].ids, GREEDY)
+    next(stream)
+    model.model.embed_tokens.weight.untyped_storage().resize_(0)
+    with pytest.raises(RuntimeError, match="embedding was freed while completions were under way"):
+        next(stream)
+
+
 def test_no_step_waits_for_the_host(loaded, prompts):
     rollouts = EngineRollouts(loaded.model, loaded.tokenizer)
     rollouts.generate(prompts[:8], 4, GREEDY)

@@ -1,11 +1,19 @@
 """The console: where lines and notes go, and what happens when nobody reads them any more."""
 
 import errno
+import io
 import sys
 
 import pytest
 
-from tiny_math_solver.support.console import CollectingConsole, Console, NotesConsole, QuietConsole, printable
+from tiny_math_solver.support.console import (
+    CollectingConsole,
+    Console,
+    NotesConsole,
+    QuietConsole,
+    print_anything,
+    printable,
+)
 
 
 class ClosedPipe:
@@ -71,3 +79,39 @@ def test_a_note_nobody_can_read_is_dropped(monkeypatch: pytest.MonkeyPatch):
 
 def test_printable_text_holds_no_control_characters():
     assert printable("\x1b[31mred\tand\nmore\x07") == "\ufffd[31mred\tand\nmore\ufffd"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "printed"),
+    [
+        ("utf-8", "8.4% → 97.0%, −5 × 2 ≤ 3… ███ 日"),
+        ("cp1252", "8.4% -> 97.0%, -5 × 2 <= 3… ### ?"),
+        ("ascii", "8.4% -> 97.0%, -5 x 2 <= 3... ### ?"),
+    ],
+)
+def test_what_the_encoding_of_a_stream_lacks_is_spelled_out(
+    monkeypatch: pytest.MonkeyPatch, encoding: str, printed: str
+):
+    """Redirected output is cp1252 on Windows and ASCII under LC_ALL=C: an arrow ended the command."""
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding, newline="") for _ in range(2))
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    print_anything()
+    Console().say("8.4% → 97.0%, −5 × 2 ≤ 3… ███ 日")
+    Console().note("→")
+    assert out.buffer.getvalue().decode(encoding) == f"{printed}\n"
+    assert b"tiny-math: " in err.buffer.getvalue()
+
+
+def test_a_pipe_that_nobody_reads_is_one_on_windows_too(monkeypatch: pytest.MonkeyPatch):
+    class Closed(ClosedPipe):
+        def write(self, text: str) -> int:
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(sys, "stdout", Closed())
+    with pytest.raises(OSError, match="Invalid argument") as elsewhere:
+        Console(ends_with_reader=True).say("a line")
+    assert elsewhere.value.errno == errno.EINVAL
+    monkeypatch.setattr("tiny_math_solver.support.console.IS_WINDOWS", True)
+    with pytest.raises(BrokenPipeError):
+        Console(ends_with_reader=True).say("a line")

@@ -22,6 +22,7 @@ from tiny_math_solver.rollouts.policy_weights import PolicyWeights
 from tiny_math_solver.support.console import CollectingConsole
 from tiny_math_solver.support.errors import EXIT_LEARNED_NOTHING, StoppedError, UserError
 from tiny_math_solver.train import train
+from tiny_math_solver.training.engine_watch import EngineWatch
 from tiny_math_solver.training.guards import WINDOW, findings
 from tiny_math_solver.training.trainer import MathGRPOTrainer
 from tiny_math_solver.update.kernel_scorer import KernelScorer
@@ -178,6 +179,7 @@ def test_sabotage_a_template_that_is_gone(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize("overrides", [[], ["--rollouts.native", "false"]], ids=["kernels", "torch"])
 def test_sabotage_rollouts_without_the_adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: list[str]):
     """With the kernels the update has the same stale weights: the comparison with transformers finds it."""
+    monkeypatch.setattr(EngineWatch, "on_step_end", lambda *args, **kwargs: None)  # which would be first
     sync, synced = PolicyWeights.sync, set()
 
     def once(self: PolicyWeights) -> None:

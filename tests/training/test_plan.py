@@ -1,5 +1,8 @@
 """Preparing a run: which problems it keeps, and what it says it will do."""
 
+import json
+from pathlib import Path
+
 import pytest
 
 from helpers.paths import QUICKSTART
@@ -23,6 +26,26 @@ def test_train_problems_with_too_long_a_prompt_are_dropped_and_counted():
     assert 0 < too_long == prepared.plan.dropped
     assert len(prepared.splits.train) == len(prepared.prompts) == len(sizes) - too_long
     assert f"{too_long} train problems dropped: their prompt has over {limit} tokens" in prepared.plan.lines
+
+
+def test_dropped_rows_and_prompts_are_in_the_plan_and_in_the_record_of_the_run(tmp_path: Path):
+    rows = [{"Body": f"Ann has {n} pens", "Question": "and buys 2. How many?", "Answer": n + 2.0} for n in range(60)]
+    rows[7]["Answer"] = rows[9]["Answer"] = "many"
+    rows[20]["Body"] = "Ann has a pen, " * 40
+    path = tmp_path / "own.json"
+    path.write_text(json.dumps(rows))
+    own = ["--problems.source", str(path), "--problems.dev", "4", "--problems.test", "6"]
+    plan = prepare(load_config(QUICKSTART, own)).plan
+    assert plan.dropped_line in plan.lines
+    assert {line for line in plan.lines if "own.json" in line} == {
+        f"problems: {path}: {len(plan.splits.train)} train, 4 dev, 6 test",
+        f"{path}: SVAMP layout, question from Body + Question, answer from Answer",
+        f"{path}: 2 of 60 rows dropped as unreadable: {path} row 8: cannot read a gold number from the answer 'many'; "
+        f"{path} row 10: cannot read a gold number from the answer 'many'",
+    }
+    counts = {"train": 47, "dev": 4, "test": 6, "unseen": 0, "unreadable": 2, "too_long": 1}
+    assert plan.record == {**counts, "notes": plan.splits.notes}
+    assert "6 test problems carved from train; problems.test_source names others" in plan.splits.notes
 
 
 def test_too_few_problems_for_a_step_are_refused():

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig
 from trl import GRPOTrainer
 
 from helpers.paths import QUICKSTART
@@ -181,6 +182,69 @@ def test_an_adapter_on_some_projections_gets_its_gradient(tmp_path: Path, native
     got, _ = own_gradient(trainer, batches)
     assert expected.norm() > 0
     assert (got - expected).norm() / expected.norm() < 1e-4
+
+
+def moved(model: Any) -> None:
+    for parameter in model.parameters():
+        old, parameter.data = parameter.data, parameter.data * 1.1
+        old.fill_(torch.nan)  # must not be read
+
+
+def replaced(model: Any) -> None:
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            setattr(module, name, torch.nn.Parameter(parameter.data * 1.1, parameter.requires_grad))
+
+
+def rotation_replaced(model: Any) -> None:
+    rotary = model.get_base_model().model.rotary_emb
+    rotary.inv_freq = rotary.inv_freq * 0.5
+
+
+def embeddings_resized(model: Any) -> None:
+    model.get_base_model().resize_token_embeddings(1100, mean_resizing=False).weight.requires_grad_(False)
+
+
+def adapter_added(model: Any) -> None:
+    model.add_adapter("more", LoraConfig(r=2, target_modules=["up_proj", "q_proj"], init_lora_weights=False))
+    model.base_model.set_adapter(["default", "more"])
+
+
+def state_assigned(model: Any) -> None:
+    state = {name: weight * 1.1 for name, weight in model.state_dict().items()}
+    trained = {name: p.requires_grad for name, p in model.named_parameters()}
+    model.load_state_dict(state, assign=True)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(trained.get(name, False))  # the output layer is not tied any more
+
+
+CHANGES: tuple[Any, ...] = (
+    moved, replaced, rotation_replaced, embeddings_resized, adapter_added, state_assigned,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+def test_the_scorer_follows_a_model_that_changes(tmp_path: Path, change: Any):
+    """Catches merged weights, transposed copies or rotations of the model as it was at the first step."""
+    trainer = new_trainer(tmp_path / "run")
+    assert isinstance(trainer.update.scorer, KernelScorer)
+    batches = micro_batches(trainer)
+    before, _ = own_gradient(trainer, batches)
+    change(trainer.model)
+    expected, _ = stock_gradient(trainer, batches)
+    got, _ = own_gradient(trainer, batches)
+    assert (got - expected).norm() / expected.norm() < 1e-4
+    assert len(got) != len(before) or (got - before).norm() / before.norm() > 5e-4
+
+
+def test_the_scorer_refuses_a_change_that_it_cannot_compute(tmp_path: Path):
+    """Dropout of an adapter that comes later would be left out of the gradient without a word."""
+    trainer = new_trainer(tmp_path / "run")
+    batches = micro_batches(trainer)
+    trainer.model.add_adapter("more", LoraConfig(r=2, target_modules=["up_proj"], lora_dropout=0.1))
+    trainer.model.base_model.set_adapter(["default", "more"])
+    with pytest.raises(RuntimeError, match="its update cannot go on: LoRA dropout is not supported"):
+        own_gradient(trainer, batches)
 
 
 def test_the_gap_to_transformers_shows_a_policy_that_is_out_of_date(tmp_path: Path):

@@ -14,6 +14,7 @@ from tiny_math_solver.bench.machine import ceilings, describe
 from tiny_math_solver.runs.environment import command_line
 from tiny_math_solver.support.console import Console
 from tiny_math_solver.support.device import default_device
+from tiny_math_solver.support.errors import UserError
 
 CONFIG = Path("configs/quickstart.yaml")
 RACE_STEPS = 24
@@ -24,6 +25,8 @@ def run(
 ) -> dict[str, Any]:
     """Measure the chosen parts, or all that fit this machine; as each is done, print a line and save what there is."""
     torch.manual_seed(0)
+    if default_device() == "mps":
+        raise UserError("bench measures CPUs and CUDA GPUs; ACCELERATE_USE_CPU=true measures the CPU of this machine")
     parts = parts or [part for part, devices in PARTS.items() if default_device() in devices]
     result: dict[str, Any] = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),

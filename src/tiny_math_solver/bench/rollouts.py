@@ -20,6 +20,7 @@ from tiny_math_solver.prompts import chat_messages, encode_prompt, group_prompts
 from tiny_math_solver.rollouts import EngineRollouts, Sampling
 from tiny_math_solver.support.device import default_device
 from tiny_math_solver.support.errors import UserError
+from tiny_math_solver.support.files import write_text
 
 VLLM_SIDE = Path(__file__).with_name("vllm_side.py")
 NEVER = -1  # an end token that no model makes: every completion gets its full length
@@ -144,8 +145,8 @@ def _vllm(model: Any, tokenizer: Any, prompts: list[list[int]], case: Case, pyth
             "dtype": str(model.dtype).removeprefix("torch."), "prompts": prompts, "samples": case.samples,
             "tokens": case.tokens, "rounds": case.rounds, "rows": case.rows,
         }  # fmt: skip
-        Path(folder, "job.json").write_text(json.dumps(job))
+        write_text(Path(folder, "job.json"), json.dumps(job))
         done = subprocess.run([python, str(VLLM_SIDE), folder], capture_output=True, text=True, timeout=1800)
         if done.returncode:
             raise UserError(f"vLLM did not run under {python}: {done.stderr.strip().splitlines()[-1]}")
-        return json.loads(Path(folder, "times.json").read_text())
+        return json.loads(Path(folder, "times.json").read_text(encoding="utf-8"))

@@ -10,7 +10,7 @@ def main() -> None:
     from vllm import LLM, SamplingParams
 
     folder = Path(sys.argv[1])
-    job = json.loads((folder / "job.json").read_text())
+    job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
     longest = max(map(len, job["prompts"]))
     llm = LLM(
         str(folder),
@@ -33,7 +33,8 @@ def main() -> None:
         lengths = {len(completion.token_ids) for request in made for completion in request.outputs}
         assert lengths == {job["tokens"]}, f"completions of {lengths} tokens"
         assert sum(len(request.outputs) for request in made) == job["rows"]
-    (folder / "times.json").write_text(json.dumps(times[1:]))  # vLLM's processes write to every stream
+    # a file: vLLM's processes write to every stream
+    (folder / "times.json").write_text(json.dumps(times[1:]), encoding="utf-8", newline="\n")
 
 
 if __name__ == "__main__":

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from tiny_math_solver.cli import bench, check, evaluate, fetch, fields, merge, play, report, solve, train, watch
 from tiny_math_solver.cli.arguments import Parser
 from tiny_math_solver.support import processes
-from tiny_math_solver.support.console import Console
+from tiny_math_solver.support.console import Console, print_anything
 from tiny_math_solver.support.environment import check_library_variables
-from tiny_math_solver.support.errors import EXIT_INTERRUPTED, EXIT_NO_READER, StoppedError, UserError
+from tiny_math_solver.support.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_NO_READER, StoppedError, UserError
 from tiny_math_solver.support.redaction import without_secrets
 
 COMMANDS = {
@@ -43,6 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1" if not sys.stderr.isatty() else "0")
+    os.environ.setdefault("HF_HUB_DISABLE_SYMLINKS_WARNING", "1")  # Windows allows links only in its developer mode
+    os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")  # operators that MPS lacks are computed on the CPU
+    print_anything()
     console = Console(ends_with_reader=True)
     try:
         args = parse(sys.argv[1:] if arguments is None else arguments)
@@ -63,6 +66,9 @@ def _end(error: BaseException, console: Console) -> int:
     if isinstance(error, (UserError, StoppedError)):
         console.note(_on_one_line(error))
         return error.exit_code
+    if isinstance(error, (RuntimeError, TypeError)) and "MPS" in str(error):  # NotImplementedError is a RuntimeError
+        console.note(f"MPS: {_on_one_line(error)[:200]}; ACCELERATE_USE_CPU=true computes on the CPU")
+        return EXIT_BAD_INPUT
     if isinstance(error, KeyboardInterrupt):
         console.note("interrupted")
         return EXIT_INTERRUPTED

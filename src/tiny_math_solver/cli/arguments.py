@@ -55,6 +55,10 @@ def fraction(text: str) -> float:
     return _number(text, float, lambda number: 0 < number <= 1, "a number above 0 and at most 1")
 
 
+def share(text: str) -> float:
+    return _number(text, float, lambda number: 0 <= number <= 1, "a number from 0 to 1")
+
+
 def positive(text: str) -> int:
     return _number(text, int, lambda number: 1 <= number < 2**31, "a whole number of 1 or more")
 

@@ -13,6 +13,7 @@ from tiny_math_solver.cli.arguments import (
     not_negative,
     positive,
     seed,
+    share,
 )
 from tiny_math_solver.support.console import Console, NotesConsole
 from tiny_math_solver.support.errors import UserError
@@ -22,7 +23,17 @@ HELP = "measure a model: greedy accuracy, pass@k, maj@k, paired verdict"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
-    parser.add_argument("--problems", help="embedded, embedded:unseen, a Hub dataset, or a .jsonl/.parquet file")
+    parser.add_argument("--problems", help="embedded, embedded:unseen, or as problems.source: a Hub dataset or a file")
+    parser.add_argument(
+        "--question", metavar="COLUMN", help="column of the questions in --problems (default: recognised)"
+    )
+    parser.add_argument("--answer", metavar="COLUMN", help="column of the answers in --problems (default: recognised)")
+    parser.add_argument(
+        "--max-unreadable",
+        type=share,
+        metavar="SHARE",
+        help="share of the rows of --problems that may be dropped as unreadable (default: the run's own, else 0.05)",
+    )
     parser.add_argument("--limit", type=positive, help="only the first N problems")
     parser.add_argument("--samples", type=natural, default=0, help="sampled completions per problem, for pass@k")
     parser.add_argument("--temperature", type=not_negative, default=1.0, help="of the samples (default 1.0)")
@@ -39,6 +50,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from tiny_math_solver.evaluation.prompt_settings import evaluation_problems, prompt_settings
     from tiny_math_solver.evaluation.verdict import evaluation_lines, paired_line
     from tiny_math_solver.models.load import base_of_adapter, load_model, locate
+    from tiny_math_solver.problems.layouts import ReadOptions
     from tiny_math_solver.rollouts import Sampling, make_rollouts
     from tiny_math_solver.support.files import json_lines, write_whole
 
@@ -57,15 +69,26 @@ def run(args: argparse.Namespace, console: Console) -> int:
     check_out(args.out, ".jsonl")
     if args.out and args.problems and args.out.exists() and args.out.resolve() == Path(args.problems).resolve():
         raise UserError(f"{args.out}: holds the problems; choose another --out")
+    if args.problems is None and (args.question, args.answer, args.max_unreadable) != (None, None, None):
+        raise UserError("--question, --answer and --max-unreadable go with --problems")
     if args.adapter:
         base_of_adapter(Path(args.adapter))
     for name in (args.model, args.against):
         if name is not None:
             locate(name, args.revision)  # downloads come before any work
     settings = prompt_settings(args.adapter or args.model, args.system, args.max_new_tokens)
-    problems = evaluation_problems(args.problems, settings)[: args.limit]
+    reading = ReadOptions(
+        args.question,
+        args.answer,
+        settings.problems.max_unreadable if args.max_unreadable is None else args.max_unreadable,
+        ("--question", "--answer", "--max-unreadable"),
+    )
+    problems, notes, _ = evaluation_problems(args.problems, settings, reading)
+    problems = problems[: args.limit]
+    for note in notes:
+        console.note(note)
     result = measure(args.model, args.adapter)
-    summary = result.summary()
+    summary = result.summary() | ({"notes": notes} if notes else {})
     lines = evaluation_lines(args.adapter or args.model, summary)
     if args.against:
         other = measure(args.against)

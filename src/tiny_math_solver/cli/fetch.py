@@ -14,10 +14,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     from tiny_math_solver.config.loading import load_config
-    from tiny_math_solver.config.schema import EMBEDDED
     from tiny_math_solver.hub.snapshots import snapshot
     from tiny_math_solver.models.load import resolve
-    from tiny_math_solver.problems.sources import is_file
+    from tiny_math_solver.problems.splits import hub_datasets
 
     config = load_config(args.config)
     model, problems = config.model, config.problems
@@ -25,9 +24,10 @@ def run(args: argparse.Namespace, console: Console) -> int:
     console.say(
         f"model {model.name}: {f'commit {commit} is in the cache' if commit else f'nothing to download ({folder})'}"
     )
-    if problems.source == EMBEDDED or is_file(problems.source):
+    datasets = hub_datasets(problems)
+    for dataset in datasets:
+        commit = snapshot("dataset", dataset.name, dataset.revision).name
+        console.say(f"dataset {dataset.name}: commit {commit} is in the cache")
+    if not datasets:
         console.say(f"dataset {problems.source}: nothing to download")
-    else:
-        commit = snapshot("dataset", problems.source, problems.revision).name
-        console.say(f"dataset {problems.source}: commit {commit} is in the cache")
     return 0

@@ -36,9 +36,11 @@ def run(args: argparse.Namespace, console: Console) -> int:
     settings = prompt_settings(str(args.adapter))
     # any questions will do to compare two models: an adapter of another program needs no dataset
     source = args.problems or (None if read_config(args.adapter) else EMBEDDED)
-    problems = evaluation_problems(source, settings)[:PROOF_PROBLEMS]
+    problems, notes, _ = evaluation_problems(source, settings)
+    for note in notes:
+        console.note(note)
     dtype = merge_adapter(args.adapter, args.out, args.dtype)
-    proof = prove_merge(args.adapter, args.out, problems, settings.system, settings.max_new_tokens)
+    proof = prove_merge(args.adapter, args.out, problems[:PROOF_PROBLEMS], settings.system, settings.max_new_tokens)
     console.say(
         f"merged into {args.out} ({str(dtype).removeprefix('torch.')}), tokenizer and generation config included"
     )

@@ -43,7 +43,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     if args.allow and not args.resume:
         raise UserError("--allow needs --resume: it names fields that may differ from the run being resumed")
     config = load_config(args.config, args.overrides)
-    choose_trackers(config)  # before the slow imports: a missing package is reported at once
+    choose_trackers(config, console)  # before the slow imports: a missing package is reported at once
     from tiny_math_solver.config.library_checks import check_arguments
     from tiny_math_solver.evaluation.verdict import nothing_learned, run_lines
     from tiny_math_solver.runs.resume import ResumeOptions
@@ -73,8 +73,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 def _command_name() -> str:
     """`tiny-math`, or its path where the shell would not find this installation's."""
-    ours = Path(sys.executable).with_name("tiny-math")
+    ours = shutil.which("tiny-math", path=str(Path(sys.executable).parent))  # on Windows tiny-math.exe
     found = shutil.which("tiny-math")
-    if not ours.exists() or (found and Path(found).samefile(ours)):
+    if ours is None or (found and Path(found).samefile(ours)):
         return "tiny-math"
-    return str(ours.relative_to(Path.cwd()) if ours.is_relative_to(Path.cwd()) else ours)
+    return str(Path(ours).relative_to(Path.cwd()) if Path(ours).is_relative_to(Path.cwd()) else ours)

@@ -10,11 +10,13 @@ import math
 import re
 from collections.abc import Iterator
 from enum import Enum
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import Field, TypeAdapter, ValidationError
+
+from tiny_math_solver.support.files import IS_WINDOWS
 
 _AT_LEAST_0, _ABOVE_0, _AT_LEAST_1 = {"ge": 0}, {"gt": 0}, {"ge": 1}
 _SHARE, _SEED, _TOKENS = {"gt": 0, "le": 1}, {"ge": 0, "lt": 2**32}, {"ge": 1, "le": 2**17}
@@ -186,11 +188,24 @@ def _check_patterns(value: Any) -> None:
             raise ValueError(f"not a regular expression: {error}") from None
 
 
+def _check_set(value: Any) -> None:
+    if value is not None and not value.strip():
+        raise ValueError("must be set; null recognises the column")
+
+
 def _check_path(value: Any) -> None:
     if value == "":
         raise ValueError("must be set")
     if isinstance(value, str) and (len(value) > 1000 or any(len(part) > 200 for part in Path(value).parts)):
         raise ValueError("the path is too long")
+
+
+def _check_output(value: Any) -> None:
+    _check_path(value)
+    if IS_WINDOWS and isinstance(value, str):
+        names = PureWindowsPath(value).parts[bool(PureWindowsPath(value).anchor) :]
+        if refused := re.search('[<>:"|?*]', "".join(names)):
+            raise ValueError(f"Windows allows no {refused[0]} in the name of a file or folder")
 
 
 CHECKS = {
@@ -201,10 +216,13 @@ CHECKS = {
     "lora.target_modules": _check_modules,
     "lora.rank_pattern": _check_patterns,
     "lora.alpha_pattern": _check_patterns,
-    "grpo.output_dir": _check_path,
+    "grpo.output_dir": _check_output,
     "model.name": _check_path,
     "problems.source": _check_path,
     "problems.test_source": _check_path,
+    **dict.fromkeys(
+        ("problems.question", "problems.answer", "problems.test_question", "problems.test_answer"), _check_set
+    ),
 }
 
 

@@ -13,6 +13,7 @@ from tiny_math_solver.config.fields import known_fields
 from tiny_math_solver.config.limits import checked, nearest, shown
 from tiny_math_solver.config.schema import GRPO_DEFAULTS, LORA_DEFAULTS, Config
 from tiny_math_solver.config.yaml_file import read_tree, read_value
+from tiny_math_solver.hub.datasets import DatasetName
 from tiny_math_solver.hub.snapshots import pinned
 from tiny_math_solver.support import processes
 from tiny_math_solver.support.errors import UserError
@@ -50,7 +51,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
         places.places[key] = f"--{key}"
     config = _build(_checked_values(tree, places), places)
     config.model.revision = pinned(config.model.name, config.model.revision)
-    config.problems.revision = pinned(config.problems.source, config.problems.revision)
+    config.problems.revision = pinned(DatasetName.parse(config.problems.source).name, config.problems.revision)
     _check_batch(config, places)
     _check_lora(config, places)
     return config

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from peft import LoraConfig
     from trl import GRPOConfig
 
+MAX_UNREADABLE = 0.05  # of the rows of a source: more are no slips, but a layout that is not understood
 EMBEDDED = "embedded"  # names the model that is shipped, and the problems that are generated
 GSM8K_SYSTEM_PROMPT = (
     "Solve the problem step by step. Then write the final answer on the last line as #### <number>, "
@@ -39,13 +40,41 @@ class ModelSection(Section):
 
 
 class ProblemsSection(Section):
-    source: str = Field("openai/gsm8k", description="'embedded', a Hub dataset, or a .jsonl/.parquet file")
-    subset: str = Field("main", description="config name of the Hub dataset")
+    source: str = Field(
+        "openai/gsm8k",
+        description="'embedded', a Hub dataset (name, name:subset or name:subset:split, then @revision if need be), "
+        "a folder like one, or a .jsonl, .json, .csv, .tsv or .parquet file",
+    )
+    subset: str | None = Field(None, description="subset of the Hub dataset; null: the only one, its default, or main")
     revision: str | None = Field(None, description="commit of the Hub dataset; null: the pinned one, or main")
-    test_source: str | None = Field(None, description="file of test problems, if `source` is a file")
+    test_source: str | None = Field(
+        None, description="where test problems come from, written as source; null: its test split, or carved from train"
+    )
+    question: str | None = Field(
+        None, description="column of the questions, such as Body + Question or prompt[0].content; null: recognised"
+    )
+    answer: str | None = Field(
+        None, description="column of the answers, such as reward_model.ground_truth; null: recognised"
+    )
+    test_question: str | None = Field(
+        None, description="column in test_source; null: that of question if it is there, else recognised"
+    )
+    test_answer: str | None = Field(
+        None, description="column in test_source; null: that of answer if it is there, else recognised"
+    )
+    max_unreadable: float = Field(
+        MAX_UNREADABLE,
+        ge=0,
+        le=1,
+        description="share of a source's rows that may be dropped since no gold answer can be read",
+    )
     train: int | None = Field(None, ge=1, description="train problems to use; null: all (embedded: 2000)")
     dev: int = Field(200, ge=1, description="dev problems, carved from train by a hash of each question")
-    test: int | None = Field(None, ge=1, description="test problems to use; null: all (embedded: 500)")
+    test: int | None = Field(
+        None,
+        ge=1,
+        description="test problems to use, or to carve from train if there are none; null: all (embedded: 500)",
+    )
     seed: int = Field(0, description="seed of the embedded generator, and of the choice if only some are used")
 
 
@@ -166,10 +195,12 @@ class Config(Section):
         from tiny_math_solver.support.device import default_device, resolve_dtype
 
         chosen = dict(self.grpo)
-        device = "cpu" if chosen.setdefault("use_cpu", default_device() == "cpu") else "cuda"
-        if device == "cpu":
+        device = default_device()
+        if chosen.setdefault("use_cpu", device == "cpu"):
+            device = "cpu"
+        if device != "cuda":
             chosen.setdefault("dataloader_pin_memory", False)
-        if device == "cpu" or resolve_dtype(self.model.dtype, device) is not torch.bfloat16:
+        if device != "cuda" or resolve_dtype(self.model.dtype, device) is not torch.bfloat16:
             chosen.setdefault("bf16", False)
         chosen.setdefault("disable_tqdm", True)
         try:

@@ -7,8 +7,8 @@ from pathlib import Path
 from tiny_math_solver.config.loading import load_config
 from tiny_math_solver.config.schema import EMBEDDED, GRPO_DEFAULTS, GSM8K_SYSTEM_PROMPT, ProblemsSection
 from tiny_math_solver.problems.embedded import embedded_problems
-from tiny_math_solver.problems.problem import Problem
-from tiny_math_solver.problems.sources import is_file, read_file
+from tiny_math_solver.problems.layouts import ReadOptions
+from tiny_math_solver.problems.sources import Loaded, Source, read_source
 from tiny_math_solver.problems.splits import load_test_problems
 from tiny_math_solver.support.errors import UserError
 
@@ -44,7 +44,11 @@ def prompt_settings(model: str, system: str | None = None, max_new_tokens: int |
     )
 
 
-def evaluation_problems(source: str | None, settings: PromptSettings) -> list[Problem]:
+def evaluation_problems(
+    source: str | None,
+    settings: PromptSettings,
+    options: ReadOptions = ReadOptions(),  # noqa: B008  frozen
+) -> Loaded:
     """The test problems of `source`, all of a file, or those of the settings if there is no source.
 
     Besides `embedded`, its test problems, `embedded:dev` and `embedded:unseen` name those of its other splits.
@@ -57,7 +61,5 @@ def evaluation_problems(source: str | None, settings: PromptSettings) -> list[Pr
     if name == EMBEDDED:
         if split not in ("", "test", "dev", "unseen"):
             raise UserError(f"problems {source!r}: use embedded, embedded:dev or embedded:unseen")
-        return embedded_problems(split or "test", 500)  # type: ignore[arg-type]
-    if is_file(source):
-        return read_file(source)
-    return load_test_problems(ProblemsSection(source=source))
+        return Loaded(embedded_problems(split or "test", 500), [])  # type: ignore[arg-type]
+    return read_source(Source(source, "evaluation"), options)

@@ -5,6 +5,7 @@
     update.cpp     the update's attention, and gradients
     compiler.py    sources → a shared library, kept in the user's cache folder
     bindings.py    the arguments of every function, and recorded calls
+    contents.py    the range of every index, for debugging
 
 The compiler is looked for when the first engine is made; without one, or for a shape that the kernels do not cover,
 torch computes alone.

@@ -7,8 +7,8 @@ Tensors are passed as tensors, sizes as int and factors as float. A tensor of an
 contiguous, or any other object raises ctypes.ArgumentError before C++ sees an address. A recording also checks the
 sizes of the tensors when a call is added.
 
-For debugging, TINY_MATH_CHECK_KERNELS=1 in the environment checks the sizes of all tensors at every call, and at every
-replay that they still are where they were recorded.
+For debugging, TINY_MATH_CHECK_KERNELS=1 in the environment checks at every call, recorded or not, the sizes of all
+tensors and the indices in them (contents.py), and of a recorded one that the tensors are where they were.
 """
 
 import ctypes
@@ -21,6 +21,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from tiny_math_solver.kernels.contents import check_contents
 
 CHECK_VARIABLE = "TINY_MATH_CHECK_KERNELS"
 
@@ -181,6 +183,7 @@ class Kernels:
         self.check = os.environ.get(CHECK_VARIABLE, "0") not in ("", "0")
         self.panel, self.block = library.panel_columns(), library.block_tokens()
         model = {"H": heads, "KV": kv_heads, "QKV": heads + 2 * kv_heads, "D": head_dim}
+        model |= {"PANEL": self.panel, "LANES": self.block}
         signatures = SIGNATURES | (UPDATE_SIGNATURES if dtype == torch.float32 else {})
         self._functions = {
             name: Kernel(library, name, signature, model, dtype, self.check) for name, signature in signatures.items()
@@ -219,7 +222,7 @@ class Kernel:
 
     def __call__(self, *values: Any) -> None:
         if self.check:
-            self.check_sizes(values)
+            self.check_call(values)
         elif len(values) != len(self.arguments):  # ctypes accepts more than declared
             raise ArgumentError(f"{self.name} takes {len(self.arguments)} arguments, not {len(values)}")
         self._function(*values)
@@ -229,8 +232,13 @@ class Kernel:
         kinds = list(self.arguments.values())[1:]
         return tuple(kind.from_param(value) for kind, value in zip(kinds, values, strict=True))
 
-    def check_sizes(self, values: Sequence[Any]) -> None:
-        """Raise ArgumentError if a tensor does not fit the sizes of this call."""
+    def check_call(self, values: Sequence[Any]) -> None:
+        """Raise ArgumentError if a tensor, or an index in it, does not fit the sizes of this call."""
+        sizes = self.check_sizes(values)
+        check_contents(self.name, sizes | dict(zip(self.arguments, values, strict=True)))
+
+    def check_sizes(self, values: Sequence[Any]) -> dict[str, int]:
+        """The sizes of this call by name. Raises ArgumentError if a tensor does not fit them."""
         if len(values) != len(self.arguments):
             raise ArgumentError(f"{self.name} takes {len(self.arguments)} arguments, not {len(values)}")
         named = list(zip(self.arguments.values(), values, self.arguments, strict=True))
@@ -240,44 +248,52 @@ class Kernel:
             if isinstance(kind, TensorArgument) and value is not None:
                 kind.from_param(value)
                 kind.check_size(value, sizes)
+        return sizes
 
 
 class Recording:
     """Calls with arguments that are converted once, replayed for any number of rows up to `rows`.
 
-    The recording keeps the memory of its tensors allocated. If a parameter gets other memory, the recording still reads
-    the old one, so a caller that records parameters has to compare their addresses and record again.
+    The recording keeps the memory of its tensors allocated. If a parameter gets other memory, it still reads the old
+    one, so a caller that records parameters has to compare their addresses and record again.
     """
 
     def __init__(self, rows: int, check: bool = False):
         self.rows, self.check = rows, check
         self._calls: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
         self._memory: list[Tensor] = []
-        self._tensors: list[tuple[str, Tensor, int]] = []  # kernel, tensor, recorded address
+        self._recorded: list[tuple[Kernel, tuple[Any, ...], list[int]] | None] = []  # the call and its addresses
 
     def add(self, kernel: Kernel, *values: Any) -> None:
         """Record a call; `values` are its arguments after the number of rows."""
         kernel.check_sizes((self.rows, *values))
         self._calls.append((kernel.unchecked, kernel.converted(values)))
-        for value in values:
-            if isinstance(value, Tensor):
-                self._memory.append(value.detach())  # shares the memory and keeps it if the tensor gets another
-                self._tensors.append((kernel.name, value, value.data_ptr()))
+        tensors = [value for value in values if isinstance(value, Tensor)]
+        self._memory += [tensor.detach() for tensor in tensors]  # shared, and kept if the tensor gets another
+        self._recorded.append((kernel, values, [tensor.data_ptr() for tensor in tensors]))
 
     def add_function(self, function: Callable[[int], None]) -> None:
         """Record a Python function of the number of rows."""
         self._calls.append((lambda count: function(count.value), ()))
+        self._recorded.append(None)
 
     def replay(self, rows: int) -> None:
-        if self.check:
-            self._check(rows)
-        count = c_long(rows)
-        for function, arguments in self._calls:
-            function(count, *arguments)
-
-    def _check(self, rows: int) -> None:
         if not 0 <= rows <= self.rows:
             raise ArgumentError(f"{rows} rows in a recording for at most {self.rows}")
-        for name, tensor, address in self._tensors:
+        count = c_long(rows)
+        for index, (function, arguments) in enumerate(self._calls):
+            if self.check:
+                self._check(index, rows)
+            function(count, *arguments)
+
+    def _check(self, index: int, rows: int) -> None:
+        """Raise ArgumentError if a tensor of a recorded call is not as it was, or holds an index out of range."""
+        if (recorded := self._recorded[index]) is None:
+            return
+        kernel, values, addresses = recorded
+        tensors = [value for value in values if isinstance(value, Tensor)]
+        for tensor, address in zip(tensors, addresses, strict=True):
             if tensor.data_ptr() != address:
-                raise ArgumentError(f"{name}: a tensor of shape {tuple(tensor.shape)} has moved since it was recorded")
+                what = f"{kernel.name}: a tensor of shape {tuple(tensor.shape)}"
+                raise ArgumentError(f"{what} has moved since it was recorded")
+        kernel.check_call((rows, *values))

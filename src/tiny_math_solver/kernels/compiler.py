@@ -1,4 +1,8 @@
-"""Compiles the kernels for this processor and a model's shape: a second or two, once; the library is kept."""
+"""Compiles the kernels for this processor and a model's shape: a second or two, once; the library is kept.
+
+TINY_MATH_SANITIZE=address (or undefined) in the environment compiles them with that sanitizer of g++, whose runtime has
+to be preloaded: `make sanitize`.
+"""
 
 import ctypes
 import functools
@@ -14,11 +18,13 @@ from pathlib import Path
 import torch
 
 from tiny_math_solver.kernels.bindings import Kernels
+from tiny_math_solver.support.files import IS_WINDOWS
 
 # on the processors with the widest registers:
 LARGEST_BLOCK = 16  # tokens of a block of the cache
 LARGEST_PANEL = 32  # columns of a weight that are kept together
 FLAGS = ("-O3", "-march=native", "-std=gnu++17", "-fPIC", "-fopenmp", "-fno-math-errno")
+SANITIZE_VARIABLE = "TINY_MATH_SANITIZE"
 DTYPES = {torch.float32: (), torch.bfloat16: ("-DBFLOAT16",)}
 
 
@@ -34,27 +40,40 @@ def load_kernels(heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -
         return "no OpenMP runtime to share with torch"
     shape = (f"-DHEADS={heads}", f"-DKV_HEADS={kv_heads}", f"-DHEAD_DIM={head_dim}")
     try:
-        library = ctypes.CDLL(str(_library(compiler, (*FLAGS, *shape, *DTYPES[dtype]))))
+        library = ctypes.CDLL(str(_library(compiler, (*FLAGS, *shape, *DTYPES[dtype]), _sanitizer_flags())))
+        return Kernels(library, heads, kv_heads, head_dim, dtype)
     except subprocess.CalledProcessError as error:
-        first = error.stderr.decode(errors="replace").strip().splitlines()[:1]
-        return f"{compiler} failed: {' '.join(first)}"
-    except (OSError, subprocess.SubprocessError) as error:
+        return f"{compiler} failed: {_first_error(error.stderr.decode(errors='replace'))}"
+    except (OSError, subprocess.SubprocessError, AttributeError) as error:  # the last: a function that is not in it
         return f"the kernels could not be compiled or loaded: {error}"
-    return Kernels(library, heads, kv_heads, head_dim, dtype)
 
 
 def _shares_threads() -> bool:
     """True if torch's own OpenMP runtime can serve the kernels: a second thread pool would compete with it."""
-    return hasattr(ctypes.CDLL(None), "GOMP_parallel")
+    try:
+        return hasattr(ctypes.CDLL(None), "GOMP_parallel")
+    except (OSError, TypeError):  # Windows has no table of everything that is loaded
+        return False
 
 
-def _library(compiler: str, flags: tuple[str, ...]) -> Path:
+def _first_error(output: str) -> str:
+    """The line of a compiler's output that says what is wrong; notes and names of files may come before it."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    return next((line for line in lines if "error" in line.lower()), lines[0] if lines else "no message")
+
+
+def _sanitizer_flags() -> tuple[str, ...]:
+    chosen = os.environ.get(SANITIZE_VARIABLE)
+    return (f"-fsanitize={chosen}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g") if chosen else ()
+
+
+def _library(compiler: str, flags: tuple[str, ...], sanitizer: tuple[str, ...]) -> Path:
     """The shared library of these sources, compiler, processor and flags, compiled if it is not in the cache."""
     package = resources.files("tiny_math_solver.kernels")
     sources = {f.name: f.read_bytes() for f in package.iterdir() if f.name.endswith((".cpp", ".h"))}
     version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=30).stdout
     parts = [*(part for name in sorted(sources) for part in (name.encode(), sources[name])), version, _processor()]
-    key = hashlib.sha256(b"\0".join([*parts, " ".join(flags).encode()])).hexdigest()[:20]
+    key = hashlib.sha256(b"\0".join([*parts, " ".join((*flags, *sanitizer)).encode()])).hexdigest()[:20]
     path = _cache_folder() / f"kernels-{key}.so"
     if not path.exists():
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
@@ -65,9 +84,10 @@ def _library(compiler: str, flags: tuple[str, ...]) -> Path:
             for name, source in sources.items():
                 Path(folder, name).write_bytes(source)
             units = [name for name in sources if name.endswith(".cpp")]
-            run(compiler, *flags, "-c", *units)
+            run(compiler, *flags, *sanitizer, "-c", *units)
+            objects = (str(Path(name).with_suffix(".o")) for name in units)
             # linked without -fopenmp, so that its symbols resolve to the runtime that torch has loaded
-            run(compiler, "-shared", *(str(Path(name).with_suffix(".o")) for name in units), "-o", "kernels.so", "-lm")
+            run(compiler, "-shared", *sanitizer, *objects, "-o", "kernels.so", "-lm")
             Path(folder, "kernels.so").replace(path)
     return path
 
@@ -75,7 +95,7 @@ def _library(compiler: str, flags: tuple[str, ...]) -> Path:
 def _processor() -> bytes:
     """The features that `-march=native` depends on: machines of several kinds may share a home folder."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return platform.processor().encode()
     return "\n".join(sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))})).encode()
@@ -88,11 +108,15 @@ def _cache_folder() -> Path:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         state = folder.stat()
-        if os.access(folder, os.W_OK) and state.st_uid == os.getuid() and not state.st_mode & 0o022:
+        if os.access(folder, os.W_OK) and (IS_WINDOWS or _is_private(state)):  # Windows: a profile is its user's alone
             return folder
     except (OSError, RuntimeError):
         pass
     return Path(_private_folder().name)
+
+
+def _is_private(state: os.stat_result) -> bool:
+    return state.st_uid == os.getuid() and not state.st_mode & 0o022
 
 
 @functools.cache

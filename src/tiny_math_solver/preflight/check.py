@@ -24,12 +24,13 @@ from tiny_math_solver.preflight.start import (
     replace_engine,
 )
 from tiny_math_solver.problems.sources import is_file
+from tiny_math_solver.problems.splits import hub_datasets
 from tiny_math_solver.prompts import chat_messages, encode_prompt
 from tiny_math_solver.runs.environment import LIBRARIES
 from tiny_math_solver.runs.events import EventLog
 from tiny_math_solver.runs.folder import RunFolder
 from tiny_math_solver.support.console import CollectingConsole
-from tiny_math_solver.support.device import default_device
+from tiny_math_solver.support.device import default_device, device_name
 from tiny_math_solver.support.errors import UserError
 from tiny_math_solver.support.out_of_memory import oom_as_user_error
 from tiny_math_solver.training.build import build_training
@@ -73,9 +74,7 @@ def check(config: Config, price: float | None = None) -> Iterator[Check]:
 
 
 def _environment() -> Check:
-
-    gpu = default_device() == "cuda"
-    device = torch.cuda.get_device_name() if gpu else f"{torch.get_num_threads()} CPU threads"
+    device = device_name(default_device()) or f"{torch.get_num_threads()} CPU threads"
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in LIBRARIES[:4])
     return Check("ok", "environment", f"Python {platform.python_version()}, {versions}; {device}")
 
@@ -86,8 +85,7 @@ def _hub(config: Config) -> Iterator[Check]:
     wanted: list[tuple[Any, str, str | None]] = []
     if model.name != EMBEDDED and not is_file(model.name):
         wanted.append(("model", model.name, model.revision))
-    if problems.source != EMBEDDED and not is_file(problems.source):
-        wanted.append(("dataset", problems.source, problems.revision))
+    wanted += [("dataset", dataset.name, dataset.revision) for dataset in hub_datasets(problems)]
     for kind, name, revision in wanted:
         if not (flaw := cache_flaw(kind, name, revision)):
             yield Check("ok", "hub", f"{kind} {name} is in the cache and intact")
@@ -104,7 +102,7 @@ def _with_model(config: Config, price: float | None) -> Iterator[Check]:
     splits, plan, tokenizer = prepared.splits, prepared.plan, prepared.tokenizer
     golds = [parse_gold(p.answer) for part in (splits.train, splits.dev, splits.test, splits.unseen) for p in part]
     found = [f"{len(golds):,} with a readable gold answer", plan.step_line, *filter(None, [plan.dropped_line])]
-    yield Check("warn" if plan.dropped else "ok", "problems", "; ".join(found))
+    yield Check("warn" if plan.dropped or splits.unreadable else "ok", "problems", "; ".join([*found, *splits.notes]))
     yield _template(config, tokenizer, splits.train[0].question)
     with tempfile.TemporaryDirectory() as nowhere:
         sandboxed = replace(prepared, config=config.with_grpo(output_dir=f"{nowhere}/run", report_to="none"))

@@ -11,6 +11,7 @@ import torch
 
 from tiny_math_solver.rollouts import EngineRollouts
 from tiny_math_solver.support import processes
+from tiny_math_solver.support.device import forked_rng, free_gpu_memory, synchronize
 from tiny_math_solver.support.out_of_memory import retry_on_oom
 from tiny_math_solver.training.trainer import MathGRPOTrainer
 from tiny_math_solver.update.passes import Batch
@@ -123,8 +124,7 @@ def try_longest(trainer: MathGRPOTrainer, longest: Longest) -> float:
     def shrink() -> bool:
         return update is not None and update.tokens_per_pass.halve(at_least=longest.tokens)
 
-    devices = [trainer.accelerator.device] if trainer.accelerator.device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
+    with forked_rng(trainer.accelerator.device):
         speed = retry_on_oom(lambda: _try_pass(trainer, longest), shrink)
         is_short = update is not None and update.tokens_per_pass.value < speed
         return max(speed, _try_pass(trainer, longest)) if is_short else speed  # once more, warm
@@ -140,8 +140,7 @@ def _try_pass(trainer: MathGRPOTrainer, longest: Longest) -> float:
     try:
         started = time.perf_counter()
         _score(trainer, made_up_rows(rows, longest, trainer.accelerator.device)).sum().backward()
-        if trainer.accelerator.device.type == "cuda":
-            torch.cuda.synchronize()
+        synchronize(trainer.accelerator.device.type)
         return rows * longest.tokens / (time.perf_counter() - started)
     finally:
         model.train(was_training)
@@ -173,10 +172,8 @@ def made_up_rows(rows: int, longest: Longest, device: Any) -> Batch:
 
 def available(device: str) -> int:
     """Bytes that can still be taken: of the GPU, else of the machine or of the container this runs in."""
-    if device == "cuda":
-        free, _ = torch.cuda.mem_get_info()
-        return free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
-    return min(psutil.virtual_memory().available, _container_free())
+    free = free_gpu_memory(device)
+    return min(psutil.virtual_memory().available, _container_free()) if free is None else free
 
 
 def _container_free() -> int:
@@ -186,9 +183,9 @@ def _container_free() -> int:
         *[tuple(f"/sys/fs/cgroup/memory/memory.{name}" for name in ("limit_in_bytes", "usage_in_bytes", "stat"))],
     ):
         with contextlib.suppress(OSError, ValueError):
-            counts = dict(line.split() for line in Path(stat).read_text().splitlines())
-            taken = int(Path(used).read_text()) - int(counts.get("inactive_file", 0))
-            return max(0, int(Path(limit).read_text()) - taken)  # "max" is no number: no limit
+            counts = dict(line.split() for line in Path(stat).read_text(encoding="ascii").splitlines())
+            taken = int(Path(used).read_text(encoding="ascii")) - int(counts.get("inactive_file", 0))
+            return max(0, int(Path(limit).read_text(encoding="ascii")) - taken)  # "max" is no number: no limit
     return NO_LIMIT
 
 

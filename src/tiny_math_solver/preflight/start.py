@@ -24,7 +24,8 @@ from tiny_math_solver.runs.folder import RunFolder
 from tiny_math_solver.support import processes
 from tiny_math_solver.support.console import Console
 from tiny_math_solver.support.errors import EXIT_LEARNED_NOTHING, StoppedError, UserError
-from tiny_math_solver.training.build import Training, fall_back_to_generate
+from tiny_math_solver.training.build import Training
+from tiny_math_solver.training.engine_watch import fall_back_to_generate
 from tiny_math_solver.training.plan import Plan, Prepared
 from tiny_math_solver.training.trainer import MathGRPOTrainer
 

@@ -1,12 +1,16 @@
-"""Train, dev and test splits: dev is carved from train, and neither shares a question with test."""
+"""Train, dev and test splits: dev is carved from train, test too if there is none, and none shares a question."""
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from tiny_math_solver.config.schema import EMBEDDED, ProblemsSection
+from tiny_math_solver.hub.datasets import USUAL_SPLITS, DatasetName, MissingSplitError
 from tiny_math_solver.problems.embedded import embedded_problems
+from tiny_math_solver.problems.files import FILE_SUFFIXES
+from tiny_math_solver.problems.layouts import ReadOptions
 from tiny_math_solver.problems.problem import Problem
-from tiny_math_solver.problems.sources import is_file, read_file, read_hub
+from tiny_math_solver.problems.sources import Loaded, Source, is_file, read_source
 from tiny_math_solver.support.errors import UserError
 
 EMBEDDED_TRAIN, EMBEDDED_TEST, EMBEDDED_UNSEEN = 2000, 500, 200
@@ -22,61 +26,143 @@ class Splits:
     test: list[Problem]
     unseen: list[Problem] = field(default_factory=list)  # embedded only: scenarios that are never in training
     notes: list[str] = field(default_factory=list)
+    unreadable: int = 0  # rows of the sources that are no problems
 
 
 def load_splits(section: ProblemsSection) -> Splits:
     """Load and split the problems of a config. Raises UserError for unreadable or too few problems."""
     if section.source == EMBEDDED:
-        _check_embedded(section)
-        return Splits(
-            train=embedded_problems("train", section.train or EMBEDDED_TRAIN, section.seed),
-            dev=embedded_problems("dev", section.dev, section.seed),
-            test=embedded_problems("test", section.test or EMBEDDED_TEST, section.seed),
-            unseen=embedded_problems("unseen", min(EMBEDDED_UNSEEN, section.test or EMBEDDED_TEST), section.seed),
-        )
-    test = _whole_test(section)
-    if is_file(section.source):
-        pool = read_file(section.source)
-    else:
-        pool = read_hub(section.source, section.subset, section.revision, "train")
-    pool, notes = _without_repeats(pool, test)  # all of test, not only what this run uses of it
-    if len(pool) <= section.dev:
-        dropped = f" ({', '.join(notes)})" if notes else ""
-        remedy = "lower problems.dev" if len(pool) > 1 else "at least 2 are needed: choose a larger train file"
-        raise UserError(
-            f"{section.source}: {len(pool)} train problem{'s' * (len(pool) != 1)}{dropped}, and problems.dev takes "
-            f"{section.dev} of them for dev; {remedy}"
-        )
+        return _embedded_splits(section)
+    known = _whole_test(section)
+    read = read_source(_train_source(section), _options(section))
+    pool, dropped = _without_repeats(read.problems, known.problems if known else [])  # however few this run uses
+    carved = section.test or 0 if known is None else 0
+    if len(pool) <= section.dev + carved:
+        raise UserError(_too_few(section, len(pool), carved, dropped))
+    if known is None:
+        test, pool = _first_by_hash(pool, carved, "test")
+        known = Loaded(test, [f"{carved:,} test problems carved from train; problems.test_source names others"])
+    test = _chosen_test(section, known.problems)
     dev, train = _first_by_hash(pool, section.dev, "dev")
     if section.train is not None:
         train, _ = _first_by_hash(train, section.train, f"train/{section.seed}")
-    return Splits(train, dev, _chosen_test(section, test), notes=notes)
+    notes = [*read.notes, *known.notes, *dropped]
+    return Splits(train, dev, test, notes=notes, unreadable=read.unreadable + known.unreadable)
 
 
-def load_test_problems(section: ProblemsSection) -> list[Problem]:
+def load_test_problems(section: ProblemsSection) -> Loaded:
     """The test split alone, all of it or the `test` problems that `seed` picks."""
-    if section.source == EMBEDDED:
+    if section.source == EMBEDDED and not section.test_source:
         _check_embedded(section)
-        return embedded_problems("test", section.test or EMBEDDED_TEST, section.seed)
-    return _chosen_test(section, _whole_test(section))
+        return Loaded(embedded_problems("test", section.test or EMBEDDED_TEST, section.seed), [])
+    known = _whole_test(section)
+    if known is None:
+        splits = load_splits(section)
+        return Loaded(splits.test, splits.notes, splits.unreadable)
+    return known._replace(problems=_chosen_test(section, known.problems))
+
+
+def _embedded_splits(section: ProblemsSection) -> Splits:
+    _check_embedded(section)
+    train = embedded_problems("train", section.train or EMBEDDED_TRAIN, section.seed)
+    dev = embedded_problems("dev", section.dev, section.seed)
+    if section.test_source:
+        test, notes, unreadable = load_test_problems(section)
+        train, dev = (_without_repeats(part, test)[0] for part in (train, dev))
+        return Splits(train, dev, test, notes=notes, unreadable=unreadable)
+    return Splits(
+        train=train,
+        dev=dev,
+        test=embedded_problems("test", section.test or EMBEDDED_TEST, section.seed),
+        unseen=embedded_problems("unseen", min(EMBEDDED_UNSEEN, section.test or EMBEDDED_TEST), section.seed),
+    )
 
 
 def _check_embedded(section: ProblemsSection) -> None:
     for key in ("train", "dev", "test"):
         if (getattr(section, key) or 0) > MOST_EMBEDDED:
             raise UserError(f"problems.{key}: at most {MOST_EMBEDDED:,} embedded problems per split")
+
+
+def hub_datasets(section: ProblemsSection) -> list[DatasetName]:
+    """The Hub datasets that a config reads, each once."""
+    sources = [_train_source(section), *([_test_source(section)] if section.test_source else [])]
+    found: dict[tuple[str, str | None], DatasetName] = {}
+    for source in sources:
+        if source.name != EMBEDDED and not is_file(source.name):
+            found.setdefault((source.dataset.name, source.dataset.revision), source.dataset)
+    return list(found.values())
+
+
+def _train_source(section: ProblemsSection) -> Source:
+    return Source(section.source, "train", section.subset, section.revision)
+
+
+def _test_source(section: ProblemsSection) -> Source:
+    """What `test_source` names; subset and revision of the settings are for it too if it is the same dataset."""
+    source, train = Source(section.test_source or "", "evaluation"), _train_source(section)
+    if source.dataset.name != train.dataset.name:
+        return source
+    return replace(source, subset=section.subset, revision=train.dataset.revision)
+
+
+def _options(section: ProblemsSection) -> ReadOptions:
+    return ReadOptions(section.question, section.answer, section.max_unreadable)
+
+
+def _whole_test(section: ProblemsSection) -> Loaded | None:
+    """All test problems; None if they are to be carved from train."""
     if section.test_source:
-        raise UserError("problems.test_source goes with a file in problems.source, not with embedded problems")
+        return _named_test(section)
+    try:
+        return _own_test(section)
+    except MissingSplitError as error:
+        if section.test is None:
+            raise UserError(f"{error}, or set problems.test to carve that many from train") from None
+        return None
 
 
-def _whole_test(section: ProblemsSection) -> list[Problem]:
-    if not is_file(section.source):
-        if section.test_source:
-            raise UserError(f"problems.test_source goes with a file in problems.source, not with {section.source}")
-        return read_hub(section.source, section.subset, section.revision, "test")
-    if section.test_source is None:
-        raise UserError(f"problems.source is the file {section.source}: name the test file in problems.test_source")
-    return read_file(section.test_source)
+def _own_test(section: ProblemsSection) -> Loaded:
+    """The test split of the train problems' source. Raises MissingSplitError if it has none."""
+    name, source = section.source, replace(_train_source(section), purpose="test")
+    if name.lower().endswith(FILE_SUFFIXES) or Path(name).expanduser().is_file():
+        raise MissingSplitError(f"problems.source is the file {name}: name the test file in problems.test_source")
+    if not is_file(name):
+        own = source.dataset
+        if own.split in USUAL_SPLITS["test"]:
+            raise MissingSplitError(
+                f"problems.source is the split {own.split}: name a test set in problems.test_source"
+            )
+        source = replace(source, name=own.name, subset=own.subset, revision=own.revision)
+    try:
+        return read_source(source, _options(section))
+    except MissingSplitError as error:
+        raise MissingSplitError(f"{error}; or name other test problems in problems.test_source") from None
+
+
+def _named_test(section: ProblemsSection) -> Loaded:
+    if section.test_source == EMBEDDED:
+        return Loaded(embedded_problems("test", section.test or EMBEDDED_TEST, section.seed), [])
+    options = ReadOptions(
+        section.test_question or section.question,
+        section.test_answer or section.answer,
+        section.max_unreadable,
+        ("problems.test_question", "problems.test_answer", "problems.max_unreadable"),
+        fallback=section.test_question is None and section.test_answer is None,
+    )
+    return read_source(_test_source(section), options)
+
+
+def _too_few(section: ProblemsSection, left: int, carved: int, dropped: list[str]) -> str:
+    why = f" ({', '.join(dropped)})" if dropped else ""
+    also = f", and problems.test {carved} for test" if carved else ""
+    remedy = f"lower problems.dev{' and problems.test' * bool(carved)}"
+    if left <= 1 + bool(carved):
+        remedy = f"at least {2 + bool(carved)} are needed: choose a larger train file"
+    return (
+        f"{section.source}: {left} train problem{'s' * (left != 1)}{why}, and problems.dev takes {section.dev} of them "
+        f"for dev{also}; {remedy}"
+    )
 
 
 def _chosen_test(section: ProblemsSection, test: list[Problem]) -> list[Problem]:

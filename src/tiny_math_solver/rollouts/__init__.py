@@ -7,7 +7,7 @@
     decoder.py           prefill and draws; a step is torch_decoder.py's (any device) or kernel_decoder.py's (CPU)
     policy_weights.py    the merged copy, of linear.py's projections
     reference.py         transformers' generate, for models the engine cannot run and as what it is checked against
-    engine_check.py      the comparison of the two before the first step
+    engine_check.py      the comparison of the two, before and in the first steps
 
 Shapes, here and in update/ and kernels/:
 
@@ -37,15 +37,21 @@ def make_rollouts(
     sampling: Sampling | None = None,
     console: Console | None = None,
 ) -> Rollouts:
-    """The engine if it supports this model and sampling, otherwise transformers' generate, with a message."""
+    """The engine if it supports this model and sampling, otherwise transformers' generate, with a message.
+
+    `console` is also told that there are no kernels for the engine on this CPU.
+    """
     if not engine:
         return ReferenceRollouts(model, tokenizer, batch_size)
     try:
         if sampling and (sampling.repetition_penalty != 1 or sampling.extra):
             raise UnsupportedModelError("repetition_penalty and generation_kwargs")
-        return EngineRollouts(model, tokenizer, batch_size, native)
-    except UnsupportedModelError as reason:
+        rollouts = EngineRollouts(model, tokenizer, batch_size, native)
+    except UnsupportedModelError as unsupported:
         (console or Console()).say(
-            f"rollouts by transformers' generate, many times slower: the engine does not support {reason}"
+            f"rollouts by transformers' generate, many times slower: the engine does not support {unsupported}"
         )
         return ReferenceRollouts(model, tokenizer, batch_size)
+    if console and native and rollouts.weights.device.type == "cpu" and (reason := rollouts.weights.no_kernels_reason):
+        console.say(f"torch computes alone, slower than with the compiled kernels: {reason}")
+    return rollouts

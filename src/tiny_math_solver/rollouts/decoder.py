@@ -31,20 +31,27 @@ class Decoder(ABC):
         self.tokens = torch.zeros(slots, columns, dtype=torch.long, device=device)
         self.logprobs = torch.zeros(slots, columns, device=device)
         self.uniform = torch.zeros(slots, columns, device=device)
-        self.recorded_at = weights.addresses()
+        self.synced = weights.version
+        self._hold_embedding()
 
     @staticmethod
     @abstractmethod
     def elements_per_slot(weights: PolicyWeights, prompt_tokens: int, new_tokens: int) -> int:
         """Elements of the key-value cache that one slot takes at most."""
 
-    @abstractmethod
     def step(self, rows: int) -> None:
         """Draw one more token for each of the first `rows` slots."""
+        if self.embedding.data_ptr() != self._embedding_address:
+            raise RuntimeError("the model's embedding was freed while completions were under way")
+        self._advance(rows)
+
+    @abstractmethod
+    def _advance(self, rows: int) -> None:
+        """A step, by calls or graphs that hold addresses."""
 
     @abstractmethod
     def _record_anew(self) -> None:
-        """Discard recorded steps: the model's parameters have moved."""
+        """Discard recorded steps: the model's embedding has moved."""
 
     @abstractmethod
     def _cache_prompts(self, layer: int, first: int, prompt_index: Tensor, key: Tensor, value: Tensor) -> None:
@@ -55,9 +62,8 @@ class Decoder(ABC):
 
         Slot `first + i` continues prompt `prompt_index[i]`; row `i` of `uniform` `[B, new_tokens]` decides its draws.
         """
-        if (addresses := self.weights.addresses()) != self.recorded_at:
-            self.recorded_at = addresses
-            self._record_anew()
+        if self.weights.version != self.synced:
+            self._follow()
         last, device = first + len(prompt_index), self.weights.device
         longest = max(map(len, prompts))
         index = torch.tensor(prompt_index, device=device)
@@ -71,6 +77,19 @@ class Decoder(ABC):
         ids = torch.tensor([p + [0] * (longest - len(p)) for p in prompts], device=device)
         hidden = self._prefill(ids, first, index)[torch.arange(len(prompts), device=device), lengths - 1]
         self._draw(self.weights.logits(hidden), first, last, index)
+
+    def _follow(self) -> None:
+        """Take over what is not read from the merged copy itself: rotary factors, and where the embedding is."""
+        self.synced = self.weights.version
+        self.rotary_factors.copy_(self.weights.rotary_factors(len(self.rotary_factors)))
+        if self.weights.embedding.data_ptr() != self._embedding_address:
+            self._hold_embedding()
+            self._record_anew()
+
+    def _hold_embedding(self) -> None:
+        """Keep the memory of the model's embedding, which recorded steps read: the model may get another."""
+        self.embedding = self.weights.embedding.detach()
+        self._embedding_address = self.embedding.data_ptr()
 
     def move(self, target: int, source: int) -> None:
         """Continue the completion of slot `source` in slot `target`."""
@@ -93,7 +112,7 @@ class Decoder(ABC):
     def _prefill(self, ids: Tensor, first: int, prompt_index: Tensor) -> Tensor:
         """Hidden states `[P, T, C]` of prompts `[P, T]`; their keys and values go to the cache."""
         weights = self.weights
-        x = weights.embedding[ids]
+        x = self.embedding[ids]
         for index, layer in enumerate(weights.layers):
             query, key, value = self._project(layer, x, self.rotary_factors[: ids.shape[1]])
             self._cache_prompts(index, first, prompt_index, key, value)

@@ -19,6 +19,7 @@ from tiny_math_solver.rollouts.sampling import Sampling, uniforms
 from tiny_math_solver.rollouts.scheduler import PREFILL_TOKENS, Scheduler, requests_of
 from tiny_math_solver.rollouts.torch_decoder import TorchDecoder
 from tiny_math_solver.support.batch_size import BatchSize
+from tiny_math_solver.support.device import free_gpu_memory
 from tiny_math_solver.support.out_of_memory import retry_on_oom
 
 CPU_CACHE_BYTES = 4 << 30  # keys and values of all slots
@@ -38,12 +39,15 @@ class EngineRollouts:
         self.weights = PolicyWeights(model, native)
         self.eos_ids = eos_ids(model, tokenizer)
         self._decoders: list[tuple[int, Decoder]] = []  # one per kind of sampling, with the slots that were asked for
+        self._layout = self.weights.layout  # of the weights that the decoders were made for
 
     @property
     def backend(self) -> str:
         """A description of what computes the steps, for messages."""
         if self.weights.device.type == "cuda":
             return "CUDA graphs"
+        if self.weights.device.type == "mps":
+            return "torch on MPS"
         reason = self.weights.no_kernels_reason
         return f"torch alone: {reason}" if reason else "kernels for this processor"
 
@@ -52,7 +56,7 @@ class EngineRollouts:
         self, prompts: Sequence[Prompt], samples: int, sampling: Sampling, *, logprobs: bool = True
     ) -> list[Rollout]:
         """`samples` completions of every prompt, in the order of the prompts; log-probabilities cost nothing extra."""
-        self.weights.sync()
+        self._sync()
         if not prompts or not sampling.max_new_tokens:
             return [Rollout(prompt.ids, [], False, []) for prompt in prompts for _ in range(samples)]
         return retry_on_oom(lambda: self._generate(prompts, samples, sampling), self._halve_batch)
@@ -67,22 +71,37 @@ class EngineRollouts:
     def stream(self, prompt_ids: list[int], sampling: Sampling) -> Iterator[list[int]]:
         """One completion's token ids as they are generated, the end token included."""
         decoder, read = self._begin(prompt_ids, sampling), 0
-        while True:
-            length, done = int(decoder.generated[0]), bool(decoder.done[0])
-            yield decoder.tokens[0, read:length].tolist()
-            if done:
-                return
-            read = length
-            with torch.inference_mode():
-                decoder.step(1)
+        # whoever generates between two pieces gets another decoder
+        lent = self._decoders.pop(next(i for i, (_, known) in enumerate(self._decoders) if known is decoder))
+        layout = self._layout
+        try:
+            while True:
+                length, done = int(decoder.generated[0]), bool(decoder.done[0])
+                yield decoder.tokens[0, read:length].tolist()
+                if done:
+                    return
+                read = length
+                if layout != self.weights.layout:
+                    raise RuntimeError("the model got another form while a completion was under way")
+                with torch.inference_mode():
+                    decoder.step(1)
+        finally:
+            if layout == self._layout and not any(known.sampling == decoder.sampling for _, known in self._decoders):
+                self._decoders.append(lent)
 
     @torch.inference_mode()
     def _begin(self, prompt_ids: list[int], sampling: Sampling) -> Decoder:
-        self.weights.sync()
+        self._sync()
         decoder, length = self._decoder(1, len(prompt_ids), sampling), sampling.max_new_tokens
         uniform = None if sampling.greedy else torch.from_numpy(uniforms(prompt_ids, 0, sampling.seed, length))[None]
         decoder.admit(0, [prompt_ids], [0], uniform)
         return decoder
+
+    def _sync(self) -> None:
+        self.weights.sync()
+        if self._layout != self.weights.layout:
+            self._layout = self.weights.layout
+            self._decoders.clear()
 
     # -- Decoders and their memory --------------------------------------------------------------------------------
 
@@ -143,9 +162,5 @@ class EngineRollouts:
 
     def _cache_budget(self) -> int:
         """Bytes that the keys and values of all slots may take."""
-        device = self.weights.device
-        if device.type == "cuda":
-            free, _ = torch.cuda.mem_get_info(device)
-            unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-            return int(GPU_CACHE_SHARE * (free + unused))
-        return CPU_CACHE_BYTES
+        free = free_gpu_memory(self.weights.device.type)
+        return CPU_CACHE_BYTES if free is None else int(GPU_CACHE_SHARE * free)

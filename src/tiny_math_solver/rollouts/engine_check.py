@@ -1,4 +1,4 @@
-"""The comparison before the first step: the engine and transformers must be the same policy."""
+"""The comparison before and in the first steps: the engine and transformers must be the same policy."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ import torch
 
 from tiny_math_solver.prompts import Prompt
 from tiny_math_solver.rollouts.engine import EngineRollouts
+from tiny_math_solver.rollouts.rollout import causal_lm
 from tiny_math_solver.rollouts.sampling import Sampling
 
 PROMPTS, NEW_TOKENS = 16, 32
@@ -44,6 +45,7 @@ class EngineCheck:
 def check_against_transformers(rollouts: EngineRollouts, prompts: Sequence[Prompt]) -> EngineCheck:
     """Decode a few prompts greedily with the engine, and score each completion by one transformers pass."""
     model: Any = rollouts.model
+    forward = causal_lm(model)  # accelerate patches autocast into the model around it
     limit = LIMITS[rollouts.weights.dtype]
     gap, other, tokens = 0.0, 0, 0
     was_training = model.training
@@ -52,7 +54,7 @@ def check_against_transformers(rollouts: EngineRollouts, prompts: Sequence[Promp
         for rollout in rollouts.generate(prompts[:PROMPTS], 1, Sampling(NEW_TOKENS, temperature=0)):
             ids, count = rollout.prompt_ids + rollout.completion_ids, len(rollout.completion_ids)
             with torch.inference_mode():
-                logits = model(torch.tensor([ids], device=rollouts.weights.device)).logits[0, -count - 1 : -1].float()
+                logits = forward(torch.tensor([ids], device=rollouts.weights.device)).logits[0, -count - 1 : -1].float()
             chosen = logits.gather(1, torch.tensor(rollout.completion_ids, device=logits.device)[:, None])[:, 0]
             scored = torch.tensor(rollout.logprobs, device=logits.device)
             gap = max(gap, (chosen - logits.logsumexp(-1) - scored).abs().nan_to_num(torch.inf).max().item())

@@ -37,7 +37,7 @@ class KernelDecoder(Decoder):
         tokens = _whole_blocks(weights, prompt_tokens) + _whole_blocks(weights, new_tokens)
         return 2 * len(weights.layers) * weights.kv_heads * weights.head_dim * tokens
 
-    def step(self, rows: int) -> None:
+    def _advance(self, rows: int) -> None:
         self.recording.replay(rows)
 
     def admit(self, first: int, prompts: list[list[int]], prompt_index: list[int], uniform: Tensor | None) -> None:
@@ -51,6 +51,10 @@ class KernelDecoder(Decoder):
         super().move(target, source)
         self.prompt_place[target] = self.prompt_place[source]
         self.completion_place[[target, source]] = self.completion_place[[source, target]]
+
+    def _follow(self) -> None:
+        self.rope_table.copy_(self.weights.rope_table(len(self.rope_table)))
+        super()._follow()
 
     def _record_anew(self) -> None:
         self.recording = self._record()
@@ -70,7 +74,7 @@ class KernelDecoder(Decoder):
     def _record(self) -> Recording:
         """Every call of a step, for any number of rows up to that of the slots."""
         weights, kernels = self.weights, self.kernels
-        hidden, eps = weights.embedding.shape[1], weights.eps
+        hidden, eps = self.embedding.shape[1], weights.eps
         scale = weights.head_dim**-0.5
         recording = Recording(self.slots, kernels.check)
 
@@ -84,7 +88,7 @@ class KernelDecoder(Decoder):
         logits = buffer(weights.logits.columns)
 
         columns = self.tokens.shape[1]
-        recording.add(kernels.embed, self.tokens, columns, self.generated, weights.embedding, hidden, x)
+        recording.add(kernels.embed, self.tokens, columns, self.generated, self.embedding, hidden, x)
         for layer, (prompt_keys, prompt_values), (keys, values) in zip(
             weights.layers, self.prompt_cache, self.completion_cache, strict=True
         ):
@@ -125,11 +129,11 @@ class KernelDecoder(Decoder):
         recording.add_function(product)
 
     def _draw_arguments(self, logits: Tensor, first: int, logits_row: Tensor | None) -> tuple[Any, ...]:
-        """The arguments of a draw for the slots from `first` on, after the number of rows."""
+        """The arguments of a draw from contiguous logits for the slots from `first` on, after the number of rows."""
         sampling = self.sampling
         uniform = None if sampling.greedy else self.uniform[first:]
         return (
-            logits, logits_row, logits.stride(0), self.weights.logits.rows,
+            logits, logits_row, logits.shape[1], self.weights.logits.rows,
             1 if sampling.greedy else 1 / sampling.temperature, uniform, self.eos, len(self.eos), self.new_tokens,
             self.tokens.shape[1], self.tokens[first:], self.logprobs[first:], self.generated[first:], self.done[first:],
         )  # fmt: skip

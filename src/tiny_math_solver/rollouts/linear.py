@@ -31,7 +31,7 @@ class Linear:
         self.owner, self.names = owner, names
         self.rotary = rotary  # the rows of the first `rotary` projections are in the order of `paired`
         bases = [base_linear(module) for module in self.modules]
-        rows, columns = sum(base.out_features for base in bases), bases[0].in_features
+        rows, columns = sum(len(base.weight) for base in bases), bases[0].weight.shape[1]
         bias = any(base.bias is not None for base in bases)
         self.rows, self.kernels, self.layout = rows, kernels, "dense"
         self.columns = rows  # of the result, padding included
@@ -44,7 +44,7 @@ class Linear:
             self.layout = "onednn" if _has_onednn(dtype, device) else "dense"
             self.weight = torch.empty(rows if self.layout == "dense" else 0, columns, **like)
         self.bias = torch.zeros(self.columns, **like) if bias or self.layout == "panels" else None
-        self._filled_from: list[tuple[Tensor, int]] = []  # frozen parameters and their versions
+        self._filled_from: list[tuple[Tensor, int, Tensor]] = []  # frozen parameters, their versions and checksums
 
     @property
     def modules(self) -> list[Any]:
@@ -52,15 +52,15 @@ class Linear:
         return [getattr(self.owner, name) for name in self.names]
 
     def is_current(self) -> bool:
-        """True if the weights cannot have changed since the last `fill`: frozen, without adapter, not written to."""
+        """True if the weights have not changed since the last `fill`: frozen, without adapter, the same numbers."""
         frozen, seen = self._frozen_parameters(), self._filled_from
         return len(frozen) == len(seen) > 0 and all(
-            weight.data_ptr() == memory.data_ptr() and weight._version == version
-            for weight, (memory, version) in zip(frozen, seen, strict=True)
+            weight.data_ptr() == memory.data_ptr() and weight._version == version and sums.equal(checksums(weight))
+            for weight, (memory, version, sums) in zip(frozen, seen, strict=True)
         )
 
     def _frozen_parameters(self) -> list[Tensor]:
-        """All parameters if none is trained or adapted, else none: only of those does autograd count every write."""
+        """All parameters if none is trained or adapted, else none."""
         modules = self.modules
         bases = [base_linear(module) for module in modules]
         parameters: list[Tensor] = [weight for base in bases for weight in base.parameters()]
@@ -70,7 +70,7 @@ class Linear:
     def fill(self, weight: Tensor, bias: Tensor) -> None:
         """Copy a dense weight `[out, in]` and a bias `[out]`, which were made from the modules' present state."""
         # the memory is kept: after it was freed, other values could come to lie at the same address
-        self._filled_from = [(frozen.detach(), frozen._version) for frozen in self._frozen_parameters()]
+        self._filled_from = [(p.detach(), p._version, checksums(p)) for p in self._frozen_parameters()]
         if self.bias is not None:
             self.bias[: self.rows].copy_(bias)
         if self.layout == "onednn":
@@ -101,6 +101,15 @@ class Linear:
         out = x.new_empty(len(x), self.columns)
         self.kernels.linear(len(x), x, x.shape[1], self.weight, self.bias, add, out, self.columns)
         return out
+
+
+def checksums(parameter: Tensor) -> Tensor:
+    """A sum over the bits of each row: finds writes through `.data`, which autograd does not count, such as a merge."""
+    rows = parameter.detach().contiguous().view(len(parameter), -1)
+    for integer in (torch.int64, torch.int32, torch.int16):  # the widest are the fastest
+        if rows.shape[1] * rows.itemsize % integer.itemsize == 0:
+            return rows.view(integer).sum(1)
+    return rows.double().sum(1)
 
 
 def base_linear(module: Any) -> nn.Linear:

@@ -2,6 +2,9 @@
 
 The copy is always made from the model's own base weights, which are only read. Merging into the base and
 unmerging again, as is often done, would change the base a little at every step by rounding.
+
+Recorded steps and CUDA graphs hold addresses, so the buffers of the copy stay where they are as long as the model keeps
+its form. After any other change they are made anew, and `layout` counts that.
 """
 
 from dataclasses import dataclass
@@ -20,7 +23,7 @@ ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # those whose angles depen
 
 @dataclass
 class Layer:
-    """One transformer layer: merged projections, and norms that are the model's own parameters."""
+    """One transformer layer: merged projections and copied norms."""
 
     attention_norm: Tensor
     query_key_value: Linear
@@ -39,14 +42,38 @@ class Layer:
 class PolicyWeights:
     """Weights of a model of the Qwen2, Qwen3 or Llama family, as decoders use them; `version` counts the merges.
 
-    Projections are merged copies; the embedding and the norms are shared with the model. Rotary pairs are neighbours in
-    the rows of query and key, so that a rotation is one complex product. Raises UnsupportedModelError for another
-    architecture, and for adapters that are no plain update of a weight.
+    Everything is a copy but the embedding, which is shared with the model. Rotary pairs are neighbours in the rows of
+    query and key, so that a rotation is one complex product. Raises UnsupportedModelError for another architecture, and
+    for adapters that are no plain update of a weight.
     """
 
     def __init__(self, model: Any, native: bool = True):
-        self.model = model
-        inner = causal_lm(model)
+        self.model, self.native = model, native
+        self.version = self.layout = 0
+        self.sync()
+
+    def sync(self) -> None:
+        """Copy the policy in its present state; frozen projections that are still the same are skipped."""
+        if self.layout == 0 or self._form() != self._made_for:
+            with torch.inference_mode(False), torch.no_grad():
+                self._make_buffers()
+        self.embedding: Tensor = self.body.embed_tokens.weight
+        with torch.no_grad():
+            for layer, source in zip(self.layers, self.body.layers, strict=True):
+                layer.attention_norm.copy_(source.input_layernorm.weight)
+                layer.mlp_norm.copy_(source.post_attention_layernorm.weight)
+                for linear in layer.linears:
+                    self._fill(linear)
+                if layer.query_norm is not None and layer.key_norm is not None:
+                    layer.query_norm.copy_(self.paired(source.self_attn.q_norm.weight))
+                    layer.key_norm.copy_(self.paired(source.self_attn.k_norm.weight))
+            self.final_norm.copy_(self.body.norm.weight)
+            self._fill(self.logits)
+        self.version += 1
+
+    def _make_buffers(self) -> None:
+        """Make the buffers that `sync` fills, for the model in its present form."""
+        inner = causal_lm(self.model)
         refuse_unsupported(inner.config)
         self.config = config = inner.config
         self.body = inner.model
@@ -56,46 +83,37 @@ class PolicyWeights:
         embedding = self.body.embed_tokens
         if not isinstance(embedding, nn.Embedding | ModulesToSaveWrapper):
             raise UnsupportedModelError(f"an embedding that is {type(embedding).__name__}")
-        self.embedding: Tensor = embedding.weight
-        self.dtype, self.device = self.embedding.dtype, self.embedding.device
-        found = self._load_kernels() if native else "not asked for"
+        self.dtype, self.device = embedding.weight.dtype, embedding.weight.device
+        found = self._load_kernels() if self.native else "not asked for"
         self.kernels: Kernels | None = None if isinstance(found, str) else found
         self.no_kernels_reason = found if isinstance(found, str) else ""
-        self.version = 0
         self.layers = [self._layer(layer) for layer in self.body.layers]
-        self.final_norm: Tensor = self.body.norm.weight
+        self.final_norm = torch.empty_like(self.body.norm.weight)
         self.logits = self._linear(inner, "lm_head")
-        self.sync()
+        if self.logits.rows > len(embedding.weight):
+            raise UnsupportedModelError("an output layer that draws tokens without an embedding")
+        self._made_for = self._form()
+        self.layout += 1
 
-    def sync(self) -> None:
-        """Copy the policy in its present state; frozen projections without an adapter are skipped."""
-        self._share_parameters()
-        with torch.no_grad():
-            for layer, source in zip(self.layers, self.body.layers, strict=True):
-                for linear in layer.linears:
-                    self._fill(linear)
-                if layer.query_norm is not None and layer.key_norm is not None:
-                    layer.query_norm.copy_(self.paired(source.self_attn.q_norm.weight))
-                    layer.key_norm.copy_(self.paired(source.self_attn.k_norm.weight))
-            self._fill(self.logits)
-        self.version += 1
+    def _form(self) -> list[Any]:
+        """All that the buffers depend on: sizes, the modules that are read, and the kind of their parameters.
 
-    def _share_parameters(self) -> None:
-        """Look up the parameters that are shared with the model: others may have taken their place."""
-        self.embedding, self.final_norm = self.body.embed_tokens.weight, self.body.norm.weight
-        for layer, source in zip(self.layers, self.body.layers, strict=True):
-            layer.attention_norm = source.input_layernorm.weight
-            layer.mlp_norm = source.post_attention_layernorm.weight
-        if (self.embedding.dtype, self.embedding.device) != (self.dtype, self.device):
-            raise RuntimeError(
-                f"the model is in {self.embedding.dtype} on {self.embedding.device}, but its rollouts were made for "
-                f"{self.dtype} on {self.device}: make new rollouts after moving a model"
-            )
-
-    def addresses(self) -> list[tuple[int, torch.dtype, torch.Size]]:
-        """Addresses of the shared parameters, for recorded steps and graphs that point there."""
-        norms = [norm for layer in self.layers for norm in (layer.attention_norm, layer.mlp_norm)]
-        return [(shared.data_ptr(), shared.dtype, shared.shape) for shared in (self.embedding, *norms, self.final_norm)]
+        Raises RuntimeError if a parameter has no memory.
+        """
+        inner = causal_lm(self.model)
+        config, body = inner.config, inner.model
+        parts = [inner, body, body.embed_tokens, body.norm]
+        projections = [inner.lm_head]
+        for layer in body.layers:
+            attention, mlp = layer.self_attn, layer.mlp
+            norms = [getattr(attention, name) for name in ("q_norm", "k_norm") if hasattr(attention, name)]
+            parts += [attention, mlp, layer.input_layernorm, layer.post_attention_layernorm, *norms]
+            projections += [attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj]
+            projections += [mlp.gate_proj, mlp.up_proj, mlp.down_proj]
+        parameters = [part.weight for part in parts if part not in (inner, body) and hasattr(part, "weight")]
+        parameters += [weight for module in projections for weight in base_linear(module).parameters()]
+        sizes = [config.num_attention_heads, config.num_key_value_heads, config.rms_norm_eps]
+        return [*sizes, *parts, *map(_kind, parameters)]
 
     @property
     def nbytes(self) -> int:
@@ -145,12 +163,12 @@ class PolicyWeights:
         attention, mlp = source.self_attn, source.mlp
         has_norms = hasattr(attention, "q_norm")
         return Layer(
-            attention_norm=source.input_layernorm.weight,
+            attention_norm=torch.empty_like(source.input_layernorm.weight),
             query_key_value=self._linear(attention, "q_proj", "k_proj", "v_proj", rotary=2),
             query_norm=torch.empty_like(attention.q_norm.weight) if has_norms else None,
             key_norm=torch.empty_like(attention.k_norm.weight) if has_norms else None,
             attention_out=self._linear(attention, "o_proj"),
-            mlp_norm=source.post_attention_layernorm.weight,
+            mlp_norm=torch.empty_like(source.post_attention_layernorm.weight),
             gate_up=self._linear(mlp, "gate_proj", "up_proj"),
             down=self._linear(mlp, "down_proj"),
         )
@@ -171,6 +189,12 @@ class PolicyWeights:
         for index in range(linear.rotary):
             weights[index], biases[index] = self.paired(weights[index]), self.paired(biases[index])
         linear.fill(torch.cat(weights) if len(weights) > 1 else weights[0], torch.cat(biases))
+
+
+def _kind(parameter: Tensor) -> tuple[torch.Size, torch.dtype, torch.device]:
+    if parameter.is_meta or parameter.untyped_storage().nbytes() < parameter.nbytes:
+        raise RuntimeError("the model's weights are not in memory: they were freed, or are sharded over processes")
+    return parameter.shape, parameter.dtype, parameter.device
 
 
 def refuse_unsupported(config: Any) -> None:

@@ -11,6 +11,7 @@ from tiny_math_solver.prompts import Prompt
 from tiny_math_solver.rollouts.rollout import Rollout, causal_lm, eos_ids
 from tiny_math_solver.rollouts.sampling import Sampling
 from tiny_math_solver.support.batch_size import BatchSize
+from tiny_math_solver.support.device import forked_rng
 
 
 class ReferenceRollouts:
@@ -33,8 +34,7 @@ class ReferenceRollouts:
         # prompts of similar length share a batch, since padding costs time
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         rollouts: list[Rollout | None] = [None] * len(rows)
-        devices = [self.model.device] if self.model.device.type == "cuda" else []
-        with self._policy() as model, torch.random.fork_rng(devices):
+        with self._policy() as model, forked_rng(self.model.device):
             torch.manual_seed(sampling.seed)
             for start in range(0, len(order), self.batch_size.value):
                 chosen = order[start : start + self.batch_size.value]

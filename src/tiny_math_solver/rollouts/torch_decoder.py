@@ -1,4 +1,4 @@
-"""Decoding in torch, on any device; on a GPU each step is a CUDA graph."""
+"""Decoding in torch, on any device; on a CUDA GPU each step is a graph."""
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ GPU_SYNC_EVERY = 8
 class TorchDecoder(Decoder):
     """One cache `[layers, 2, slots, KV, T, D]` with the keys and values of each slot's prompt and completion.
 
-    The shapes of a step depend on two numbers, both rounded up: rows, and tokens to attend to. On a GPU the step of
+    The shapes of a step depend on two numbers, both rounded up: rows, and tokens to attend to. With CUDA the step of
     each such pair is captured once as a CUDA graph and replayed.
     """
 
@@ -29,7 +29,7 @@ class TorchDecoder(Decoder):
         self.positions = torch.arange(self.capacity, device=weights.device)
         self.length_bound = [0] * slots  # tokens in each slot at most: the host does not wait for the exact number
         self.graphs: dict[tuple[int, int], torch.cuda.CUDAGraph] = {}
-        if weights.device.type == "cuda":
+        if weights.device.type != "cpu":
             self.sync_every = GPU_SYNC_EVERY
 
     @staticmethod
@@ -46,7 +46,7 @@ class TorchDecoder(Decoder):
         self.length_bound[target] = tokens = self.length_bound[source]
         self.cache[:, :, target, :, :tokens] = self.cache[:, :, source, :, :tokens]
 
-    def step(self, rows: int) -> None:
+    def _advance(self, rows: int) -> None:
         limit = self.prompt_tokens + self.new_tokens
         self.length_bound[:rows] = [min(tokens + 1, limit) for tokens in self.length_bound[:rows]]
         tokens = length_bucket(max(self.length_bound[:rows]))
@@ -86,7 +86,7 @@ class TorchDecoder(Decoder):
         position = self.prompt_length[:rows] + generated - 1  # of the last token drawn
         mask = self._attention_mask(position, tokens)
         rotary_factors = self.rotary_factors[position]
-        x = weights.embedding[self.tokens[:rows].gather(1, generated.unsqueeze(1) - 1)[:, 0]]
+        x = self.embedding[self.tokens[:rows].gather(1, generated.unsqueeze(1) - 1)[:, 0]]
         for layer, (keys, values) in zip(weights.layers, self.cache, strict=True):
             query, key, value = self._project(layer, x, rotary_factors)
             keys[slots, :, position], values[slots, :, position] = key, value

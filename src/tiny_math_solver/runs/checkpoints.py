@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tiny_math_solver.runs.folder import RunFolder
 from tiny_math_solver.support.console import Console
-from tiny_math_solver.support.files import sync
+from tiny_math_solver.support.files import sync, write_text
 
 SUMS = "SHA256SUMS"
 FORMAT = 2  # of state.json, where it is recorded: counts up when older checkpoints can no longer be read
@@ -29,8 +29,8 @@ def write_checkpoint(run: RunFolder, step: int, save: Callable[[Path], None]) ->
     with run.staging() as staged:
         save(staged)
         files = sorted(file for file in staged.rglob("*") if file.is_file())
-        sums = [f"{_sha256(file)}  {file.relative_to(staged)}\n" for file in files]
-        (staged / SUMS).write_text("".join(sums), encoding="utf-8")
+        sums = [f"{_sha256(file)}  {file.relative_to(staged).as_posix()}\n" for file in files]
+        write_text(staged / SUMS, "".join(sums))
         for file in (*files, staged / SUMS, *(folder for folder in staged.rglob("*") if folder.is_dir()), staged):
             sync(file)
         place = run.path / f"checkpoint-{step}"

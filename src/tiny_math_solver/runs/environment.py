@@ -16,16 +16,18 @@ LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "
 def write_environment(run: RunFolder, command: list[str], seed: int) -> None:
     import torch
 
+    from tiny_math_solver.support.device import default_device, device_name
+
     run.write_json(
         ENVIRONMENT,
         {
-            "run_id": uuid.uuid4().hex[:8],
+            "run_id": os.environ.get("WANDB_RUN_ID") or uuid.uuid4().hex[:8],  # a resumed run keeps it
             "command": command,
             "seed": seed,
             "python": platform.python_version(),
             "platform": platform.platform(),
             "cpu_count": os.cpu_count(),
-            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+            "gpu": device_name(default_device()),
             "torch_threads": torch.get_num_threads(),
             "versions": {name: metadata.version(name) for name in LIBRARIES},
         },

@@ -7,12 +7,10 @@ report.html       all of it as a page             eval/*.jsonl     one line per 
 checkpoint-N/     everything needed to resume (checkpoints.py)
 adapter_model.safetensors, adapter_config.json and the tokenizer at the top: plain PEFT, the best on dev
 
-While a run is at work it holds a lock on the folder itself: no file of it is left behind, it stays with the run when
-its folder is renamed, and the kernel releases it when the process ends, however that happens.
+While a run is at work it holds the folder's lock (lock.py).
 """
 
 import contextlib
-import errno
 import json
 import os
 import shutil
@@ -20,14 +18,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from filelock import lock_descriptor
-
+from tiny_math_solver.runs.lock import FolderLock, take_lock
 from tiny_math_solver.runs.records import CONFIG, GROWING, SUMMARY
 from tiny_math_solver.support import processes
 from tiny_math_solver.support.errors import UserError
 from tiny_math_solver.support.files import check_writable, free_name, json_lines, occupied, sync, write_whole
-
-NO_LOCKS = (errno.EBADF, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)  # answers of file systems without locks
 
 
 class RunFolder:
@@ -40,7 +35,7 @@ class RunFolder:
     def __init__(self, path: Path):
         self.path = path
         self.writes = processes.is_main()
-        self._lock: int | None = None  # open descriptor of the folder
+        self._lock: FolderLock | None = None
 
     @property
     def holds_run(self) -> bool:
@@ -77,11 +72,11 @@ class RunFolder:
         finally:
             for folder in missing:
                 with contextlib.suppress(OSError):
-                    if (lock := _lock(folder)) is not None:
+                    if (lock := take_lock(folder)) is not None:
                         try:
                             folder.rmdir()
                         finally:
-                            os.close(lock)
+                            lock.release()
 
     def create(self) -> None:
         """Make the folder; an earlier run there is moved aside to `<name>.1`, `.2`, …, never overwritten."""
@@ -95,7 +90,7 @@ class RunFolder:
                 self.path.rename(free_name(self.path.absolute()))
                 self._release_lock()  # which went with the earlier run
             self.path.mkdir(parents=True, exist_ok=True)
-        if self._lock is not None and not _is_open_folder(self._lock, self.path):
+        if self._lock is not None and not self._lock.is_on(self.path):
             self._release_lock()  # the folder was removed and made anew since
         if self._lock is None:
             self._take_lock()
@@ -144,7 +139,7 @@ class RunFolder:
             return True
         if limit is not None and (path.stat().st_size if path.exists() else 0) >= limit:
             return False
-        with self._writing(path), path.open("a", encoding="utf-8") as file:
+        with self._writing(path), path.open("a", encoding="utf-8", newline="\n") as file:
             file.write(json_lines(rows))
         return True
 
@@ -182,13 +177,13 @@ class RunFolder:
         if not self.writes:
             return
         with self._writing(self.path):
-            self._lock = _lock(self.path)
+            self._lock = take_lock(self.path)
         if self._lock is None:
             raise self._in_use()
 
     def _release_lock(self) -> None:
         if self._lock is not None:
-            os.close(self._lock)
+            self._lock.release()
             self._lock = None
 
     def _in_use(self) -> UserError:
@@ -205,30 +200,3 @@ class RunFolder:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             saved = "; what was saved earlier is intact: the same command resumes from it" if self.holds_run else ""
             raise UserError(f"{path}: cannot be written ({reason}){saved}") from error
-
-
-def _lock(folder: Path) -> int | None:
-    """A descriptor that holds the lock on a folder until it is closed; None if another process has it.
-
-    A file system without locks counts as one where nobody else holds it.
-    """
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        if lock_descriptor(descriptor, blocking=False) and _is_open_folder(descriptor, folder):
-            return descriptor
-    except OSError as error:
-        if error.errno in NO_LOCKS:
-            return descriptor
-        os.close(descriptor)
-        raise
-    os.close(descriptor)
-    return None
-
-
-def _is_open_folder(descriptor: int, folder: Path) -> bool:
-    """True if `descriptor` is that of the folder which has this path, not of one that was removed or moved."""
-    try:
-        there, opened = folder.stat(), os.fstat(descriptor)
-    except FileNotFoundError:
-        return False
-    return (there.st_dev, there.st_ino) == (opened.st_dev, opened.st_ino)

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tiny_math_solver.support.errors import UserError
+from tiny_math_solver.support.files import write_text
 
 TENSOR = "tensor:"  # in the JSON, before the name of a tensor in the safetensors file
 
@@ -35,13 +36,14 @@ def save_tree(stem: Path, tree: Any) -> None:
     except TypeError as error:
         raise UserError(f"a checkpoint cannot hold this run's state ({error}): choose another grpo.optim") from None
     save_file(tensors, stem.with_suffix(".safetensors"))
-    stem.with_suffix(".json").write_text(text, encoding="utf-8")
+    write_text(stem.with_suffix(".json"), text)
 
 
 def load_tree(stem: Path) -> Any:
     """The tree that `save_tree` wrote, its tensors on the CPU. Raises UserError if it cannot be read."""
     try:
-        tensors = load_file(stem.with_suffix(".safetensors"))
+        # copies: the file stays mapped for as long as its tensors live, and Windows does not delete a mapped file
+        tensors = {name: tensor.clone() for name, tensor in load_file(stem.with_suffix(".safetensors")).items()}
         tree = json.loads(stem.with_suffix(".json").read_text(encoding="utf-8"))
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"{stem}: cannot be read ({error})") from None

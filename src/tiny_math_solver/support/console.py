@@ -3,12 +3,16 @@
 Lines go to stdout, notes to stderr with the prefix `tiny-math: `. Access tokens and passwords are removed from both.
 """
 
+import codecs
 import contextlib
+import errno
+import io
 import sys
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
+from tiny_math_solver.support.files import IS_WINDOWS
 from tiny_math_solver.support.redaction import without_secrets
 
 
@@ -42,9 +46,9 @@ class Console:
             return
         try:
             printing()
-        except OSError:
+        except OSError as error:
             if self.ends_with_reader:
-                raise
+                raise _closed_pipe(error) from error
             self.gone = True
 
     def __enter__(self) -> Self:
@@ -77,6 +81,34 @@ class NotesConsole(Console):
 
     def write(self, text: str, end: str) -> None:
         self.note(text)
+
+
+def _closed_pipe(error: OSError) -> OSError:
+    """BrokenPipeError for what Windows says where nobody reads a pipe any more, else the error itself."""
+    if IS_WINDOWS and error.errno == errno.EINVAL:
+        return BrokenPipeError(errno.EPIPE, "closed pipe")
+    return error
+
+
+PLAIN = {"−": "-", "–": "-", "—": "-", "→": "->", "×": "x", "·": "*", "…": "...", "≤": "<=", "≥": ">=", "█": "#"}
+
+
+def print_anything() -> None:
+    """Have stdout and stderr print every character: those that their encoding lacks are spelled out, or become `?`.
+
+    On Windows a file or pipe is cp1252, where an arrow would raise UnicodeEncodeError and end the command.
+    """
+    codecs.register_error("tiny-math", _spelled_out)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # there may be none, or one of a notebook's
+            stream.reconfigure(errors="tiny-math")
+
+
+def _spelled_out(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    missing = error.object[error.start : error.end]
+    return "".join(PLAIN.get(character, "?") for character in missing), error.end
 
 
 def printable(text: str) -> str:

@@ -1,12 +1,66 @@
 """The device that models run on, and the dtype that suits it."""
 
+import os
+import platform
+from contextlib import AbstractContextManager
+from typing import Any
+
+import psutil
 import torch
 
+from tiny_math_solver.support import processes
 from tiny_math_solver.support.errors import UserError
 
 
 def default_device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    """cuda, else mps for a single process, else cpu; ACCELERATE_USE_CPU is obeyed, as by transformers' Trainer."""
+    if os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes", "on", "y", "t"):
+        return "cpu"
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() and processes.count() == 1 else "cpu"
+
+
+def device_name(device: str) -> str | None:
+    """The name of a GPU; None for the CPU."""
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    return f"MPS ({platform.machine()})" if device == "mps" else None
+
+
+def free_gpu_memory(device: str) -> int | None:
+    """Bytes of a GPU that can still be taken; None for the CPU. On MPS they are those of the machine."""
+    if device == "cuda":
+        free, _ = torch.cuda.mem_get_info()
+        return free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+    if device == "mps":
+        allocated = torch.mps.current_allocated_memory()
+        cached = torch.mps.driver_allocated_memory() - allocated
+        limit = torch.mps.recommended_max_memory() - allocated
+        return max(0, min(limit, psutil.virtual_memory().available + cached))
+    return None
+
+
+def synchronize(device: str) -> None:
+    """Wait for all work that a GPU has been given."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    elif device == "mps":
+        torch.mps.synchronize()
+
+
+def empty_cache() -> None:
+    """Give back the memory that torch keeps for later."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    elif torch.backends.mps.is_available():
+        torch.mps.empty_cache()
+
+
+def forked_rng(device: torch.device) -> AbstractContextManager[Any]:
+    """Restore the random states of the CPU and of `device` after the block."""
+    devices = [] if device.type == "cpu" else [device]
+    return torch.random.fork_rng(devices, device_type=device.type if devices else "cuda")
 
 
 def resolve_dtype(dtype: str, device: str) -> torch.dtype:
@@ -16,4 +70,6 @@ def resolve_dtype(dtype: str, device: str) -> torch.dtype:
     named = getattr(torch, dtype, None)
     if named not in (torch.float32, torch.bfloat16, torch.float16):
         raise UserError(f"dtype {dtype!r}: use auto, float32, bfloat16 or float16")
+    if device == "mps" and named is torch.bfloat16 and not torch.backends.mps.is_macos_or_newer(14, 0):
+        raise UserError("dtype bfloat16: on MPS it needs macOS 14; use float32 or float16")
     return named

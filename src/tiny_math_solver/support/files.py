@@ -9,19 +9,28 @@ from typing import Any
 
 from tiny_math_solver.support.errors import UserError
 
+IS_WINDOWS = os.name == "nt"
+
 
 def write_whole(path: Path, text: str) -> None:
     """Write a file atomically: a reader finds the old content or the new, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
+    write_text(part, text)
     sync(part)
     os.replace(part, path)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write text as UTF-8 with the same line ends, so the same hash, on every platform."""
+    path.write_text(text, encoding="utf-8", newline="\n")
+
+
 def sync(path: Path) -> None:
-    """Flush a file, or a folder's list of names, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Flush a file, or a folder's list of names, to the disk; Windows keeps that list itself."""
+    if IS_WINDOWS and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDWR if IS_WINDOWS else os.O_RDONLY)  # Windows flushes what is open for writing
     try:
         os.fsync(descriptor)
     finally:

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import torch
 
+from tiny_math_solver.support.device import empty_cache
 from tiny_math_solver.support.errors import UserError
 
 T = TypeVar("T")
@@ -42,5 +43,4 @@ def retry_on_oom(work: Callable[[], T], shrink: Callable[[], bool]) -> T:
                 raise
         # outside the handler: the error's traceback keeps tensors alive
         gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        empty_cache()

@@ -10,7 +10,7 @@ from tiny_math_solver.config.schema import Config
 from tiny_math_solver.models.load import load_base
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.prompts import Prompt
-from tiny_math_solver.rollouts import EngineRollouts, ReferenceRollouts, make_rollouts
+from tiny_math_solver.rollouts import EngineRollouts, make_rollouts
 from tiny_math_solver.rollouts.linear import UnsupportedModelError
 from tiny_math_solver.rollouts.policy_weights import PolicyWeights, refuse_unsupported
 from tiny_math_solver.runs.events import EventLog
@@ -22,6 +22,7 @@ from tiny_math_solver.support.errors import UserError
 from tiny_math_solver.training.agreement import Agreement
 from tiny_math_solver.training.checkpointing import Checkpointing
 from tiny_math_solver.training.dev_evaluation import DevEvaluation
+from tiny_math_solver.training.engine_watch import EngineWatch
 from tiny_math_solver.training.generation import Generation, dataset_rows, sampling_of
 from tiny_math_solver.training.metrics_log import MetricsLog
 from tiny_math_solver.training.plan import Prepared
@@ -65,7 +66,8 @@ def build_training(prepared: Prepared, run: RunFolder, console: Console, events:
     signals, watchdog = StopOnSignal(), Watchdog(trainer, run, config, events)
     checkpointing = Checkpointing(trainer, run, dev, metrics, watchdog, prepared.plan)
     trainer.saver = checkpointing
-    for callback in (dev, metrics, SampleTables(trainer), signals, watchdog, checkpointing, Agreement()):
+    engine = EngineWatch(trainer, run, config, prepared.prompts, events)  # first: the others use the engine
+    for callback in (engine, dev, metrics, SampleTables(trainer), signals, watchdog, checkpointing, Agreement()):
         trainer.add_callback(callback)
     return Training(trainer, dev, metrics, signals, watchdog, checkpointing)
 
@@ -136,14 +138,6 @@ def make_update(config: Config, trainer: MathGRPOTrainer, console: Console, even
     return PolicyUpdate(
         trainer.model, scorer, torch_scorer, tokens_per_pass, trainer.loss_type, skip_zero_advantage=trainer.beta == 0
     )
-
-
-def fall_back_to_generate(trainer: MathGRPOTrainer) -> None:
-    """Replace the engine by transformers' generate, and the scorer that shares its weights by torch."""
-    rollouts = trainer.rollouts
-    trainer.generation.rollouts = ReferenceRollouts(rollouts.model, rollouts.tokenizer, rollouts.batch_size)
-    if trainer.update is not None:
-        trainer.update.scorer = trainer.update.torch_scorer
 
 
 def _step_under_way(trainer: MathGRPOTrainer) -> int:

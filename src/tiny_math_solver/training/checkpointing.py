@@ -215,6 +215,7 @@ class RandomStates:
             "numpy": [torch.from_numpy(numpy[1].astype(np.int64)), *numpy[2:]],
             "torch": torch.get_rng_state(),
             "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "mps": torch.mps.get_rng_state() if torch.backends.mps.is_available() else None,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -223,6 +224,8 @@ class RandomStates:
         torch.set_rng_state(state["torch"])
         if state["cuda"] and torch.cuda.is_available():
             torch.cuda.set_rng_state_all(state["cuda"])
+        if state.get("mps") is not None and torch.backends.mps.is_available():
+            torch.mps.set_rng_state(state["mps"])
 
 
 def _load_optimizer(optimizer: Any, scheduler: Any, saved: dict[str, Any], schedule: dict[str, Any]) -> None:

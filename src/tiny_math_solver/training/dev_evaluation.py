@@ -10,6 +10,7 @@ from tiny_math_solver.models.adapter import save_adapter
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.runs.folder import RunFolder
 from tiny_math_solver.support import processes
+from tiny_math_solver.training.measures import require_scores
 from tiny_math_solver.training.trainer import MathGRPOTrainer
 
 
@@ -61,7 +62,9 @@ class DevEvaluation(TrainerCallback):
         limit = trainer.sampling.max_new_tokens
         result = evaluate(trainer.rollouts, self.dev, system=self.system, max_new_tokens=limit)
         self.run.write_jsonl(f"eval/dev-{step:06d}.jsonl", result.rows())
-        return result.summary()
+        block = result.summary()
+        require_scores(block, "dev", step, trainer.recorder.events)
+        return block
 
     def state_dict(self) -> dict[str, Any]:
         return {"history": self.history, "best": self.best, "best_step": self.best_step}

@@ -4,6 +4,8 @@ TRL asks for the completions (`rollout_func`) and for the rewards, one function 
 of its prompt, its tokens stay ragged, and its completion is graded once.
 """
 
+import functools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,7 +16,7 @@ from tiny_math_solver.grading.grade import REWARDS, Graded, grade
 from tiny_math_solver.grading.rewards import as_text
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.prompts import Prompt, chat_messages
-from tiny_math_solver.rollouts import Rollouts, Sampling
+from tiny_math_solver.rollouts import EngineRollouts, Rollout, Rollouts, Sampling
 from tiny_math_solver.runs.records import RolloutRow
 from tiny_math_solver.training.step_metrics import StepMetrics
 
@@ -50,24 +52,56 @@ class Generation:
         self.grade = grade
         self.rows: list[DatasetRow] = []
         self.graded: list[Graded] = []
+        self.flaws: list[str] = []  # of the batch: rewards and log-probabilities that are missing or not finite
         self._completion_ids: list[list[int]] = []
         self._seed = 0
 
     def begin(self, rows: list[DatasetRow], seed: int) -> None:
         """Take the rows of the next batch; their draws depend on `seed`."""
-        self.rows, self._seed = rows, seed
+        self.rows, self._seed, self.flaws = rows, seed, []
+        self.step_metrics.batches += 1
 
     def rollout_func(self, prompts: list[Any], trainer: Any) -> dict[str, Any]:
         """TRL's hook for generation: one completion for each of `rows`, whose messages `prompts` repeats."""
         asked = [self.prompts[row["group"]] for row in self.rows]
         with self.step_metrics.timed("rollout"):
             rollouts = self.rollouts.generate(asked, 1, replace(self.sampling, seed=self._seed))
+        self._check_logprobs(rollouts)
+        has_logprobs = all(rollout.logprobs is not None for rollout in rollouts)
         return {
             "prompt_ids": [prompt.ids for prompt in asked],
             "completion_ids": [rollout.completion_ids for rollout in rollouts],
             # TRL carries them along and reads them for vLLM's importance-sampling correction only
-            "logprobs": None if rollouts[0].logprobs is None else [rollout.logprobs for rollout in rollouts],
+            "logprobs": [rollout.logprobs for rollout in rollouts] if has_logprobs else None,
         }
+
+    def _check_logprobs(self, rollouts: Sequence[Rollout]) -> None:
+        for row, rollout in zip(self.rows, rollouts, strict=True):
+            if rollout.logprobs is None:
+                if isinstance(self.rollouts, EngineRollouts):  # transformers' generate was not asked for them
+                    self.flaws.append("log-probabilities of the rollouts are missing")
+                    return
+            elif not math.isfinite(sum(rollout.logprobs)):
+                value = next(value for value in rollout.logprobs if not math.isfinite(value))
+                self.flaws.append(f"a log-probability of the rollouts is {value} (problem {row['id']})")
+                return
+
+    def checked(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A reward function whose rewards are looked at: TRL takes NaN for "not applicable", and so for no reward."""
+
+        @functools.wraps(function)
+        def reward(**batch: Any) -> Any:
+            values = function(**batch)
+            for row, value in zip(self.rows, values, strict=False):  # TRL compares their numbers
+                if value is None and function.__name__ not in REWARDS:
+                    continue  # TRL's own "not applicable"; the two rewards always are
+                if value is None or not math.isfinite(value):
+                    said = "missing" if value is None else value
+                    self.flaws.append(f"reward of {function.__name__} is {said} (problem {row['id']})")
+                    break
+            return values
+
+        return reward
 
     def reward_functions(self) -> list[Callable[..., list[float]]]:
         """One function in TRL's signature per reward, called in this order; the first one grades the batch."""

@@ -1,13 +1,14 @@
 """Guards: warnings while a run goes wrong without any error, each with the measured value and the setting to change.
 
 Most guards compare the mean of the last WINDOW logged steps with a limit, or with the mean of the first ones. Each
-warns once, and again only after the value was fine in between. Two of them stop the run: no reward at all in its
-first steps, and rollouts that do not come from the policy under training.
+warns once, and again only after the value was fine in between. Three of them stop the run: no reward at all in its
+first steps, rollouts that do not come from the policy under training, and numbers that are missing or not finite. A
+guard whose numbers are missing finds nothing: whether they may be is for `not_measured` to say.
 
 To add one: a function from `History` to `Finding | None`, listed in GUARDS.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,21 +16,29 @@ import torch
 from tiny_math_solver.config.schema import Config
 from tiny_math_solver.grading.rewards import FORMAT_REWARD
 from tiny_math_solver.runs.records import MetricsRow
+from tiny_math_solver.training.measures import ALWAYS, remedy, unmeasured
+from tiny_math_solver.update.policy_update import GAP
+from tiny_math_solver.update.policy_update import GAP_TO_TRANSFORMERS as TO_TRANSFORMERS
 
 WINDOW = 5  # logged steps
 SOLVED = 0.8  # share of correct completions from which low entropy and equal rewards are what success looks like
 # The mean difference of a log-probability that rounding explains, with room; a stale adapter is far above.
 GAPS = {torch.float32: 1e-4, torch.float16: 0.02, torch.bfloat16: 0.1}
 GAP_TO_TRANSFORMERS = 1e-3  # the largest difference, in float32
+CORRECT, FORMAT = "rewards/correctness_reward/mean", "rewards/format_reward/mean"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """`text` gives the measured value and the setting to change; after a `fatal` one it is no use to go on."""
+    """`text` gives the measured value and the setting to change; after a `fatal` one it is no use to go on.
+
+    `guards.stop false` goes on after those that are `optional`.
+    """
 
     name: str
     text: str
     fatal: bool = False
+    optional: bool = True
 
 
 class History:
@@ -38,84 +47,110 @@ class History:
     def __init__(self, rows: Sequence[MetricsRow], config: Config, dtype: torch.dtype):
         self.rows, self.config, self.dtype = rows, config, dtype
 
-    def mean(self, name: str, rows: Sequence[MetricsRow] | None = None) -> float:
-        """The mean of a metric over `rows`, the last steps by default; 0 if it was never logged."""
+    def mean(self, name: str, rows: Sequence[MetricsRow] | None = None) -> float | None:
+        """The mean of a metric over `rows`, the last steps by default; None if none of them has it."""
         values = [row[name] for row in (self.rows[-WINDOW:] if rows is None else rows) if row.get(name) is not None]
-        return sum(values) / len(values) if values else 0.0
+        return sum(values) / len(values) if values else None
 
-    def first(self, name: str) -> float:
+    def first(self, name: str) -> float | None:
         return self.mean(name, self.rows[:WINDOW])
 
-    def best(self, name: str) -> float:
+    def best(self, name: str) -> float | None:
         """The largest mean of WINDOW steps in a row."""
-        return max(self.mean(name, self.rows[i : i + WINDOW]) for i in range(max(1, len(self.rows) - WINDOW + 1)))
+        means = (self.mean(name, self.rows[i : i + WINDOW]) for i in range(max(1, len(self.rows) - WINDOW + 1)))
+        return max((mean for mean in means if mean is not None), default=None)
+
+    def change(self, name: str) -> tuple[float, float] | None:
+        """`(first, last)` mean of a metric; None if one of them is missing."""
+        first, last = self.first(name), self.mean(name)
+        return None if first is None or last is None else (first, last)
 
     @property
-    def correct(self) -> float:
-        return self.mean("rewards/correctness_reward/mean")
+    def correct(self) -> float | None:
+        return self.mean(CORRECT)
+
+    @property
+    def is_solved(self) -> bool:
+        return self.correct is not None and self.correct >= SOLVED
 
     @property
     def learned(self) -> bool:
         """True if more is correct than at first, beyond noise."""
-        return self.correct > self.first("rewards/correctness_reward/mean") + 0.02
+        change = self.change(CORRECT)
+        return change is not None and change[1] > change[0] + 0.02
 
 
 # -- The guards -------------------------------------------------------------------------------------------------
 
 
+def not_measured(row: MetricsRow, expected: Collection[str]) -> Finding | None:
+    """The finding about numbers of the last row that are missing though `expected`, or not finite."""
+    if not (texts := unmeasured(row, expected)):
+        return None
+    step = f"step {row['step']}: " if "step" in row else ""
+    return Finding("not measured", f"{step}{', '.join(texts)}: {remedy(texts)}", fatal=True, optional=False)
+
+
 def no_reward(history: History) -> Finding | None:
     limit = history.config.guards.zero_reward_steps
-    steps = history.rows[-1].get("step", len(history.rows))
-    if steps < limit or any(row["reward"] for row in history.rows):
+    steps, cut_off = history.rows[-1].get("step", len(history.rows)), history.mean("completions/clipped_ratio")
+    if steps < limit or any(row.get("reward") != 0 for row in history.rows):
         return None
     return Finding(
         "no reward",
-        f"no completion of the first {steps} steps earned anything (cut off: "
-        f"{history.mean('completions/clipped_ratio'):.0%}): read them, then see prompt.system, "
-        "grpo.max_completion_length or an easier problems.source",
+        f"no completion of the first {steps} steps earned anything (cut off: {cut_off or 0:.0%}): read them, then see "
+        "prompt.system, grpo.max_completion_length or an easier problems.source",
         fatal=True,
     )
 
 
 def other_policy(history: History) -> Finding | None:
-    config, limit = history.config, GAPS[history.dtype]
+    config, limit, last = history.config, GAPS[history.dtype], history.rows[-1]
     # dropout is off in rollouts, and completions that are learned from again were sampled earlier
     on_policy = config.generation_batch == config.completions_per_step and config.grpo_config.num_iterations == 1
     compared = on_policy and not config.lora_config.lora_dropout
-    gap = history.rows[-1].get("sampling/sampling_logp_difference/mean") or 0.0 if compared else 0.0
-    to_transformers = history.rows[-1].get("sampling/transformers_logp_difference/max") or 0.0
-    if gap <= limit and to_transformers <= GAP_TO_TRANSFORMERS:
+    gap, to_transformers = last.get(GAP) if compared else None, last.get(TO_TRANSFORMERS)
+    measured = []
+    if gap is not None and not gap <= limit:
+        measured.append(f"log-probabilities of rollouts and update differ by {gap:.1e} on average (limit {limit:g})")
+    if to_transformers is not None and not to_transformers <= GAP_TO_TRANSFORMERS:
+        limits = f"up to {to_transformers:.1e} (limit {GAP_TO_TRANSFORMERS:g})"
+        measured.append(f"log-probabilities of update and transformers differ by {limits}")
+    if not measured:
         return None
     return Finding(
         "rollouts of another policy",
-        f"log-probabilities of rollouts and update differ by {gap:.1e} on average (limit {limit:g}), from "
-        f"transformers' by up to {to_transformers:.1e} (limit {GAP_TO_TRANSFORMERS:g}): the rollouts do not come from "
-        "the policy under training; --rollouts.engine false trains without the engine",
+        f"{'; '.join(measured)}: the rollouts do not come from the policy under training; --rollouts.engine false "
+        "trains without the engine",
         fatal=True,
     )
 
 
 def dead_groups(history: History) -> Finding | None:
-    share = history.mean("frac_reward_zero_std")
-    if share >= 0.9 and history.correct >= SOLVED:
-        return Finding(
-            "nothing left to learn",
-            f"{share:.0%} of the groups have no gradient and {history.correct:.0%} of the completions are right: "
-            "use harder problems, or stop here (grpo.max_steps)",
+    share, config = history.mean("frac_reward_zero_std"), history.config
+    if share is None or share < 0.8:
+        return None
+    if history.is_solved:
+        return (
+            None
+            if share < 0.9
+            else Finding(
+                "nothing left to learn",
+                f"{share:.0%} of the groups have no gradient and {history.correct:.0%} of the completions are right: "
+                "use harder problems, or stop here (grpo.max_steps)",
+            )
         )
-    if share >= 0.8 and history.correct < SOLVED:
-        return Finding(
-            "dead groups",
-            f"{share:.0%} of the groups have no gradient, all their rewards being equal: raise the samples per problem "
-            f"(grpo.num_generations, now {history.config.num_generations}), a higher grpo.temperature (now "
-            f"{history.config.grpo_config.temperature:g}), or problems that are neither all too easy nor all too hard",
-        )
-    return None
+    return Finding(
+        "dead groups",
+        f"{share:.0%} of the groups have no gradient, all their rewards being equal: raise the samples per problem "
+        f"(grpo.num_generations, now {config.num_generations}), a higher grpo.temperature (now "
+        f"{config.grpo_config.temperature:g}), or problems that are neither all too easy nor all too hard",
+    )
 
 
 def truncation(history: History) -> Finding | None:
     share = history.mean("completions/clipped_ratio")
-    if share < 0.1:
+    if share is None or share < 0.1:
         return None
     return Finding(
         "truncation",
@@ -125,25 +160,27 @@ def truncation(history: History) -> Finding | None:
 
 
 def entropy_collapse(history: History) -> Finding | None:
-    first, last = history.first("entropy"), history.mean("entropy")
-    if last >= 0.1 * first or history.correct >= SOLVED:
+    if (change := history.change("entropy")) is None or change[1] >= 0.1 * change[0] or history.is_solved:
         return None
+    right = "" if history.correct is None else f" with {history.correct:.0%} right"
     return Finding(
         "entropy collapse",
-        f"entropy fell from {first:.2g} to {last:.2g} nats a token with {history.correct:.0%} right: samples hardly "
-        f"differ any more; raise grpo.temperature, lower grpo.learning_rate (now "
-        f"{history.config.grpo_config.learning_rate:g}), or set grpo.beta above 0",
+        f"entropy fell from {change[0]:.2g} to {change[1]:.2g} nats a token{right}: samples hardly differ any more; "
+        f"raise grpo.temperature, lower grpo.learning_rate (now {history.config.grpo_config.learning_rate:g}), or set "
+        "grpo.beta above 0",
     )
 
 
 def length(history: History) -> Finding | None:
-    first, last = history.first("completions/mean_length"), history.mean("completions/mean_length")
+    if (change := history.change("completions/mean_length")) is None or history.learned:
+        return None
+    first, last = change
     numbers = f"completions went from {first:.0f} to {last:.0f} tokens while no more of them are right"
-    if last < 0.5 * first and not history.learned:
+    if last < 0.5 * first:
         return Finding(
             "length collapse", f"{numbers}: the reasoning is lost; lower grpo.learning_rate, or set grpo.beta above 0"
         )
-    if last > 3 * first and not history.learned:
+    if last > 3 * first:
         return Finding(
             "length blow-up",
             f"{numbers}: lower grpo.learning_rate, or try grpo.loss_type dr_grpo, which length cannot sway",
@@ -152,21 +189,22 @@ def length(history: History) -> Finding | None:
 
 
 def format_without_accuracy(history: History) -> Finding | None:
-    form, right = "rewards/format_reward/mean", "rewards/correctness_reward/mean"
-    before, after = history.first(right), history.correct
-    if history.mean(form) < history.first(form) + 0.15 * FORMAT_REWARD or after > before - max(0.02, 0.15 * before):
+    form, right = history.change(FORMAT), history.change(CORRECT)
+    if form is None or right is None:
+        return None
+    if form[1] < form[0] + 0.15 * FORMAT_REWARD or right[1] > right[0] - max(0.02, 0.15 * right[0]):
         return None
     return Finding(
         "format without accuracy",
-        f"{history.first(form) / FORMAT_REWARD:.0%} → {history.mean(form) / FORMAT_REWARD:.0%} give their answer "
-        f"after #### while right ones fell from {before:.1%} to {after:.1%}: the policy learns the format alone; "
-        "lower its weight (grpo.reward_weights [1.0, 0.1]) or grpo.learning_rate",
+        f"{form[0] / FORMAT_REWARD:.0%} → {form[1] / FORMAT_REWARD:.0%} give their answer after #### while right ones "
+        f"fell from {right[0]:.1%} to {right[1]:.1%}: the policy learns the format alone; lower its weight "
+        "(grpo.reward_weights [1.0, 0.1]) or grpo.learning_rate",
     )
 
 
 def reward_collapse(history: History) -> Finding | None:
     best, last = history.best("reward"), history.mean("reward")
-    if best < 0.1 or last >= 0.5 * best:
+    if best is None or last is None or best < 0.1 or last >= 0.5 * best:
         return None
     return Finding(
         "reward collapse",
@@ -177,7 +215,7 @@ def reward_collapse(history: History) -> Finding | None:
 
 def kl(history: History) -> Finding | None:
     last = history.mean("kl")
-    if last <= 1.0:
+    if last is None or last <= 1.0:
         return None
     return Finding(
         "KL blow-up",
@@ -188,7 +226,7 @@ def kl(history: History) -> Finding | None:
 
 def clipping(history: History) -> Finding | None:
     share = history.mean("clip_ratio/region_mean")
-    if share < 0.3:
+    if share is None or share < 0.3:
         return None
     return Finding(
         "clip ratio",
@@ -204,8 +242,15 @@ GUARDS: tuple[Callable[[History], Finding | None], ...] = (
 AT_ONCE = (no_reward, other_policy)  # the others wait for a full window
 
 
-def findings(rows: Sequence[MetricsRow], config: Config, dtype: torch.dtype) -> list[Finding]:
-    """Everything the guards find in the metrics of the steps logged so far."""
+def findings(
+    rows: Sequence[MetricsRow], config: Config, dtype: torch.dtype, expected: Collection[str] = ALWAYS
+) -> list[Finding]:
+    """Everything the guards find in the metrics of the steps logged so far; `expected` names what the last must have.
+
+    If a number of the last step is missing or not finite, that is all that can be said.
+    """
+    if finding := not_measured(rows[-1], expected):
+        return [finding]
     history = History(rows, config, dtype)
     guards = GUARDS if len(rows) >= WINDOW else AT_ONCE
     return [finding for guard in guards if (finding := guard(history)) is not None]

@@ -1,7 +1,8 @@
 """metrics.jsonl and the console: one line a step."""
 
 import time
-from math import isfinite
+from collections import defaultdict
+from math import isfinite, nan
 from typing import Any
 
 from transformers import TrainerCallback
@@ -39,7 +40,9 @@ class MetricsLog(TrainerCallback):
         if state.is_world_process_zero and "reward" in logs:  # not where earlier completions are learned from again
             rows = self.trainer.recorder.last_rows
             sample = max(rows, key=lambda row: row["advantage"], default=None)
-            report = StepReport(state.global_step, state.max_steps, seconds, logs, self.dev.history, len(rows), sample)
+            # a number that is missing shows as nan: what follows from it is for the guards to say
+            shown = defaultdict(lambda: nan, {name: nan if value is None else value for name, value in logs.items()})
+            report = StepReport(state.global_step, state.max_steps, seconds, shown, self.dev.history, len(rows), sample)
             show_step(self.console, report)
 
     def state_dict(self) -> dict[str, float]:

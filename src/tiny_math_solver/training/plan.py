@@ -65,6 +65,13 @@ class Plan:
         return f"{self.dropped:,} train problems dropped: their prompt has over {self.config.prompt.max_tokens} tokens"
 
     @property
+    def record(self) -> dict[str, Any]:
+        """The problems in numbers, for summary.json: those that are used and those that were dropped."""
+        splits = self.splits
+        counts = {name: len(getattr(splits, name)) for name in ("train", "dev", "test", "unseen")}
+        return counts | {"unreadable": splits.unreadable, "too_long": self.dropped, "notes": splits.notes}
+
+    @property
     def lines(self) -> list[str]:
         """The plan, a sentence a line."""
         config, grpo, splits = self.config, self.config.grpo_config, self.splits

@@ -1,4 +1,4 @@
-"""Graceful shutdown on SIGINT, SIGTERM and SIGHUP."""
+"""Graceful shutdown on SIGINT, SIGTERM, SIGHUP and, on Windows, SIGBREAK."""
 
 import contextlib
 import os
@@ -17,7 +17,8 @@ from tiny_math_solver.support.errors import StoppedError
 from tiny_math_solver.support.processes import EndedElsewhereError
 
 ECHO = 5  # seconds in which a launcher passes on a signal that the terminal has sent to all processes
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")  # Windows has no SIGHUP, and sends SIGBREAK instead
+SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
 
 
 class StopOnSignal(TrainerCallback):

@@ -15,6 +15,8 @@ class StepMetrics:
         self.extra: dict[str, float] = {}
         self.seconds = dict.fromkeys(STEP_PARTS, 0.0)
         self._logged_step = 0
+        self.batches = 0  # of completions, since the last logged line
+        self.excused: dict[str, str] = {}  # quantities that a step since then could not have, and why
 
     @contextmanager
     def timed(self, part: str) -> Iterator[None]:
@@ -30,6 +32,12 @@ class StepMetrics:
             taken |= {f"time/{part}": seconds / steps for part, seconds in self.seconds.items()}
             self._logged_step = step
         self.seconds = dict.fromkeys(STEP_PARTS, 0.0)
+        return taken
+
+    def take_measured(self) -> tuple[int, dict[str, str]]:
+        """`(batches, excused)` since the last call; begins anew."""
+        taken = self.batches, self.excused
+        self.batches, self.excused = 0, {}
         return taken
 
     def state_dict(self) -> dict[str, Any]:

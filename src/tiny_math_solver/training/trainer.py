@@ -17,6 +17,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer
 
@@ -66,8 +67,9 @@ class MathGRPOTrainer(GRPOTrainer):
         self.logged, self.buffer = LoggedMetrics(self), GenerationBuffer(self)
         self.step_losses: list[Tensor] = []  # of the micro-batches of the optimizer step under way
         self._step_is_over = False
+        self.flaws: list[str] = []  # of generation batches, on any process: the run ends with this step
         own_backend = args.use_vllm or args.use_transformers_continuous_batching
-        rewards: list[Any] = generation.reward_functions()
+        rewards: list[Any] = [generation.checked(function) for function in generation.reward_functions()]
         super().__init__(
             model=model,
             args=args,
@@ -120,8 +122,12 @@ class MathGRPOTrainer(GRPOTrainer):
         self.generation.begin(inputs, seed=(self.args.seed << 32) + batch)
         output = super()._generate_and_score_completions(inputs)
         output["group"] = torch.tensor([row["group"] for row in inputs], device=output["advantages"].device)
+        if not bool(output["advantages"].isfinite().all()):
+            self.generation.flaws.append("advantage is not finite")
+        self.flaws += gather_object(self.generation.flaws)
         step = self.state.global_step + 1
-        self.recorder.record(step, self.generation.records(step, output["advantages"].tolist(), self.eos_token_ids))
+        if not self.flaws:  # or the records would hold what is no number
+            self.recorder.record(step, self.generation.records(step, output["advantages"].tolist(), self.eos_token_ids))
         return output
 
     def compute_loss(
@@ -189,6 +195,7 @@ class MathGRPOTrainer(GRPOTrainer):
             result = retry_on_oom(attempt, update.shrink)
         for name, value in result.metrics.items():
             self.logged.replace(mark, name, value)
+        self.step_metrics.excused |= result.excused
         update.window = []
         return result.loss.requires_grad_()
 

@@ -26,6 +26,10 @@ class LoggedMetrics:
         for name, values in self._lists.items():
             del values[mark.get(name, 0) :]
 
+    def since(self, mark: Mark) -> dict[str, list[float]]:
+        """What was added since `mark`."""
+        return {name: values[mark.get(name, 0) :] for name, values in self._lists.items()}
+
     def replace(self, mark: Mark, name: str, value: float) -> None:
         """Put one `value` in place of those added since `mark`."""
         self._lists[name][mark.get(name, 0) :] = [value]

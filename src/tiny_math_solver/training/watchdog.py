@@ -1,5 +1,7 @@
 """The guards at work: they read each logged step, and keep what is not finite away from the adapter."""
 
+from collections.abc import Collection
+from itertools import chain
 from typing import Any
 
 import torch
@@ -13,15 +15,21 @@ from tiny_math_solver.runs.records import MetricsRow, RolloutRow, read_jsonl
 from tiny_math_solver.support import processes
 from tiny_math_solver.support.console import Console, printable
 from tiny_math_solver.support.errors import EXIT_LEARNED_NOTHING, StoppedError
-from tiny_math_solver.training.guards import Finding, findings
+from tiny_math_solver.training.guards import Finding, findings, not_measured
+from tiny_math_solver.training.measures import expected_quantities, is_finite, not_finite, remedy
 from tiny_math_solver.training.trainer import MathGRPOTrainer
+from tiny_math_solver.training.trl_state import Mark
 
 MAX_DROPPED_STEPS = 3  # in a row, then the run stops
 EXAMPLES, EXAMPLE_CHARACTERS = 3, 300
 
 
 class Watchdog(TrainerCallback):
-    """Reports what the guards find in each logged step; drops steps whose loss or gradient is not finite."""
+    """Reports what the guards find in each logged step; drops steps whose numbers are not finite.
+
+    A loss or gradient that is not finite may happen once; three in a row stop the run. Anything else that is not
+    finite stops it at once.
+    """
 
     def __init__(self, trainer: MathGRPOTrainer, run: RunFolder, config: Config, events: EventLog):
         self.trainer, self.run, self.config, self.events = trainer, run, config, events
@@ -31,58 +39,105 @@ class Watchdog(TrainerCallback):
         self.dropped_steps = 0  # in a row
         self.reason = ""  # why the run has to stop
         self.is_optional = False  # guards.stop false would go on
+        self._has_dropped, self._dropped_step = False, -1  # since the last logged line; the last one
+        self._mark: Mark = {}  # of what was logged before the step under way
         self._weights_before: list[torch.Tensor] = []  # the adapter before the optimizer's step
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.rows = [row for row in read_jsonl(self.run.path / "metrics.jsonl") if "reward" in row]  # of a resumed run
-        self.active = {finding.name for finding in self._find()} if self.rows else set()
+        self.active = {finding.name for finding in self._find(())} if self.rows else set()
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._mark = self.trainer.logged.mark()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: MetricsRow | None = None, **kwargs: Any) -> None:
-        if not logs or "reward" not in logs or "loss" not in logs:
+        if not logs or not {"reward", "loss"} & logs.keys():  # the times of the whole run
             return
-        self.examples = self.examples or self.trainer.recorder.last_rows[:EXAMPLES]
-        self.rows.append({"step": state.global_step, **logs})
-        found = self._find()
+        row = {"step": state.global_step, **logs}
+        expected = self._expected(row)
+        if "reward" in row:
+            self.examples = self.examples or self.trainer.recorder.last_rows[:EXAMPLES]
+            self.rows.append(row)
+            found = self._find(expected)
+        else:  # earlier completions are learned from again
+            found = [finding] if (finding := not_measured(row, expected)) else []
         for finding in found:
             if finding.name not in self.active:
                 self.events.add(state.global_step, finding.name, finding.text)
-            if finding.fatal and self.config.guards.stop:
-                self.reason, self.is_optional = finding.name, True
+            if finding.fatal and (self.config.guards.stop or not finding.optional):
+                self.reason = finding.name if finding.optional else finding.text
+                self.is_optional = finding.optional
                 control.should_training_stop = True
         self.active = {finding.name for finding in found}
 
-    def _find(self) -> list[Finding]:
-        return findings(self.rows, self.config, self.trainer.policy_dtype)
+    def _expected(self, row: MetricsRow) -> set[str]:
+        """The numbers that `row` must have. Of a dropped step there are none, and what is not finite is taken out."""
+        batches, excused = self.trainer.step_metrics.take_measured()
+        has_dropped, self._has_dropped = self._has_dropped, False
+        if self.trainer.accelerator.scaler is not None and not is_finite(row.get("grad_norm")):
+            row.pop("grad_norm", None)  # a step that the scaler dropped, to find its scale
+            excused = {**excused, "grad_norm": "the loss scale was too large"}
+        if not has_dropped:
+            return expected_quantities(self.trainer, with_batch=batches > 0) - excused.keys()
+        for name in [name for name, value in row.items() if not is_finite(value)]:
+            del row[name]
+        return set()
+
+    def _find(self, expected: Collection[str]) -> list[Finding]:
+        return findings(self.rows, self.config, self.trainer.policy_dtype, expected)
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Drop the step if its loss or a gradient is not finite: without a gradient the optimizer does nothing."""
-        if self.trainer.accelerator.scaler is not None:
-            return  # it drops such steps itself, and finds its scale that way
-        parameters = self._parameters()
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        is_finite_loss = all(processes.gather(all(bool(loss.isfinite()) for loss in self.trainer.step_losses)))
-        norms = torch.stack(torch._foreach_norm(gradients)) if gradients else torch.zeros(1)
-        if bool(norms.isfinite().all()) and is_finite_loss:
-            self.dropped_steps = 0
+        """Drop the step if its numbers are not finite: without a gradient the optimizer does nothing."""
+        step, parameters = state.global_step + 1, self._parameters()
+        flaws, is_finite_loss, texts = self._flaws()
+        if flaws:
+            self._drop(step, flaws[0])
+            self.reason = f"step {step}: {flaws[0]}: {remedy(flaws)}"
+            return
+        if not is_finite_loss or not self._has_finite_gradient(parameters):
+            self.dropped_steps += 1
+            self._drop(step, f"the {'gradient' if is_finite_loss else 'loss'} is not finite")
+            if self.dropped_steps >= MAX_DROPPED_STEPS:
+                self.reason = (
+                    f"{MAX_DROPPED_STEPS} steps in a row were not finite; lower grpo.learning_rate, or set model.dtype "
+                    "float32"
+                )
+            return
+        self.dropped_steps = 0
+        if texts:
+            self._drop(step, ", ".join(texts))
+            self.reason = f"step {step}: {', '.join(texts)}: {remedy(texts)}"
+        elif self.trainer.accelerator.scaler is None:
             if not self._weights_before:
                 self._weights_before = [torch.empty_like(p) for p in parameters]
             with torch.no_grad():
                 torch._foreach_copy_(self._weights_before, parameters)
-            return
-        self.dropped_steps += 1
-        for parameter in parameters:
+
+    def _flaws(self) -> tuple[list[str], bool, list[str]]:
+        """Flaws of the completions, False for a loss that is not finite, logged numbers that are not: of all processes.
+
+        They are known together, since a process that dropped a step alone would train another adapter.
+        """
+        is_finite_loss = all(bool(loss.isfinite()) for loss in self.trainer.step_losses)
+        own = list(self.trainer.flaws), is_finite_loss, not_finite(self.trainer.logged.since(self._mark))
+        flaws, losses, texts = zip(*processes.gather(own), strict=True)
+        return list(chain(*flaws)), all(losses), list(chain(*texts))
+
+    def _has_finite_gradient(self, parameters: list[Any]) -> bool:
+        if self.trainer.accelerator.scaler is not None:
+            return True  # it drops such steps itself, and finds its scale that way
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        return not gradients or bool(torch.stack(torch._foreach_norm(gradients)).isfinite().all())
+
+    def _drop(self, step: int, text: str) -> None:
+        self._has_dropped, self._dropped_step = True, step
+        for parameter in self._parameters():
             parameter.grad = None
-        what = "gradient" if is_finite_loss else "loss"
-        self.events.add(state.global_step + 1, "not finite", f"the {what} is not finite: this step is dropped")
-        if self.dropped_steps >= MAX_DROPPED_STEPS:
-            self.reason = (
-                f"{MAX_DROPPED_STEPS} steps in a row were not finite; lower grpo.learning_rate, or set model.dtype "
-                "float32"
-            )
+        self.events.add(step, "not finite", f"{text}: this step is dropped")
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Take the step back if it left weights that are not finite; the optimizer's moments are lost then."""
-        if not self._weights_before or self.dropped_steps:
+        if not self._weights_before or self._dropped_step == state.global_step + 1:
             return
         parameters = self._parameters()
         if not bool(torch.stack(torch._foreach_norm(parameters)).isfinite().all()):
@@ -95,7 +150,7 @@ class Watchdog(TrainerCallback):
         if self.reason:
             control.should_training_stop = True
             # after a step that was taken back the optimizer's moments are lost: the last checkpoint has them
-            control.should_save = bool(self.dropped_steps) and args.save_strategy != SaveStrategy.NO
+            control.should_save = self._dropped_step == state.global_step and args.save_strategy != SaveStrategy.NO
 
     def _parameters(self) -> list[Any]:
         model: Any = self.trainer.model

@@ -53,14 +53,18 @@ class KernelScorer:
     def __init__(self, weights: PolicyWeights, temperature: float):
         assert weights.kernels is not None
         self.weights, self.kernels, self.temperature = weights, weights.kernels, temperature
+        self._make_buffers()
+        self.rope_table = torch.empty(0)
+        self.anchor = torch.zeros((), requires_grad=True)  # makes autograd call the backward pass
+
+    def _make_buffers(self) -> None:
         self.weight_grads: dict[Linear, Tensor] = {  # of the merged weights, dense
-            linear: torch.zeros(linear.rows, base_linear(linear.modules[0]).in_features)
-            for layer in weights.layers
+            linear: torch.zeros(linear.rows, linear.weight.shape[1])
+            for layer in self.weights.layers
             for linear in layer.linears
         }
         self.transposed: dict[Linear, Tensor] = {}  # in panels as well, for the backward pass
-        self.rope_table = torch.empty(0)
-        self.anchor = torch.zeros((), requires_grad=True)  # makes autograd call the backward pass
+        self._layout = self.weights.layout
 
     @property
     def nbytes(self) -> int:
@@ -74,7 +78,15 @@ class KernelScorer:
         return tokens * self.weights.config.num_hidden_layers * per_token + logits
 
     def begin(self) -> None:
+        """Take over the policy as it is. Raises RuntimeError if the kernels can no longer compute its update."""
         self.weights.sync()
+        if reason := unsupported(self.weights, self.weights.model):
+            raise RuntimeError(f"the model was changed while it trains, and its update cannot go on: {reason}")
+        if self._layout != self.weights.layout:
+            assert self.weights.kernels is not None
+            self.kernels = self.weights.kernels
+            self._make_buffers()
+        self.rope_table = torch.empty(0)  # the model's rotary embedding may be another one
         for linear in (*self.weight_grads, self.weights.logits):
             panel = linear.weight.shape[2]
             dense = linear.dense()

@@ -17,15 +17,18 @@ from tiny_math_solver.update.torch_scorer import TorchScorer
 
 COMPARED_ROWS = 8  # of the scorer with the model's own modules
 SAMPLED = "sampling_per_token_logps"  # TRL's name for the log-probabilities of the rollouts
+GAP, LARGEST_GAP = "sampling/sampling_logp_difference/mean", "sampling/sampling_logp_difference/max"
 GAP_TO_TRANSFORMERS = "sampling/transformers_logp_difference/max"
+OF_PASSES = ("kl", "clip_ratio/region_mean", "entropy")  # logged by TRL's loss
 
 
 @dataclass
 class UpdateResult:
-    """The step's loss, and what is to be logged of it."""
+    """The step's loss, what is to be logged of it, and why some quantities cannot be."""
 
     loss: Tensor
     metrics: dict[str, float] = field(default_factory=dict)
+    excused: dict[str, str] = field(default_factory=dict)  # the reason by the name of the quantity
 
 
 class PolicyUpdate:
@@ -59,11 +62,13 @@ class PolicyUpdate:
         `loss_of` is TRL's loss of a batch, which calls `pass_logprobs`; `backward` takes the loss of a pass.
         """
         device = self.window[0]["completion_ids"].device
-        nothing = torch.empty(0, device=device)
-        result, gaps = UpdateResult(torch.zeros((), device=device)), [nothing]
+        result, gaps = UpdateResult(torch.zeros((), device=device)), [torch.empty(0, device=device)]
         self.scorer.begin()
         if compare and self.scorer is not self.torch_scorer:
             result.metrics[GAP_TO_TRANSFORMERS] = self.gap_to_transformers()
+        elif not compare:
+            result.excused[GAP_TO_TRANSFORMERS] = "compared every few steps"
+        scored: list[Tensor] = []  # of each pass, tokens with a gradient
         for part in passes(
             self.window,
             self.loss_type,
@@ -75,6 +80,7 @@ class PolicyUpdate:
             loss = loss_of(part.batch) * part.weight
             backward(loss)
             result.loss += loss.detach()
+            scored.append(part.batch["completion_mask"].sum())
             if (sampled := part.batch.get(SAMPLED)) is not None:
                 gaps.append((self._pass_logprobs - sampled).abs()[part.batch["completion_mask"].bool()])
         self.scorer.finish()
@@ -82,13 +88,20 @@ class PolicyUpdate:
             # an optimizer skips a parameter whose gradient is None; a zero still applies decay and momentum
             if parameter.requires_grad and parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        surprisals = [-batch[SAMPLED][batch["completion_mask"].bool()] for batch in self.window if SAMPLED in batch]
-        if len(surprisal := torch.cat([nothing, *surprisals])):
-            result.metrics["entropy"] = surprisal.mean().item()  # of every row, not of the passed ones alone
-        if len(gap := torch.cat(gaps)):
-            result.metrics["sampling/sampling_logp_difference/mean"] = gap.mean().item()
-            result.metrics["sampling/sampling_logp_difference/max"] = gap.max().item()
+        self._measure(result, torch.cat(gaps), scored)
         return result
+
+    def _measure(self, result: UpdateResult, gaps: Tensor, scored: list[Tensor]) -> None:
+        """Add entropy and gaps to the metrics, or why there are none; `scored` counts the tokens of each pass."""
+        surprisals = [-batch[SAMPLED][batch["completion_mask"].bool()] for batch in self.window if SAMPLED in batch]
+        if surprisals and len(surprisal := torch.cat(surprisals)):
+            result.metrics["entropy"] = surprisal.mean().item()  # of every row, not of the passed ones alone
+        if len(gaps):
+            result.metrics |= {GAP: gaps.mean().item(), LARGEST_GAP: gaps.max().item()}
+        if not any(map(bool, scored)):
+            result.excused |= dict.fromkeys((GAP, LARGEST_GAP), "no token of the step has a gradient")
+        if not scored:
+            result.excused |= dict.fromkeys(OF_PASSES, "no completion of the step has a gradient")
 
     def pass_logprobs(self) -> Tensor:
         """Log-probabilities `[B, T]` of the completions of the pass under way, with their gradient."""
