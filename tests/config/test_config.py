@@ -8,6 +8,7 @@ import pytest
 from helpers.paths import GSM8K, QUICKSTART
 from tiny_math_solver.config.limits import checked
 from tiny_math_solver.config.loading import load_config, parse_overrides
+from tiny_math_solver.config.shares import same_batch
 from tiny_math_solver.evaluation.prompt_settings import prompt_settings
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.problems.splits import Splits
@@ -149,6 +150,37 @@ def test_whole_groups_are_counted_over_processes_and_generation_batches(monkeypa
     assert load_config(GSM8K, three).completions_per_step == 12
 
 
+@pytest.mark.parametrize(
+    ("processes", "overrides", "completions", "expected"),
+    [
+        ("1", [], 32, {"gradient_accumulation_steps": 32}),  # from two to one
+        ("4", [], 32, {"gradient_accumulation_steps": 8}),
+        ("2", ["--grpo.gradient_accumulation_steps", "4"], 4,
+         {"gradient_accumulation_steps": 2}),  # from one to two
+        ("2", ["--grpo.per_device_train_batch_size", "6", "--grpo.gradient_accumulation_steps", "2"], 12,
+         {"gradient_accumulation_steps": 1}),
+        ("2", ["--grpo.per_device_train_batch_size", "12", "--grpo.gradient_accumulation_steps", "1"], 12,
+         {"per_device_train_batch_size": 6}),  # nothing left to accumulate: smaller micro-batches
+        ("1", ["--grpo.steps_per_generation", "32"], 32,
+         {"gradient_accumulation_steps": 32, "steps_per_generation": 64}),
+        ("1", ["--grpo.generation_batch_size", "64"], 32, {"gradient_accumulation_steps": 32}),
+        ("2", [], 32, {}),
+        ("3", [], 32, None),
+        ("4", ["--grpo.generation_batch_size", "36", "--grpo.per_device_train_batch_size", "1"], 32, {
+            "gradient_accumulation_steps": 8}),
+    ],
+)  # fmt: skip
+def test_another_number_of_processes_shares_the_same_batch(
+    monkeypatch: pytest.MonkeyPatch, processes: str, overrides: list[str], completions: int, expected: dict | None
+):
+    """Catches a step of half the completions, or one whose generation batch has grown."""
+    config = load_config(GSM8K, overrides)
+    monkeypatch.setenv("WORLD_SIZE", processes)
+    assert same_batch(config, completions) == expected
+    if expected is not None:
+        assert config.with_grpo(**expected).completions_per_step == completions
+
+
 # -- The libraries' own configs ---------------------------------------------------------------------------------
 
 
@@ -201,6 +233,28 @@ def test_other_models_are_asked_as_the_shipped_config_asks_them():
     config = load_config(GSM8K)
     settings = prompt_settings("someone/model")
     assert (settings.prompt.system, settings.max_new_tokens) == (config.prompt.system, config.max_completion_length)
+
+
+def test_of_several_gpus_a_single_process_uses_one(monkeypatch: pytest.MonkeyPatch):
+    """The Trainer would take DataParallel, and twice the completions that the plan speaks of."""
+    from trl import GRPOConfig
+
+    monkeypatch.setattr(GRPOConfig, "n_gpu", property(lambda self: self.__dict__.get("_n_gpu") or 2))
+    args = load_config(QUICKSTART).grpo_config
+    assert (args.n_gpu, args.train_batch_size) == (1, args.per_device_train_batch_size)
+
+
+def test_processes_that_cannot_meet_are_refused(monkeypatch: pytest.MonkeyPatch):
+    """On a GPU a WORLD_SIZE without LOCAL_RANK starts no group: each would train alone on a part of the batch."""
+    from trl import GRPOConfig
+
+    config = load_config(QUICKSTART)
+    monkeypatch.setattr(GRPOConfig, "world_size", property(lambda self: 1))
+    _ = config.grpo_config
+    other = load_config(QUICKSTART)
+    monkeypatch.setattr(GRPOConfig, "world_size", property(lambda self: 2))
+    with pytest.raises(UserError, match="WORLD_SIZE=1, but 2 of these processes can train here"):
+        _ = other.grpo_config
 
 
 @pytest.mark.parametrize(

@@ -26,10 +26,11 @@ from helpers.runs import rows
 from tiny_math_solver.config.loading import load_config
 from tiny_math_solver.runs.checkpoints import checkpoints, damage
 from tiny_math_solver.runs.folder import RunFolder
-from tiny_math_solver.runs.resume import ResumeOptions, differences
+from tiny_math_solver.runs.resume import ResumeOptions, differences, starting_point
 from tiny_math_solver.support.console import CollectingConsole
 from tiny_math_solver.support.errors import UserError
 from tiny_math_solver.train import train
+from tiny_math_solver.training.plan import prepare
 
 SHORT = [
     "--problems.train", "24", "--problems.test", "8", "--problems.dev", "8", "--evaluation.every", "2",
@@ -133,6 +134,46 @@ def cut(stopped: SimpleNamespace, tmp_path: Path) -> Path:
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_another_number_of_processes_does_not_go_on_amid_a_generation_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """What waits to be learned from belongs to the processes that sampled it; refused before a file is touched."""
+    options = ["--grpo.steps_per_generation", "4", "--grpo.max_steps", "4"]
+    interrupted(tmp_path / "run", 3, *options)
+    config = load_config(QUICKSTART, [*SHORT, *options, "--grpo.output_dir", str(tmp_path / "run")])
+    fingerprint = prepare(config).plan.fingerprint
+    before = contents(tmp_path / "run")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(
+        UserError, match=r"amid a generation batch, .* as many as before \(torchrun --nproc_per_node 1\)"
+    ):
+        starting_point(RunFolder(tmp_path / "run"), config, fingerprint, ResumeOptions(), CollectingConsole())
+    assert contents(tmp_path / "run") == before
+
+
+def test_a_batch_changed_by_hand_is_taken_as_it_is(cut: Path, stopped: SimpleNamespace):
+    """Catches a resume that undoes what --allow has permitted."""
+    by_hand = [*stopped.options, "--grpo.gradient_accumulation_steps", "4"]
+    config = load_config(QUICKSTART, [*SHORT, *by_hand, "--grpo.output_dir", str(cut)])
+    options = ResumeOptions(resume=True, allow=("grpo.gradient_accumulation_steps",))
+    start = starting_point(RunFolder(cut), config, prepare(config).plan.fingerprint, options, CollectingConsole())
+    assert (start.checkpoint, start.batch) == (cut / "checkpoint-4", {})
+
+
+def test_a_state_that_cannot_be_read_is_refused_before_the_verdict_is_deleted(
+    cut: Path, stopped: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+):
+    before = contents(cut)
+
+    def fail(stem: Path) -> None:
+        raise UserError(f"{stem}: cannot be read")
+
+    monkeypatch.setattr("tiny_math_solver.training.checkpointing.load_tree", fail)
+    with pytest.raises(UserError, match="state: cannot be read"):
+        run(cut, *stopped.options)
+    assert contents(cut) == before
 
 
 def test_another_configuration_is_refused_with_what_differs(cut: Path, stopped: SimpleNamespace):

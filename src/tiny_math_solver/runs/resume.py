@@ -126,8 +126,8 @@ def _batch(config: Config, checkpoint: Path, completions: int | None, *, is_by_h
     then, now = saved_processes(checkpoint), processes.count()
     if then != now and read_json(checkpoint / "process-0.json")["buffer"]["waiting"]:
         raise UserError(
-            f"{checkpoint}: was written by {then} processes amid a generation batch, which {now} cannot go on with; "
-            f"resume with {then} (torchrun --nproc_per_node {then})"
+            f"{checkpoint}: was written amid a generation batch, which another number of processes cannot go on "
+            f"with; resume with as many as before (torchrun --nproc_per_node {then})"
         )
     completions = completions or config.completions_per_step // now * then
     if is_by_hand or completions == config.completions_per_step:
@@ -136,7 +136,7 @@ def _batch(config: Config, checkpoint: Path, completions: int | None, *, is_by_h
     if batch is None:
         raise UserError(
             f"{checkpoint}: a step has {completions} completions, which {now} processes cannot share equally; resume "
-            f"with {then} (torchrun --nproc_per_node {then})"
+            f"with as many as before (torchrun --nproc_per_node {then})"
         )
     return batch
 

@@ -206,7 +206,8 @@ def is_first_to_fail(error: BaseException) -> bool:
 
 def lost_process(error: BaseException) -> UserError | None:
     """The error to print if `error` comes from the end of another process that had no time to tell why."""
-    if not isinstance(error, RuntimeError) or not any(words in str(error) for words in LOST):
+    is_lost = isinstance(error, RuntimeError) and any(words in str(error) for words in LOST)
+    if not is_lost or not _are_together():
         return None
     return UserError(
         "another process of this run ended without a message (killed, perhaps out of memory); the same command resumes "

@@ -1,0 +1,241 @@
+"""Runs of two processes on a CPU, as torchrun starts them: one verdict, one policy, one message where they fail."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter, defaultdict
+from pathlib import Path
+from statistics import mean, stdev
+
+import pytest
+from safetensors.torch import load_file
+
+from helpers.paths import QUICKSTART
+from helpers.runs import rows
+from helpers.together import launch, launched_environment, patched
+
+pytestmark = pytest.mark.slow
+
+TINY = [
+    "train", str(QUICKSTART), "--grpo.max_steps", "2", "--grpo.save_steps", "1", "--grpo.num_generations", "4",
+    "--grpo.per_device_train_batch_size", "8", "--grpo.gradient_accumulation_steps", "1", "--problems.train", "24",
+    "--problems.dev", "8", "--problems.test", "8", "--evaluation.samples", "0", "--evaluation.every", "2",
+    "--rollouts.batch_size", "64", "--guards.stop", "false",
+]  # fmt: skip
+ADAPTER = "adapter_model.safetensors"
+POLICY_OF_EACH = """
+import hashlib, tiny_math_solver.train as run
+loop = run._loop
+def noted(training, console, *, fresh):
+    loop(training, console, fresh=fresh)
+    weights = [p.detach().numpy().tobytes() for p in training.trainer.model.parameters() if p.requires_grad]
+    os.write(1, f"policy {hashlib.sha256(b''.join(weights)).hexdigest()}\\n".encode())  # whole: both write
+run._loop = noted
+"""
+
+
+def problems(folder: Path) -> dict[int, Counter[str]]:
+    """Completions by problem, by step."""
+    found: dict[int, Counter[str]] = defaultdict(Counter)
+    for row in rows(folder / "rollouts.jsonl"):
+        found[row["step"]][row["id"]] += 1
+    return dict(found)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+# -- A run of two -----------------------------------------------------------------------------------------------
+
+
+def test_two_processes_share_each_step_and_end_with_one_verdict_and_one_policy(tmp_path: Path):
+    """Catches groups that are cut apart, the same problems in both, adapters that drift, a verdict read too early."""
+    done = launch(2, *TINY, "--grpo.output_dir", str(tmp_path / "run"), script=patched(tmp_path, POLICY_OF_EACH))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("verdict: ") == 1
+    assert done.stdout.count("step 2/2") == 1
+    policies = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("policy ")]
+    assert len(policies) == 2
+    assert policies[0] == policies[1]
+    assert {step: set(counts.values()) for step, counts in problems(tmp_path / "run").items()} == {1: {4}, 2: {4}}
+    assert [len(counts) for counts in problems(tmp_path / "run").values()] == [4, 4]  # 2 × 8 completions
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["completions"] == 32
+
+
+def test_a_group_over_two_processes_is_compared_as_one(tmp_path: Path):
+    """Of 4 samples each process has 2, drawn independently; the advantage is over all 4."""
+    folder = tmp_path / "run"
+    one_group = ["--grpo.per_device_train_batch_size", "2", "--grpo.max_steps", "4", "--grpo.output_dir", str(folder)]
+    done = launch(2, *TINY, *one_group)
+    assert done.returncode == 0, done.stderr
+    groups = defaultdict(list)
+    for row in rows(folder / "rollouts.jsonl"):
+        groups[row["step"], row["id"]].append(row)
+    assert [len(group) for group in groups.values()] == [4] * 4
+    assert any(len({row["completion"] for row in group}) > 2 for group in groups.values())
+    for group in groups.values():
+        paid = [sum(row["rewards"].values()) for row in group]
+        expected = [(reward - mean(paid)) / (stdev(paid) + 1e-4) for reward in paid]
+        assert [row["advantage"] for row in group] == pytest.approx(expected, abs=1e-4)
+
+
+FIXED_COMPLETIONS = """
+import torch.distributed as dist
+from tiny_math_solver.training.generation import Generation
+def rollout_func(self, prompts, trainer):
+    ids, first = [], rank * len(self.rows)
+    for i, row in enumerate(self.rows):
+        number = (first + i) % 4
+        text = f" #### {row['answer']}" if number == 0 else "so it is " * number + f"#### {number}"
+        ids.append([*self.rollouts.tokenizer(text)["input_ids"], self.rollouts.eos_ids[0]])
+    prompt_ids = [self.prompts[row["group"]].ids for row in self.rows]
+    return {"prompt_ids": prompt_ids, "completion_ids": ids, "logprobs": None}
+Generation.rollout_func = rollout_func
+"""
+
+
+@pytest.mark.parametrize("each", [4, 2], ids=["a group each", "a group over both"])
+def test_two_processes_take_the_step_that_one_takes(tmp_path: Path, each: int):
+    """Catches gradients that are added where they should be averaged, and lengths normalised within a process."""
+    sgd = ["--grpo.optim", "sgd", "--grpo.learning_rate", "1", "--grpo.max_grad_norm", "1e9", "--grpo.max_steps", "1",
+           "--update.own_passes", "false"]  # fmt: skip
+    script = patched(tmp_path, FIXED_COMPLETIONS)
+    for count, size in ((1, 2 * each), (2, each)):
+        place = ["--grpo.per_device_train_batch_size", str(size), "--grpo.output_dir", str(tmp_path / str(count))]
+        done = launch(count, *TINY, *sgd, *place, script=script)
+        assert done.returncode == 0, done.stderr
+    one, two = (load_file(tmp_path / str(count) / "checkpoint-1" / ADAPTER) for count in (1, 2))
+    moved = {name: weight for name, weight in one.items() if "lora_B" in name}  # which starts from 0
+    assert max(weight.abs().max().item() for weight in moved.values()) > 1e-3
+    for name, weight in moved.items():
+        assert (two[name] - weight).norm() <= 1e-4 * weight.norm(), name
+
+
+@pytest.mark.parametrize("start", range(2))
+def test_starts_of_two_processes_do_not_race(tmp_path: Path, start: int):
+    """In 7 of 10 runs the second process read summary.json before the first had written it."""
+    done = launch(2, *TINY, "--grpo.output_dir", str(tmp_path / "run"), "--quiet")
+    assert (done.returncode, done.stdout.count("verdict: ")) == (0, 1), done.stderr
+
+
+def test_one_process_under_torchrun_trains_as_without(tmp_path: Path):
+    """The move of the model from cpu to cpu:0 left a decoder with the addresses of freed memory."""
+    assert launch(1, *TINY, "--grpo.output_dir", str(tmp_path / "torchrun")).returncode == 0
+    plain = [sys.executable, "-m", "tiny_math_solver.cli", *TINY, "--grpo.output_dir", str(tmp_path / "plain")]
+    subprocess.run(plain, check=True, env=launched_environment(), stdout=subprocess.DEVNULL)
+    one, other = tmp_path / "torchrun", tmp_path / "plain"
+    assert (one / "rollouts.jsonl").read_text() == (other / "rollouts.jsonl").read_text()
+    assert (one / ADAPTER).read_bytes() == (other / ADAPTER).read_bytes()
+
+
+# -- Another number of processes --------------------------------------------------------------------------------
+
+
+def test_another_number_of_processes_goes_on_with_the_same_batch(tmp_path: Path):
+    """Two, then one, then two: the problems of each step are those of two processes all along."""
+    to_six = ["--grpo.max_steps", "6"]
+    longer = ["--resume", "--allow", "grpo.max_steps"]
+    assert launch(2, *TINY, *to_six, "--grpo.output_dir", str(tmp_path / "straight")).returncode == 0
+    changing = [*TINY, "--grpo.output_dir", str(tmp_path / "run")]
+    assert launch(2, *changing).returncode == 0
+    resumed = launch(1, *changing, "--grpo.max_steps", "4", *longer)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "grpo.gradient_accumulation_steps 2 keeps the completions of a step" in resumed.stdout
+    assert launch(2, *changing, *to_six, *longer).returncode == 0
+    assert problems(tmp_path / "run") == problems(tmp_path / "straight")
+
+    before = contents(tmp_path / "run")
+    refused = launch(3, *changing, "--grpo.max_steps", "8", *longer)
+    assert refused.returncode != 0
+    assert refused.stderr.count("tiny-math: ") == 1
+    assert (
+        "a step has 16 completions, which 3 processes cannot share equally; resume with as many as before"
+        in refused.stderr
+    )
+    assert contents(tmp_path / "run") == before
+
+
+def test_a_batch_that_makes_no_whole_groups_is_refused_once_and_before_anything_is_written(tmp_path: Path):
+    folder = tmp_path / "run"
+    for wrong, reason in (
+        (
+            ["--grpo.per_device_train_batch_size", "3"],
+            "× 2 processes = 6 completions, not a multiple of num_generations",
+        ),
+        (["--grpo.generation_batch_size", "20"], "generation_batch_size (20) must be divisible by the global batch"),
+    ):
+        done = launch(2, *TINY, *wrong, "--grpo.output_dir", str(folder))
+        assert done.returncode != 0
+        assert done.stderr.count("tiny-math: ") == 1
+        assert reason in done.stderr
+        assert not folder.exists()
+
+
+# -- Failures and signals ---------------------------------------------------------------------------------------
+
+FAILURE = """
+from trl import GRPOTrainer
+from tiny_math_solver.support.errors import UserError
+training_step = GRPOTrainer.training_step
+def fail(self, *args, **kwargs):
+    if rank == {rank} and self.state.global_step == 1:
+        {failure}
+    return training_step(self, *args, **kwargs)
+GRPOTrainer.training_step = fail
+"""
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize(
+    ("failure", "message"),
+    [
+        ("raise UserError('no disk')", "tiny-math: no disk"),
+        ("raise ZeroDivisionError('a bug')", "ZeroDivisionError: a bug"),
+        ("os.kill(os.getpid(), 9)", "tiny-math: another process of this run ended without a message"),
+    ],
+    ids=["bad input", "bug", "killed"],
+)
+def test_a_failure_of_one_process_is_printed_once_and_ends_both(tmp_path: Path, failure: str, message: str, rank: int):
+    """Catches a process that waits for half an hour, and the second one's stack of gloo below the message."""
+    script = patched(tmp_path, FAILURE.format(rank=rank, failure=failure))
+    started = time.monotonic()
+    done = launch(2, *TINY, "--grpo.output_dir", str(tmp_path / "run"), script=script)
+    assert done.returncode != 0
+    assert time.monotonic() - started < 100
+    assert done.stderr.count(message) == 1, done.stderr
+    assert done.stderr.count("tiny-math: ") == message.count("tiny-math: ")
+    assert "peer" not in done.stderr
+    assert not (tmp_path / "run" / "summary.json").exists()
+
+
+@pytest.mark.parametrize("to_all", [True, False], ids=["Ctrl-C in a terminal", "kill of the launcher"])
+def test_a_signal_ends_both_after_a_step_that_is_saved(tmp_path: Path, to_all: bool):
+    """A terminal signals all processes and torchrun passes it on: the second is no request to stop at once."""
+    folder, log = tmp_path / "run", tmp_path / "log"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += ["-m", "tiny_math_solver.cli", *TINY, "--grpo.max_steps", "300", "--grpo.output_dir", str(folder)]
+    with log.open("wb") as output:
+        launcher = subprocess.Popen(
+            command, stdout=output, stderr=output, env=launched_environment(), start_new_session=True
+        )
+    try:
+        while not (folder / "checkpoint-2").exists():
+            assert launcher.poll() is None, log.read_text()
+            time.sleep(0.05)
+        send = os.killpg if to_all else os.kill
+        send(launcher.pid, signal.SIGINT if to_all else signal.SIGTERM)
+        assert launcher.wait(60) != 0
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(launcher.pid, signal.SIGKILL)
+    text = log.read_text()
+    assert text.count("stopped after step") == 1
+    assert text.count("finishing and saving this step") == 1
+    step = int(text.partition("stopped after step ")[2].split()[0])
+    assert (folder / f"checkpoint-{step}" / "SHA256SUMS").is_file()
+    assert len(rows(folder / "metrics.jsonl")) == step
