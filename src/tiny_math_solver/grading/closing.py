@@ -41,7 +41,7 @@ def read_closing(text: str, question: str | None) -> Reading:
             if _PLEASANTRY.search(words):
                 continue
             nothing = Reading(None, words, 0)
-            if words.endswith("?") or refuses(words) or _DENIED.search(words):
+            if words.endswith("?") or refuses(words) or _DENIED.search(words) or _UNFINISHED.search(words):
                 return nothing
             if not _DIGIT.search(words) and not _has_number_word(words):
                 without_number += 1
@@ -82,6 +82,7 @@ _PLEASANTRY = Cue(
 _REMARK = re.compile(
     r"\W*(?:note\b|this assumes|remember|(?:(?:let me|let'?s|to|we can) )?(?:check|verify|double.check)|verif|proof"
     r"|explanation|(?<=\()[^()]*[a-z]{3}[^()]*\)\W*\Z"
+    r"|if [^.,]{0,80}\b(?:had|were)\b[^.,]*, [^.]*\bwould\b"
     r"|(?:assuming|(?:(?:this|that|it) is |that's )?because)\b(?!.*, .*\d))",
     re.IGNORECASE,
 )
@@ -89,6 +90,14 @@ _NO_RESULT = Cue(
     "option|choice|candidate|possibility|answer|suppose|assume|imagine",
     r"^\W*(?:(?:option|choice|candidate|possibility)\s*\w{1,2}|answer\s*#?\d)\s*[:.)]"
     r"|^\W*(?:suppose|assume|imagine)\b|\byour (?:final )?answer (?:should|must|in)\b",
+)
+_UNFINISHED = Cue(  # "We still have to add the eggs", "Next, multiply by the price"
+    "add|subtract|double|triple|halve|multipl|divid|convert|deduct|combine",
+    r"(?:\b(?:we|i|you|she|he|they) (?:still |now |then |just |only )*(?:need|needs|have|has|must)"
+    r" (?:(?:still|now|then|also|to) )*|^\W*(?:next|now|then),? (?:we |i )?(?:must |have to |need to )?)"
+    r"(?:add|subtract|double|triple|halve|multiply|divide|convert|deduct|combine)\b(?!.*[=\d])"
+    r"|\b(?:must|has to|have to|needs? to|should) (?:now |then |still )?be (?:added|doubled|tripled|halved|multiplied"
+    r"|divided|subtracted|converted)\b(?!.*[=\d])",
 )
 _PLAN = re.compile(
     r"\W*(?:let'?s|let us|we (?:need|have) to|now,? (?:we|let)|next,? (?:we|let)|first,"

@@ -110,11 +110,25 @@ class _Chain:
         fraction = "/" in self.text[self.last.start : self.last.end] and _OF.match(gap)
         if kind == "context" and (fraction or _SHARE.match(self.text, self.last.end - 1)):
             return "operator"
+        if (kind == "operator" and _COMPARED.match(self.text, mention.end)) or (
+            kind == "hedge" and _RATE.match(self.text, mention.end) and gap.strip(" ,or")
+        ):
+            return None  # 18 - 3 more than Ann; 56 pages, or 8 a day
+        if kind == "context" and self.is_answer_line and self.last is self.first and self._is_second(gap, mention):
+            return "list"
         if kind == "context" and self.is_answer_line and not (self.remark or "(" in gap or SAYS_MORE.search(gap)):
             return "list"
         if self.unfinished and kind in ("list", "both") and _TOTALLED.match(self.text, mention.end):
             return "conclusion"  # 80 km, 60 km, 140 km in total
         return kind
+
+    def _is_second(self, gap: str, mention: Mention) -> bool:
+        """True if a number is a second quantity, of each thing or for another case: `5 dogs with 4 legs each`."""
+        return _EACH_HAS.search(gap) is not None or (
+            _EACH.match(self.text, mention.end) is not None
+            if _HOLDS.search(gap)
+            else _OTHER_CASE.search(gap) is not None and _TO_END.match(self.text, mention.end) is not None
+        )
 
     def _is_aside(self, gap: str, mention: Mention) -> bool:
         """True if another number stands alone in parentheses: `44 (typo, 45)`."""
@@ -167,13 +181,23 @@ class _Chain:
 _ASIDE = re.compile(
     r"[^(]*\((?!(?:out of|from|of|in|for|at|per|by|see|step|on|with|to|after)\b)(?:[a-z']+[,:;]? ){0,3}", re.IGNORECASE
 )
+_COMPARED = re.compile(r" (?:more|less|fewer) than\b")
+_RATE = re.compile(r" (?:per|a|an|each)\b")
+_HOLDS = re.compile(r"\s(?:with|of|at|holding|containing|having|costing|for)\W*\Z")
+_EACH = re.compile(r"(?:\s+[a-z]+){0,2}(?:\s+in)?\s+(?:each|apiece|per)\b|/")
+_EACH_HAS = re.compile(r"\beach (?:with|has|have|having|holds|holding|contains|containing|costs|costing)\W*\Z")
+_OTHER_CASE = re.compile(
+    r"[,;] ?(?:with|without|including|excluding|counting) (?:the )?[a-z]+\W*\Z"
+)  # 20; with pears 27
+_TO_END = re.compile(r"(?: [a-z]+){0,2}\W*\Z")
 _UNFINISHED = ("operator", "compound", "list", "both", "range")
 
 
 MONTH = r"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]{0,6}\.?"
 # Text after a number that makes it something else: `18 squared`, `18 < x`, `18 is not the answer`, `18 eggs?`
 _UNDONE = re.compile(
-    r"!\s*[-+*/=]|\s*(?:[<>\u2717\u2718\u274c]|(?:squared|cubed|factorial|mod|choose|is not|isn't)\b)|[^.!?\n]{0,30}\?"
+    r"!\s*[-+*/=]|-?ish\b|[,;]? ?\(?(?:doubled|tripled|halved|twice\W*\Z|(?:multiply|divide) by)\b|\+\s*(?:[a-z.]|\Z)"
+    r"|\s*(?:[<>\u2717\u2718\u274c]|(?:squared|cubed|factorial|mod|choose|is not|isn't)\b)|[^.!?\n]{0,30}\?"
     r"| over [\d.,]+\W*\Z"
     rf"| {MONTH} \d{{4}}|(?<=%) of \d| percent of \d| (?:more|less|fewer) than \d| or (?:more|less|fewer|higher"
     rf"|lower|greater|above|below)\b",
@@ -187,7 +211,7 @@ _OPEN_TERM = re.compile(  # 100 - y, 70 dollars + shipping
     r"| times [b-hj-z]\b|(?: [a-z]+){1,3} times (?:the|her|his|its|their|that)\b| less (?:the|an?|her|his|its"
     r"|their)\b"
     r"| - (?:the |her |his |its |their |any )?(?:tax(?:es)?|tips?|costs?|price|discount|shipping|fees?|expenses|rent"
-    r"|interest|delivery)\W*\Z)",
+    r"|interest|delivery|change|savings|refunds?|losses)\W*\Z)",
     re.IGNORECASE,
 )
 _MULTIPLE = re.compile(r" times (?:the|her|his|its|their|that|what|as (?:many|much))\b", re.IGNORECASE)
@@ -200,7 +224,7 @@ _VARIABLE = re.compile(r"(?:\A|[\s(=+*/])[b-hj-z] ?-\Z")  # x - 18
 
 
 _NEGATIONS = word_set("not never cannot except")
-_NOT_A_VALUE = _NEGATIONS | word_set("sqrt log ln sin cos tan twice double triple thrice")
+_NOT_A_VALUE = _NEGATIONS | word_set("sqrt log ln sin cos tan under below above twice double triple thrice")
 _COMPARISONS = word_set("more less fewer greater")
 _PARTS = word_set("half third thirds quarter quarters fifth fifths tenth tenths root square cube percent % multiple")
 

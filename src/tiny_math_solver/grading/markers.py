@@ -79,7 +79,7 @@ _BARE = re.compile(
     r"[ \t]*\$?(\d{1,15}|[1-9]\d{0,2}(?:,\d{3}){1,4})"
     r"(?:[ \t]+(?!(?i:(?:or|and|maybe|perhaps|possibly|pi|minus|plus|times|no|remainder|is|isn|are|if|squared|cubed|mod"
     r"|choose|[a-zA-Z]|unless|provided|assuming|depending|depends|otherwise|else|less|not|so|then|but|wait|divided"
-    r"|multiplied|over|guess|unsure|uncertain|least|most|probably|roughly|score|gross|grand|mil|mio|mln|mn|bn|mrd"
+    r"|multiplied|doubled|tripled|halved|twice|thrice|over|guess|unsure|uncertain|least|most|probably|roughly|score|gross|grand|mil|mio|mln|mn|bn|mrd"
     r"|trn|MM|arab|lacs?"
     r"|cr)\b"
     r"|(?:hund|thou|mill|bill|trill|lak|cror|doz|mile?ion|taus)[A-Za-z]*|[A-Za-z]{0,12}illi(?:on|ard)[A-Za-z]*))"

@@ -107,7 +107,7 @@ _NUMBER = re.compile(
         (?P<ten>\s?[*x]\s?10\^\(?[+-]?\d{{1,3}}\)?|(?<=10)\^\(?[+-]?\d{{1,3}}\)?)?  # 1.8 * 10^3, 10^3
     ))
     (?: \s?%
-      | (?P<glued>[A-Za-z]\w*\d|[xyzn]\b|\s?pi\b|\s?\u2030)          # 0x12, 18x, 18 pi, per mille
+      | (?P<glued>[A-Za-z]\w*\d|[ijnopqruvxyz]\b|\s?pi\b|\s?\u2030)          # 0x12, 18x, 18 pi, per mille
       | (?P<scale>{SCALE.replace(" ", "")})                           # 3 lakh
     )?
     (?:\ and\ a\ (?P<part>half|third|quarter)\b

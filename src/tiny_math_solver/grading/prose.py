@@ -194,7 +194,7 @@ def result_points(text: str, mentions: list[Mention], before: str, question: str
     concluded = text[main - 1 : main].isalpha()  # with a word, not a comma
 
     def points_of(mention: Mention) -> int:
-        points = _lead_points(text, mention, is_main_process=mention is mentions[0])
+        points = _lead_points(text, mention, is_first=mention is mentions[0])
         if any(start <= mention.start < end for start, end in asides):
             points += IN_ASIDE
         elif mention.start >= main:
@@ -218,10 +218,10 @@ def result_points(text: str, mentions: list[Mention], before: str, question: str
     return [points_of(mention) for mention in mentions]
 
 
-def _lead_points(text: str, mention: Mention, *, is_main_process: bool) -> int:
+def _lead_points(text: str, mention: Mention, *, is_first: bool) -> int:
     """The points for the words around a number; pronouns are skipped, as in "gives her 18"."""
     lead = text[max(0, mention.start - 30) : mention.start]
-    if _ADJECTIVE.match(text, mention.end) or (not is_main_process and " to " in lead and _PURPOSE.search(lead)):
+    if _ADJECTIVE.match(text, mention.end) or (not is_first and " to " in lead and _PURPOSE.search(lead)):
         return AFTER_CONTEXT_WORD
     words = [word for word in lead.lower().rstrip(" -").split() if word not in _OBJECTS][-2:] or [""]
     if not _RESULT_WORDS.isdisjoint((words[-1], words[-1].removesuffix("s"))) or " ".join(words) in _RESULT_PAIRS:

@@ -45,6 +45,16 @@ GIVES_UP = re.compile(
     r"|\bno (?:unique|definite|single) (?:answer|solution)",
     re.IGNORECASE,
 )
+_CONCESSION = re.compile(r"\A\W*(?:although|though|even though|even if|while)\b[^,]*,", re.IGNORECASE)
+_CONVENTION = re.compile(  # "assuming a 7-day week", "assuming each month has 4 weeks"
+    r"\bassuming [^,.;]{0,30}\d+[ -](?:days?|weeks?|months?|hours?|minutes?)\b(?![^\n]*\b(?:else|otherwise|unless)\b)",
+    re.IGNORECASE,
+)
+_RESULT_IF = re.compile(  # 8 * 7 = 56 if she reads every day
+    r"[^=]*\d[^=]*=[^=a-z]*\d[\d.,]*(?: (?!(?:only|just|even)\b)[a-z]+){0,3}?,? \(?(?:if|assuming|given)\b(?! not\b)"
+    r"(?:(?!\b(?:if|only|unless|else|otherwise|not)\b)[^;=\d])*\Z",
+    re.IGNORECASE,
+)
 _CONDITION = re.compile(
     r"\b(?:if|unless|provided|assuming|assumes|depending|depends|otherwise|as long as|in case|only when|supposing"
     r"|on condition|in (?:the )?(?:first|one|either|best|worst) (?:case|scenario|reading|interpretation))\b"
@@ -72,15 +82,18 @@ _OTHERWISE = Cue(
 
 def refuses(text: str) -> bool:
     """True if a sentence says that there is no answer."""
-    return _REFUSAL.search(text) is not None
+    return _REFUSAL.search(text) is not None and _REFUSAL.search(_CONCESSION.sub("", text)) is not None
 
 
 def is_conditional(text: str) -> bool:
     """True if an answer line doubts its answer, or names a case in which it holds."""
     if _DOUBT.search(text):
         return True
-    match = _CONDITION.search(text)
-    return match is not None and not ("=" in text and _GIVEN.match(text) is not None)
+    if _CONDITION.search(text) is None:
+        return False
+    if "=" in text and (_GIVEN.match(text) or _RESULT_IF.match(text)):
+        return False
+    return _CONDITION.search(_CONVENTION.sub("", text)) is not None
 
 
 def has_two_cases(text: str) -> bool:

@@ -23,7 +23,7 @@ _FLAWED = (
     r" (?:wrong|incorrect|off\b|mistaken|not (?:quite )?(?:right|correct)|too (?:high|low|large|small|many|much|few)|a"
     r" mistake|an error)|(?: isn'?t| wasn'?t| can'?t be| cannot be| can not be| couldn'?t be| doesn'?t (?:look|seem))"
     r" (?:quite )?(?:right|correct|the)\b)|\b(?:that|this|it)(?:'s| is| was) (?:not|without) (?:count|includ"
-    r"|consider)ing|\b(?:this|that|it|which|the above)"
+    r"|consider)ing|(?<!note: )(?<!note that )\b(?:this|that|it|which|the above)"
     r" (?:\w+ )?(?:overlooks?|ignores?|forgets?"
     r"|misses|omits?|leaves out|double.?counts?|overcounts?|does(?:n'?t| not) (?:include|count|subtract|consider"
     r"|account"

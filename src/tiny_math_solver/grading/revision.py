@@ -74,6 +74,8 @@ def _has_alternative(rest: str, value: Number | None) -> bool:
     for doubt in _OTHERWISE.finditer(rest):
         offered = plain(rest[doubt.end() : doubt.end() + MAX_SPAN].partition("\n")[0])
         claim = sentences(offered)[0]
+        if doubt["other"] and doubt[0].lower().endswith("or"):
+            claim = _CASE.sub("", claim)
         others = find_numerals(claim)
         if not others:
             continue
@@ -226,6 +228,7 @@ _OTHERWISE = re.compile(
     r"|\b(?:could|might|may) (?:also |well |equally )*(?:be|have been)\b",
     re.IGNORECASE,
 )
+_CASE = re.compile(r"\A\W*if [^,\d]{1,60},")  # Or, if you count Tom, 7
 _PRONOUN = (
     r"(?:it|the|this|that|these|an?|answer|result|correct|final|total|value|number|could|might|may|can|also|would"
     r"|should|be|is"
