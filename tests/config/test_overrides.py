@@ -67,6 +67,15 @@ def test_overrides_may_stand_before_the_file_and_between_options():
     assert args.overrides == ["--prompt.system", "--dry-run", "--grpo.max_steps", "2", "--lora.r=4"]
 
 
+def test_texts_of_other_options_may_begin_with_a_dash():
+    """Catches `--system -x`, which argparse refuses as an option without a value."""
+    assert parse(["solve", "embedded", "--system", "-x y", "--samples", "4", "q"]).system == "-x y"
+    with pytest.raises(UserError, match="--system: expected one argument"):
+        parse(["solve", "embedded", "--system", "--samples", "4"])
+    with pytest.raises(UserError, match="a question that begins with a dash goes behind --"):
+        parse(["solve", "embedded", "-5+3"])
+
+
 def test_a_key_within_a_mapping_is_added_to_those_of_the_file():
     """Catches an override of three parts whose value argparse takes for the file."""
     args = parse(["train", "--grpo.chat_template_kwargs.my-key", "false", str(QUICKSTART)])
