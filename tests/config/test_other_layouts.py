@@ -47,6 +47,26 @@ def test_a_flat_recipe_is_answered_once_with_the_place_of_every_key(tmp_path: Pa
     assert text.endswith("unknown: made_up")
 
 
+AXOLOTL = """\
+base_model: Qwen/Qwen2.5-0.5B
+adapter: lora
+lora_target_linear: true
+micro_batch_size: 2
+num_epochs: 1
+rl: grpo
+"""
+
+
+def test_a_recipe_of_axolotl_is_answered_too(tmp_path: Path):
+    """Catches `adapter: lora`, a switch, taken for model.adapter, a folder."""
+    text = refusal(tmp_path, AXOLOTL)
+    assert (
+        "write base_model → model.name, lora_target_linear → lora.target_modules (all-linear), "
+        "micro_batch_size → grpo.per_device_train_batch_size, num_epochs → grpo.num_train_epochs; "
+        "leave out rl (every run is GRPO); unknown: adapter"
+    ) in text
+
+
 SECTIONS = [
     ("grpo:\n  max_prompt_length: 512\n", "c.yaml:2: unknown key grpo.max_prompt_length; prompt.max_tokens does the"),
     ("grpo:\n  warmup_ratio: 0.1\n", "grpo.warmup_steps does the same (a number below 1 is a ratio)"),
@@ -54,6 +74,13 @@ SECTIONS = [
     ("grpo:\n  system_prompt: x\n", "unknown key grpo.system_prompt; prompt.system does the same"),
     ("model:\n  attn_implementation: sdpa\n", "model.attn_implementation; leave it out: the engine"),
     ("prompt:\n  temperature: 1\n", "unknown key prompt.temperature; grpo.temperature does the same"),
+    ("grpo:\n  batch_size: 4\n", "unknown key grpo.batch_size; grpo.per_device_train_batch_size does the same"),
+    ("grpo:\n  max_tokens: 64\n", "unknown key grpo.max_tokens; grpo.max_completion_length does the same"),
+    ("problems:\n  name: openai/gsm8k\n", "unknown key problems.name; known keys: tiny-math fields problems"),
+    ("lora:\n  rank: 8\n", "unknown key lora.rank; lora.r does the same"),
+    ("peft_config:\n  r: 8\n", "unknown key peft_config; did you mean lora?"),
+    ("GRPO:\n  beta: 0\n", "unknown key GRPO; did you mean grpo?"),
+    ("model:\n  max_seq_length: 9\n", "grpo.max_completion_length does the same (prompt.max_tokens limits the prompt)"),
     ("grpo:\n  learning_rat: 1\n", "unknown key grpo.learning_rat; did you mean grpo.learning_rate?"),
 ]
 

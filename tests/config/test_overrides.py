@@ -10,6 +10,7 @@ from helpers.paths import QUICKSTART
 from tiny_math_solver.cli import parse
 from tiny_math_solver.config.loading import load_config
 from tiny_math_solver.config.overrides import parse_overrides
+from tiny_math_solver.support.errors import UserError
 
 TEXTS = [
     "Think step by step, then write the answer as #### <number>",
@@ -64,6 +65,25 @@ def test_overrides_may_stand_before_the_file_and_between_options():
     args = parse(["train", "--prompt.system", "--dry-run", "--quiet", "--grpo.max_steps", "2", "c.yaml", "--lora.r=4"])
     assert (args.config, args.quiet, args.dry_run) == (Path("c.yaml"), True, False)
     assert args.overrides == ["--prompt.system", "--dry-run", "--grpo.max_steps", "2", "--lora.r=4"]
+
+
+def test_texts_of_other_options_may_begin_with_a_dash():
+    """Catches `--system -x`, which argparse refuses as an option without a value."""
+    assert parse(["solve", "embedded", "--system", "-x y", "--samples", "4", "q"]).system == "-x y"
+    with pytest.raises(UserError, match="--system: expected one argument"):
+        parse(["solve", "embedded", "--system", "--samples", "4"])
+    with pytest.raises(UserError, match="a question that begins with a dash goes behind --"):
+        parse(["solve", "embedded", "-5+3"])
+
+
+def test_a_key_within_a_mapping_is_added_to_those_of_the_file():
+    """Catches an override of three parts whose value argparse takes for the file."""
+    args = parse(["train", "--grpo.chat_template_kwargs.my-key", "false", str(QUICKSTART)])
+    more = ["--grpo.chat-template-kwargs", "{a: 1}", *args.overrides, "--grpo.chat_template_kwargs.b=[2]"]
+    assert args.config == QUICKSTART
+    assert load_config(QUICKSTART, more).grpo["chat_template_kwargs"] == {"a": 1, "my-key": False, "b": [2]}
+    with pytest.raises(UserError, match=r"--grpo.max_steps.x: grpo.max_steps is no section of keys"):
+        load_config(QUICKSTART, ["--grpo.max_steps", "2", "--grpo.max_steps.x", "1"])
 
 
 def test_the_record_of_a_mapping_is_a_mapping():

@@ -62,9 +62,11 @@ def test_ordinary_comments_pass_without_a_word(tmp_path: Path, text: str):
     assert notes(tmp_path, text) == []
 
 
+SIGNS = ("- think", "* think", "& think", "@think", "%think", "`think`", "*think")
 BROKEN = [
     ("prompt:\n  system: Think, then #### <number>\n    and stop\n", "a number sign after a space begins a comment"),
     ("prompt:\n  system: Reason first. Answer: <number>\n", "put a text with a colon in it in quotes"),
+    *((f"prompt:\n  system: {text}\n", "put a text that begins with a sign in quotes") for text in SIGNS),
 ]
 
 
@@ -78,3 +80,21 @@ def test_a_text_that_makes_the_file_invalid_comes_with_the_remedy(tmp_path: Path
     with pytest.raises(UserError, match="not valid YAML") as refusal:
         notes(tmp_path, text)
     assert hint in str(refusal.value)
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("model:\n  revision: 1234567\n", "model.revision = 1234567: expected a text; put it in quotes"),
+    ("prompt:\n  system: [think]\n", "prompt.system: expected a text; put it in quotes"),
+    ("prompt:\n  system: #### <number>\n", 'prompt.system = None: expected a text; "" is the empty one'),
+    ("grpo:\n  scale_rewards: 0\n", "choose group or batch or none"),
+])  # fmt: skip
+def test_what_yaml_makes_of_an_unquoted_text_is_named_with_the_remedy(tmp_path: Path, text: str, message: str):
+    with pytest.raises(UserError) as refusal:
+        notes(tmp_path, text)
+    assert message in str(refusal.value)
+
+
+def test_a_comment_in_place_of_a_text_is_pointed_out(tmp_path: Path):
+    """Catches a name that is a comment to YAML, and so is dropped without a word."""
+    (note,) = notes(tmp_path, "grpo:\n  run_name: #1\n")
+    assert "the text of grpo.run_name ends before '#1'" in note

@@ -32,7 +32,7 @@ COMMANDS = {
     "fields": fields,
     "fetch": fetch,
 }
-TAKE_OVERRIDES = ("train", "check")  # `--section.key value` for any field of the configuration
+TAKE_OVERRIDES = ("train", "check", "fetch")  # `--section.key value` for any field of the configuration
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -96,12 +96,16 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     subparser = subparsers.choices[name]
     COMMANDS[name].add_arguments(subparser)
     overrides, rest = split_overrides(rest) if name in TAKE_OVERRIDES else ([], rest)
+    rest = subparser.with_texts_joined(rest)
     args, unknown = subparser.parse_known_intermixed_args(rest, argparse.Namespace(command=name))
     if name in TAKE_OVERRIDES:
         args.overrides = overrides + unknown
     elif unknown:
         argument = unknown[0].partition("=")[0]  # the value after = may be a secret
-        raise UserError(f"unknown argument {argument!r}; see tiny-math {name} --help")
+        hint = (
+            "; a question that begins with a dash goes behind --" if name == "solve" and args.question is None else ""
+        )
+        raise UserError(f"unknown argument {argument!r}{hint}; see tiny-math {name} --help")
     return args
 
 

@@ -15,6 +15,18 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message.removeprefix('argument ')}; see {self.prog} --help")
 
+    def with_texts_joined(self, arguments: Sequence[str]) -> list[str]:
+        """`["--system", "-x"]` → `["--system=-x"]`: a text may begin with a dash, if it is no option itself."""
+        joined: list[str] = []
+        for argument in arguments:
+            action = self._option_string_actions.get(joined[-1]) if joined and "--" not in joined else None
+            is_text = isinstance(action, argparse._StoreAction) and action.nargs is None
+            if is_text and argument.startswith("-") and argument not in (*self._option_string_actions, "--"):
+                joined[-1] += f"={argument}"
+            else:
+                joined.append(argument)
+        return joined
+
 
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """`(overrides of the configuration with their values, all other arguments)`.

@@ -9,6 +9,7 @@ HELP = "download a config's model and dataset into the Hub cache without loading
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = "Takes the same --section.key overrides as train."
     parser.add_argument("config", type=Path, help="YAML file, such as configs/gsm8k-qwen2.5-0.5b.yaml")
 
 
@@ -19,7 +20,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from tiny_math_solver.models.starting_adapter import starting_adapter
     from tiny_math_solver.problems.splits import hub_datasets
 
-    config = load_config(args.config, console=console)
+    config = load_config(args.config, args.overrides, console)
     model, adapter = starting_adapter(config.model)
     problems = config.problems
     folder, commit = resolve(model.name, model.revision)

@@ -23,7 +23,10 @@ ELSEWHERE = {
     "max_new_tokens": "grpo.max_completion_length",
     "max_length": "grpo.max_completion_length",
     "num_return_sequences": "grpo.num_generations",
+    "max_tokens": "grpo.max_completion_length",
+    "n": "grpo.num_generations",
 }
+OTHER_NAMES = {"stop": "stop_strings", "stop_sequences": "stop_strings", "stop_token_ids": "eos_token_id"}
 REASONS = {
     "do_sample": "the completions of a problem are always sampled: GRPO compares them",
     "max_time": "completions that depend on the clock cannot be reproduced",
@@ -40,6 +43,8 @@ OUTPUTS = ("output_", "return_")
 def check_generation_kwargs(given: Any) -> None:
     """Raise ValueError for the first setting that not every rollout can honour, with the reason."""
     for name, value in (given or {}).items():
+        if name in OTHER_NAMES:
+            raise ValueError(f"{name} is called {OTHER_NAMES[name]} here")
         if name in ELSEWHERE:
             raise ValueError(f"{name} has a field of its own: {ELSEWHERE[name]}")
         if name not in HONOURED and not (name == "do_sample" and value is True):

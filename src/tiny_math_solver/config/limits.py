@@ -104,8 +104,9 @@ def checked(key: str, kind: Any, value: Any) -> Any:
         raise ValueError(REFUSED[key])
     if isinstance(value, bool) and not admits(kind, bool) and (admits(kind, int) or admits(kind, float)):
         raise ValueError("expected a number")
-    _check_leaves(value)
     value = _as_trl_takes_it(key, value)
+    _check_text(key, kind, value)
+    _check_leaves(value)
     if isinstance(value, str) and (choices := CHOICES.get(key) or _members(kind)):
         _check_choice(value, choices)
     if isinstance(value, str) and admits(kind, dict):
@@ -136,12 +137,20 @@ def nearest(word: str, known: list[str]) -> str | None:
     return next(iter(difflib.get_close_matches(word, known, n=1, cutoff=0.5)), None)
 
 
-def _check_choice(value: str, choices: tuple[Any, ...]) -> None:
+def _check_choice(value: Any, choices: tuple[Any, ...]) -> None:
     if value in choices:
         return
     if len(choices) > 8 and (close := nearest(value, list(choices))):
         raise ValueError(f"did you mean {close}?")
     raise ValueError(f"choose {' or '.join(choices)}" if len(choices) <= 12 else f"choose {', '.join(choices[:12])}, …")
+
+
+def _check_text(key: str, kind: Any, value: Any) -> None:
+    if isinstance(value, str) or kind not in (str, str | None) or (value is None and kind is not str):
+        return
+    if key in CHOICES:
+        _check_choice(value, CHOICES[key])
+    raise ValueError("expected a text; " + ('"" is the empty one' if value is None else "put it in quotes"))
 
 
 def _as_trl_takes_it(key: str, value: Any) -> Any:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from tiny_math_solver.config.fields import known_fields
 from tiny_math_solver.config.generation_kwargs import check_generation_kwargs, stop_strings
 from tiny_math_solver.config.limits import CHOICES, checked, nearest, shown
-from tiny_math_solver.config.other_layouts import counterpart, flat_layout
+from tiny_math_solver.config.other_layouts import SECTIONS, counterpart, flat_layout
 from tiny_math_solver.config.overrides import field_type, parse_overrides
 from tiny_math_solver.config.schema import GRPO_DEFAULTS, LORA_DEFAULTS, Config
 from tiny_math_solver.config.yaml_file import Comment, read_tree
@@ -52,22 +52,32 @@ def load_config(path: str | Path, overrides: list[str] | None = None, console: C
             tree[section] = {}
         if not isinstance(tree[section], dict):
             raise UserError(f"{places.of(section)}: {section} must be a section of keys")
+        outer, _, inner = name.partition(".")
+        if outer and inner:
+            name, value = outer, {**_mapping_of(tree[section].get(outer), key), inner: value}
         tree[section][name] = value
         places.places[key] = f"--{key}"
     _refuse_unknown(tree, places)
-    config = _build(_checked_values(tree, places), places)
     for comment in comments:
         if console and _cuts_text(comment):
             console.note(
                 f"{path}:{comment.line}: the text of {comment.key} ends before {comment.text!r}, which YAML takes for "
                 "a comment; to keep it, put the whole value in quotes"
             )
+    config = _build(_checked_values(tree, places), places)
     config.model.revision = pinned(config.model.name, config.model.revision)
     config.problems.revision = pinned(DatasetName.parse(config.problems.source).name, config.problems.revision)
     _check_batch(config, places)
     _check_lora(config, places)
     _check_generation(config, places)
     return config
+
+
+def _mapping_of(value: Any, key: str) -> dict[str, Any]:
+    """The keys of a setting to which the option `--key` adds one."""
+    if not isinstance(value, dict | None):
+        raise UserError(f"--{key}: {key.rpartition('.')[0]} is no section of keys")
+    return value or {}
 
 
 def _cuts_text(comment: Comment) -> bool:
@@ -90,7 +100,7 @@ def _refuse_unknown(tree: dict[str, Any], places: Places) -> None:
         raise UserError(f"{places.of(sections[0])}: {flat}")
     problems = []
     for section in sections:
-        close = nearest(section, list(Config.model_fields))
+        close = SECTIONS.get(section) or nearest(section.lower(), list(Config.model_fields))
         hint = f"did you mean {close}?" if close else "known keys: tiny-math fields"
         problems.append(f"{places.of(section)}: unknown key {section}; {hint}")
     for section, given in tree.items():

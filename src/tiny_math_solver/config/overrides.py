@@ -26,7 +26,8 @@ def parse_overrides(arguments: list[str]) -> list[tuple[str, Any]]:
                 raise UserError(f"{key} has no value; write {key} VALUE")
             text = rest.pop(0)
         section, _, name = key[2:].partition(".")
-        name = name.replace("-", "_")
+        name, dot, inner = name.partition(".")
+        name = f"{name.replace('-', '_')}{dot}{inner}"
         try:
             pairs.append((f"{section}.{name}", _argument(field_type(section, name), text)))
         except ValueError:
@@ -35,8 +36,8 @@ def parse_overrides(arguments: list[str]) -> list[tuple[str, Any]]:
 
 
 def is_override(argument: str) -> bool:
-    """True for `--section.key` and `--section.key=value`."""
-    return bool(re.fullmatch(r"--\w+\.[\w-]+(=.*)?", argument, re.DOTALL))
+    """True for `--section.key` and `--section.key=value`; the key may be one within a mapping, `--grpo.some.key`."""
+    return bool(re.fullmatch(r"--\w+(\.[\w-]+)+(=.*)?", argument, re.DOTALL))
 
 
 def field_type(section: str, name: str) -> Any:

@@ -64,14 +64,14 @@ def read_value(text: str) -> Any:
 
 
 def _comments(node: yaml.Node, text: str, key: str) -> Iterator[Comment]:
-    """The comments behind unquoted texts in `node`, on the line on which such a text ends."""
+    """The comments behind unquoted texts in `node`, or in place of them, on the line on which such a text ends."""
     if isinstance(node, yaml.MappingNode):
         for name, value in node.value:
             yield from _comments(value, text, f"{key}.{name.value}" if key else str(name.value))
     elif isinstance(node, yaml.SequenceNode):
         for value in node.value:
             yield from _comments(value, text, key)
-    elif isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:str" and not node.style:
+    elif isinstance(node, yaml.ScalarNode) and not node.style and (not node.value or node.tag.endswith(":str")):
         behind = re.compile(r"[ \t]+(#.*)").match(text, node.end_mark.index)
         if behind:
             yield Comment(key, node.end_mark.line + 1, behind[1].rstrip())
@@ -83,6 +83,8 @@ def _quoting_hint(problem: str, lines: list[str]) -> str:
     goes_on = "<scalar>" in problem or "expected ':'" in problem  # with a line after the comment
     if goes_on and any(re.match(rf"{value}\s#", line) for line in lines[-2:]):
         return "; a number sign after a space begins a comment: put such a text in quotes"
+    if lines and re.match(r"^\s*[\w.-]+:\s+([*&!@%`]|- )", lines[-1]):
+        return "; put a text that begins with a sign in quotes"
     if "mapping values" in problem and lines and re.match(rf"{value}:(\s|$)", lines[-1]):
         return "; put a text with a colon in it in quotes"
     return ""

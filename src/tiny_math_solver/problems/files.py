@@ -176,8 +176,8 @@ def _rows_within(value: Any) -> list[Any] | None:
     """The rows of one JSON object: its only list of objects, an object for each row, or all values of each column."""
     if not isinstance(value, dict):
         return None
-    if len(lists := _lists_of_rows(value)) == 1:
-        return next(iter(lists.values()))
+    if lists := list(_lists_of_rows(value).values()):
+        return lists[0] if len(lists) == 1 else None
     parts = list(value.values())
     if len(parts) < 2 or any(map(_is_chat, parts)):
         return None

@@ -1,7 +1,8 @@
 """The columns that hold a problem and its answer: named in a setting, or recognised by the names they usually have.
 
 An answer is taken from the column that is most surely a bare number: one of FINAL_ANSWERS if there is one, else
-`answer`, else a worked solution. Two columns of one kind leave a choice, which is the user's.
+`answer`, else one of OTHER_ANSWERS, else a worked solution. Two columns of one kind leave a choice, which is the
+user's.
 """
 
 import re
@@ -19,6 +20,7 @@ FINAL_ANSWERS = (
     "reward_model.ground_truth", "ground_truth", "answer_number", "final_answer", "final_ans", "expected_answer",
     "gold_answer", "gold", "target", "result", "lsolutions",
 )  # fmt: skip
+OTHER_ANSWERS = ("answers", "correct_answer", "correct answer")
 WORKED_ANSWERS = ("solution", "response", "output", "completion")
 CHATS = ("messages", "conversations")  # question and answer in one column
 
@@ -144,7 +146,7 @@ def _usual_answer(
     where: str, names: Sequence[str], usual: dict[str, str], setting: str, question: tuple["Place", ...]
 ) -> "Place":
     final = [name for name in FINAL_ANSWERS if name.partition(".")[0] in usual]
-    for kind in (final, ["answer"], WORKED_ANSWERS):
+    for kind in (final, ["answer"], OTHER_ANSWERS, WORKED_ANSWERS):
         if found := [usual.get(name, name) for name in kind if name.partition(".")[0] in usual]:
             return Place.parse(_only(where, names, found, "answer", setting), names, setting)
     chats = [place.text for place in question if place.text.casefold() in CHATS]
