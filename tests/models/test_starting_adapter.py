@@ -10,7 +10,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GenerationConfig
 from trl import GRPOTrainer
 
 from helpers.runs import SHORT, rows, run
@@ -305,3 +305,18 @@ def test_the_adapters_own_chat_template_is_used(sft: Path, tmp_path: Path):
     found = started(tmp_path / "run", folder, "continue", *STILL)
     assert rows(found.folder / "rollouts.jsonl")[0]["completion"]
     assert load_tokenizer("embedded", None, found.folder).chat_template == tokenizer.chat_template
+
+
+@pytest.mark.parametrize("use", ["continue", "merge"])
+def test_completions_end_where_those_of_the_adapter_do(sft: Path, tmp_path: Path, use: str):
+    """Catches a run in which the completions of an adapter that learned to end at another token run to their limit."""
+    folder = Path(shutil.copytree(sft, tmp_path / "sft"))
+    tokenizer = load_tokenizer("embedded")
+    end = max(set(tokenizer(greedy(str(sft))[0])["input_ids"]) - {tokenizer.eos_token_id})
+    GenerationConfig(eos_token_id=[tokenizer.eos_token_id, end]).save_pretrained(folder)
+    found = started(tmp_path / "run", folder, use, *STILL)
+    before = [row["completion"] for row in rows(found.folder / "eval/before.jsonl")]
+    assert before == greedy(str(folder)) == greedy(str(found.folder))
+    assert before != greedy(str(sft))
+    recorded = json.loads((found.folder / "generation_config.json").read_text())["eos_token_id"]
+    assert recorded == sorted([tokenizer.eos_token_id, end])

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -26,6 +26,7 @@ from tiny_math_solver.training.guards import findings
 from tiny_math_solver.training.measures import ALWAYS, QUANTITIES, expected_quantities, not_finite, unmeasured
 from tiny_math_solver.training.step_metrics import StepMetrics
 from tiny_math_solver.training.trainer import MathGRPOTrainer
+from tiny_math_solver.training.watchdog import Watchdog
 from tiny_math_solver.update.policy_update import PolicyUpdate
 
 ROW = dict.fromkeys(QUANTITIES, 0.25)
@@ -281,6 +282,55 @@ def test_what_is_rightly_absent_stops_nothing(tmp_path: Path, overrides: list[st
     assert result.stopped is None
     assert not {"not measured", "not finite"} & {event["name"] for event in result.events}
     assert len(result.metrics) == (2 if "--grpo.logging_steps" in overrides else 4)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "lines"),
+    [
+        (["--grpo.logging_steps", "3"], [3]),
+        (["--grpo.logging_steps", "100"], []),
+        (["--grpo.logging_steps", "0.7"], [3]),
+        (["--grpo.logging_steps", "3", "--grpo.logging_first_step", "true"], [1, 3]),
+        (
+            ["--grpo.logging_steps", "3", "--grpo.num_iterations", "4"],
+            [3],
+        ),  # the last step has no completions of its own
+        (["--grpo.logging_steps", "3", "--grpo.beta", "0.05", "--update.own_passes", "false"], [3]),
+        (["--grpo.logging_steps", "3", "--grpo.temperature", "0.01"], [3]),
+    ],
+    ids=lambda value: " ".join(map(str, value)),
+)
+def test_a_run_may_end_between_two_lines(tmp_path: Path, overrides: list[str], lines: list[int]):
+    """Catches a watchdog that asks for a loss where the Trainer logs TRL's means of the last steps alone."""
+    result = run(tmp_path / "run", *overrides)
+    assert result.stopped is None
+    assert not {"not measured", "not finite"} & {event["name"] for event in result.events}
+    assert [row["step"] for row in result.metrics] == lines
+
+
+@pytest.mark.parametrize("name", ["reward", "entropy", "completions/mean_length", GAP])
+def test_the_last_steps_are_watched_though_no_line_of_theirs_is_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+):
+    of_log(name)(monkeypatch)
+    result = run(tmp_path / "run", "--grpo.logging_steps", "100")
+    assert result.stopped is not None
+    assert f"stopped by a guard: step 4: {name} is missing: " in str(result.stopped)
+    assert [(event["step"], event["name"]) for event in result.events] == [(4, "not measured")]
+
+
+def test_a_dropped_step_is_known_after_a_resumption():
+    """Catches a line that stops the resumed run for the numbers of a step that was dropped before."""
+    metrics, watchdog = StepMetrics(), Watchdog(cast(Any, SimpleNamespace()), *[cast(Any, None)] * 3)
+    metrics.batches, metrics.excused = 2, {GAP: "no token of the step has a gradient"}
+    watchdog.dropped_steps = 1
+    watchdog._has_dropped = True
+    saved = json.loads(json.dumps([metrics.state_dict(), watchdog.state_dict()]))
+    resumed, again = StepMetrics(), Watchdog(cast(Any, SimpleNamespace()), *[cast(Any, None)] * 3)
+    resumed.load_state_dict(saved[0])
+    again.load_state_dict(saved[1])
+    assert resumed.take_measured() == (2, {GAP: "no token of the step has a gradient"})
+    assert (again.dropped_steps, again._has_dropped) == (1, True)
 
 
 def test_none_of_a_function_of_ones_own_is_trls_not_applicable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -12,7 +12,7 @@ from transformers import PrinterCallback, ProgressCallback, set_seed
 from tiny_math_solver.config.generation_kwargs import eos_token_ids, stop_strings
 from tiny_math_solver.config.schema import Config
 from tiny_math_solver.models.adapter import TRAINED, refuse_tied
-from tiny_math_solver.models.ends import causal_lm, end_at, end_with_turn
+from tiny_math_solver.models.ends import causal_lm, end_at, end_with_turn, load_ends
 from tiny_math_solver.models.folder import load_errors
 from tiny_math_solver.models.load import load_base
 from tiny_math_solver.models.starting_adapter import MergedAdapter, StartingAdapter, continued, merged
@@ -90,13 +90,16 @@ def build_training(prepared: Prepared, run: RunFolder, console: Console, events:
 
 def starting_model(config: Config, adapter: StartingAdapter | None, device: str) -> tuple[Any, MergedAdapter | None]:
     """The model that training starts from, and the adapter that was merged into it if there is one."""
-    model = config.model
-    if adapter and adapter.is_merged:
-        return merged(model, adapter, device)
-    base = load_base(model.name, model.revision, model.dtype, device)
+    section = config.model
     if adapter is None:
-        return base, None
-    return continued(base, adapter, model.revision, config.lora_config.lora_dropout), None
+        return load_base(section.name, section.revision, section.dtype, device), None
+    if adapter.is_merged:
+        model, merged_adapter = merged(section, adapter, device)
+    else:
+        base, merged_adapter = load_base(section.name, section.revision, section.dtype, device), None
+        model = continued(base, adapter, section.revision, config.lora_config.lora_dropout)
+    load_ends(model, adapter.folder)  # it was trained to end there
+    return model, merged_adapter
 
 
 def make_trainer(

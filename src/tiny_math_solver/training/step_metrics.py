@@ -41,7 +41,9 @@ class StepMetrics:
         return taken
 
     def state_dict(self) -> dict[str, Any]:
-        return {"extra": self.extra, "logged_step": self._logged_step}
+        measured = {"batches": self.batches, "excused": self.excused}
+        return {"extra": self.extra, "logged_step": self._logged_step, **measured}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.extra, self._logged_step = state["extra"], state["logged_step"]
+        self.batches, self.excused = state.get("batches", 0), state.get("excused", {})

@@ -22,6 +22,8 @@ from tiny_math_solver.training.trl_state import Mark
 
 MAX_DROPPED_STEPS = 3  # in a row, then the run stops
 EXAMPLES, EXAMPLE_CHARACTERS = 3, 300
+WHOLE_RUN = "train_loss"  # the Trainer logs it in one line, the last
+OF_STEP_LINES = {"loss", "grad_norm"}
 
 
 class Watchdog(TrainerCallback):
@@ -40,6 +42,7 @@ class Watchdog(TrainerCallback):
         self.reason = ""  # why the run has to stop
         self.is_optional = False  # guards.stop false would go on
         self._has_dropped, self._dropped_step = False, -1  # since the last logged line; the last one
+        self._has_unlogged_step = False
         self._mark: Mark = {}  # of what was logged before the step under way
         self._weights_before: list[torch.Tensor] = []  # the adapter before the optimizer's step
 
@@ -48,11 +51,13 @@ class Watchdog(TrainerCallback):
         self.active = {finding.name for finding in self._find(())} if self.rows else set()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._has_unlogged_step = True
         self._mark = self.trainer.logged.mark()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: MetricsRow | None = None, **kwargs: Any) -> None:
-        if not logs or not {"reward", "loss"} & logs.keys():  # the times of the whole run
+        if not logs or not self._has_unlogged_step:  # the times of the whole run alone
             return
+        self._has_unlogged_step = False
         row = {"step": state.global_step, **logs}
         expected = self._expected(row)
         if "reward" in row:
@@ -71,14 +76,19 @@ class Watchdog(TrainerCallback):
         self.active = {finding.name for finding in found}
 
     def _expected(self, row: MetricsRow) -> set[str]:
-        """The numbers that `row` must have. Of a dropped step there are none, and what is not finite is taken out."""
+        """The numbers that `row` must have. Of a dropped step there are none, and what is not finite is taken out.
+
+        A run that ends between two lines of `logging_steps` has TRL's means of its last steps in the line of the whole
+        run, for which the Trainer logs neither their loss nor their gradient.
+        """
         batches, excused = self.trainer.step_metrics.take_measured()
         has_dropped, self._has_dropped = self._has_dropped, False
         if self.trainer.accelerator.scaler is not None and not is_finite(row.get("grad_norm")):
             row.pop("grad_norm", None)  # a step that the scaler dropped, to find its scale
             excused = {**excused, "grad_norm": "the loss scale was too large"}
         if not has_dropped:
-            return expected_quantities(self.trainer, with_batch=batches > 0) - excused.keys()
+            absent = OF_STEP_LINES if WHOLE_RUN in row else set()
+            return expected_quantities(self.trainer, with_batch=batches > 0) - excused.keys() - absent
         for name in [name for name, value in row.items() if not is_finite(value)]:
             del row[name]
         return set()
@@ -170,8 +180,8 @@ class Watchdog(TrainerCallback):
             EXIT_LEARNED_NOTHING,
         )
 
-    def state_dict(self) -> dict[str, int]:
-        return {"dropped_steps": self.dropped_steps}
+    def state_dict(self) -> dict[str, Any]:
+        return {"dropped_steps": self.dropped_steps, "has_dropped": self._has_dropped}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.dropped_steps = state["dropped_steps"]
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.dropped_steps, self._has_dropped = state["dropped_steps"], state.get("has_dropped", False)
