@@ -80,6 +80,9 @@ def test_a_decimal_comma_is_one_where_semicolons_part_the_cells(tmp_path: Path):
 
 def test_several_lists_of_rows_in_one_document_are_refused_by_name(tmp_path: Path):
     (tmp_path / "p.json").write_text(json.dumps({"train": ROWS, "test": ROWS[:1]}))
+    with pytest.raises(UserError, match=r"several lists of rows"):
+        read_file(tmp_path / "p.json")
+    (tmp_path / "p.json").write_text(json.dumps({"train": ROWS, "test": ROWS}))  # as long as each other
     with pytest.raises(UserError, match=r"several lists of rows \(train, test\); write each into a file of its own"):
         read_file(tmp_path / "p.json")
 
