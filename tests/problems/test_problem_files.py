@@ -175,6 +175,19 @@ def test_many_unreadable_golds_are_refused_once_with_the_setting(part: str, tmp_
         load_splits(section.model_copy(update={"max_unreadable": 0.0}))
 
 
+@pytest.mark.parametrize(("good", "bad", "is_read"), [(45, 5, True), (44, 5, False), (60, 6, False), (120, 6, True)])
+def test_five_slips_are_few_in_a_source_of_fifty_rows(good: int, bad: int, is_read: bool, tmp_path: Path):
+    """Five of 67 answers are 7.5 %: a share alone would refuse a small file for a handful of slips."""
+    source = Source(str(write(tmp_path / "some.jsonl", some_bad(good, bad))), "evaluation")
+    if is_read:
+        assert read_source(source, ReadOptions()).unreadable == bad
+    else:
+        with pytest.raises(UserError, match=f"{bad} of {good + bad} rows cannot be used"):
+            read_source(source, ReadOptions())
+    with pytest.raises(UserError, match="rows cannot be used"):
+        read_source(source, ReadOptions(max_unreadable=0))
+
+
 def test_named_columns_are_for_the_test_source_too_if_it_has_them(tmp_path: Path):
     own = [{"ask": row(n)["question"], "is": n + 2, "answer": "?"} for n in range(20)]
     train = write(tmp_path / "train.jsonl", own)

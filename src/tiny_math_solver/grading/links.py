@@ -33,7 +33,7 @@ def line_numbers(text: str) -> list[Mention]:
     first, second = together[:2]
     gap = text[first.end : second.start]
     opens = first is words[0] and second is numerals[0] and not text[: first.start].strip(" ($*")
-    linked = opens and gap.strip() and link_between(gap) not in (None, "context")
+    linked = opens and gap.strip() and (gap == " (" or link_between(gap) not in (None, "context"))
     return together if linked else numerals
 
 

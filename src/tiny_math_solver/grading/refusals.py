@@ -58,7 +58,7 @@ _RESULT_IF = re.compile(  # 8 * 7 = 56 if she reads every day
 _CONDITION = re.compile(
     r"\b(?:if|unless|provided|assuming|assumes|depending|depends|otherwise|as long as|in case|only when|supposing"
     r"|on condition|in (?:the )?(?:first|one|either|best|worst) (?:case|scenario|reading|interpretation))\b"
-    r"|[,;(] ?(?:or )?else\b",
+    r"|[,;(] ?(?:or )?else\b|\bwhen [^\n]{1,60}[,;] ?(?:and |but |or )?\$?\d[\d.,]*[^\n]{0,20} when\b",
     re.IGNORECASE,
 )
 _DOUBT = re.compile(

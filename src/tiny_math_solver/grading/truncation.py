@@ -11,15 +11,20 @@ _EQUATION = re.compile(
 )
 
 _COMMA = re.compile(r"(?:\A|\n)(?!\s*#)[^\n]*(?<![\d,.])\d{1,3}(?:,\d{3})*,\Z")  # 1,200 cut after the comma
+_OPERATOR = re.compile(
+    r"(?:####|\b[Aa]nswer)[^\n]*\d[^\n]* [-+*/\u00d7\u00f7=]\Z"
+)  # #### 75 * 2 = 150, and finally 150 -
 _TALK = re.compile(r"\d|(?:\w+\W+){8}")  # more than a unit and a marker between a result and the number
 
 
 def is_cut(text: str) -> bool:
-    """True if the text ends in the first digits of the number that it has just calculated.
+    """True if the text ends in the first digits of the number that it has just calculated, or its answer amid a term.
 
     That number is the last result before, as in `9 * 200 = 1800` and then `#### 18`, or what the last equation comes
     to, as in `9 * 200 = 18`.
     """
+    if text[-2:-1] == " " and _OPERATOR.search(text[-80:].rpartition("\n")[2]):
+        return True
     if not "0" <= text[-1:] <= "9":
         return text[-1:] == "," and _COMMA.search(text[-80:]) is not None and not _is_result(text)
     tail = text[-24:]

@@ -14,6 +14,7 @@ from tiny_math_solver.problems.rows import Row, UnreadableError
 from tiny_math_solver.support.errors import UserError
 
 EXAMPLES = 5  # unreadable rows that are named
+FEW = 5  # unreadable rows that a source of ten times as many may have, unless none is allowed: a few slips of the pen
 
 
 @dataclass
@@ -29,7 +30,10 @@ class Findings:
 
     def notes(self, source: str, options: ReadOptions) -> list[str]:
         """Sentences for the user. Raises UserError if the share of unreadable rows is above the one allowed."""
-        if self.unreadable > options.max_unreadable * self.rows:
+        allowed = options.max_unreadable * self.rows
+        if allowed and self.rows >= 10 * FEW:
+            allowed = max(allowed, FEW)
+        if self.unreadable > allowed:
             raise UserError(
                 f"{source}: {self.unreadable:,} of {self.rows:,} rows cannot be used; correct them, or raise "
                 f"{options.settings[2]} ({options.max_unreadable:g}) to drop them: {self.named()}"
