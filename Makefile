@@ -16,7 +16,7 @@ EVERYDAY = not slow and not fuzz and not browser and not large
 quickstart: .venv/.installed ## train the embedded model and prove what it gained: a few minutes, no GPU
 	$(BIN)/tiny-math train configs/quickstart.yaml
 
-test: .venv/.installed-dev ## the tests of everyday work, offline: two to three minutes on two cores
+test: .venv/.installed-dev ## the tests of everyday work, offline: four to five minutes on two cores
 	$(CHECKED) -m "$(EVERYDAY)"
 
 test-all: .venv/.installed-dev ## with real waits, killed runs, drawn inputs and the pages in Chromium

@@ -146,7 +146,7 @@ def test_a_run_records_its_prompt_and_everything_after_it_asks_in_the_same_words
     model = tmp_path / "model"
     shutil.copytree(load_tokenizer("embedded").name_or_path, model)
     (model / "chat_template.jinja").write_text(SMOLLM3)
-    monkeypatch.setattr("tiny_math_solver.training.plan.today", lambda: "2026-01-31")
+    monkeypatch.setattr("tiny_math_solver.train.today", lambda: "2026-01-31")
     settings = [*SHORT, "--model.name", str(model), "--grpo.save_steps", "1", "--problems.train", "16"]
     settings += ["--grpo.chat_template_kwargs", '{"enable_thinking": false}', "--prompt.system", "Add. Answer: #### n"]
     done = run(tmp_path / "run", *settings, force=True)

@@ -164,7 +164,8 @@ def test_a_pass_in_which_nothing_is_scored_has_no_gradient(tmp_path: Path, nativ
     ("options", "why"),
     [
         (["--lora.lora_dropout", "0.1"], "LoRA dropout is not supported"),
-        (["--lora.modules_to_save", "[embed_tokens]"], "more than the adapter of the layers is trainable"),
+        (["--lora.modules_to_save", "[norm]"], "more than the adapter of the layers is trainable"),
+        (["--lora.bias", "all"], "more than the adapter of the layers is trainable"),
     ],
 )
 def test_what_the_native_update_cannot_train_is_left_to_torch(tmp_path: Path, options: list[str], why: str):

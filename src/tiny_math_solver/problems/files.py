@@ -58,7 +58,7 @@ def open_table(file: File) -> Table:
 
 def _open(file: File) -> IO[bytes]:
     path = file.path
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
+    return gzip.GzipFile(path) if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
 
 
 def _start(file: File) -> bytes:
