@@ -194,7 +194,7 @@ def run(arguments: list[str]) -> dict[str, Any]:
 if __name__ == "__main__":
     warnings.filterwarnings("ignore", category=EncodingWarning)  # of the libraries
     warnings.filterwarnings("error", category=EncodingWarning, module=PACKAGE)
-    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
     hide_posix()
     hide_proc()
     lock_open_files()
