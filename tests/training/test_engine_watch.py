@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 
 from helpers.paths import QUICKSTART
+from helpers.sabotage import without_the_adapter
 from tiny_math_solver.config.loading import load_config
 from tiny_math_solver.rollouts import ReferenceRollouts, engine_check
 from tiny_math_solver.rollouts.policy_weights import PolicyWeights
@@ -87,17 +88,6 @@ def test_a_model_that_is_broken_when_it_is_prepared_stops_the_run(tmp_path: Path
     assert "--rollouts.engine false trains with transformers' generate" in str(result.stopped)
     assert [(event["step"], event["name"]) for event in result.events] == [(0, "engine check")]
     assert result.metrics == []
-
-
-def without_the_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
-    sync, synced = PolicyWeights.sync, set()
-
-    def once(self: PolicyWeights) -> None:
-        if id(self) not in synced:
-            synced.add(id(self))
-            sync(self)
-
-    monkeypatch.setattr(PolicyWeights, "sync", once)
 
 
 def test_an_adapter_that_is_left_out_stops_the_run_after_its_first_step(

@@ -13,12 +13,12 @@ import torch
 from safetensors.torch import load_file
 
 from helpers.paths import QUICKSTART
+from helpers.sabotage import without_the_adapter
 from tiny_math_solver.config.loading import load_config
 from tiny_math_solver.config.schema import Config
 from tiny_math_solver.grading import Graded, How
 from tiny_math_solver.rollouts import decoder
 from tiny_math_solver.rollouts.kernel_decoder import KernelDecoder
-from tiny_math_solver.rollouts.policy_weights import PolicyWeights
 from tiny_math_solver.support.console import CollectingConsole
 from tiny_math_solver.support.errors import EXIT_LEARNED_NOTHING, StoppedError, UserError
 from tiny_math_solver.train import train
@@ -180,14 +180,7 @@ def test_sabotage_a_template_that_is_gone(tmp_path: Path, monkeypatch: pytest.Mo
 def test_sabotage_rollouts_without_the_adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: list[str]):
     """With the kernels the update has the same stale weights: the comparison with transformers finds it."""
     monkeypatch.setattr(EngineWatch, "on_step_end", lambda *args, **kwargs: None)  # which would be first
-    sync, synced = PolicyWeights.sync, set()
-
-    def once(self: PolicyWeights) -> None:
-        if id(self) not in synced:
-            synced.add(id(self))
-            sync(self)
-
-    monkeypatch.setattr(PolicyWeights, "sync", once)
+    without_the_adapter(monkeypatch)
     result = run(tmp_path / "run", *overrides)
     assert result.stopped.exit_code == EXIT_LEARNED_NOTHING
     assert "rollouts of another policy" in found(result)

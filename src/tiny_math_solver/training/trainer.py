@@ -14,11 +14,11 @@ Loss functions, advantages, optimizer and schedule are TRL's own. docs/architect
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from accelerate.utils import gather_object
 from peft import set_peft_model_state_dict
 from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer
@@ -27,6 +27,7 @@ from tiny_math_solver.models.adapter import save_adapter
 from tiny_math_solver.models.ends import causal_lm
 from tiny_math_solver.models.starting_adapter import MergedAdapter
 from tiny_math_solver.rollouts import Rollouts, Sampling
+from tiny_math_solver.support import processes
 from tiny_math_solver.support.out_of_memory import retry_on_oom
 from tiny_math_solver.training.generation import DatasetRow, Generation
 from tiny_math_solver.training.recorder import Recorder
@@ -141,7 +142,7 @@ class MathGRPOTrainer(GRPOTrainer):
         output["group"] = torch.tensor([row["group"] for row in inputs], device=output["advantages"].device)
         if not bool(output["advantages"].isfinite().all()):
             self.generation.flaws.append("advantage is not finite")
-        self.flaws += gather_object(self.generation.flaws)
+        self.flaws += chain(*processes.gather(self.generation.flaws))
         step = self.state.global_step + 1
         if not self.flaws:  # or the records would hold what is no number
             self.recorder.record(step, self.generation.records(step, output["advantages"].tolist()))

@@ -99,8 +99,8 @@ class Watchdog(TrainerCallback):
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Drop the step if its numbers are not finite: without a gradient the optimizer does nothing."""
         step, parameters = state.global_step + 1, self._parameters()
-        flaws, is_finite_loss, texts = self._flaws()
-        if flaws:
+        is_finite_loss, texts = self._numbers()
+        if flaws := self.trainer.flaws:
             self._drop(step, flaws[0])
             self.reason = f"step {step}: {flaws[0]}: {remedy(flaws)}"
             return
@@ -123,15 +123,15 @@ class Watchdog(TrainerCallback):
             with torch.no_grad():
                 torch._foreach_copy_(self._weights_before, parameters)
 
-    def _flaws(self) -> tuple[list[str], bool, list[str]]:
-        """Flaws of the completions, False for a loss that is not finite, logged numbers that are not: of all processes.
+    def _numbers(self) -> tuple[bool, list[str]]:
+        """False for a loss that is not finite, and a text for each logged number that is not: of all processes.
 
         They are known together, since a process that dropped a step alone would train another adapter.
         """
         is_finite_loss = all(bool(loss.isfinite()) for loss in self.trainer.step_losses)
-        own = list(self.trainer.flaws), is_finite_loss, not_finite(self.trainer.logged.since(self._mark))
-        flaws, losses, texts = zip(*processes.gather(own), strict=True)
-        return list(chain(*flaws)), all(losses), list(chain(*texts))
+        own = is_finite_loss, not_finite(self.trainer.logged.since(self._mark))
+        losses, texts = zip(*processes.gather(own), strict=True)
+        return all(losses), list(chain(*texts))
 
     def _has_finite_gradient(self, parameters: list[Any]) -> bool:
         if self.trainer.accelerator.scaler is not None:
