@@ -1,7 +1,6 @@
 """The pages in a real browser: what they show, what clicks and filters do, and that nothing leaves them."""
 
 import http.client
-import shutil
 import signal
 import subprocess
 import sys
@@ -23,39 +22,7 @@ from tiny_math_solver.playground.solver import Vote
 from tiny_math_solver.report import write_report
 from tiny_math_solver.report.watch import Watch
 
-CHROMIUM = shutil.which("chromium")
-pytestmark = [pytest.mark.browser, pytest.mark.skipif(not CHROMIUM, reason="no Chromium")]
-FLAGS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
-    "--disable-sync",
-]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        made = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield made
-        made.close()
-
-
-@pytest.fixture
-def watched(browser: Any) -> Iterator[Any]:
-    """A page that must stay silent: no error, no message, no request to any host but its own."""
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
-    said: list[str] = []
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("request", lambda request: said.append(request.url) if foreign(request.url) else None)
-    yield page
-    assert said == []
-    page.close()
-
-
-def foreign(url: str) -> bool:
-    return not url.startswith(("file:", "data:", "blob:", "http://127.0.0.1:"))
+pytestmark = pytest.mark.browser
 
 
 @pytest.fixture
@@ -66,7 +33,7 @@ def report(watched: Any, tmp_path: Path) -> SimpleNamespace:
 
 
 def rows(page: Any) -> list[list[str]]:
-    return [row.locator("span").all_inner_texts() for row in page.locator(".window .row").all()]
+    return [row.locator("span").all_inner_texts() for row in page.locator("#rollouts .window .row").all()]
 
 
 def test_the_verdict_and_every_curve_with_data_are_shown(report: SimpleNamespace):
@@ -123,10 +90,10 @@ def test_filters_and_sorting_do_what_they_say(report: SimpleNamespace):
 
 def test_the_list_is_walked_by_keyboard(report: SimpleNamespace):
     page = report.page
-    page.locator(".window").focus()
+    page.locator("#rollouts .window").focus()
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowDown")
-    assert page.locator('.window [aria-selected="true"] span').all_inner_texts()[3] == "6"
+    assert page.locator('#rollouts .window [aria-selected="true"] span').all_inner_texts()[3] == "6"
     page.keyboard.press("End")
     assert page.locator("#rollouts pre").inner_text() == "2+39=41\n#### 41"
 
@@ -134,7 +101,7 @@ def test_the_list_is_walked_by_keyboard(report: SimpleNamespace):
 def test_a_hostile_completion_stays_text(report: SimpleNamespace):
     page = report.page
     page.fill("#search", "onerror")
-    page.locator(".window .row").first.click()
+    page.locator("#rollouts .window .row").first.click()
     assert page.locator("#rollouts pre").evaluate("e => e.textContent") == HOSTILE
     assert page.title() == "run"
     assert page.locator("img").count() == 0

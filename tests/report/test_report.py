@@ -1,6 +1,7 @@
 """The report: figures derived from the records, and pages that show them."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ import pytest
 from helpers.made_up_run import HOSTILE, write_run
 from tiny_math_solver.report import page, page_data, write_report
 from tiny_math_solver.report.diagnose import dead_groups, equations, failure_of, first_slip, gain, waste
-from tiny_math_solver.report.records import _with_grades, compare, run_data
+from tiny_math_solver.report.packing import unpacked
+from tiny_math_solver.report.records import RunRecords, compare
+from tiny_math_solver.report.rollouts import RolloutLog, Step, with_grades
 from tiny_math_solver.support.errors import UserError
 
 
@@ -69,21 +72,30 @@ def test_the_gain_adds_up():
 
 def rollout(step: int, id: str, right: bool, paid: float, tokens: int = 10, finished: bool = True) -> dict[str, Any]:
     rewards = {"correctness_reward": float(right), "format_reward": paid}
-    return {"step": step, "id": id, "rewards": rewards, "correct": right, "tokens": tokens, "finished": finished}
+    graded = {"rewards": rewards, "correct": right, "strict": paid > 0, "advantage": 0.0, "finished": finished}
+    return {"step": step, "id": id, "question": "q", "completion": "c", "tokens": tokens, **graded}
 
 
-def test_dead_groups_and_waste_are_counted_by_what_they_were():
+def steps_of(rows: list[dict[str, Any]], folder: Path) -> list[Step]:
+    (folder / "rollouts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    log = RolloutLog(folder / "rollouts.jsonl")
+    log.update()
+    return log.steps
+
+
+def test_dead_groups_and_waste_are_counted_by_what_they_were(tmp_path: Path):
     rows = [
         *(rollout(1, "a", True, 0.5) for _ in range(2)),
         *(rollout(1, "b", False, 0.0) for _ in range(2)),
         rollout(1, "c", True, 0.5), rollout(1, "c", False, 0.0, tokens=30, finished=False),
         rollout(2, "a", True, 0.5), rollout(2, "a", True, 0.0),
     ]  # fmt: skip
-    assert dead_groups(rows) == {
-        1: {"all right": pytest.approx(1 / 3), "all wrong": pytest.approx(1 / 3)},
-        2: {"all right": 0.0, "all wrong": 0.0},
-    }
-    assert waste(rows) == {"all right": 0.2, "all wrong": 0.2, "cut off": 0.3}
+    steps = steps_of(rows, tmp_path)
+    assert dead_groups(steps) == [
+        {"step": 1, "all right": pytest.approx(1 / 3), "all wrong": pytest.approx(1 / 3)},
+        {"step": 2, "all right": 0.0, "all wrong": 0.0},
+    ]
+    assert waste(steps) == {"all right": 0.2, "all wrong": 0.2, "cut off": 0.3}
     assert waste([]) == {"all right": 0.0, "all wrong": 0.0, "cut off": 0.0}
 
 
@@ -100,10 +112,10 @@ def test_rollouts_written_without_grades_take_them_from_their_rewards(tmp_path: 
     ]  # fmt: skip
     for group in ([rows[0]], [rows[1]]):
         (folder / "rollouts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in group))
-        assert run_data(folder)["dead"] == [{"step": 1, "all right": 1.0, "all wrong": 0.0}]
-    assert _with_grades(rows[0])["strict"] is False
-    assert _with_grades({**rows[0], "how": "hashes"})["strict"] is True
-    assert _with_grades(rows[1]) == rows[1]
+        assert RunRecords(folder).figures()["dead"] == [{"step": 1, "all right": 1.0, "all wrong": 0.0}]
+    assert with_grades(rows[0])["strict"] is False
+    assert with_grades({**rows[0], "how": "hashes"})["strict"] is True
+    assert with_grades(rows[1]) == rows[1]
 
 
 # -- Pages ------------------------------------------------------------------------------------------------------
@@ -121,7 +133,7 @@ def test_a_run_that_goes_on_is_read_as_far_as_it_is(tmp_path: Path):
     assert all(cell["after"] is None for cell in run["test"])
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "config.yaml").write_text("a: b\n")
-    assert run_data(tmp_path / "empty")["rollouts"]["step"] == []
+    assert page_data([tmp_path / "empty"])["runs"][0]["rollouts"]["step"] == []
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path):
@@ -133,14 +145,16 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path):
 def test_what_a_model_wrote_cannot_leave_its_place(tmp_path: Path):
     text = page(page_data([write_run(tmp_path / "run")]))
     assert "<img src=x" not in text
-    assert text.count("document.title=") == 4  # all inside the data
-    start = text.index('type="application/json">') + len('type="application/json">')
-    data = json.loads(text[start : text.index("</script>", start)])
-    assert data["runs"][0]["rollouts"]["completion"][3] == HOSTILE
+    assert text.count("document.title=") == 0  # all inside the packed data, which have no markup
+    assert text.count("</script>") == 3  # data, plotly, scripts
+    start = text.index('id="data" type="application/gzip">') + len('id="data" type="application/gzip">')
+    content = text[start : text.index("</script>", start)]
+    assert re.fullmatch("[A-Za-z0-9+/]*=*", content)
+    assert json.loads(unpacked(content))["runs"][0]["rollouts"]["completion"][3] == HOSTILE
 
 
 def test_runs_are_compared_on_the_same_problems(tmp_path: Path):
-    runs = [run_data(write_run(tmp_path / name, after_right=right)) for name, right in (("a", 2), ("b", 4))]
+    runs = [RunRecords(write_run(tmp_path / name, after_right=right)) for name, right in (("a", 2), ("b", 4))]
     assert compare(runs) == [{"first": "a", "second": "b", "fixed": 2, "broken": 0, "p_value": 0.5}]
     (tmp_path / "b" / "eval" / "after.jsonl").write_text("")
-    assert compare([runs[0], run_data(tmp_path / "b")]) == []
+    assert compare([runs[0], RunRecords(tmp_path / "b")]) == []

@@ -1,20 +1,29 @@
-"""Records → one offline HTML page.
+"""Records → one offline HTML page of less than PAGE_BYTES, however long the run.
 
-records.py    a run folder → the page's data, as JSON     diagnose.py   failures, dead groups, waste
-page/         the page, which draws itself from that JSON with plotly and shows what a model wrote as text only
+records.py    a run folder → its figures; with rollouts.py and samples.py, which read rollouts.jsonl as it grows,
+              curves.py, diagnose.py (failures, waste) and training_problems.py (pass rates)
+contents.py   the data of the page; texts.py and preference.py: which texts are shown where not all can be
+packing.py    compressed data
+page/         the page, which unpacks them, draws itself with plotly and shows what a model wrote as text only
 watch.py      the page of a run that is still going on, served to this machine
 """
 
 import json
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from tiny_math_solver.report.records import compare, run_data
+from tiny_math_solver.report.contents import page_data
+from tiny_math_solver.report.packing import as_json, packed
 from tiny_math_solver.support.files import write_whole
 
 REPORT = "report.html"  # in the run folder
-SCRIPTS = ("elements", "verdict", "curves", "problems", "failures", "rollouts", "setup", "main")
+PAGE_BYTES = 8_000_000
+SCRIPTS = (
+    "elements", "list", "rescues", "verdict", "curves", "problems", "failures", "training", "rollouts", "setup",
+    "unpack", "main",
+)  # fmt: skip
 
 
 def write_report(folders: list[Path], out: Path) -> None:
@@ -22,34 +31,18 @@ def write_report(folders: list[Path], out: Path) -> None:
     write_whole(out, page(page_data(folders)))
 
 
-def page_data(folders: list[Path]) -> dict[str, Any]:
-    """The data of the page of `folders`, as plain JSON."""
-    runs = [run_data(folder) for folder in folders]
-    unfinished = [run["name"] for run in runs if run["summary"] is None]
-    return {
-        "title": " · ".join(run["name"] for run in runs),
-        "state": f"not finished: {', '.join(unfinished)}" if unfinished else "",
-        "runs": runs,
-        "comparisons": compare(runs),
-    }
-
-
 def page(data: dict[str, Any]) -> str:
     """The page as HTML, scripts, styles and data included."""
     from jinja2 import Environment
     from markupsafe import Markup
-    from plotly.offline import get_plotlyjs
 
-    def file(name: str) -> str:
-        return (resources.files(__name__) / "page" / name).read_text(encoding="utf-8")
-
-    template = Environment(autoescape=True).from_string(file("page.html.jinja"))
+    template = Environment(autoescape=True).from_string(_file("page.html.jinja"))
     return template.render(
         title=data["title"],
-        css=Markup(file("page.css")),
-        js=Markup("\n".join(file(f"{name}.js") for name in SCRIPTS)),
-        plotly=Markup(get_plotlyjs()),
-        data=script_data(data),
+        css=Markup(_file("page.css")),
+        js=Markup("\n".join(_file(f"{name}.js") for name in SCRIPTS)),
+        plotly=_plotly(),
+        data=packed(as_json(data)),
     )
 
 
@@ -58,3 +51,14 @@ def script_data(data: Any) -> Any:
     from markupsafe import Markup
 
     return Markup(json.dumps(data, ensure_ascii=False).replace("<", "\\u003c"))
+
+
+def _file(name: str) -> str:
+    return (resources.files(__name__) / "page" / name).read_text(encoding="utf-8")
+
+
+@cache
+def _plotly() -> str:
+    from plotly.offline import get_plotlyjs
+
+    return packed(get_plotlyjs().encode(), level=9)

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from typing import Any
 
+from tiny_math_solver.report.rollouts import Step
+
 FAILURES = {
     "cut off": "the length limit was reached before an answer",
     "no answer": "no number could be read as the answer",
@@ -24,7 +26,7 @@ WASTE = {  # and the setting to change
     "all wrong": "every sample of the group is wrong: use easier problems, or more samples (grpo.num_generations)",
     "cut off": "completions of other groups that reach the length limit: raise grpo.max_completion_length",
 }
-Row = dict[str, Any]  # of rollouts.jsonl or eval/*.jsonl
+Row = dict[str, Any]  # of eval/*.jsonl
 
 # Every repetition is bounded: searching a megabyte of digits and signs must not take quadratic time.
 _NUMBER = r"-?\$?\d[\d,]{0,20}(?:\.\d{1,10})?%?"
@@ -85,15 +87,6 @@ def _evaluate(node: ast.expr) -> Fraction:
     raise ValueError("not a sum of products")
 
 
-def failure_counts(records: Iterable[Row]) -> dict[str, int]:
-    """The number of wrong answers by their name in FAILURES."""
-    counts = dict.fromkeys(FAILURES, 0)
-    for record in records:
-        if (name := failure_of(record)) is not None:
-            counts[name] += 1
-    return counts
-
-
 def gain(before: Sequence[Row], after: Sequence[Row]) -> dict[str, float]:
     """The gain in strict accuracy as the sum of two parts: more right answers, and more of them after `####`.
 
@@ -108,37 +101,50 @@ def gain(before: Sequence[Row], after: Sequence[Row]) -> dict[str, float]:
     return {"strict": strict, "arithmetic": correct, "format": strict - correct}
 
 
-def dead_groups(rollouts: Iterable[Row]) -> dict[int, dict[str, float]]:
-    """By step: the shares of groups whose rewards are all equal, all right and all wrong ones apart."""
+def dead_groups(steps: Sequence[Step], size: int = 1) -> list[dict[str, float]]:
+    """By `size` steps: the shares of groups whose rewards are all equal, all right and all wrong ones apart.
+
+    Of a run whose sampler replaces dead groups also the share that was set aside, which the other two leave out.
+    """
     counts: dict[int, Counter[str]] = defaultdict(Counter)
-    for (step, _), rows in _groups(rollouts).items():
-        counts[step].update(["groups", _outcome(rows)])
-    return {
-        step: {name: count[name] / count["groups"] for name in ("all right", "all wrong")}
+    for step in steps:
+        counts[-(-step.number // size) * size] += step.groups
+    names = ["all right", "all wrong", *(["replaced"] if any(count["replaced"] for count in counts.values()) else [])]
+    return [
+        {"step": step, **{name: count[name] / count.total() for name in names}}
         for step, count in sorted(counts.items())
-    }
+    ]
 
 
-def waste(rollouts: Iterable[Row]) -> dict[str, float]:
+def waste(steps: Iterable[Step]) -> dict[str, float]:
     """The shares of completion tokens that were wasted, by the names in WASTE."""
     tokens: Counter[str] = Counter()
-    for rows in _groups(rollouts).values():
-        outcome = _outcome(rows)
-        for row in rows:
-            cut = outcome == "mixed" and not row["finished"]
-            tokens["cut off" if cut else outcome] += row["tokens"]
-    total = sum(tokens.values()) or 1
-    return {name: tokens[name] / total for name in WASTE}
+    for step in steps:
+        tokens += step.tokens
+    return {name: tokens[name] / (tokens["all"] or 1) for name in WASTE}
 
 
-def _groups(rollouts: Iterable[Row]) -> dict[tuple[int, str], list[Row]]:
-    groups: dict[tuple[int, str], list[Row]] = defaultdict(list)
-    for row in rollouts:
-        groups[row["step"], row["id"]].append(row)
-    return groups
+def savings(steps: Sequence[Step], skipped: int | None) -> list[dict[str, str]]:
+    """Each thing that sampler and `update.share` did for the update, counted; none of a run in which they did nothing.
 
-
-def _outcome(rows: list[Row]) -> str:
-    if len({sum(row["rewards"].values()) for row in rows}) > 1:
-        return "mixed"
-    return "all right" if rows[0]["correct"] else "all wrong"
+    `skipped` is the number of problems that the sampler passed over.
+    """
+    tokens, unused = Counter[str](), Counter[str]()
+    for step in steps:
+        tokens += step.tokens
+        unused += step.unused
+    completions = sum(len(step.places) for step in steps) or 1
+    groups = sum(step.groups.total() for step in steps) or 1
+    spared = (skipped or 0) * completions / groups
+    replaced = sum(step.groups["replaced"] for step in steps)
+    left_out = unused["left out, completions"]
+    share = unused["left out, tokens"] / max(1, tokens["all"] - unused["replaced, tokens"])
+    parts = [
+        (skipped, "problems passed over", f"all right or all wrong lately, so about {spared:,.0f} completions with "
+         f"{spared * tokens['all'] / completions:,.0f} tokens were not sampled"),
+        (replaced, "dead groups replaced", f"{unused['replaced, completions']:,} completions with "
+         f"{unused['replaced, tokens']:,} tokens were set aside; groups of other problems took their places"),
+        (left_out, "completions not used", "those of a group with the smallest advantages (update.share): the update "
+         f"computed {share:.0%} fewer tokens"),
+    ]  # fmt: skip
+    return [{"name": name, "count": f"{count:,}", "meaning": meaning} for count, name, meaning in parts if count]

@@ -1,97 +1,172 @@
-"""A run folder → the data of its page, as plain JSON; of an unfinished run, whatever there is so far."""
+"""The records of a run folder → the figures of its page, as plain JSON; of an unfinished run, those so far."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tiny_math_solver.evaluation.statistics import mcnemar, wilson_interval
+from tiny_math_solver.report.clipping import clip
+from tiny_math_solver.report.curves import Columns, curves, read_columns, steps_per_point
 from tiny_math_solver.report.diagnose import (
     FAILURES,
     WASTE,
     Row,
     dead_groups,
-    failure_counts,
     failure_of,
     first_slip,
     gain,
+    savings,
     waste,
 )
-from tiny_math_solver.runs.records import read_json, read_jsonl
+from tiny_math_solver.report.rollouts import RolloutLog
+from tiny_math_solver.runs.records import CONFIG, ENVIRONMENT, EVENTS, METRICS, ROLLOUTS, SUMMARY, read_json, read_jsonl
 from tiny_math_solver.support.errors import UserError
 
-
-def run_data(folder: Path) -> dict[str, Any]:
-    """Everything that the page shows about one run. Raises UserError if `folder` is no run folder, or a damaged one."""
-    if not (folder / "config.yaml").is_file():
-        raise UserError(f"{folder}: no config.yaml, so it is not a run folder")
-    try:
-        return _run_data(folder)
-    except (KeyError, ValueError) as error:
-        raise UserError(f"{folder}: its records are damaged, or not those of a run ({error!r})") from error
+RESCUE = "rescue"  # the name of an event
+EVENTS_SHOWN = 200  # the last ones
+EVENT_TEXT = 2_000  # characters
 
 
-def _run_data(folder: Path) -> dict[str, Any]:
-    metrics = list(read_jsonl(folder / "metrics.jsonl"))
-    rollouts = [_with_grades(row) for row in read_jsonl(folder / "rollouts.jsonl")]
-    before, after = (list(_greedy(folder / "eval" / f"{when}.jsonl")) for when in ("before", "after"))
-    return {
-        "name": folder.absolute().name,
-        "summary": _json(folder / "summary.json"),
-        "events": list(read_jsonl(folder / "events.jsonl")),
-        "curves": _curves(metrics),
-        "dev": [_dev_point(path) for path in sorted((folder / "eval").glob("dev-[0-9]*.jsonl"))],
-        "dead": [{"step": step, **shares} for step, shares in dead_groups(rollouts).items()],
-        "waste": [{"name": name, "share": share, "advice": WASTE[name]} for name, share in waste(rollouts).items()],
-        "test": _paired(before, after),
-        "gain": gain(before, after) if before and after else None,
-        "failures": [
-            {"name": name, "meaning": meaning, "before": counts[0][name], "after": counts[1][name]}
-            for counts in [(failure_counts(before), failure_counts(after))]
-            for name, meaning in FAILURES.items()
-        ],
-        "rollouts": _columns(rollouts),
-        "config": (folder / "config.yaml").read_text(encoding="utf-8"),
-        "environment": _json(folder / "environment.json"),
-        "hashes": {
-            name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
-            for name in ("adapter_model.safetensors", "config.yaml", "rollouts.jsonl")
-            if (folder / name).is_file()
-        },
-    }
+class RunRecords:
+    """The records of one run folder; `update` reads what has changed. Raises UserError if it is no run folder."""
+
+    def __init__(self, folder: Path):
+        if not (folder / CONFIG).is_file():
+            raise UserError(f"{folder}: no config.yaml, so it is not a run folder")
+        self.folder = folder
+        self.rollouts = RolloutLog(folder / ROLLOUTS)
+        self._kept: dict[Path, tuple[tuple[int, int], Any]] = {}
+        self.update()
+
+    def update(self) -> None:
+        """Raises UserError if the records are damaged."""
+        with self._damage_named():
+            self.rollouts.update()
+            self.summary = self._json(SUMMARY)
+            events = list(read_jsonl(self.folder / EVENTS))
+            self.rescues = _rescues(events, self.summary)
+            self.events = [event for event in events if event["name"] != RESCUE]
+            self.columns: Columns = self._unless_kept(METRICS, read_columns) or {}
+            self.before: list[Row] = self._unless_kept("eval/before.jsonl", _answers) or []
+            self.after: list[Row] = self._unless_kept("eval/after.jsonl", _answers) or []
+            self.dev = [
+                self._unless_kept(f"eval/{path.name}", _dev_point)
+                for path in sorted((self.folder / "eval").glob("dev-[0-9]*.jsonl"))
+            ]
+
+    @property
+    def undone(self) -> set[int]:
+        """The steps that a rescue undid."""
+        return {step for rescue in self.rescues for step in range(rescue["undone"][0], rescue["undone"][-1] + 1)}
+
+    def figures(self, runs: int = 1) -> dict[str, Any]:
+        """Everything that the page shows about the run but completions and problems; `runs` share the page."""
+        with self._damage_named():
+            return self._figures(steps_per_point(self.columns, runs))
+
+    def _figures(self, size: int) -> dict[str, Any]:
+        skipped = self.columns.get("sampler/skipped")
+        failures = [Counter(row["failure"] for row in rows) for rows in (self.before, self.after)]
+        steps = self.rollouts.steps
+        return {
+            "name": self.folder.absolute().name,
+            "summary": self.summary,
+            "events": [{**event, "text": str(event["text"])[:EVENT_TEXT]} for event in self.events[-EVENTS_SHOWN:]],
+            "earlier_events": max(0, len(self.events) - EVENTS_SHOWN),
+            "rescues": self.rescues,
+            "curves": curves(self.columns, size),
+            "steps_per_point": size,
+            "dev": self.dev,
+            "dead": dead_groups(steps, size),
+            "waste": [{"name": name, "share": share, "advice": WASTE[name]} for name, share in waste(steps).items()],
+            "savings": savings(steps, skipped and round(sum(value for value in skipped if value == value))),
+            "gain": gain(self.before, self.after) if self.before and self.after else None,
+            "failures": [
+                {"name": name, "meaning": meaning, "before": failures[0][name], "after": failures[1][name]}
+                for name, meaning in FAILURES.items()
+            ],
+            "config": (self.folder / CONFIG).read_text(encoding="utf-8"),
+            "environment": self._json(ENVIRONMENT),
+            "hashes": {
+                name: digest
+                for name in ("adapter_model.safetensors", CONFIG, ROLLOUTS)
+                if (digest := self._unless_kept(name, _sha256))
+            },
+        }
+
+    def _json(self, name: str) -> Any:
+        return self._unless_kept(name, read_json)
+
+    def _unless_kept(self, name: str, read: Callable[[Path], Any]) -> Any:
+        """The result of reading a file, from memory if the file is as it was; None if there is none."""
+        path = self.folder / name
+        if not path.is_file():
+            return None
+        stat = path.stat()
+        stamp = stat.st_mtime_ns, stat.st_size
+        if path not in self._kept or self._kept[path][0] != stamp:
+            self._kept[path] = stamp, read(path)
+        return self._kept[path][1]
+
+    @contextmanager
+    def _damage_named(self) -> Iterator[None]:
+        try:
+            yield
+        except (KeyError, TypeError, ValueError) as error:
+            text = f"{self.folder}: its records are damaged, or not those of a run ({error!r})"
+            raise UserError(text) from error
 
 
-def compare(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def compare(records: list[RunRecords]) -> list[dict[str, Any]]:
     """The paired test between the final adapters of each two runs that were evaluated on the same problems."""
-    answers = [{cell["id"]: cell["after"]["correct"] for cell in run["test"] if cell["after"]} for run in runs]
+    answers = [{row["id"]: row["correct"] for row in run.after} for run in records]
+    names = [run.folder.absolute().name for run in records]
     return [
-        {"first": runs[i]["name"], "second": runs[j]["name"], **mcnemar(list(a.values()), list(b.values())).to_dict()}
+        {"first": names[i], "second": names[j], **mcnemar(list(a.values()), list(b.values())).to_dict()}
         for i, a in enumerate(answers)
         for j, b in enumerate(answers)
         if i < j and a and list(a) == list(b)
     ]
 
 
+def _rescues(events: list[Row], summary: Row | None) -> list[Row]:
+    """The rescues of a run: the steps that were undone, the step it went back to, and what was changed."""
+    found = [event for event in events if event["name"] == RESCUE] or (summary or {}).get("rescues", [])
+    return [
+        {
+            "step": rescue["step"],
+            "text": str(rescue.get("text", ""))[:EVENT_TEXT],
+            "undone": [int(step) for step in rescue["undone"]],
+            "back_to": rescue["back_to"],
+            "changed": rescue.get("changed", {}),
+        }
+        for rescue in found
+        if rescue.get("undone")
+    ]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _greedy(path: Path) -> Iterator[Row]:
     return (row for row in read_jsonl(path) if row["sample"] is None)
 
 
-def _json(path: Path) -> Any:
-    return read_json(path) if path.is_file() else None
-
-
-def _with_grades(row: Row) -> Row:
-    """A row of rollouts.jsonl with `correct` and `strict`, taken from its rewards if it has neither."""
-    if "correct" in row and "strict" in row:
-        return row
-    correct = row["rewards"]["correctness_reward"] > 0
-    return {**row, "correct": correct, "strict": correct and row["how"] == "hashes"}
-
-
-def _curves(metrics: list[Row]) -> dict[str, list[float | None]]:
-    """Every metric of metrics.jsonl by name, with one value per step."""
-    names = dict.fromkeys(name for row in metrics for name, value in row.items() if isinstance(value, int | float))
-    return {name: [row.get(name) for row in metrics] for name in names}
+def _answers(path: Path) -> list[Row]:
+    """The greedy answers to the test problems, each with the failure of a wrong one."""
+    names = ("id", "question", "gold", "answer", "how", "correct", "strict", "tokens", "finished")
+    found = []
+    for row in _greedy(path):
+        failure = failure_of(row)
+        slip = first_slip(row["completion"]) if failure == "arithmetic slip" else None
+        kept = {name: row[name] for name in names}
+        found.append({**kept, "completion": clip(row["completion"]), "failure": failure, "slip": slip})
+    return found
 
 
 def _dev_point(path: Path) -> dict[str, float]:
@@ -105,53 +180,3 @@ def _dev_point(path: Path) -> dict[str, float]:
         "low": low,
         "high": high,
     }
-
-
-def _paired(before: list[Row], after: list[Row]) -> list[dict[str, Any]]:
-    """One cell per test problem: its greedy completions before and after training."""
-    later = {row["id"]: row for row in after}
-
-    def side(row: Row | None) -> Row | None:
-        if row is None:
-            return None
-        kept = {name: row[name] for name in ("completion", "answer", "how", "correct", "strict", "tokens", "finished")}
-        failure = failure_of(row)
-        slip = first_slip(row["completion"]) if failure == "arithmetic slip" else None
-        return {**kept, "failure": failure, "slip": slip}
-
-    return [
-        {
-            "id": row["id"],
-            "question": row["question"],
-            "gold": row["gold"],
-            "before": side(row),
-            "after": side(later.get(row["id"])),
-        }
-        for row in before
-    ]
-
-
-def _columns(rollouts: list[Row]) -> dict[str, Any]:
-    """Rollouts by column, with each problem stored once, so that tens of thousands of them make a small page."""
-    problems: dict[str, int] = {}
-    asked: list[dict[str, str]] = []
-    place = []
-    for row in rollouts:
-        if row["id"] not in problems:
-            problems[row["id"]] = len(asked)
-            asked.append({name: row[name] for name in ("id", "question", "gold")})
-        place.append(problems[row["id"]])
-    names = list(rollouts[0]["rewards"]) if rollouts else []
-    return {
-        "problems": asked,
-        "problem": place,
-        "rewards": {name: _column(row["rewards"][name] for row in rollouts) for name in names},
-        **{
-            name: _column(row.get(name) for row in rollouts)
-            for name in ("step", "completion", "answer", "how", "advantage", "tokens", "finished")
-        },
-    }
-
-
-def _column(values: Iterable[Any]) -> list[Any]:
-    return [round(value, 4) if isinstance(value, float) else value for value in values]

@@ -64,12 +64,22 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
 
     Raises UserError naming file and line where one is no JSON object.
     """
+    return (row for _, row in read_jsonl_from(path))
+
+
+def read_jsonl_from(path: Path, place: int = 0, lines: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Each row of a JSONL file from the byte `place` on, which `lines` lines precede, with the place of its first byte.
+
+    Raises UserError as `read_jsonl` does.
+    """
     if not path.is_file():
         return
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for number, line in enumerate(file, 1):
-            if line.endswith("\n"):
-                yield _json_object(line, f"{path}:{number}")
+    with path.open("rb") as file:
+        file.seek(place)
+        for number, line in enumerate(file, lines + 1):
+            if line.endswith(b"\n"):
+                yield place, _json_object(line.decode("utf-8", errors="replace"), f"{path}:{number}")
+            place += len(line)
 
 
 def read_json(path: Path) -> dict[str, Any]:

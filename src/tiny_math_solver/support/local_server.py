@@ -17,6 +17,7 @@ class Response:
     body: bytes
     kind: str  # MIME type
     status: HTTPStatus = HTTPStatus.OK
+    encoding: str | None = None  # of the body, as in Content-Encoding
     stream: Iterator[bytes] | None = None  # in place of `body`: sent piece by piece, until it ends
 
 
@@ -60,6 +61,7 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in {
             "Content-Type": answer.kind,
             **({"Connection": "close"} if answer.stream else {"Content-Length": str(len(answer.body))}),
+            **({"Content-Encoding": answer.encoding} if answer.encoding else {}),
             "Cache-Control": "no-store",
             "X-Content-Type-Options": "nosniff",
             "X-Frame-Options": "DENY",

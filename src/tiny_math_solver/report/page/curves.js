@@ -1,5 +1,7 @@
 // Learning curves, drawn with plotly.
 
+/** A text for plotly, which takes some tags for markup. */
+const escaped = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
 const metric = (name, label) => (run) => line(run.curves.step, run.curves[name], label);
 const line = (x, y, name, extra = {}) =>
   y && y.some((value) => value !== null && value !== undefined)
@@ -49,7 +51,7 @@ const CHARTS = [
     "%",
     (run) => {
       const steps = run.dead.map((row) => row.step);
-      return ["all wrong", "all right"].flatMap((name) =>
+      return ["all wrong", "all right", "replaced"].flatMap((name) =>
         stacked(
           steps,
           run.dead.map((row) => row[name]),
@@ -57,6 +59,14 @@ const CHARTS = [
         ),
       );
     },
+  ],
+  [
+    "Sampler",
+    "",
+    (run) => [
+      ...metric("sampler/skipped", "problems passed over")(run),
+      ...metric("sampler/replaced", "dead groups replaced")(run),
+    ],
   ],
   ["Entropy", "", metric("entropy", "nats per token")],
   ["KL to the base", "", metric("kl", "nats per token")],
@@ -78,21 +88,30 @@ const CHARTS = [
   ],
 ];
 
+const NARROW = 480; // pixels, below which the legend has two lines
+
 function drawCharts(runs) {
   const style = getComputedStyle(document.documentElement);
   const colour = (name) => style.getPropertyValue(name).trim();
   const holder = section("curves").querySelector(".charts");
+  const note = section("curves").querySelector(".note");
+  const size = Math.max(...runs.map((run) => run.steps_per_point));
+  note.textContent =
+    "Hover over a curve for its values; drag to zoom, double-click to zoom out; click a name to hide it." +
+    (size > 1 ? ` Each point is the mean of ${size} steps.` : "") +
+    (runs.some((run) => run.rescues.length) ? " At ↶ a rescue undid the steps before it; hover for what it changed." : "");
   for (const [index, [title, unit, tracesOf]] of CHARTS.entries()) {
     const traces = runs
       .flatMap((run, number) =>
         tracesOf(run).map((trace, place) => {
+          trace = { ...trace, name: escaped(trace.name) };
           if (runs.length === 1) return { ...trace, ...(trace.showlegend === false ? {} : coloured(trace, place)) };
           const { fill, fillcolor, stackgroup, ...plain } = trace; // the areas of several runs would hide each other
           return trace.showlegend === false
             ? null
             : {
                 ...plain,
-                name: `${run.name}: ${trace.name}`,
+                name: `${escaped(run.name)}: ${trace.name}`,
                 line: { ...trace.line, width: 2, color: PALETTE[number % PALETTE.length] },
               };
         }),
@@ -107,8 +126,8 @@ function drawCharts(runs) {
       chart,
       traces,
       {
-        title: { text: title, font: { size: 14 }, x: 0.02 },
-        margin: { l: 48, r: 14, t: 40, b: 44 },
+        title: { text: title, font: { size: 14 }, x: 0.02, y: 0.98, yref: "container", yanchor: "top" },
+        margin: { l: 48, r: 14, t: traces.length > 1 && chart.clientWidth < NARROW ? 66 : 40, b: 44 },
         paper_bgcolor: "rgba(0,0,0,0)",
         plot_bgcolor: "rgba(0,0,0,0)",
         font: { color: colour("--text"), size: 12 },
@@ -118,6 +137,7 @@ function drawCharts(runs) {
         hoverlabel: { bgcolor: colour("--card"), font: { color: colour("--text") } },
         legend: { orientation: "h", y: 1.02, x: 1, xanchor: "right", yanchor: "bottom" },
         showlegend: traces.length > 1,
+        ...rescueMarks(runs, colour("--back")),
       },
       { responsive: true, displaylogo: false, displayModeBar: false },
     );

@@ -24,6 +24,16 @@ function make(tag, attributes = {}, ...children) {
   return element;
 }
 
+/** A text as the children of an element: whole, or the two ends of a very long one, or a word about its absence. */
+function pieces(text) {
+  if (text === null || text === undefined) return [make("i", {}, "not on this page, which was full; it is in the records")];
+  if (typeof text === "string") return [text];
+  return [text.head, make("i", {}, `\n[… ${count(text.left_out)} characters, which are in the records …]\n`), text.tail];
+}
+
+/** A text as one string, for searching. */
+const asText = (text) => (typeof text === "string" ? text : text ? `${text.head}\n${text.tail}` : "");
+
 const section = (name) => document.getElementById(name);
 const table = (head, rows) =>
   make(

@@ -44,7 +44,20 @@ function drawFailures(run) {
               bar(share),
             ]),
           ),
+          ...savings(run),
         ]
       : []),
   );
+}
+
+/** What the sampler and the choice of rows kept from the update, if they did anything. */
+function savings(run) {
+  if (!run.savings.length) return [];
+  return [
+    make("h3", {}, "What was kept from the update"),
+    table(
+      ["part", "", ""],
+      run.savings.map(({ name, count: number, meaning }) => [name, number, make("span", { class: "note" }, meaning)]),
+    ),
+  ];
 }

@@ -1,26 +1,35 @@
 // Draws the page, and draws it again whenever a run that is being served has new records.
 
-let data = JSON.parse(document.getElementById("data").textContent);
+let data = null;
 let explorer = null;
+let training = null;
 
 function draw() {
-  const { runs, comparisons, state } = data;
-  section("state").textContent = state;
+  const { runs, comparisons } = data;
+  drawState();
   drawVerdict(runs, comparisons);
-  drawCharts(runs);
   if (runs.length === 1) {
     const [run] = runs;
     drawProblems(run);
     drawFailures(run);
     if (explorer) explorer.update(run);
     else if (run.rollouts.step.length) explorer = new Explorer(run);
+    if (training) training.update(run);
+    else if (run.problems.total) training = new TrainingProblems(run, explorer);
   } else {
-    for (const name of ["problems", "failures", "rollouts", "waste"]) {
+    for (const name of ["problems", "failures", "training", "rollouts", "waste"]) {
       section(name).replaceChildren();
       document.querySelector(`nav a[href="#${name}"]`)?.remove();
     }
   }
   drawSetup(runs);
+}
+
+function drawState() {
+  const { live, state, runs, last_record } = data;
+  const quiet = (Date.now() - last_record) / 60_000;
+  const going = quiet < 1 ? "running" : `no new records for ${quiet.toFixed(0)} minutes; is it still running?`;
+  section("state").textContent = live && !runs[0].summary && last_record ? going : state;
 }
 
 /** Poll the server of a page that is watched, and draw again when the records have changed. */
@@ -30,14 +39,26 @@ async function follow() {
     if (answer.status === 200) {
       data = await answer.json();
       draw();
-    }
+      drawCharts(data.runs);
+    } else drawState();
   } catch {
     section("state").textContent = "the server has stopped; this page shows the last records it sent";
-    return;
   }
-  if (data.live) setTimeout(follow, 2000);
+  setTimeout(follow, 2000);
 }
 
-draw();
-if (data.live) setTimeout(follow, 2000);
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => drawCharts(data.runs));
+async function open() {
+  if (!("DecompressionStream" in globalThis)) {
+    section("state").textContent = OLD_BROWSER;
+    return;
+  }
+  data = JSON.parse(await unpacked("data"));
+  draw();
+  await loadPlotly();
+  drawCharts(data.runs);
+  if (data.live) setTimeout(follow, 2000);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => drawCharts(data.runs));
+  performance.mark("drawn");
+}
+
+open();

@@ -20,7 +20,7 @@ function drawProblems(run) {
           class: `cell ${fate(cell)}`,
           type: "button",
           "aria-pressed": "false",
-          title: cell.question,
+          title: cell.question ?? cell.id,
           "aria-label": `problem ${index + 1}, ${FATES[fate(cell)][1]}`,
           onclick: ({ currentTarget }) => {
             for (const pressed of cells.querySelectorAll('[aria-pressed="true"]'))
@@ -54,8 +54,9 @@ function drawProblems(run) {
 }
 
 function sideBySide({ question, gold, before, after }) {
+  const [first, second] = [before.completion, after.completion].map(asText);
   let shared = 0;
-  while (shared < before.completion.length && before.completion[shared] === after.completion[shared]) shared += 1;
+  while (shared < first.length && first[shared] === second[shared]) shared += 1;
   const side = (name, record) =>
     make(
       "div",
@@ -66,7 +67,7 @@ function sideBySide({ question, gold, before, after }) {
       record.failure ? make("p", { class: "note" }, record.failure + (record.slip ? `: ${record.slip}` : "")) : null,
     );
   return [
-    make("p", {}, question),
+    make("p", {}, ...pieces(question)),
     make("p", {}, make("b", {}, `gold answer: ${gold}`)),
     make("div", { class: "sides" }, side("before", before), side("after", after)),
   ];
@@ -74,6 +75,7 @@ function sideBySide({ question, gold, before, after }) {
 
 /** A completion as text, with the word at the first difference marked and an equation that does not hold underlined. */
 function written(text, difference, slip) {
+  if (typeof text !== "string") return make("pre", {}, ...pieces(text));
   const at = slip ? text.indexOf(slip) : -1;
   const end = difference < text.length ? difference + Math.max(1, text.slice(difference).search(/\s|$/)) : difference;
   const edges = [...new Set([0, difference, end, ...(at < 0 ? [] : [at, at + slip.length]), text.length])].sort(

@@ -1,19 +1,24 @@
 // The explorer of completions: filter, sort and read them.
 
 const COLUMNS = [
-  ["step", ""],
-  ["reward", ""],
-  ["advantage", "wide"],
-  ["tokens", ""],
-  ["how", "wide"],
-  ["answer", "wide"],
-  ["gold", "wide"],
-  ["completion", ""],
+  ["step", "", (row) => String(row.step)],
+  ["reward", "", (row) => String(row.reward)],
+  ["advantage", "wide", (row) => shown(row.advantage?.toFixed(2))],
+  ["tokens", "", (row) => String(row.tokens)],
+  ["how", "wide", (row) => shown(row.how)],
+  ["answer", "wide", (row) => shown(row.answer), (row) => numeric(row.answer)],
+  ["gold", "wide", (row) => row.gold, (row) => numeric(row.gold)],
+  ["completion", "", (row) => beginning(row.completion)],
 ];
+const UNUSED = "sampled, but not used",
+  UNDONE = "undone by a rescue";
+
+const shown = (value) => (value === null || value === undefined ? "–" : String(value));
+const numeric = (text) => (text === null ? -Infinity : Number.isNaN(Number(text)) ? Infinity : Number(text));
+const beginning = (text) => (text.head ?? text).slice(0, 400).replaceAll("\n", " ⏎ ");
 
 class Explorer {
   constructor(run) {
-    this.sorted = { column: "index", down: false };
     this.read(run);
     this.build();
     this.filter();
@@ -21,24 +26,33 @@ class Explorer {
 
   /** Show the rollouts of a run that has new records; filters, order and position stay. */
   update(run) {
-    const { scrollTop } = this.view,
-      { selected } = this;
     this.read(run);
-    const known = new Set([...this.how.options].map((option) => option.value));
-    for (const how of this.hows()) if (!known.has(how)) this.how.append(make("option", { value: how }, how));
-    this.filter();
-    this.view.scrollTop = scrollTop;
-    this.selected = selected;
-    this.draw();
+    for (const [select, values] of [
+      [this.how, this.hows()],
+      [this.kind, this.kinds()],
+    ]) {
+      const known = new Set([...select.options].map((option) => option.value));
+      for (const value of values) if (!known.has(value)) select.append(make("option", { value }, value));
+    }
+    this.say();
+    this.filter((rows) => this.list.refresh(rows));
   }
 
   hows() {
     return [...new Set(this.rows.map((row) => row.how))].sort();
   }
 
+  /** What rows are shown for, and what became of them; nothing in a run that is shown whole and was used whole. */
+  kinds() {
+    const found = new Set(this.rows.map((row) => row.kind));
+    if (this.rows.some((row) => !row.used)) found.add(UNUSED);
+    if (this.rows.some((row) => row.rescue)) found.add(UNDONE);
+    found.delete(undefined);
+    return [...found];
+  }
+
   read(run) {
-    const r = run.rollouts;
-    this.rewards = r.rewards;
+    const r = (this.block = run.rollouts);
     const names = Object.keys(r.rewards);
     this.rows = r.step.map((step, i) => {
       const problem = r.problems[r.problem[i]];
@@ -54,8 +68,11 @@ class Explorer {
         question: problem.question,
         id: problem.id,
         finished: r.finished[i],
+        used: r.used?.[i] ?? true,
+        kind: r.kind?.[i],
+        rescue: run.rescues.find(({ undone }) => undone[0] <= step && step <= undone[undone.length - 1]),
         index: i,
-        text: (problem.id + "\n" + problem.question + "\n" + r.completion[i]).toLowerCase(),
+        text: `${problem.id}\n${asText(problem.question)}\n${asText(r.completion[i])}`.toLowerCase(),
       };
     });
     this.most = this.rows.reduce((most, row) => Math.max(most, row.reward), 0);
@@ -66,31 +83,17 @@ class Explorer {
     const field = (label, control) => make("label", {}, label, control);
     const choice = (id, options) =>
       make("select", { id, onchange: changed }, ...options.map(([value, text]) => make("option", { value }, text)));
-    this.how = choice("how", [["", "any"], ...this.hows().map((how) => [how, how])]);
+    const any = (values) => [["", "any"], ...values.map((value) => [value, value])];
+    this.how = choice("how", any(this.hows()));
+    this.kind = choice("kind", any(this.kinds()));
     this.found = make("span", { id: "found", role: "status" });
-    this.view = make("div", {
-      class: "window",
-      tabindex: "0",
-      role: "listbox",
-      "aria-label": "rollouts",
-      onscroll: () => this.draw(),
-      onkeydown: (event) => this.key(event),
-    });
+    this.note = make("p", { class: "note" });
     this.detail = make("div", { class: "card", "aria-live": "polite" }, "Choose a rollout to read it.");
-    this.head = make(
-      "div",
-      { class: "row head" },
-      ...COLUMNS.map(([name, kind]) =>
-        make(
-          "span",
-          { class: kind },
-          make("button", { type: "button", "data-column": name, onclick: () => this.sort(name) }, name),
-        ),
-      ),
-    );
+    this.list = new List("rollouts", COLUMNS, (row) => this.detail.replaceChildren(...this.readOut(row)));
+    this.kindField = field("what it tells", this.kind);
     section("rollouts").replaceChildren(
       make("h2", {}, "Rollouts"),
-      make("p", { class: "note" }, "Every completion of the run. Click a column to sort by it; move through the list with the arrow keys."),
+      this.note,
       make(
         "div",
         { class: "filters" },
@@ -115,113 +118,82 @@ class Explorer {
             ["false", "cut off"],
           ]),
         ),
+        this.kindField,
         field("showing", this.found),
       ),
-      make("div", { class: "list" }, this.head, this.view),
+      this.list.element,
       this.detail,
     );
+    this.say();
   }
 
-  filter() {
+  /** Say which of the completions are here. */
+  say() {
+    const { total, whole_from, step } = this.block;
+    const use = "Click a column to sort by it; move through the list with the arrow keys.";
+    const last = step[step.length - 1];
+    const whole =
+      whole_from === null || whole_from === undefined
+        ? "of each step"
+        : `all of ${whole_from === last ? `step ${last}` : `steps ${whole_from} to ${last}`}, and of each earlier step`;
+    this.note.textContent =
+      step.length === total
+        ? `Every completion of the run. ${use}`
+        : `Shown: ${count(step.length)} of ${count(total)}, which is what a page of 8 MB has room for: ${whole} those ` +
+          "that tell most, namely first right answers to a problem, right ones without ####, ones that were cut off, " +
+          "the best and the worst of a group, and one of each group that was all right or all wrong. " +
+          `All are in rollouts.jsonl, and every figure on this page counts all. ${use}`;
+    this.kindField.hidden = this.kind.options.length === 1;
+  }
+
+  /** Look for a text in all rollouts. */
+  search(text) {
+    for (const control of section("rollouts").querySelectorAll("input, select")) control.value = "";
+    document.getElementById("search").value = text;
+    this.filter();
+  }
+
+  filter(show = (rows) => this.list.show(rows)) {
     const value = (id) => document.getElementById(id).value;
     const words = value("search").toLowerCase(),
       paid = value("paid"),
       how = value("how"),
-      end = value("end");
+      end = value("end"),
+      kind = value("kind");
     const from = value("from") === "" ? -Infinity : Number(value("from")),
       to = value("to") === "" ? Infinity : Number(value("to"));
     const payment = (row) => (row.reward >= this.most && row.reward > 0 ? "full" : row.reward > 0 ? "part" : "none");
-    this.shown = this.rows.filter(
+    const isOf = (row) => (kind === UNUSED ? !row.used : kind === UNDONE ? row.rescue : row.kind === kind);
+    const found = this.rows.filter(
       (row) =>
         row.step >= from &&
         row.step <= to &&
         (!how || row.how === how) &&
         (!paid || payment(row) === paid) &&
         (!end || String(row.finished) === end) &&
+        (!kind || isOf(row)) &&
         (!words || row.text.includes(words)),
     );
-    this.found.textContent = `${count(this.shown.length)} of ${count(this.rows.length)}`;
-    this.order();
+    this.found.textContent = `${count(found.length)} of ${count(this.rows.length)}`;
+    show(found);
   }
 
-  sort(column) {
-    this.sorted = { column, down: this.sorted.column === column && !this.sorted.down };
-    for (const button of this.head.querySelectorAll("button"))
-      button.textContent =
-        button.dataset.column + (button.dataset.column === column ? (this.sorted.down ? " ↓" : " ↑") : "");
-    this.order();
-  }
-
-  order() {
-    const { column, down } = this.sorted;
-    const key = (row) => (["answer", "gold"].includes(column) ? numeric(row[column]) : row[column]);
-    const keyed = this.shown.map((row) => [key(row), row]);
-    keyed.sort(([a, x], [b, y]) => (a < b ? -1 : a > b ? 1 : 0) * (down ? -1 : 1) || x.index - y.index);
-    this.shown = keyed.map(([, row]) => row);
-    this.selected = null;
-    this.view.scrollTop = 0;
-    this.draw();
-  }
-
-  draw() {
-    const first = Math.max(0, Math.floor(this.view.scrollTop / ROW) - 5);
-    const last = Math.min(this.shown.length, first + Math.ceil(this.view.clientHeight / ROW) + 10);
-    const spacer = make("div", { style: `height:${this.shown.length * ROW}px` });
-    this.view.replaceChildren(
-      spacer,
-      ...this.shown.slice(first, last).map((row, i) =>
-        make(
-          "div",
-          {
-            class: "row",
-            role: "option",
-            "aria-selected": String(this.selected === first + i),
-            style: `top:${(first + i) * ROW}px`,
-            onclick: () => this.select(first + i),
-          },
-          ...COLUMNS.map(([name, kind]) => make("span", { class: kind }, cellText(name, row))),
-        ),
-      ),
-    );
-  }
-
-  select(place) {
-    this.selected = Math.min(Math.max(place, 0), this.shown.length - 1);
-    const top = this.selected * ROW,
-      view = this.view;
-    if (top < view.scrollTop) view.scrollTop = top;
-    else if (top + ROW > view.scrollTop + view.clientHeight) view.scrollTop = top + ROW - view.clientHeight;
-    this.draw();
-    const row = this.shown[this.selected];
-    if (!row) return;
-    const parts = Object.entries(this.rewards).map(([name, values]) => `${name} ${values[row.index]}`);
-    this.detail.replaceChildren(
-      make("p", {}, row.question),
+  readOut(row) {
+    const parts = Object.entries(this.block.rewards).map(([name, values]) => `${name} ${values[row.index]}`);
+    const fate = [
+      row.used ? "" : "; sampled, but not used for the update",
+      row.rescue ? `; undone by the rescue at step ${row.rescue.step}` : "",
+    ].join("");
+    return [
+      make("p", {}, ...pieces(row.question)),
       make(
         "p",
         { class: "note" },
         `step ${row.step}, ${row.id}; ${parts.join(", ")}; advantage ${row.advantage}; ${row.tokens} tokens, ` +
-          `${row.finished ? "finished" : "cut off by the length limit"}; answer ${row.answer ?? "none"} (${row.how}), gold ${row.gold}`,
+          `${row.finished ? "finished" : "cut off by the length limit"}; answer ${row.answer ?? "none"} (${row.how}), ` +
+          `gold ${row.gold}${fate}`,
       ),
-      make("pre", {}, row.completion),
-    );
-  }
-
-  key(event) {
-    const step = { ArrowDown: 1, ArrowUp: -1, PageDown: 14, PageUp: -14, Home: -Infinity, End: Infinity }[event.key];
-    if (step === undefined || !this.shown.length) return;
-    event.preventDefault();
-    this.select(Math.min(Math.max((this.selected ?? -1) + step, 0), this.shown.length - 1));
+      make("pre", {}, ...pieces(row.completion)),
+    ];
   }
 }
-
-const numeric = (text) => (text === null ? -Infinity : Number.isNaN(Number(text)) ? Infinity : Number(text));
-const cellText = (name, row) => {
-  const value = row[name];
-  if (value === null || value === undefined) return "–";
-  return name === "advantage"
-    ? value.toFixed(2)
-    : name === "completion"
-      ? value.replaceAll("\n", " ⏎ ")
-      : String(value);
-};

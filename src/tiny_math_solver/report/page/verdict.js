@@ -3,23 +3,14 @@
 function drawVerdict(runs, comparisons) {
   const parts = [make("h2", {}, "Verdict")];
   if (runs.length > 1) {
+    const rescued = runs.some(({ rescues }) => rescues.length);
     parts.push(
       table(
-        ["run", "before", "after", "95 % interval", "strict", "fixed / broken", "p", "training"],
-        runs.map(({ name, summary: s }) =>
-          s
-            ? [
-                name,
-                percent(s.before.accuracy),
-                percent(s.after.accuracy),
-                interval(s.after),
-                percent(s.after.strict_accuracy),
-                `${s.paired.fixed} / ${s.paired.broken}`,
-                s.paired.p_value.toExponential(0),
-                `${s.train_seconds.toFixed(0)} s`,
-              ]
-            : [name, "not finished", "", "", "", "", "", ""],
-        ),
+        [
+          ...["run", "before", "after", "95 % interval", "strict", "fixed / broken", "p", "training"],
+          ...(rescued ? ["rescued"] : []),
+        ],
+        runs.map((run) => [...resultOf(run), ...(rescued ? [times(run.rescues.length)] : [])]),
       ),
     );
     if (comparisons.length) {
@@ -32,16 +23,32 @@ function drawVerdict(runs, comparisons) {
       );
     }
   } else {
-    parts.push(...verdictOf(runs[0]), ...eventsOf(runs[0]));
+    parts.push(...verdictOf(runs[0]), ...rescuesOf(runs[0]), ...eventsOf(runs[0]));
   }
   section("verdict").replaceChildren(...parts);
 }
 
+/** The cells of a run in the table of several. */
+const resultOf = ({ name, summary: s }) =>
+  s
+    ? [
+        name,
+        percent(s.before.accuracy),
+        percent(s.after.accuracy),
+        interval(s.after),
+        percent(s.after.strict_accuracy),
+        `${s.paired.fixed} / ${s.paired.broken}`,
+        s.paired.p_value.toExponential(0),
+        `${s.train_seconds.toFixed(0)} s`,
+      ]
+    : [name, "not finished", "", "", "", "", "", ""];
+
 /** Warnings, resumptions and retries. */
-function eventsOf({ events }) {
+function eventsOf({ events, earlier_events }) {
   if (!events.length) return [];
   return [
     make("h3", {}, "Events"),
+    earlier_events ? make("p", { class: "note" }, `The last ${events.length}; ${count(earlier_events)} more are in events.jsonl.`) : "",
     table(
       ["step", "", ""],
       events.map(({ step, name, text }) => [String(step), make("b", {}, name), text]),

@@ -1,0 +1,48 @@
+"""The data of a page, as plain JSON: the figures of its runs and, of a single run, as many texts as have room."""
+
+from pathlib import Path
+from typing import Any
+
+from tiny_math_solver.report.packing import fitting, packed_size
+from tiny_math_solver.report.records import RunRecords, compare
+from tiny_math_solver.report.texts import ProblemTexts, RolloutTexts, TestTexts, Texts
+
+ROOM = 5_600_000  # bytes of a page for its packed data
+SHARES = {"test": 0.3, "problems": 0.45, "rollouts": 1.0}  # of the room that is taken once these texts are in
+
+
+def page_data(folders: list[Path], room: int = ROOM) -> dict[str, Any]:
+    """The data of the page of `folders`. Raises UserError if one is no run folder, or a damaged one."""
+    return data_of([RunRecords(folder) for folder in folders], room)
+
+
+def data_of(records: list[RunRecords], room: int = ROOM) -> dict[str, Any]:
+    """The data of the page of one or several runs, of at most `room` bytes when packed."""
+    runs = [run.figures(len(records)) for run in records]
+    unfinished = [run["name"] for run in runs if run["summary"] is None]
+    data = {
+        "title": " · ".join(run["name"] for run in runs),
+        "state": f"not finished: {', '.join(unfinished)}" if unfinished else "",
+        "runs": runs,
+        "comparisons": compare(records),
+    }
+    if len(records) == 1:
+        kinds: dict[str, Texts] = {
+            "test": TestTexts(records[0]),
+            "problems": ProblemTexts(records[0]),
+            "rollouts": RolloutTexts(records[0]),
+        }
+        for name, texts in kinds.items():
+            _add(data, name, texts, int(SHARES[name] * room))
+    return data
+
+
+def _add(data: dict[str, Any], name: str, texts: Texts, limit: int) -> None:
+    """Add to the only run as many of the texts as the page can take."""
+    (run,) = data["runs"]
+
+    def size_with(n: int) -> int:
+        run[name] = texts.first(n)
+        return packed_size(data)
+
+    run[name] = texts.first(fitting(texts.sizes, limit, size_with))
