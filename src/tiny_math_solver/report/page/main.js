@@ -52,7 +52,12 @@ async function open() {
     section("state").textContent = OLD_BROWSER;
     return;
   }
-  data = JSON.parse(await unpacked("data"));
+  try {
+    data = JSON.parse(await unpacked("data"));
+  } catch {
+    section("state").textContent = "The data in this page are damaged. Write it again: tiny-math report RUN";
+    return;
+  }
   draw();
   await loadPlotly();
   drawCharts(data.runs);
