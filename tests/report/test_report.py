@@ -9,10 +9,11 @@ import pytest
 
 from helpers.made_up_run import HOSTILE, write_run
 from tiny_math_solver.report import page, page_data, write_report
-from tiny_math_solver.report.diagnose import dead_groups, equations, failure_of, first_slip, gain, waste
+from tiny_math_solver.report.diagnose import dead_groups, equations, failure_of, first_slip, gain, savings, waste
 from tiny_math_solver.report.packing import unpacked
 from tiny_math_solver.report.records import RunRecords, compare
 from tiny_math_solver.report.rollouts import RolloutLog, Step, with_grades
+from tiny_math_solver.report.training_problems import POINTS, course_of, problem_list, thinned
 from tiny_math_solver.support.errors import UserError
 
 
@@ -97,6 +98,78 @@ def test_dead_groups_and_waste_are_counted_by_what_they_were(tmp_path: Path):
     ]
     assert waste(steps) == {"all right": 0.2, "all wrong": 0.2, "cut off": 0.3}
     assert waste([]) == {"all right": 0.0, "all wrong": 0.0, "cut off": 0.0}
+
+
+def test_what_sampler_and_share_kept_from_the_update_is_counted(tmp_path: Path):
+    unused = {"used": False}
+    rows = [
+        *(rollout(1, "dead", False, 0.0, tokens=20) | unused for _ in range(2)),  # replaced
+        rollout(1, "b", True, 0.5), rollout(1, "b", False, 0.0), rollout(1, "b", False, 0.0, tokens=30) | unused,
+        rollout(2, "c", False, 0.0), rollout(2, "c", False, 0.0),  # dead, but used
+    ]  # fmt: skip
+    steps = steps_of(rows, tmp_path)
+    assert dead_groups(steps) == [
+        {"step": 1, "all right": 0.0, "all wrong": 0.0, "replaced": 0.5},
+        {"step": 2, "all right": 0.0, "all wrong": 1.0, "replaced": 0.0},
+    ]
+    assert waste(steps) == {"all right": 0.0, "all wrong": pytest.approx(60 / 110), "cut off": 0.0}
+    found = savings(steps, skipped=6)
+    assert [(part["name"], part["count"]) for part in found] == [
+        ("problems passed over", "6"), ("dead groups replaced", "1"), ("completions not used", "1"),
+    ]  # fmt: skip
+    assert "about 14 completions with 220 tokens were not sampled" in found[0]["meaning"]  # 7 / 3 and 110 / 3 a group
+    assert "2 completions with 40 tokens were set aside" in found[1]["meaning"]
+    assert "43% fewer tokens" in found[2]["meaning"]  # 30 of 70
+    assert savings(steps_of([rollout(1, "a", True, 0.5)], tmp_path), skipped=None) == []
+
+
+@pytest.mark.parametrize(
+    ("rights", "name"),
+    [
+        ([0], "never solved"), ([0, 0, 0], "never solved"), ([4], "always solved"), ([4, 4], "always solved"),
+        ([2], "in between"), ([1, 2], "improving"), ([2, 1], "slipping"), ([2, 2], "in between"),
+        ([0, 4, 1], "improving"), ([3, 0, 2], "slipping"), ([1, 1, 1, 2], "in between"), ([1, 1, 2, 2], "improving"),
+    ],
+)  # fmt: skip
+def test_the_course_of_a_problem_compares_its_halves(rights: list[int], name: str):
+    assert course_of([(step, right, 4) for step, right in enumerate(rights)]) == name
+
+
+def test_every_sample_of_training_counts_for_its_problem(tmp_path: Path):
+    rows = [
+        *(rollout(1, "a", i < 1, 0.5) for i in range(4)), *(rollout(1, "b", False, 0.0) for _ in range(4)),
+        *(rollout(7, "a", i < 3, 0.5) | {"used": False} for i in range(4)),
+    ]  # fmt: skip
+    log = RolloutLog(tmp_path / "rollouts.jsonl")
+    steps_of(rows, tmp_path)
+    log.update()
+    first, second = problem_list(log)
+    assert first == {
+        "id": "a", "question": "q", "visits": 2, "right": 4, "samples": 8, "course": "improving",
+        "points": [(1, 1, 4), (7, 3, 4)],
+    }  # fmt: skip
+    assert (second["id"], second["course"], second["right"]) == ("b", "never solved", 0)
+
+
+def test_a_long_course_is_added_up():
+    visits = [(step, 1, 4) for step in range(POINTS * 2 + 1)]
+    assert thinned(visits[:POINTS]) == visits[:POINTS]
+    assert thinned(visits)[0] == (2, 3, 12)
+    assert sum(right for _, right, _ in thinned(visits)) == len(visits)
+
+
+def test_rescues_come_from_events_or_from_the_summary(tmp_path: Path):
+    folder = write_run(tmp_path / "run")
+    rescue = {"step": 8, "text": "t", "undone": [5, 8], "back_to": 4, "changed": {"grpo.learning_rate": 1e-5}}
+    assert RunRecords(folder).rescues == []
+    summary = json.loads((folder / "summary.json").read_text())
+    (folder / "summary.json").write_text(json.dumps({**summary, "rescues": [rescue]}))
+    assert RunRecords(folder).rescues == [rescue]
+    (folder / "events.jsonl").write_text(json.dumps({**rescue, "step": 9, "name": "rescue"}) + "\n")
+    records = RunRecords(folder)
+    assert records.rescues == [{**rescue, "step": 9}]
+    assert records.undone == {5, 6, 7, 8}
+    assert records.figures()["events"] == []  # told once
 
 
 def test_rollouts_written_without_grades_take_them_from_their_rewards(tmp_path: Path):
