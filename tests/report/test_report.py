@@ -1,5 +1,6 @@
 """The report: figures derived from the records, and pages that show them."""
 
+import contextlib
 import json
 import re
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from helpers.made_up_run import HOSTILE, write_run
 from tiny_math_solver.report import page, page_data, write_report
 from tiny_math_solver.report.diagnose import dead_groups, equations, failure_of, first_slip, gain, savings, waste
-from tiny_math_solver.report.packing import unpacked
+from tiny_math_solver.report.packing import as_json, unpacked
 from tiny_math_solver.report.records import RunRecords, compare
 from tiny_math_solver.report.rollouts import RolloutLog, Step, with_grades
 from tiny_math_solver.report.training_problems import POINTS, course_of, problem_list, thinned
@@ -213,6 +214,21 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path):
     with pytest.raises(UserError, match="is not a run folder"):
         write_report([tmp_path], tmp_path / "out.html")
     assert not (tmp_path / "out.html").exists()
+
+
+@pytest.mark.parametrize("value", [None, [], {}, "x", -1, 10**30, float("nan"), True, [[1]], {"a": 1}])
+@pytest.mark.parametrize("name", ["rollouts", "metrics", "events", "eval/before"])
+def test_a_page_is_made_or_its_records_are_damaged(tmp_path: Path, name: str, value: Any):
+    """Whatever stands in the place of a value, there is no other error, and the data are JSON that a browser reads."""
+    folder = write_run(tmp_path / "run", rollouts=6)
+    path = folder / f"{name}.jsonl"
+    lines = path.read_text().splitlines()
+    for key in json.loads(lines[0]):
+        path.write_text("".join(f"{line}\n" for line in [lines[0], json.dumps({**json.loads(lines[-1]), key: value})]))
+        data = None
+        with contextlib.suppress(UserError):
+            data = page_data([folder])
+        json.loads(as_json(data), parse_constant=pytest.fail)
 
 
 def test_what_a_model_wrote_cannot_leave_its_place(tmp_path: Path):

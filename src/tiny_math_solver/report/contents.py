@@ -27,13 +27,14 @@ def data_of(records: list[RunRecords], room: int = ROOM) -> dict[str, Any]:
         "comparisons": compare(records),
     }
     if len(records) == 1:
-        kinds: dict[str, Texts] = {
-            "test": TestTexts(records[0]),
-            "problems": ProblemTexts(records[0]),
-            "rollouts": RolloutTexts(records[0]),
-        }
-        for name, texts in kinds.items():
-            _add(data, name, texts, int(SHARES[name] * room))
+        with records[0].damage_named():
+            kinds: dict[str, Texts] = {
+                "test": TestTexts(records[0]),
+                "problems": ProblemTexts(records[0]),
+                "rollouts": RolloutTexts(records[0]),
+            }
+            for name, texts in kinds.items():
+                _add(data, name, texts, int(SHARES[name] * room))
     return data
 
 

@@ -13,8 +13,16 @@ ROUNDS = 8
 
 
 def as_json(data: Any) -> bytes:
-    """JSON as UTF-8; half a surrogate pair, which has no UTF-8, becomes a question mark."""
-    return json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode("utf-8", errors="replace")
+    """JSON as a browser reads it, in UTF-8: null for a number that is not finite, "?" for half a surrogate pair."""
+    try:
+        text = _dumps(data)
+    except ValueError:
+        text = _dumps(json.loads(json.dumps(data), parse_constant=lambda name: None))
+    return text.encode("utf-8", errors="replace")
+
+
+def _dumps(data: Any) -> str:
+    return json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 def gzipped(content: bytes, level: int = 6) -> bytes:

@@ -43,7 +43,7 @@ class RunRecords:
 
     def update(self) -> None:
         """Raises UserError if the records are damaged."""
-        with self._damage_named():
+        with self.damage_named():
             self.rollouts.update()
             self.summary = self._json(SUMMARY)
             events = list(read_jsonl(self.folder / EVENTS))
@@ -64,7 +64,7 @@ class RunRecords:
 
     def figures(self, runs: int = 1) -> dict[str, Any]:
         """Everything that the page shows about the run but completions and problems; `runs` share the page."""
-        with self._damage_named():
+        with self.damage_named():
             return self._figures(steps_per_point(self.columns, runs))
 
     def _figures(self, size: int) -> dict[str, Any]:
@@ -112,10 +112,11 @@ class RunRecords:
         return self._kept[path][1]
 
     @contextmanager
-    def _damage_named(self) -> Iterator[None]:
+    def damage_named(self) -> Iterator[None]:
+        """Say of rows that are not as they should be that the records are damaged."""
         try:
             yield
-        except (KeyError, TypeError, ValueError) as error:
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             text = f"{self.folder}: its records are damaged, or not those of a run ({error!r})"
             raise UserError(text) from error
 
