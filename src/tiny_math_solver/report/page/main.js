@@ -15,7 +15,7 @@ function draw() {
     if (explorer) explorer.update(run);
     else if (run.rollouts.step.length) explorer = new Explorer(run);
     if (training) training.update(run);
-    else if (run.problems.total) training = new TrainingProblems(run, explorer);
+    else if (run.problems.total) training = new TrainingProblems(run, (id) => explorer?.search(id));
   } else {
     for (const name of ["problems", "failures", "training", "rollouts", "waste"]) {
       section(name).replaceChildren();

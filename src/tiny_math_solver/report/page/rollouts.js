@@ -151,6 +151,7 @@ class Explorer {
     for (const control of section("rollouts").querySelectorAll("input, select")) control.value = "";
     document.getElementById("search").value = text;
     this.filter();
+    section("rollouts").scrollIntoView();
   }
 
   filter(show = (rows) => this.list.show(rows)) {

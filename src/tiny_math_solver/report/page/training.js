@@ -11,8 +11,9 @@ const PROBLEM_COLUMNS = [
 const signed = (x) => (x < 0 ? "−" : "+") + Math.abs(100 * x).toFixed(0);
 
 class TrainingProblems {
-  constructor(run, explorer) {
-    this.explorer = explorer;
+  /** `showRollouts` gets the id of a problem. */
+  constructor(run, showRollouts) {
+    this.showRollouts = showRollouts;
     this.course = null; // the only one that is shown
     this.note = make("p", { class: "note" });
     this.search = make("input", { id: "problem", type: "search", oninput: () => this.filter() });
@@ -83,14 +84,7 @@ class TrainingProblems {
       make("p", { class: "note" }, `${row.id}; ${row.course}; right samples ${visits}`),
       make(
         "button",
-        {
-          type: "button",
-          class: "plain",
-          onclick: () => {
-            this.explorer.search(row.id);
-            section("rollouts").scrollIntoView();
-          },
-        },
+        { type: "button", class: "plain", onclick: () => this.showRollouts(row.id) },
         "show its rollouts",
       ),
     ];
