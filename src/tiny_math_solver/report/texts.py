@@ -90,8 +90,8 @@ class RolloutTexts:
 
     def first(self, n: int) -> dict[str, Any]:
         steps, chosen = self.log.steps, self.chosen[:n]
-        missing = self.chosen[len(self._read) : n]
-        self._read.extend(self.log.rows(steps[step].places[row] for step, row in missing))
+        if missing := self.chosen[len(self._read) : n]:
+            self._read.extend(self.log.rows(steps[step].places[row] for step, row in missing))
         in_order = sorted(zip(chosen, self._read, strict=False), key=lambda pair: pair[0])
         rows = [row for _, row in in_order]
         total = sum(len(step.places) for step in steps)
