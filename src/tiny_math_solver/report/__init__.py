@@ -14,12 +14,14 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from tiny_math_solver.report.contents import page_data
+from tiny_math_solver.report.contents import data_of
 from tiny_math_solver.report.packing import as_json, packed
+from tiny_math_solver.report.records import RunRecords
 from tiny_math_solver.support.files import write_whole
 
 REPORT = "report.html"  # in the run folder
 PAGE_BYTES = 8_000_000
+SPARE_BYTES = 50_000  # of a page, for its title
 SCRIPTS = (
     "elements", "list", "rescues", "verdict", "curves", "problems", "failures", "training", "rollouts", "setup",
     "unpack", "main",
@@ -29,6 +31,20 @@ SCRIPTS = (
 def write_report(folders: list[Path], out: Path) -> None:
     """Write the page of one run, or of several side by side. Raises UserError if a folder is not a run folder."""
     write_whole(out, page(page_data(folders)))
+
+
+def page_data(folders: list[Path], room: int | None = None) -> dict[str, Any]:
+    """The data of the page of `folders`, of at most `room` bytes when packed (default: what the page has left).
+
+    Raises UserError if one is no run folder, or a damaged one.
+    """
+    return data_of([RunRecords(folder) for folder in folders], room or room_for_data())
+
+
+@cache
+def room_for_data() -> int:
+    """Bytes that a page of PAGE_BYTES has left for its packed data."""
+    return PAGE_BYTES - SPARE_BYTES - len(page({"title": ""}).encode())
 
 
 def page(data: dict[str, Any]) -> str:

@@ -1,23 +1,19 @@
 """The data of a page, as plain JSON: the figures of its runs and, of a single run, as many texts as have room."""
 
-from pathlib import Path
 from typing import Any
 
 from tiny_math_solver.report.packing import fitting, packed_size
 from tiny_math_solver.report.records import RunRecords, compare
 from tiny_math_solver.report.texts import ProblemTexts, RolloutTexts, TestTexts, Texts
 
-ROOM = 5_600_000  # bytes of a page for its packed data
 SHARES = {"test": 0.3, "problems": 0.45, "rollouts": 1.0}  # of the room that is taken once these texts are in
 
 
-def page_data(folders: list[Path], room: int = ROOM) -> dict[str, Any]:
-    """The data of the page of `folders`. Raises UserError if one is no run folder, or a damaged one."""
-    return data_of([RunRecords(folder) for folder in folders], room)
+def data_of(records: list[RunRecords], room: int) -> dict[str, Any]:
+    """The data of the page of one or several runs, of at most `room` bytes when packed.
 
-
-def data_of(records: list[RunRecords], room: int = ROOM) -> dict[str, Any]:
-    """The data of the page of one or several runs, of at most `room` bytes when packed."""
+    Raises UserError if the records are damaged.
+    """
     runs = [run.figures(len(records)) for run in records]
     unfinished = [run["name"] for run in runs if run["summary"] is None]
     data = {

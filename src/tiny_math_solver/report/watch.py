@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
-from tiny_math_solver.report import page
+from tiny_math_solver.report import page, room_for_data
 from tiny_math_solver.report.contents import data_of
 from tiny_math_solver.report.packing import as_json, gzipped
 from tiny_math_solver.report.records import RunRecords
@@ -41,7 +41,12 @@ class Watch:
                 started = time.monotonic()
                 self.records.update()
                 last_record = max(changed, default=0) / 1e6  # milliseconds, as JavaScript counts them
-                self.data = {**data_of([self.records]), "live": True, "version": version, "last_record": last_record}
+                self.data = {
+                    **data_of([self.records], room_for_data()),
+                    "live": True,
+                    "version": version,
+                    "last_record": last_record,
+                }
                 self._packed = gzipped(as_json(self.data))
                 self.version = version
                 self._next = time.monotonic() + PAUSE * (time.monotonic() - started)

@@ -53,6 +53,7 @@ class Explorer {
 
   read(run) {
     const r = (this.block = run.rollouts);
+    this.sampled = run.summary?.completions ?? 0;
     const names = Object.keys(r.rewards);
     this.rows = r.step.map((step, i) => {
       const problem = r.problems[r.problem[i]];
@@ -136,13 +137,18 @@ class Explorer {
       whole_from === null || whole_from === undefined
         ? "of each step"
         : `all of ${whole_from === last ? `step ${last}` : `steps ${whole_from} to ${last}`}, and of each earlier step`;
+    const kept =
+      this.sampled > total
+        ? `rollouts.jsonl has the first ${count(total)} of ${count(this.sampled)} completions (records.rollouts_mb). `
+        : "";
     this.note.textContent =
       step.length === total
-        ? `Every completion of the run. ${use}`
+        ? (kept ? `Every completion that was kept: ${kept}` : "Every completion of the run. ") + use
         : `Shown: ${count(step.length)} of ${count(total)}, which is what a page of 8 MB has room for: ${whole} those ` +
           "that tell most, namely first right answers to a problem, right ones without ####, ones that were cut off, " +
           "the best and the worst of a group, and one of each group that was all right or all wrong. " +
-          `All are in rollouts.jsonl, and every figure on this page counts all. ${use}`;
+          (kept || "All are in rollouts.jsonl, and every figure on this page counts all. ") +
+          use;
     this.kindField.hidden = this.kind.options.length === 1;
   }
 
