@@ -172,6 +172,15 @@ def test_a_page_that_is_full_says_what_it_shows(opened: Any, tmp_path: Path):
     assert "correctness_reward 1" in page.locator("#rollouts .card").inner_text()
 
 
+def test_completions_that_the_records_lack_are_counted(opened: Any, tmp_path: Path):
+    folder = write_run(tmp_path / "run")
+    summary = json.loads((folder / "summary.json").read_text())
+    (folder / "summary.json").write_text(json.dumps({**summary, "completions": 1_500}))
+    note = opened(folder).locator("#rollouts .note").first.inner_text()
+    assert "rollouts.jsonl has the first 40 of 1,500 completions (records.rollouts_mb)" in note
+    assert "Every completion of the run" not in note
+
+
 def test_a_very_long_completion_says_where_it_was_cut(opened: Any, tmp_path: Path):
     folder = write_run(tmp_path / "run", rollouts=4)
     made = [json.loads(line) for line in (folder / "rollouts.jsonl").read_text().splitlines()]
