@@ -19,7 +19,7 @@ QUESTION = "Tom has 3 boxes with 4 pens each. He loses 2 pens. How many pens are
 STEPS, PROBLEMS, SAMPLES = 2, 4, 4
 SHORT = [
     "--model.dtype", "bfloat16", "--problems.dev", "4", "--evaluation.samples", "0", "--evaluation.every", "2",
-    "--rollouts.batch_size", "16", "--update.tokens_per_pass", "1024", "--grpo.max_steps", str(STEPS),
+    "--rollouts.batch_size", "64", "--update.tokens_per_pass", "1024", "--grpo.max_steps", str(STEPS),
     "--grpo.learning_rate", "1e-4", "--grpo.lr_scheduler_type", "constant", "--grpo.warmup_steps", "0",
     "--grpo.max_completion_length", "200", "--grpo.report_to", "none",
 ]  # fmt: skip
@@ -38,8 +38,8 @@ class Run:
 @pytest.fixture(scope="module", params=[QWEN, SMOLLM])
 def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
     model, folder = real_model(request.param), tmp_path_factory.mktemp(request.param)
-    for split, count in (("train", 80), ("test", 4)):
-        lines = [{"question": p.question, "answer": p.worked_answer} for p in embedded_problems(split, count)]
+    for split, problems in (("train", embedded_problems("train", 80)), ("test", embedded_problems("test", 4))):
+        lines = [{"question": p.question, "answer": p.worked_answer} for p in problems]
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     arguments = [
         str(GSM8K), "--model.name", str(model), "--problems.source", str(folder / "train.jsonl"),
@@ -55,7 +55,7 @@ def test_check_says_go(trained: Run):
     assert not re.search("^fail", said, re.MULTILINE)
     assert re.search(r"^ok +engine .* no other choices$", said, re.MULTILINE)
     assert "'<|im_end|>'" in verdicts["turn's end"]
-    assert r"'<|im_start|>assistant\n'" in verdicts["template"]
+    assert verdicts["template"].endswith(r"<|im_start|>assistant\n'")
     assert said.splitlines()[-1].startswith("go")
 
 
