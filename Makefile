@@ -9,7 +9,7 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist works
 
 # every call of a kernel is checked: addresses, sizes, indices
 CHECKED = TINY_MATH_CHECK_KERNELS=1 $(PYTEST)
-EVERYDAY = not slow and not fuzz and not browser and not large
+EVERYDAY = not slow and not fuzz and not browser and not large and not real
 
 .PHONY: quickstart test test-all sanitize bench bench-gpu lint clean
 
@@ -21,7 +21,7 @@ test: .venv/.installed-dev ## the tests of everyday work, offline: four to five 
 
 test-all: .venv/.installed-dev ## with real waits, killed runs, drawn inputs and the pages in Chromium
 	$(CHECKED) -m "$(EVERYDAY)"
-	$(PYTEST) -m "(slow or fuzz or browser) and not large"
+	$(PYTEST) -m "(slow or fuzz or browser) and not large and not real"
 
 sanitize: .venv/.installed-dev ## the kernels' tests and a short training under the sanitizers of g++: half an hour
 	$(BIN)/python scripts/sanitize.py address

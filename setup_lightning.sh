@@ -11,6 +11,7 @@ cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")"
 
 CONFIG=configs/gsm8k-qwen2.5-0.5b.yaml
 STAMP=.venv/.installed
+NEXT="bash src/train_math.sh"
 PYTHON=${PYTHON:-python3}
 EXTRAS=${EXTRAS-$([[ -z ${WANDB_TOKEN:-}${WANDB_API_KEY:-} ]] || echo wandb)}
 
@@ -63,7 +64,8 @@ print(*[line for line in open("constraints.txt").read().splitlines() if name(lin
 report_gpu() {
     local gpu
     if ! gpu=$(nvidia-smi --query-gpu=name,memory.total --format=csv,noheader 2>/dev/null); then
-        say "no GPU found: this configuration needs one; 'make quickstart' runs without"
+        say "no GPU found: take the configuration for a CPU, or 'make quickstart'"
+        NEXT+=" configs/gsm8k-cpu.yaml"
     elif .venv/bin/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then
         say "GPU: $gpu"
     else
@@ -106,4 +108,4 @@ else
     .venv/bin/tiny-math train "$CONFIG" --dry-run
 fi
 report_gpu
-say "ready; next: bash src/train_math.sh"
+say "ready; next: $NEXT"

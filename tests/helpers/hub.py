@@ -23,13 +23,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import re
 import shutil
 import socket
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -392,6 +393,15 @@ def publish(
     return folder
 
 
+def link_files(source: Path, folder: Path) -> None:
+    """Fill `folder` with the files of `source`, by links where the file system has them: a model may be large."""
+    for file in source.iterdir():
+        try:
+            os.link(file.resolve(), folder / file.name)
+        except OSError:
+            shutil.copyfile(file, folder / file.name)
+
+
 def publish_defaults(root: str | Path) -> Path:
     """The two repositories of the GSM8K configuration, each with a pinned revision and a different `main`."""
     publish(root, "datasets", DATASET, GSM8K_REVISION, build_gsm8k)
@@ -434,8 +444,11 @@ def _gsm8k_row(config: str, i: int) -> dict[str, str]:
     return {"question": question, "answer": "\n".join(steps) + f"\n#### {gold:,}"}
 
 
-def build_gsm8k(folder: Path, offset: int = 0) -> None:
-    """Both configurations as parquet, and the card whose YAML block tells `datasets` where they are."""
+def build_gsm8k(folder: Path, offset: int = 0, rows_of: Mapping[str, list[dict[str, str]]] | None = None) -> None:
+    """Both configurations as parquet, and the card whose YAML block tells `datasets` where they are.
+
+    `rows_of` has the rows of train and test, in place of the invented ones.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
     import yaml
@@ -446,7 +459,7 @@ def build_gsm8k(folder: Path, offset: int = 0) -> None:
         files = []
         (folder / config).mkdir()
         for split in ("train", "test"):
-            rows = gsm8k_rows(config, split, offset)
+            rows = rows_of[split] if rows_of else gsm8k_rows(config, split, offset)
             path = folder / config / f"{split}-00000-of-00001.parquet"
             schema = pa.schema([("question", pa.string()), ("answer", pa.string())])
             pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)

@@ -246,14 +246,14 @@ def test_setup_installs_the_extras_asked_for(studio: Box, env: dict[str, str], t
 
 
 def test_setup_can_skip_the_download_and_names_the_next_command(studio: Box) -> None:
-    """Catches a download despite SKIP_DOWNLOAD, and an end that leaves the reader without a next step."""
+    """Catches a download despite SKIP_DOWNLOAD, and a next step that takes days without a GPU."""
     done = studio.run("setup_lightning.sh", SKIP_DOWNLOAD="1")
     assert done.returncode == 0, done.stderr
     # the check reads the problems, so without the download there is nothing to check
     assert not any("tiny-math" in call for call in studio.calls())
     assert "download and check: skipped" in done.stdout
     assert done.stdout.splitlines()[-2].startswith("no GPU found: ")
-    assert done.stdout.splitlines()[-1] == "ready; next: bash src/train_math.sh"
+    assert done.stdout.splitlines()[-1] == "ready; next: bash src/train_math.sh configs/gsm8k-cpu.yaml"
 
 
 def test_setup_stops_when_the_download_fails_and_goes_on_later(studio: Box) -> None:
