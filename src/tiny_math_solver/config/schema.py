@@ -116,6 +116,12 @@ class UpdateSection(Section):
 class GuardsSection(Section):
     stop: bool = Field(True, description="stop a run that cannot succeed; false: warn and go on")
     zero_reward_steps: int = Field(10, ge=1, description="steps without a single reward after which a new run stops")
+    rescue: bool | None = Field(
+        None,
+        description="undo a collapse: go back to the state before it, change one setting and go on; null: where the "
+        "format is rewarded",
+    )
+    rescues: int = Field(3, ge=1, le=100, description="rescues of one run; if it collapses again it stops")
 
 
 class RecordsSection(Section):
@@ -194,6 +200,18 @@ class Config(Section):
     @property
     def _per_micro_batch(self) -> int:
         return self.grpo["per_device_train_batch_size"] * processes.count()
+
+    @property
+    def reward_weights(self) -> tuple[float, ...]:
+        """Weights of the correctness and the format reward; TRL's default is 1 each."""
+        return tuple(self.grpo.get("reward_weights") or (1.0, 1.0))
+
+    @property
+    def allowed_rescues(self) -> int:
+        """Collapses that the run undoes by itself; 0 where it undoes none."""
+        pays_format = any(weight > 0 for weight in self.reward_weights[1:])
+        is_on = pays_format if self.guards.rescue is None else self.guards.rescue
+        return self.guards.rescues if is_on else 0
 
     def to_yaml(self) -> str:
         return dump(self.model_dump(mode="json"))
