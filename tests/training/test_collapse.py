@@ -54,7 +54,7 @@ DIP = metrics(
 
 @pytest.mark.parametrize(
     ("rows", "batch", "by", "clean"),
-    [(FORMAT_ALONE, LARGE, 7, 5), (FEW_COMPLETIONS, SMALL, 8, 4)],
+    [(FORMAT_ALONE, LARGE, 7, 5), (FEW_COMPLETIONS, SMALL, 7, 4)],
     ids=["512 completions", "64 completions"],
 )
 def test_the_format_learned_alone_is_found_within_two_steps(rows: list[MetricsRow], batch: Batch, by: int, clean: int):
@@ -168,7 +168,7 @@ def test_fewer_than_one_healthy_run_of_100_steps_in_a_hundred_is_taken_for_a_col
     ("name", "batch", "by"),
     [
         ("real", LARGE, 7),
-        ("cpu-collapse", SMALL, 8),
+        ("cpu-collapse", SMALL, 7),
         ("real2", Batch(512, 8, (1.0, 0.1)), None),
     ],
 )

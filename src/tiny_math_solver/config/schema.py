@@ -7,6 +7,7 @@ objects, with their defaults filled in, are `Config.grpo_config` and `Config.lor
 
 from __future__ import annotations
 
+from copy import copy
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -259,6 +260,14 @@ class Config(Section):
     def with_grpo(self, **changes: Any) -> Config:
         """A copy with other values in section `grpo`."""
         return self.with_sections(grpo={**self.grpo, **changes})
+
+    def while_training(self, **changes: Any) -> Config:
+        """A copy with other values in section `grpo` of a run under way: a new GRPOConfig would reset its device."""
+        config, built = self.with_grpo(**changes), copy(self.grpo_config)
+        for name, value in changes.items():
+            setattr(built, name, value)
+        config.__dict__["grpo_config"] = built
+        return config
 
     def with_sections(self, **changes: Any) -> Config:
         """A copy with other sections."""

@@ -2,7 +2,7 @@
 
 The last few logged steps, one to WITHIN of them, are compared with up to BEFORE steps before those. A run has collapsed
 if its right answers have halved by more than noise explains, and so much else has changed that it is no dip: the
-format was learned, completions halved, or entropy tripled. Without such a sign the evidence has to be stronger.
+format was learned, completions halved, or entropy doubled. Without such a sign the evidence has to be stronger.
 
 docs/reliability.md has the rule in words, with its reasons.
 """
@@ -17,9 +17,9 @@ from tiny_math_solver.runs.records import MetricsRow
 
 WITHIN, BEFORE = 5, 10  # logged steps
 LOST = 0.5  # of what there was
-NEEDED = (5.0, 3.5, 3.0, 3.0)  # standard errors that the loss has to exceed, by the number of signs
-FORMAT_RISE, SHORTER, ENTROPY_RISE = 0.2, 0.5, 3.0  # signs: a difference of shares, and factors
-BLOWN_UP = 1.0  # nats a token that entropy gains, beside tripling, where that alone is a collapse
+NEEDED = (5.0, 3.5, 2.5, 2.5)  # standard errors that the loss has to exceed, by the number of signs
+FORMAT_RISE, SHORTER, ENTROPY_RISE = 0.2, 0.5, 2.0  # signs: a difference of shares, and factors
+BLOWN_UP = 3.0, 1.0  # factor and nats a token by which entropy rises where that alone is a collapse
 DAMAGED = 0.1  # of the way from before to after that a sign has gone at a step that is damaged already
 ALIKE = 0.3  # correlation of right answers among the samples of one problem; 0.2 to 0.4 in a 0.5B model on GSM8K
 
@@ -124,7 +124,7 @@ class _Change:
         return (
             len(self.after) > 1
             and entropy is not None
-            and entropy[1] >= max(ENTROPY_RISE * entropy[0], entropy[0] + BLOWN_UP)
+            and entropy[1] >= max(BLOWN_UP[0] * entropy[0], entropy[0] + BLOWN_UP[1])
         )
 
     def _last_clean(self, signs: Sequence[str]) -> int:

@@ -100,10 +100,11 @@ class Rescue(TrainerCallback):
         state.step = step
         changed = self._change()
         start = f"the state after step {state.taken}" if state.taken else "the start"
+        steps = f"steps {undone[0]} to {step} are undone" if undone[0] < step else f"step {step} is undone"
         settings = ", ".join(f"{name} {value}" for name, value in changed.items())
         text = (
-            f"{collapse.text}; the damage dates from step {collapse.clean + 1}: back to {start}, steps {undone[0]} to "
-            f"{step} are undone; from here on {settings}"
+            f"{collapse.text}; the damage dates from step {collapse.clean + 1}: back to {start}, {steps}; "
+            f"from here on {settings}"
         )
         details = {"undone": undone, "back_to": state.taken, "changed": changed}
         self.rows.append({"step": step, "text": text, **details})
@@ -144,7 +145,7 @@ class Rescue(TrainerCallback):
         correct, form = self.given.reward_weights
         rate = _rounded(self.rate_factor * self.given.grpo_config.learning_rate)
         weights = [correct, _rounded(self.weight_factor * form)]
-        self.config = self.given.with_grpo(reward_weights=weights, learning_rate=rate)
+        self.config = self.given.while_training(reward_weights=weights, learning_rate=rate)
         of_trainer = self.trainer.reward_weights
         of_trainer[: len(weights)] = torch.tensor(weights, dtype=of_trainer.dtype)
 

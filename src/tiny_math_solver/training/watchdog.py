@@ -80,7 +80,9 @@ class Watchdog(TrainerCallback):
             if finding.name not in self.active:
                 self.events.add(state.global_step, finding.name, finding.text)
             if self._ends(finding):
-                self.reason = finding.name if finding.optional and not finding.collapse else finding.text
+                self.reason = finding.name if finding.optional else finding.text
+                if finding.collapse:
+                    self.reason += f": {finding.text}"
                 self.is_optional = finding.optional
                 control.should_training_stop = True
         self.active = {finding.name for finding in found}
