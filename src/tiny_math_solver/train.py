@@ -175,6 +175,7 @@ def _summary(
         "engine_check": None if found.engine is None else asdict(found.engine),
         "dev": training.dev.history,
         "best_step": training.dev.best_step,
+        "rescues": training.watchdog.rescue.rows,
         "best_reward": recorder.best_reward,
         "train_seconds": training.metrics.elapsed(),
         "steps": trainer.state.global_step,

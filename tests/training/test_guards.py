@@ -64,9 +64,9 @@ def correct(share: float) -> dict[str, float]:
         ({"completions/mean_length": 40, **correct(0.6)}, []),
         ({"completions/mean_length": 320}, ["length blow-up"]),
         ({"completions/mean_length": 320, **correct(0.6)}, []),
-        ({"rewards/format_reward/mean": 0.45, **correct(0.2)}, ["format without accuracy"]),
+        ({"rewards/format_reward/mean": 0.45, **correct(0.2)}, ["collapse", "format without accuracy"]),
         ({"rewards/format_reward/mean": 0.45, **correct(0.39)}, []),
-        ({"reward": 0.3}, ["reward collapse"]),
+        ({"reward": 0.3}, ["collapse", "reward collapse"]),
         ({"reward": 0.4}, []),
         ({"kl": 2.0}, ["KL blow-up"]),
         ({"clip_ratio/region_mean": 0.4}, ["clip ratio"]),
@@ -92,7 +92,7 @@ def test_every_finding_names_its_number_and_a_setting(config: Config):
         "rewards/correctness_reward/mean": 0.2,
     }  # fmt: skip
     found = findings([HEALTHY] * WINDOW + [bad] * WINDOW, config, torch.float32)
-    assert len(found) == 8
+    assert len(found) == 9
     for finding in found:
         assert any(c.isdigit() for c in finding.text)
         assert "grpo." in finding.text, finding

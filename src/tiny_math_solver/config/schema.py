@@ -7,6 +7,7 @@ objects, with their defaults filled in, are `Config.grpo_config` and `Config.lor
 
 from __future__ import annotations
 
+from copy import copy
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -116,6 +117,12 @@ class UpdateSection(Section):
 class GuardsSection(Section):
     stop: bool = Field(True, description="stop a run that cannot succeed; false: warn and go on")
     zero_reward_steps: int = Field(10, ge=1, description="steps without a single reward after which a new run stops")
+    rescue: bool | None = Field(
+        None,
+        description="undo a collapse: go back to the state before it, change one setting and go on; null: where the "
+        "format is rewarded",
+    )
+    rescues: int = Field(3, ge=1, le=100, description="rescues of one run; if it collapses again it stops")
 
 
 class RecordsSection(Section):
@@ -195,6 +202,18 @@ class Config(Section):
     def _per_micro_batch(self) -> int:
         return self.grpo["per_device_train_batch_size"] * processes.count()
 
+    @property
+    def reward_weights(self) -> tuple[float, ...]:
+        """Weights of the correctness and the format reward; TRL's default is 1 each."""
+        return tuple(self.grpo.get("reward_weights") or (1.0, 1.0))
+
+    @property
+    def allowed_rescues(self) -> int:
+        """Collapses that the run undoes by itself; 0 where it undoes none."""
+        pays_format = any(weight > 0 for weight in self.reward_weights[1:])
+        is_on = pays_format if self.guards.rescue is None else self.guards.rescue
+        return self.guards.rescues if is_on else 0
+
     def to_yaml(self) -> str:
         return dump(self.model_dump(mode="json"))
 
@@ -241,6 +260,14 @@ class Config(Section):
     def with_grpo(self, **changes: Any) -> Config:
         """A copy with other values in section `grpo`."""
         return self.with_sections(grpo={**self.grpo, **changes})
+
+    def while_training(self, **changes: Any) -> Config:
+        """A copy with other values in section `grpo` of a run under way: a new GRPOConfig would reset its device."""
+        config, built = self.with_grpo(**changes), copy(self.grpo_config)
+        for name, value in changes.items():
+            setattr(built, name, value)
+        config.__dict__["grpo_config"] = built
+        return config
 
     def with_sections(self, **changes: Any) -> Config:
         """A copy with other sections."""

@@ -19,6 +19,7 @@ from tiny_math_solver.update.scorer import whole_rows
 from tiny_math_solver.update.torch_scorer import FLOAT32_BYTES, torch_pass_bytes
 
 NO_LIMIT = 1 << 62  # bytes
+STATE = 3  # sizes of what is trained: weights, and the two moments of Adam
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,9 @@ def memory_plan(trainer: MathGRPOTrainer, longest: Longest) -> MemoryPlan:
         Part("weights", sum(p.nbytes for p in model.parameters()), held=True),
         Part("adapter's gradient and optimizer", 4 * trained_bytes(trainer), "lora.r"),
     ]
+    if trainer.states_kept and trainer.accelerator.device.type != "cuda":  # they are on the CPU
+        size = trainer.states_kept * STATE * trained_bytes(trainer)
+        parts.append(Part("states to go back to", size, "lora.r"))
     if isinstance(rollouts, EngineRollouts):
         parts.append(Part("the rollouts' copy", rollouts.weights.nbytes, held=True))
         cache = rollouts.cache_bytes(trainer.rows_per_generation, longest.prompt, trainer.sampling)

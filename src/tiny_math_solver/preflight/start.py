@@ -11,6 +11,7 @@ from tiny_math_solver.config.schema import Config
 from tiny_math_solver.models.ends import added_end_line, missing_end
 from tiny_math_solver.preflight.forecast import Forecast, forecast
 from tiny_math_solver.preflight.memory import (
+    STATE,
     Longest,
     MemoryPlan,
     memory_plan,
@@ -127,7 +128,8 @@ def disk_bytes(plan: Plan, trainer: MathGRPOTrainer) -> int:
     row = trainer.sampling.max_new_tokens * TOKEN_BYTES + RECORD_BYTES
     rollouts = min(config.records.rollouts_mb * 10**6, steps * config.completions_per_step * row)
     merged = FLOAT32_BYTES * trainer.merged.size if trainer.merged else 0  # saved with the trained adapter
-    return (kept + 2) * (4 * trained_bytes(trainer) + merged) + 2 * rollouts + OTHER_BYTES
+    saved = (1 + STATE * (1 + trainer.states_kept)) * trained_bytes(trainer)  # with the best adapter
+    return (kept + 2) * (saved + merged) + 2 * rollouts + OTHER_BYTES
 
 
 def check_disk(folder: Path, needed: int) -> str:

@@ -6,7 +6,7 @@ Their fields may grow, not change. `summary.json` and the rows of `eval/*.jsonl`
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from tiny_math_solver.support.errors import UserError
 
@@ -36,11 +36,14 @@ class RolloutRow(TypedDict):
 
 
 class EventRow(TypedDict):
-    """One warning, resumption or fallback, a line of events.jsonl."""
+    """One warning, resumption, fallback or rescue, a line of events.jsonl."""
 
     step: int
     name: str
     text: str
+    undone: NotRequired[list[int]]  # of a rescue: the first and the last step that were undone
+    back_to: NotRequired[int]  # the step after which the state was taken that the run went back to
+    changed: NotRequired[dict[str, Any]]  # settings from there on, by their dotted names
 
 
 def read_config(folder: Path) -> dict[str, Any] | None:

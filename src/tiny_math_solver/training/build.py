@@ -36,6 +36,7 @@ from tiny_math_solver.training.generation import Generation, dataset_rows, sampl
 from tiny_math_solver.training.metrics_log import MetricsLog
 from tiny_math_solver.training.plan import Prepared
 from tiny_math_solver.training.recorder import Recorder
+from tiny_math_solver.training.rescue import Rescue
 from tiny_math_solver.training.sample_tables import SampleTables
 from tiny_math_solver.training.signals import StopOnSignal
 from tiny_math_solver.training.step_metrics import StepMetrics
@@ -79,11 +80,22 @@ def build_training(prepared: Prepared, run: RunFolder, console: Console, events:
     trainer.merged = merged_adapter
     dev = DevEvaluation(trainer, run, splits.dev, config.evaluation.every, PromptFormat.of(config))
     metrics = MetricsLog(trainer, run, dev, console)
-    signals, watchdog = StopOnSignal(), Watchdog(trainer, run, config, events)
+    signals, rescue = StopOnSignal(), Rescue(trainer, config, events)
+    watchdog = Watchdog(trainer, run, config, events, rescue)
     checkpointing = Checkpointing(trainer, run, dev, metrics, watchdog, prepared.plan)
     trainer.saver = checkpointing
     engine = EngineWatch(trainer, run, config, prepared.prompts, events)  # first: the others use the engine
-    for callback in (engine, dev, metrics, SampleTables(trainer), signals, watchdog, checkpointing, Agreement()):
+    for callback in (
+        engine,
+        dev,
+        metrics,
+        SampleTables(trainer),
+        signals,
+        rescue,
+        watchdog,
+        checkpointing,
+        Agreement(),
+    ):
         trainer.add_callback(callback)
     return Training(trainer, dev, metrics, signals, watchdog, checkpointing, added_end)
 

@@ -64,7 +64,7 @@ class Checkpointing(TrainerCallback):
         plan: Plan,
     ):
         self.trainer, self.run, self.dev, self.metrics = trainer, run, dev, metrics
-        self.plan = plan
+        self.plan, self.rescue = plan, watchdog.rescue
         self.parts: dict[str, Stateful] = {
             "recorder": trainer.recorder,
             "step_metrics": trainer.step_metrics,
@@ -72,6 +72,7 @@ class Checkpointing(TrainerCallback):
             "entropy_bonus": EntropyBonus(trainer),
             "dev": dev,
             "metrics": metrics,
+            "rescue": watchdog.rescue,
             "watchdog": watchdog,
             "rollout_batch": trainer.rollouts.batch_size,
         }
@@ -171,6 +172,7 @@ class Checkpointing(TrainerCallback):
         if not self._checkpoint:
             return
         trainer: Any = self.trainer
+        self.rescue.restore_rates()
         _load_optimizer(trainer.optimizer, trainer.lr_scheduler, self._state["optimizer"], self._state["scheduler"])
         if self._state["scaler"] is not None and trainer.accelerator.scaler is not None:
             trainer.accelerator.scaler.load_state_dict(self._state["scaler"])

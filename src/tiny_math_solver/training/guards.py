@@ -3,7 +3,8 @@
 Most guards compare the mean of the last WINDOW logged steps with a limit, or with the mean of the first ones. Each
 warns once, and again only after the value was fine in between. Three of them stop the run: no reward at all in its
 first steps, rollouts that do not come from the policy under training, and numbers that are missing or not finite. A
-guard whose numbers are missing finds nothing: whether they may be is for `not_measured` to say.
+collapse (collapse.py) is undone, or stops the run if it lasts. A guard whose numbers are missing finds nothing: whether
+they may be is for `not_measured` to say.
 
 To add one: a function from `History` to `Finding | None`, listed in GUARDS.
 """
@@ -16,6 +17,7 @@ import torch
 from tiny_math_solver.config.schema import Config
 from tiny_math_solver.grading.rewards import FORMAT_REWARD
 from tiny_math_solver.runs.records import MetricsRow
+from tiny_math_solver.training.collapse import CORRECT, FORMAT, Batch, Collapse, find_collapse
 from tiny_math_solver.training.measures import ALWAYS, remedy, unmeasured
 from tiny_math_solver.update.policy_update import GAP
 from tiny_math_solver.update.policy_update import GAP_TO_TRANSFORMERS as TO_TRANSFORMERS
@@ -25,27 +27,27 @@ SOLVED = 0.8  # share of correct completions from which low entropy and equal re
 # The mean difference of a log-probability that rounding explains, with room; a stale adapter is far above.
 GAPS = {torch.float32: 1e-4, torch.float16: 0.02, torch.bfloat16: 0.1}
 GAP_TO_TRANSFORMERS = 1e-3  # the largest difference, in float32
-CORRECT, FORMAT = "rewards/correctness_reward/mean", "rewards/format_reward/mean"
 
 
 @dataclass(frozen=True)
 class Finding:
     """`text` gives the measured value and the setting to change; after a `fatal` one it is no use to go on.
 
-    `guards.stop false` goes on after those that are `optional`.
+    `guards.stop false` goes on after those that are `optional`. A `collapse` can be undone (rescue.py).
     """
 
     name: str
     text: str
     fatal: bool = False
     optional: bool = True
+    collapse: Collapse | None = None
 
 
 class History:
-    """The metrics of a run so far, as the guards see them."""
+    """The metrics of a run so far, as the guards see them: without the `undone` steps."""
 
-    def __init__(self, rows: Sequence[MetricsRow], config: Config, dtype: torch.dtype):
-        self.rows, self.config, self.dtype = rows, config, dtype
+    def __init__(self, rows: Sequence[MetricsRow], config: Config, dtype: torch.dtype, undone: Collection[int] = ()):
+        self.rows, self.config, self.dtype, self.undone = rows, config, dtype, undone
 
     def mean(self, name: str, rows: Sequence[MetricsRow] | None = None) -> float | None:
         """The mean of a metric over `rows`, the last steps by default; None if none of them has it."""
@@ -94,6 +96,7 @@ def not_measured(row: MetricsRow, expected: Collection[str]) -> Finding | None:
 def no_reward(history: History) -> Finding | None:
     limit = history.config.guards.zero_reward_steps
     steps, cut_off = history.rows[-1].get("step", len(history.rows)), history.mean("completions/clipped_ratio")
+    steps -= len(history.undone)
     if steps < limit or any(row.get("reward") != 0 for row in history.rows):
         return None
     return Finding(
@@ -123,6 +126,22 @@ def other_policy(history: History) -> Finding | None:
         f"{'; '.join(measured)}: the rollouts do not come from the policy under training; --rollouts.engine false "
         "trains without the engine",
         fatal=True,
+    )
+
+
+def collapsed(history: History) -> Finding | None:
+    config = history.config
+    logged = int(config.grpo_config.logging_steps) * config.completions_per_step
+    batch = Batch(max(logged, config.generation_batch), config.num_generations, config.reward_weights)
+    if (collapse := find_collapse(history.rows, batch, max(history.undone, default=0))) is None:
+        return None
+    undo = "" if config.allowed_rescues else "; guards.rescue true undoes a collapse"
+    return Finding(
+        "collapse",
+        f"{collapse.text}; the damage dates from step {collapse.clean + 1}: lower the weight of the format reward "
+        f"(now grpo.reward_weights {list(config.reward_weights)}) or grpo.learning_rate (now "
+        f"{config.grpo_config.learning_rate:g}){undo}",
+        collapse=collapse,
     )
 
 
@@ -236,14 +255,18 @@ def clipping(history: History) -> Finding | None:
 
 
 GUARDS: tuple[Callable[[History], Finding | None], ...] = (
-    no_reward, other_policy, dead_groups, truncation, entropy_collapse, length, format_without_accuracy,
+    no_reward, other_policy, collapsed, dead_groups, truncation, entropy_collapse, length, format_without_accuracy,
     reward_collapse, kl, clipping,
 )  # fmt: skip
-AT_ONCE = (no_reward, other_policy)  # the others wait for a full window
+AT_ONCE = (no_reward, other_policy, collapsed)  # the others wait for a full window
 
 
 def findings(
-    rows: Sequence[MetricsRow], config: Config, dtype: torch.dtype, expected: Collection[str] = ALWAYS
+    rows: Sequence[MetricsRow],
+    config: Config,
+    dtype: torch.dtype,
+    expected: Collection[str] = ALWAYS,
+    undone: Collection[int] = (),
 ) -> list[Finding]:
     """Everything the guards find in the metrics of the steps logged so far; `expected` names what the last must have.
 
@@ -251,6 +274,6 @@ def findings(
     """
     if finding := not_measured(rows[-1], expected):
         return [finding]
-    history = History(rows, config, dtype)
+    history = History(rows, config, dtype, undone)
     guards = GUARDS if len(rows) >= WINDOW else AT_ONCE
     return [finding for guard in guards if (finding := guard(history)) is not None]

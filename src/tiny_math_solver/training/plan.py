@@ -107,6 +107,7 @@ class Plan:
             f"{grpo.learning_rate:g}, beta {grpo.beta:g}",
             f"greedy evaluation on dev every {config.evaluation.every} steps (the best adapter is kept), "
             "on test before and after",
+            *([f"a collapse is undone, up to {n} times (guards.rescue)"] if (n := config.allowed_rescues) else []),
             f"output: {config.output_dir}",
         ]
 

@@ -9,10 +9,14 @@ STEP_PARTS = ("rollout", "reward", "update", "evaluation")
 
 
 class StepMetrics:
-    """Numbers for the next logged line: `extra` as they are, `seconds` per part as means per step."""
+    """Numbers for the next logged line: `extra` as they are, `seconds` per part as means per step.
+
+    Those in `lasting` are in every line from then on.
+    """
 
     def __init__(self) -> None:
         self.extra: dict[str, float] = {}
+        self.lasting: dict[str, float] = {}
         self.seconds = dict.fromkeys(STEP_PARTS, 0.0)
         self._logged_step = 0
         self.batches = 0  # of completions, since the last logged line
@@ -27,7 +31,7 @@ class StepMetrics:
 
     def take(self, step: int) -> dict[str, float]:
         """The numbers since the last call, `step` being the last finished step; begins anew."""
-        taken, self.extra = self.extra, {}
+        taken, self.extra = self.extra | self.lasting, {}
         if steps := step - self._logged_step:
             taken |= {f"time/{part}": seconds / steps for part, seconds in self.seconds.items()}
             self._logged_step = step

@@ -55,6 +55,7 @@ class MathGRPOTrainer(GRPOTrainer):
 
     update: PolicyUpdate | None = None
     saver: Saver | None = None
+    states_kept = 0  # to go back to after a collapse (rescue.py)
     merged: MergedAdapter | None = None  # into the base, before the adapter that is trained was put on it
 
     def __init__(

@@ -84,13 +84,17 @@ class GenerationBuffer:
         """Micro-batches this process has learned from."""
         return self._trainer._step
 
+    def drop(self) -> None:
+        """Have the completions that are still to be learned from sampled again, by the policy as it is then."""
+        self._trainer._buffered_inputs = None
+
     def state_dict(self) -> dict[str, Any]:
-        args = self._trainer.args
+        args, buffered = self._trainer.args, self._trainer._buffered_inputs
         is_used_up = self.micro_step % (args.steps_per_generation * self._trainer.num_iterations) == 0
         return {
             "step": self.micro_step,
             "accumulation": args.gradient_accumulation_steps,
-            "waiting": [] if is_used_up else _moved(self._trainer._buffered_inputs, "cpu"),
+            "waiting": [] if is_used_up or buffered is None else _moved(buffered, "cpu"),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

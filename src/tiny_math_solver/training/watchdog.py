@@ -17,10 +17,12 @@ from tiny_math_solver.support.console import Console, printable
 from tiny_math_solver.support.errors import EXIT_LEARNED_NOTHING, StoppedError
 from tiny_math_solver.training.guards import Finding, findings, not_measured
 from tiny_math_solver.training.measures import expected_quantities, is_finite, not_finite, remedy
+from tiny_math_solver.training.rescue import Rescue
 from tiny_math_solver.training.trainer import MathGRPOTrainer
 from tiny_math_solver.training.trl_state import Mark
 
 MAX_DROPPED_STEPS = 3  # in a row, then the run stops
+MAX_COLLAPSED = 2  # logged steps in a row that find the run collapsed, then it stops
 EXAMPLES, EXAMPLE_CHARACTERS = 3, 300
 WHOLE_RUN = "train_loss"  # the Trainer logs it in one line, the last
 OF_STEP_LINES = {"loss", "grad_norm"}
@@ -29,12 +31,15 @@ OF_STEP_LINES = {"loss", "grad_norm"}
 class Watchdog(TrainerCallback):
     """Reports what the guards find in each logged step; drops steps whose numbers are not finite.
 
+    A collapse is undone by `rescue`; one that is not, and lasts, stops the run.
     A loss or gradient that is not finite may happen once; three in a row stop the run. Anything else that is not
     finite stops it at once.
     """
 
-    def __init__(self, trainer: MathGRPOTrainer, run: RunFolder, config: Config, events: EventLog):
+    def __init__(self, trainer: MathGRPOTrainer, run: RunFolder, config: Config, events: EventLog, rescue: Rescue):
         self.trainer, self.run, self.config, self.events = trainer, run, config, events
+        self.rescue = rescue
+        self.collapsed = 0  # logged steps in a row
         self.rows: list[MetricsRow] = []
         self.active: set[str] = set()  # guards that found something at the last step
         self.examples: list[RolloutRow] = []
@@ -47,8 +52,8 @@ class Watchdog(TrainerCallback):
         self._weights_before: list[torch.Tensor] = []  # the adapter before the optimizer's step
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.rows = [row for row in read_jsonl(self.run.path / "metrics.jsonl") if "reward" in row]  # of a resumed run
-        self.active = {finding.name for finding in self._find(())} if self.rows else set()
+        rows = [row for row in read_jsonl(self.run.path / "metrics.jsonl") if "reward" in row]  # of a resumed run
+        self._judge(rows)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._has_unlogged_step = True
@@ -64,16 +69,39 @@ class Watchdog(TrainerCallback):
             self.examples = self.examples or self.trainer.recorder.last_rows[:EXAMPLES]
             self.rows.append(row)
             found = self._find(expected)
+            self.collapsed = self.collapsed + 1 if any(finding.collapse for finding in found) else 0
         else:  # earlier completions are learned from again
             found = [finding] if (finding := not_measured(row, expected)) else []
+        if self._is_rescued(found, state.global_step):
+            self.collapsed = 0
+            self._judge(self.rows)
+            return
         for finding in found:
             if finding.name not in self.active:
                 self.events.add(state.global_step, finding.name, finding.text)
-            if finding.fatal and (self.config.guards.stop or not finding.optional):
+            if self._ends(finding):
                 self.reason = finding.name if finding.optional else finding.text
+                if finding.collapse:
+                    self.reason += f": {finding.text}"
                 self.is_optional = finding.optional
                 control.should_training_stop = True
         self.active = {finding.name for finding in found}
+
+    def _judge(self, rows: list[MetricsRow]) -> None:
+        """Go on from `rows` without those that were undone."""
+        self.rows = self.rescue.kept(rows)
+        self.active = {finding.name for finding in self._find(())} if self.rows else set()
+
+    def _is_rescued(self, found: list[Finding], step: int) -> bool:
+        """Have a collapse undone, if it is the worst that was found. All processes do as the main one."""
+        own = next((finding.collapse for finding in found if finding.collapse), None)
+        collapse = processes.gather(None if any(finding.fatal for finding in found) else own)[0]
+        return collapse is not None and self.rescue.undo(step, collapse)
+
+    def _ends(self, finding: Finding) -> bool:
+        """True if the run stops after such a finding."""
+        lasts = finding.collapse is not None and (self.collapsed >= MAX_COLLAPSED or self.rescue.is_used_up)
+        return (finding.fatal or lasts) and (self.config.guards.stop or not finding.optional)
 
     def _expected(self, row: MetricsRow) -> set[str]:
         """The numbers that `row` must have. Of a dropped step there are none, and what is not finite is taken out.
@@ -94,7 +122,7 @@ class Watchdog(TrainerCallback):
         return set()
 
     def _find(self, expected: Collection[str]) -> list[Finding]:
-        return findings(self.rows, self.config, self.trainer.policy_dtype, expected)
+        return findings(self.rows, self.rescue.config, self.trainer.policy_dtype, expected, self.rescue.undone)
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Drop the step if its numbers are not finite: without a gradient the optimizer does nothing."""
@@ -181,7 +209,12 @@ class Watchdog(TrainerCallback):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        return {"dropped_steps": self.dropped_steps, "has_dropped": self._has_dropped}
+        return {
+            "dropped_steps": self.dropped_steps,
+            "has_dropped": self._has_dropped,
+            "collapsed": self.collapsed,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.dropped_steps, self._has_dropped = state["dropped_steps"], state.get("has_dropped", False)
+        self.collapsed = state.get("collapsed", 0)
