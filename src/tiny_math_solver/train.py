@@ -11,12 +11,13 @@ verdict      summary.json, the report                                evaluation/
 Of several processes the main one does all but preparing, building and the loop (support/processes.py).
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tiny_math_solver.config.schema import Config
 from tiny_math_solver.evaluation.before_after import TestResult, evaluate_test, recorded_test
+from tiny_math_solver.evaluation.kept import Evaluator, KeptEvaluations
 from tiny_math_solver.evaluation.verdict import evaluation_lines
 from tiny_math_solver.models.load import load_model
 from tiny_math_solver.preflight.start import Preflight, preflight
@@ -77,21 +78,32 @@ def _run(
 ) -> None:
     """Everything from the model to summary.json; `config` is the configuration as given, which is recorded."""
     events = EventLog(run, console)
-    training = build_training(prepared, run, console, events)
+    with console.part(f"loading model {prepared.config.model.name}"):
+        training = build_training(prepared, run, console, events)
     if checkpoint is not None:
         training.checkpointing.read(checkpoint)
     found = preflight(prepared, run, training, console, fresh=checkpoint is None, force=force)
     processes.gather(None)  # all can start
     processes.on_main(lambda: _open_folder(config, run, training, checkpoint, events))
+    processes.on_main(lambda: _keep_forecast(run, found))
+    evaluator = Evaluator(console, found.pace.asking, KeptEvaluations(run.path))
     with training.signals.listening():
-        before = processes.on_main(lambda: _before(prepared, run, training, console))
+        before = processes.on_main(lambda: _before(prepared, run, training, evaluator))
+        training.dev.evaluator = evaluator
         with wandb_defaults(run, resumed=checkpoint is not None):
             _loop(training, console, fresh=checkpoint is None)
-        processes.on_main(lambda: _finish(prepared, run, training, found, before))
+        processes.on_main(lambda: _finish(prepared, run, training, found, before, replace(evaluator, kept=None)))
 
 
-def _finish(prepared: Prepared, run: RunFolder, training: Training, found: Preflight, before: TestResult) -> None:
-    after = _after(prepared, run, training)
+def _finish(
+    prepared: Prepared,
+    run: RunFolder,
+    training: Training,
+    found: Preflight,
+    before: TestResult,
+    evaluator: Evaluator,
+) -> None:
+    after = _after(prepared, run, training, evaluator)
     run.write_json("summary.json", _summary(prepared, training, found, before, after))
 
 
@@ -115,14 +127,24 @@ def _open_folder(config: Config, run: RunFolder, training: Training, checkpoint:
     events.open()
 
 
-def _before(prepared: Prepared, run: RunFolder, training: Training, console: Console) -> TestResult:
+def _keep_forecast(run: RunFolder, found: Preflight) -> None:
+    """Record the forecast of a fresh run.
+
+    What training learns from it may only be its `reproducible_outcomes`: how many problems it asks beyond those depends
+    on the speed of the machine, and the same seed is to give the same run.
+    """
+    if found.forecast is not None:
+        run.write_json("forecast.json", found.forecast.to_dict())
+
+
+def _before(prepared: Prepared, run: RunFolder, training: Training, evaluator: Evaluator) -> TestResult:
     """The model that the run starts from, on test: from the records of a resumed run, else by the untrained adapter."""
-    config, splits = prepared.config, prepared.splits
-    recorded = recorded_test(run, splits, "before")
-    before = recorded or evaluate_test(config, training.trainer.rollouts, splits, run, "before")
+    config, tested = prepared.config, prepared.plan.tested
+    recorded = recorded_test(run, tested, "before")
+    before = recorded or evaluate_test(config, training.trainer.rollouts, tested, run, "before", evaluator)
     require_scores(before["test"].summary(), "test, before", 0, training.trainer.recorder.events)
     for line in evaluation_lines("before", before["test"].summary()):
-        console.say(line)
+        evaluator.console.say(line)
     return before
 
 
@@ -138,7 +160,7 @@ def _loop(training: Training, console: Console, *, fresh: bool) -> None:
     processes.on_main(lambda: training.watchdog.raise_if_stopped(console))
 
 
-def _after(prepared: Prepared, run: RunFolder, training: Training) -> TestResult:
+def _after(prepared: Prepared, run: RunFolder, training: Training, evaluator: Evaluator) -> TestResult:
     """The adapter that was the best on dev, as it lies on the disk, on test."""
     config, trainer = prepared.config, training.trainer
     best = load_model(str(run.path), dtype=config.model.dtype, device=trainer.args.device.type)
@@ -152,7 +174,7 @@ def _after(prepared: Prepared, run: RunFolder, training: Training) -> TestResult
         console=QuietConsole(),  # slower ways were said at the start
         stop_strings=trainer.rollouts.endings.texts,
     )
-    after = evaluate_test(config, rollouts, prepared.splits, run, "after")
+    after = evaluate_test(config, rollouts, prepared.plan.tested, run, "after", evaluator)
     require_scores(after["test"].summary(), "test, after", trainer.state.global_step, trainer.recorder.events)
     return after
 

@@ -15,11 +15,12 @@ from tiny_math_solver.grading import Graded, How, parse_gold
 from tiny_math_solver.preflight import grader, memory
 from tiny_math_solver.preflight.check import check
 from tiny_math_solver.preflight.forecast import Forecast
-from tiny_math_solver.preflight.memory import Longest, made_up_rows, memory_plan, pass_bytes, readable, try_longest
+from tiny_math_solver.preflight.memory import Longest, made_up_rows, memory_plan, pass_bytes, try_longest
 from tiny_math_solver.runs.events import EventLog
 from tiny_math_solver.runs.folder import RunFolder
 from tiny_math_solver.support.console import QuietConsole
 from tiny_math_solver.support.errors import EXIT_LEARNED_NOTHING
+from tiny_math_solver.support.memory import readable
 from tiny_math_solver.training.build import build_training
 from tiny_math_solver.training.plan import prepare
 from tiny_math_solver.update.kernel_scorer import LOGITS_TOKENS, ragged
@@ -175,7 +176,10 @@ def test_the_trial_leaves_no_trace(training: Any):
     trainer = training.trainer
     state = torch.get_rng_state()
     before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
-    assert try_longest(trainer, Longest(50, 112)) > 0
+    decode, update = try_longest(trainer, Longest(50, 112))
+    assert update > 0
+    assert decode is not None
+    assert decode.seconds(128, 1) > 0
     assert torch.equal(torch.get_rng_state(), state)
     assert all(p.grad is None for p in trainer.model.parameters())
     assert all(torch.equal(before[name], p) for name, p in trainer.model.named_parameters())
@@ -234,8 +238,8 @@ def test_the_forecast_counts_groups_without_a_gradient():
     assert found.dead == 0.5  # format alone makes a difference in the last group
     assert found.histogram == "problems by right samples of 2: 0 → 2, 1 → 1, 2 → 1"
     assert found.hopeless == ""
-    assert "all rewards are the same (100% right)" in Forecast([[right, right]], 1.0).hopeless
-    assert "none of 2 completions earns a reward" in Forecast([[blank, blank]], 1.0).hopeless
+    assert "all rewards are the same (100% right)" in Forecast([[right, right]], 1.0, enough=1).hopeless
+    assert "none of 2 completions earns a reward" in Forecast([[blank, blank]], 1.0, enough=1).hopeless
 
 
 def test_the_forecast_is_what_the_first_steps_show(tmp_path: Path, capsys):

@@ -17,10 +17,10 @@ from helpers.paths import GSM8K
 from helpers.runs import SHORT, run
 from tiny_math_solver.cli import main
 from tiny_math_solver.config.loading import load_config
-from tiny_math_solver.preflight.memory import available
 from tiny_math_solver.rollouts import EngineRollouts
 from tiny_math_solver.support import device
 from tiny_math_solver.support.errors import UserError
+from tiny_math_solver.support.memory import available
 from tiny_math_solver.training.checkpointing import RandomStates
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tiny_math_solver.cli.arguments import not_negative
 from tiny_math_solver.support import processes
-from tiny_math_solver.support.console import Console, QuietConsole
+from tiny_math_solver.support.console import Console, NotesConsole, QuietConsole
 from tiny_math_solver.support.errors import EXIT_LEARNED_NOTHING
 
 HELP = "check in under a minute if a run is worth starting here: memory, time, base model, …"
@@ -27,7 +27,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
         console = QuietConsole()
     config, worst = load_config(args.config, args.overrides, console), "ok"
     check_arguments(config.grpo_config)
-    for finding in check(config, args.price):
+    progress = NotesConsole() if processes.is_main() else console
+    for finding in check(config, args.price, progress):
         console.say(str(finding))
         worst = max(worst, finding.verdict, key=("ok", "warn", "fail").index)
     console.say({"ok": "go", "warn": "go, but see the warnings", "fail": "do not start this run"}[worst])

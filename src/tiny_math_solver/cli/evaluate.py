@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    from tiny_math_solver.evaluation.evaluate import evaluate
+    from tiny_math_solver.evaluation.evaluate import completions_of, evaluate
     from tiny_math_solver.evaluation.prompt_settings import evaluation_problems
     from tiny_math_solver.evaluation.verdict import evaluation_lines, paired_line
     from tiny_math_solver.models.load import load_model, locate
@@ -65,17 +65,20 @@ def run(args: argparse.Namespace, console: Console) -> int:
             if name == args.model:
                 raise
             notes.say(str(error))  # the other model may have a template without this model's variables
-        return evaluate(
-            make_rollouts(
-                loaded.model, loaded.tokenizer, args.batch_size, console=notes, stop_strings=settings.stop_strings
-            ),
-            problems,
-            prompt=settings.prompt,
-            max_new_tokens=settings.max_new_tokens,
-            samples=args.samples,
-            sampling=Sampling(settings.max_new_tokens, args.temperature, args.top_p, args.top_k),
-            seed=args.seed,
+        rollouts = make_rollouts(
+            loaded.model, loaded.tokenizer, args.batch_size, console=notes, stop_strings=settings.stop_strings
         )
+        with notes.progress(f"{adapter or name}", completions_of(len(problems), args.samples)) as advance:
+            return evaluate(
+                rollouts,
+                problems,
+                prompt=settings.prompt,
+                max_new_tokens=settings.max_new_tokens,
+                samples=args.samples,
+                sampling=Sampling(settings.max_new_tokens, args.temperature, args.top_p, args.top_k),
+                seed=args.seed,
+                on_done=advance,
+            )
 
     notes = NotesConsole()
     check_out(args.out, ".jsonl")

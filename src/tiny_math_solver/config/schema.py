@@ -40,7 +40,11 @@ class ModelSection(Section):
         description="'embedded', a Hub name, or a folder; an adapter stands for its base and itself",
     )
     revision: str | None = Field(None, description="commit of the Hub model; null: the pinned one, or main")
-    dtype: str = Field("auto", description="float32, bfloat16, float16, or auto: bfloat16 on a GPU that has it")
+    dtype: str = Field(
+        "auto",
+        description="float32, bfloat16, float16, or auto: bfloat16 on a GPU that has it, and on a CPU with AMX for "
+        "weights stored so",
+    )
     adapter: str | None = Field(None, description="LoRA adapter to start from: a folder or a Hub name")
     adapter_use: str = Field(
         "continue", description="continue: train that adapter; merge: train a new one on base and adapter merged"
@@ -96,6 +100,14 @@ class PromptSection(Section):
 
 class EvaluationSection(Section):
     every: int = Field(50, ge=1, description="steps between greedy evaluations on dev")
+    test_limit: int | None = Field(
+        None, ge=1, description="test problems answered before and after, chosen by a hash of each question; null: all"
+    )
+    forecast_seconds: float = Field(
+        20,
+        ge=0,
+        description="time for sampling train problems before the run, at most 2 % of the run; 0: no forecast",
+    )
     samples: int = Field(8, ge=0, description="sampled completions per problem for pass@k and maj@k; 0: none")
     sampled_problems: int = Field(64, ge=1, description="problems used to measure pass@k and maj@k")
 

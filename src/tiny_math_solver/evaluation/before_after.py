@@ -3,7 +3,8 @@
 from typing import Any
 
 from tiny_math_solver.config.schema import Config
-from tiny_math_solver.evaluation.evaluate import Evaluation, evaluate
+from tiny_math_solver.evaluation.evaluate import Evaluation
+from tiny_math_solver.evaluation.kept import Evaluator
 from tiny_math_solver.problems.splits import Splits
 from tiny_math_solver.prompts import PromptFormat
 from tiny_math_solver.rollouts import Rollouts, Sampling
@@ -14,24 +15,22 @@ from tiny_math_solver.support.errors import UserError
 TestResult = dict[str, Evaluation]  # "test", and "unseen" where there are problems of unseen kinds
 
 
-def evaluate_test(config: Config, rollouts: Rollouts, splits: Splits, run: RunFolder, when: str) -> TestResult:
+def evaluate_test(
+    config: Config, rollouts: Rollouts, splits: Splits, run: RunFolder, when: str, evaluator: Evaluator
+) -> TestResult:
     """Answer every test problem greedily and sample some; the records go to `eval/<when>.jsonl`."""
     grpo, settings = config.grpo_config, config.evaluation
     ask: dict[str, Any] = {"prompt": PromptFormat.of(config), "max_new_tokens": config.max_completion_length}
-    sampling = Sampling(config.max_completion_length, temperature=grpo.temperature)
-    results = {
-        "test": evaluate(
-            rollouts,
-            splits.test,
-            **ask,
-            samples=settings.samples,
-            sampled_problems=settings.sampled_problems,
-            sampling=sampling,
-            seed=grpo.seed,
-        )
+    sampled = {
+        "samples": settings.samples,
+        "sampled_problems": settings.sampled_problems,
+        "sampling": Sampling(config.max_completion_length, temperature=grpo.temperature),
+        "seed": grpo.seed,
     }
+    advice = "evaluation.test_limit, evaluation.samples"
+    results = {"test": evaluator.evaluate(f"{when}-test", rollouts, splits.test, ask | sampled, advice)}
     if splits.unseen:
-        results["unseen"] = evaluate(rollouts, splits.unseen, **ask)
+        results["unseen"] = evaluator.evaluate(f"{when}-test, unseen kinds", rollouts, splits.unseen, ask)
     for name, result in results.items():
         run.write_jsonl(_record_name(when, name), result.rows())
     return results

@@ -11,6 +11,7 @@ from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.prompts import Message, PromptFormat, encode_prompt, group_prompts
 from tiny_math_solver.rollouts import Rollout, Rollouts, Sampling
 from tiny_math_solver.rollouts.endings import Endings
+from tiny_math_solver.rollouts.rollout import OnDone
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,22 +108,37 @@ def evaluate(
     sampled_problems: int | None = None,
     sampling: Sampling | None = None,
     seed: int = 0,
+    on_done: OnDone | None = None,
 ) -> Evaluation:
-    """Answer `problems` greedily, and the first `sampled_problems` of them `samples` times with `sampling`."""
+    """Answer `problems` greedily, and the first `sampled_problems` of them `samples` times with `sampling`.
+
+    `on_done` is told how many of the `completions_of` it are finished.
+    """
     greedy = Sampling(max_new_tokens=max_new_tokens, temperature=0)
-    records = _generate(rollouts, problems, prompt, 1, greedy, sampled=False)
+    records = _generate(rollouts, problems, prompt, 1, greedy, on_done, sampled=False)
     if not samples:
         return Evaluation(records)
     sampling = replace(sampling or Sampling(max_new_tokens), seed=seed)
-    sampled = sample(rollouts, problems[:sampled_problems], prompt, samples, sampling)
+    later = on_done and (lambda done: on_done(len(records) + done))
+    sampled = sample(rollouts, problems[:sampled_problems], prompt, samples, sampling, later)
     return Evaluation(records, sampled, samples)
 
 
+def completions_of(problems: int, samples: int, sampled_problems: int | None = None) -> int:
+    """The completions that `evaluate` makes of so many problems."""
+    return problems + samples * min(problems, problems if sampled_problems is None else sampled_problems)
+
+
 def sample(
-    rollouts: Rollouts, problems: Sequence[Problem], prompt: PromptFormat, samples: int, sampling: Sampling
+    rollouts: Rollouts,
+    problems: Sequence[Problem],
+    prompt: PromptFormat,
+    samples: int,
+    sampling: Sampling,
+    on_done: OnDone | None = None,
 ) -> list[EvaluationRecord]:
     """`samples` graded completions of every problem, grouped by problem."""
-    return _generate(rollouts, problems, prompt, samples, sampling, sampled=True)
+    return _generate(rollouts, problems, prompt, samples, sampling, on_done, sampled=True)
 
 
 def _generate(
@@ -131,13 +147,14 @@ def _generate(
     prompt: PromptFormat,
     samples: int,
     sampling: Sampling,
+    on_done: OnDone | None,
     *,
     sampled: bool,
 ) -> list[EvaluationRecord]:
     conversations = [prompt.messages(problem.question) for problem in problems]
     prompts = group_prompts(encode_prompt(rollouts.tokenizer, messages, prompt) for messages in conversations)
     records = []
-    for index, rollout in enumerate(rollouts.generate(prompts, samples, sampling)):
+    for index, rollout in enumerate(rollouts.generate(prompts, samples, sampling, on_done=on_done)):
         i, number = divmod(index, samples)
         records.append(_record(problems[i], conversations[i], rollout, rollouts.endings, number if sampled else None))
     return records

@@ -1,10 +1,11 @@
 """The statistics of an evaluation: intervals, the paired test, pass@k and maj@k. No torch."""
 
+import math
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass
 
-from scipy.stats import binomtest
+from scipy.stats import binomtest, norm
 
 
 def wilson_interval(correct: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -13,6 +14,23 @@ def wilson_interval(correct: int, n: int, confidence: float = 0.95) -> tuple[flo
         return 0.0, 1.0
     interval = binomtest(correct, n).proportion_ci(confidence, method="wilson")
     return float(interval.low), float(interval.high)
+
+
+def grouped_interval(correct: Sequence[int], samples: int) -> tuple[float, float]:
+    """Wilson score interval of a share, from the numbers of right ones among the `samples` of each group.
+
+    The samples of a group resemble each other, so they count as fewer independent ones (Kish's design effect): as many
+    as would let the groups' means vary as they do, and no fewer than there are groups.
+    """
+    groups = len(correct)
+    if groups == 0:
+        return 0.0, 1.0
+    share = sum(correct) / (groups * samples)
+    spread = sum((right / samples - share) ** 2 for right in correct) / (groups * max(1, groups - 1))
+    n = min(groups * samples, max(groups, share * (1 - share) / spread)) if spread else groups
+    z = float(norm.ppf(0.975))
+    centre, half = share + z * z / (2 * n), z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return max(0.0, (centre - half) / (1 + z * z / n)), min(1.0, (centre + half) / (1 + z * z / n))
 
 
 @dataclass(frozen=True)

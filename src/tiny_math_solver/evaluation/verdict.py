@@ -29,8 +29,10 @@ def paired_line(against: str, paired: dict[str, float]) -> str:
 def run_lines(summary: dict[str, Any], folder: Path) -> list[str]:
     """A finished run: before, after, the paired test, its cost, and the path of the adapter."""
     before, after, paired = summary["before"], summary["after"], summary["paired"]
+    known = summary["problems"]["test"]
+    tested = f"{after['n']:,}" if after["n"] == known else f"{after['n']:,} of {known:,}"
     lines = [
-        f"verdict: greedy accuracy {before['accuracy']:.1%} → {after['accuracy']:.1%} on {after['n']} test problems",
+        f"verdict: greedy accuracy {before['accuracy']:.1%} → {after['accuracy']:.1%} on {tested} test problems",
         *evaluation_lines("after", after),
         paired_line("before", paired),
     ]

@@ -108,7 +108,11 @@ def load_base(name: str, revision: str | None = None, dtype: str = "auto", devic
         check_kind(name, config)
         check_shapes(folder, config)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source, dtype=resolve_dtype(dtype, device), use_safetensors=True, output_loading_info=True, **options
+            source,
+            dtype=resolve_dtype(dtype, device, dtype_of(config)),
+            use_safetensors=True,
+            output_loading_info=True,
+            **options,
         )
     model, report = loaded
     check_loaded(name, model, report)
@@ -189,9 +193,13 @@ def stored_dtype(name: str, revision: str | None = None) -> torch.dtype:
 
     source, revision = resolve(name, revision)
     with load_errors(f"model {name}", revision):
-        dtype = AutoConfig.from_pretrained(
-            source, revision=revision, local_files_only=True, trust_remote_code=False
-        ).dtype
+        config = AutoConfig.from_pretrained(source, revision=revision, local_files_only=True, trust_remote_code=False)
+    return dtype_of(config)
+
+
+def dtype_of(config: Any) -> torch.dtype:
+    """The dtype that a transformers config names, float32 if it names none."""
+    dtype = getattr(config, "dtype", None)
     return getattr(torch, dtype) if isinstance(dtype, str) else dtype or torch.float32
 
 

@@ -14,16 +14,19 @@ from tiny_math_solver.grading import parse_gold
 from tiny_math_solver.hub.snapshots import cache_flaw, is_reachable
 from tiny_math_solver.models.adapter import is_hub_name
 from tiny_math_solver.models.ends import added_end_line, missing_end
-from tiny_math_solver.preflight.forecast import duration, forecast
+from tiny_math_solver.preflight.forecast import Forecast, as_range, forecast
 from tiny_math_solver.preflight.grader import TRICKY, misread
-from tiny_math_solver.preflight.memory import memory_plan, try_longest
+from tiny_math_solver.preflight.memory import fitted_plan
+from tiny_math_solver.preflight.pace import Duration
 from tiny_math_solver.preflight.start import (
     check_disk,
     check_engine,
     disk_bytes,
     engine_line,
+    largest_evaluation,
     longest_row,
     replace_engine,
+    try_pace,
 )
 from tiny_math_solver.problems.sources import is_file
 from tiny_math_solver.problems.splits import hub_datasets
@@ -31,10 +34,11 @@ from tiny_math_solver.prompts import PromptFormat, puts_in_date, render
 from tiny_math_solver.runs.environment import LIBRARIES
 from tiny_math_solver.runs.events import EventLog
 from tiny_math_solver.runs.folder import RunFolder
-from tiny_math_solver.support.console import CollectingConsole
+from tiny_math_solver.support.console import CollectingConsole, Console, QuietConsole
 from tiny_math_solver.support.device import default_device, device_name
 from tiny_math_solver.support.errors import UserError
 from tiny_math_solver.support.out_of_memory import oom_as_user_error
+from tiny_math_solver.support.progress import in_words
 from tiny_math_solver.training.build import Training, build_training
 from tiny_math_solver.training.plan import Prepared, prepare
 from tiny_math_solver.training.trainer import MathGRPOTrainer
@@ -54,11 +58,12 @@ class Check:
         return f"{self.verdict:5} {self.name:12} {self.text}"
 
 
-def check(config: Config, price: float | None = None) -> Iterator[Check]:
+def check(config: Config, price: float | None = None, console: Console | None = None) -> Iterator[Check]:
     """Every check in turn, the cheap ones first; those that need the model are left out if it cannot be loaded.
 
-    `price` is the cost of an hour of this machine.
+    `price` is the cost of an hour of this machine; `console` is told what comes and how long it will take.
     """
+    console = console or QuietConsole()
     yield _environment()
     wrong = misread()
     yield Check(
@@ -70,7 +75,7 @@ def check(config: Config, price: float | None = None) -> Iterator[Check]:
         return
     try:
         with oom_as_user_error("rollouts.batch_size, update.tokens_per_pass or grpo.max_completion_length"):
-            yield from _with_model(config, price)
+            yield from _with_model(config, price, console)
     except UserError as error:
         yield Check("fail", "refused", str(error))
 
@@ -99,7 +104,7 @@ def _hub(config: Config) -> Iterator[Check]:
             yield Check("warn" if reachable else "fail", "hub", text)
 
 
-def _with_model(config: Config, price: float | None) -> Iterator[Check]:
+def _with_model(config: Config, price: float | None, progress: Console) -> Iterator[Check]:
 
     RunFolder(config.output_dir).check()
     prepared = prepare(config)
@@ -112,12 +117,13 @@ def _with_model(config: Config, price: float | None) -> Iterator[Check]:
     with tempfile.TemporaryDirectory() as nowhere:
         sandboxed = replace(prepared, config=prepared.config.with_grpo(output_dir=f"{nowhere}/run", report_to="none"))
         console, run = CollectingConsole(), RunFolder(sandboxed.config.output_dir)
-        training = build_training(sandboxed, run, console, EventLog(run, console))
+        with progress.part(f"loading model {config.model.name}"):
+            training = build_training(sandboxed, run, console, EventLog(run, console))
         for line in console.lines:  # slower ways that had to be taken
             yield Check("warn", "speed", line)
         yield _ends(training)
         yield Check("ok", "disk", check_disk(config.output_dir, disk_bytes(plan, training.trainer)))
-        yield from _model(sandboxed, training.trainer, price)
+        yield from _model(sandboxed, training.trainer, price, progress)
 
 
 def _template(config: Config, tokenizer: Any, question: str, notes: Sequence[str]) -> Check:
@@ -146,40 +152,53 @@ def _ends(training: Training) -> Check:
     return Check("ok", "turn's end", f"{ends} ends a completion, {pad} pads{added}")
 
 
-def _model(prepared: Prepared, trainer: MathGRPOTrainer, price: float | None) -> Iterator[Check]:
+def _model(prepared: Prepared, trainer: MathGRPOTrainer, price: float | None, console: Console) -> Iterator[Check]:
     """Memory, the engine against transformers, and what the base model makes of a few problems."""
     config, longest = prepared.config, longest_row(prepared, trainer)
-    memory = memory_plan(trainer, longest)
+    memory = fitted_plan(trainer, longest, largest_evaluation(prepared))
     yield Check("ok" if memory.fits else "fail", "memory", f"{memory}" if memory.fits else f"{memory}; {memory.advice}")
     if not memory.fits:
         return
-    speed = try_longest(trainer, longest)
+    pace = try_pace(trainer, longest, console)
     yield Check("ok", "longest rows", f"{longest.prompt} + {longest.completion} tokens, tried once")
-    if engine := check_engine(trainer, prepared.prompts):
+    if engine := check_engine(trainer, prepared.prompts, pace, console):
         yield Check("ok" if engine.passed else "warn", "engine", engine_line(trainer, engine))
         if not engine.passed:
-            console = CollectingConsole()
-            replace_engine(config, trainer, console)
-            yield from (Check("warn", "engine", line) for line in console.lines)
-    found = forecast(config, trainer, prepared.splits.train)
-    yield Check("ok" if found.pass_rate else "warn", "base model", f"{found.pass_rate:.0%} right; {found.histogram}")
+            said = CollectingConsole()
+            replace_engine(config, trainer, said)
+            pace = replace(pace, decode=None)
+            yield from (Check("warn", "engine", line) for line in said.lines)
+    found, pace = forecast(prepared, trainer, pace, console)
+    if found:
+        yield from _base_model(found)
+    yield from _time(pace.run(prepared.plan, found.dead if found else 0.0), price, forecasted=found is not None)
+    if found and found.flaw:
+        yield Check(
+            "fail" if found.hopeless else "warn",
+            "hopeless" if found.hopeless else "in doubt",
+            found.hopeless or found.doubt,
+        )
+
+
+def _base_model(found: Forecast) -> Iterator[Check]:
+    """The shares of a forecast, each with its interval."""
+    right = f"{found.pass_rate:.0%} right (95 % interval {as_range(found.pass_interval)}); {found.histogram}"
+    yield Check("ok" if found.pass_rate else "warn", "base model", right)
     advice = "" if found.dead < 0.6 else "; more samples (grpo.num_generations) or a higher grpo.temperature"
-    text = f"about {found.dead:.0%} of the first step's groups{advice}"
+    text = f"about {found.dead:.0%} ({as_range(found.dead_interval)}) of the first step's groups{advice}"
     yield Check("warn" if advice else "ok", "dead groups", text)
     advice = "" if found.truncated < 0.1 else "; raise grpo.max_completion_length"
     text = f"{found.truncated:.0%} cut off; {found.tokens:.0f} tokens a completion{advice}"
     yield Check("warn" if advice else "ok", "truncation", text)
-    time = duration(prepared.plan, found, longest.prompt, speed)
+
+
+def _time(time: Duration | None, price: float | None, *, forecasted: bool) -> Iterator[Check]:
+    """The time and the cost of the run; nothing where the speed is not known."""
+    if time is None:
+        return
     parts = (
-        f"rollouts {_in_words(time.rollouts)}, update {_in_words(time.update)}, evaluation {_in_words(time.evaluation)}"
+        f"rollouts {in_words(time.rollouts)}, update {in_words(time.update)}, evaluation {in_words(time.evaluation)}"
     )
     cost = f", {price * time.total / 3600:.2f} at {price:g} an hour" if price is not None else ""
-    yield Check("ok", "time", f"about {_in_words(time.total)}{cost} ({parts}) if completions stay as long")
-    if found.hopeless:
-        yield Check("fail", "hopeless", found.hopeless)
-
-
-def _in_words(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+    length = "stay as long" if forecasted else "are as long as they can be"
+    yield Check("ok", "time", f"about {in_words(time.total)}{cost} ({parts}) if completions {length}")

@@ -1,30 +1,50 @@
-"""A forecast of the first step: the base model answers a few train problems before anything is trained."""
+"""A forecast of the first step: the base model answers a few train problems before anything is trained.
 
-import time
+It asks as many as fit a stated time, in rising rounds, and says how uncertain its shares are.
+
+The verdict that nothing can be learned needs `enough` problems: three steps' worth. If an event happens to none of `n`
+problems, its probability is below 3/n with 95 % confidence (the rule of three: 0.95 ≈ 1 - e⁻³). So if none of three
+steps' problems has a reward, or samples that differ, fewer than one problem a step will.
+"""
+
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property, partial
 from itertools import groupby
+from time import perf_counter
+from typing import Any
 
 from tiny_math_solver.config.schema import Config
 from tiny_math_solver.evaluation.evaluate import EvaluationRecord, sample
-from tiny_math_solver.problems.problem import Problem
+from tiny_math_solver.evaluation.statistics import grouped_interval, wilson_interval
+from tiny_math_solver.preflight.pace import Pace
 from tiny_math_solver.prompts import PromptFormat
-from tiny_math_solver.training.plan import Plan
+from tiny_math_solver.support.console import Console
+from tiny_math_solver.support.progress import Advance
+from tiny_math_solver.training.plan import Prepared
 from tiny_math_solver.training.trainer import MathGRPOTrainer
 
-PROBLEMS = 32
+FEWEST, FIRST, MOST = 4, 16, 128  # problems: asked in any time, in the first round at most, in all
+RISE = 2  # a round asks at most so many times the problems asked before it
+WORTHWHILE = 0.25  # a round of a smaller share of them is left out
+RUN_SHARE = 0.02  # of the run's time
+STEPS_TO_REFUSE, FEWEST_TO_REFUSE = 3, 16
 HOPELESS_TRUNCATION = 0.9
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """Completions of the base model, sampled as in training, a group a problem."""
+    """Completions of the base model, sampled as in training, a group a problem.
+
+    `enough` is the number of problems that a verdict against the run takes.
+    """
 
     groups: list[list[EvaluationRecord]]
     seconds: float  # that they took
+    enough: int = FEWEST_TO_REFUSE
 
-    @property
+    @cached_property
     def records(self) -> list[EvaluationRecord]:
         return [record for group in self.groups for record in group]
 
@@ -33,13 +53,23 @@ class Forecast:
         return self._share(record.correct for record in self.records)
 
     @property
+    def pass_interval(self) -> tuple[float, float]:
+        """95 % interval of the pass rate."""
+        return grouped_interval([right for _, right, _ in self.outcomes], len(self.groups[0]))
+
+    @property
     def truncated(self) -> float:
         return self._share(not record.finished for record in self.records)
 
     @property
     def dead(self) -> float:
         """Share of the groups in which all rewards are the same."""
-        return self._share(len({tuple(record.rewards.values()) for record in group}) == 1 for group in self.groups)
+        return self._share(self._dead)
+
+    @property
+    def dead_interval(self) -> tuple[float, float]:
+        """95 % interval of the share of dead groups."""
+        return wilson_interval(sum(self._dead), len(self.groups))
 
     @property
     def tokens(self) -> float:
@@ -47,27 +77,47 @@ class Forecast:
         return sum(record.tokens for record in self.records) / max(1, len(self.records))
 
     @property
-    def tokens_per_second(self) -> float:
-        return sum(record.tokens for record in self.records) / max(1e-9, self.seconds)
+    def outcomes(self) -> list[tuple[str, int, int]]:
+        """`(problem id, right samples, samples)` of each group."""
+        return [(group[0].id, sum(record.correct for record in group), len(group)) for group in self.groups]
+
+    @property
+    def reproducible_outcomes(self) -> list[tuple[str, int, int]]:
+        """Those of the problems that are asked on a machine of any speed."""
+        return self.outcomes[:FEWEST]
 
     @property
     def histogram(self) -> str:
         """The number of problems by their number of right samples."""
-        samples = len(self.groups[0])
-        counts = Counter(sum(record.correct for record in group) for group in self.groups)
-        return f"problems by right samples of {samples}: " + ", ".join(
+        counts = Counter(right for _, right, _ in self.outcomes)
+        return f"problems by right samples of {len(self.groups[0])}: " + ", ".join(
             f"{right} → {counts[right]}" for right in sorted(counts)
         )
 
     def __str__(self) -> str:
         return (
-            f"{self.pass_rate:.0%} of {len(self.records)} sampled completions are right ({self.histogram}), "
-            f"{self.truncated:.0%} cut off, {self.dead:.0%} of the groups without a gradient"
+            f"{self.pass_rate:.0%} of {len(self.records)} sampled completions are right (95 % interval "
+            f"{as_range(self.pass_interval)}; {self.histogram}), {self.truncated:.0%} cut off, {self.dead:.0%} "
+            f"({as_range(self.dead_interval)}) of the groups without a gradient"
         )
 
+    def to_dict(self) -> dict[str, Any]:
+        """The content of forecast.json."""
+        return {
+            "problems": len(self.groups),
+            "seconds": self.seconds,
+            "pass_rate": self.pass_rate,
+            "pass_ci95": list(self.pass_interval),
+            "dead": self.dead,
+            "dead_ci95": list(self.dead_interval),
+            "truncated": self.truncated,
+            "mean_tokens": self.tokens,
+            "outcomes": [list(outcome) for outcome in self.outcomes],
+        }
+
     @property
-    def hopeless(self) -> str:
-        """The reason why GRPO cannot learn from this model as configured; empty if it can."""
+    def flaw(self) -> str:
+        """The reason why GRPO would learn nothing if every completion were like these; empty if it could."""
         count = len(self.records)
         if not any(any(record.rewards.values()) for record in self.records):
             return (
@@ -83,49 +133,90 @@ class Forecast:
             )
         return ""
 
+    @property
+    def hopeless(self) -> str:
+        """The flaw, if there is one and it was seen on enough problems."""
+        return self.flaw if len(self.groups) >= self.enough else ""
+
+    @property
+    def doubt(self) -> str:
+        """The flaw, if it was seen on too few problems to refuse the run."""
+        if not self.flaw or self.hopeless:
+            return ""
+        return (
+            f"{self.flaw}. {len(self.groups)} problems are too few to refuse the run, which takes {self.enough} "
+            "(evaluation.forecast_seconds allows more)"
+        )
+
+    @property
+    def _dead(self) -> list[bool]:
+        return [len({tuple(record.rewards.values()) for record in group}) == 1 for group in self.groups]
+
     @staticmethod
     def _share(values: Iterable[bool]) -> float:
         found = list(values)
         return sum(found) / max(1, len(found))
 
 
-@dataclass(frozen=True)
-class Duration:
-    """Seconds of a whole run, by what they go into."""
-
-    rollouts: float
-    update: float
-    evaluation: float
-
-    @property
-    def total(self) -> float:
-        return self.rollouts + self.update + self.evaluation
+def as_range(interval: tuple[float, float]) -> str:
+    return f"{interval[0]:.0%}–{interval[1]:.0%}"
 
 
-def forecast(config: Config, trainer: MathGRPOTrainer, train: list[Problem]) -> Forecast:
-    """Ask PROBLEMS train problems as training will, four times as many before the verdict that none earns a reward.
+def forecast(
+    prepared: Prepared, trainer: MathGRPOTrainer, pace: Pace, console: Console
+) -> tuple[Forecast | None, Pace]:
+    """Ask train problems as training will, and return the pace as it then was; no forecast in no time.
 
+    The time is `evaluation.forecast_seconds`, or RUN_SHARE of the run if that is less; a suspicion that nothing can be
+    learned may be pursued for all of the former. FEWEST problems are asked in any case, the same ones on any machine.
     The adapter must be a fresh one, which changes nothing.
     """
-    started, found, samples = time.perf_counter(), Forecast([], 0.0), config.num_generations
-    for problems in (train[:PROBLEMS], train[PROBLEMS : 4 * PROBLEMS]):
-        records = sample(trainer.rollouts, problems, PromptFormat.of(config), samples, trainer.sampling)
-        groups = [list(group) for _, group in groupby(records, key=lambda record: record.id)]
-        found = Forecast([*found.groups, *groups], time.perf_counter() - started)
-        if any(any(record.rewards.values()) for record in found.records):
-            break
-    return found
+    config, train, limit = prepared.config, prepared.splits.train, prepared.config.evaluation.forecast_seconds
+    if not limit:
+        return None, pace
+    enough = min(enough_to_refuse(config), len(train))
+    short = min(limit, RUN_SHARE * run.total) if (run := pace.run(prepared.plan)) else limit
+    found, started = Forecast([], 0.0, enough), perf_counter()
+    fewest, most = (pace.asking(min(count, len(train)) * config.num_generations) for count in (FEWEST, MOST))
+    expected = max(min(short, most or short), fewest or 0.0)
+    with console.part("forecast: sampling train problems", None, expected) as advance:
+        while True:
+            is_suspect = bool(found.groups) and bool(found.flaw)
+            left = (limit if is_suspect else short) - found.seconds
+            most = max(MOST, enough) if is_suspect else MOST
+            count = _next_round(len(found.groups), min(most, len(train)), left, pace, config.num_generations)
+            if not count:
+                return found, pace
+            problems = train[len(found.groups) : len(found.groups) + count]
+            before, earlier = perf_counter(), len(found.records)
+            records = sample(
+                trainer.rollouts, problems, PromptFormat.of(config), config.num_generations, trainer.sampling,
+                partial(_advance, advance, earlier),
+            )  # fmt: skip
+            now = perf_counter()
+            groups = [list(group) for _, group in groupby(records, key=lambda record: record.id)]
+            found = Forecast([*found.groups, *groups], now - started, enough)
+            pace = pace.after(len(records), sum(r.tokens for r in records) / len(records), now - before)
 
 
-def duration(plan: Plan, found: Forecast, prompt: float, update_speed: float) -> Duration:
-    """Seconds a run will take if completions stay as long as the base model's, of prompts of `prompt` tokens.
+def _advance(advance: Advance, earlier: int, done: int) -> None:
+    advance(earlier + done)
 
-    `update_speed` is in tokens per second.
-    """
-    config, splits, steps, settings = plan.config, plan.splits, plan.steps, plan.config.evaluation
-    completions = steps * config.completions_per_step
-    each = found.tokens / found.tokens_per_second
-    test = len(splits.test) + len(splits.unseen) + min(settings.sampled_problems, len(splits.test)) * settings.samples
-    asked = 2 * test + (1 + steps // settings.every) * len(splits.dev)
-    learned = completions * (1 - found.dead) * config.grpo_config.num_iterations
-    return Duration(completions * each, learned * (found.tokens + prompt) / update_speed, asked * each)
+
+def enough_to_refuse(config: Config) -> int:
+    """The number of problems without a reward, or without a gradient, after which a run is called hopeless."""
+    per_step = config.completions_per_step / config.num_generations
+    return max(FEWEST_TO_REFUSE, round(STEPS_TO_REFUSE * per_step))
+
+
+def _next_round(asked: int, most: int, left: float, pace: Pace, samples: int) -> int:
+    """The number of problems that the next round asks: as many as fit the time that is `left`."""
+    count = min(RISE * asked if asked else FIRST, most - asked)
+    fewest = min(FEWEST, most) if not asked else max(1, round(WORTHWHILE * asked))
+    if not asked and pace.decode is None:
+        return fewest
+    while count >= fewest and (pace.asking(count * samples) or 0.0) > left:
+        count -= 1
+    if count >= fewest:
+        return count
+    return 0 if asked else fewest

@@ -1,35 +1,42 @@
 """The memory a run will take, part by part, and a trial of its largest parts before the first step."""
 
-import contextlib
 import time
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
-import psutil
 import torch
 
-from tiny_math_solver.rollouts import EngineRollouts
+from tiny_math_solver.rollouts import EngineRollouts, Sampling
+from tiny_math_solver.rollouts.engine import SMALL_CACHE_BYTES
+from tiny_math_solver.rollouts.speed import DecodeSpeed
 from tiny_math_solver.support import processes
-from tiny_math_solver.support.device import forked_rng, free_gpu_memory, synchronize
+from tiny_math_solver.support.device import forked_rng, synchronize
+from tiny_math_solver.support.memory import available, map_large_blocks, readable, resident
 from tiny_math_solver.support.out_of_memory import retry_on_oom
 from tiny_math_solver.training.trainer import MathGRPOTrainer
 from tiny_math_solver.update.passes import Batch
 from tiny_math_solver.update.scorer import whole_rows
 from tiny_math_solver.update.torch_scorer import FLOAT32_BYTES, torch_pass_bytes
 
-NO_LIMIT = 1 << 62  # bytes
+LARGE_PASS, EFFICIENT_PASS = 1 << 30, 1024  # bytes; tokens, beyond which a CPU is no faster
+MAPPED_PASS = 1 << 28  # bytes, beyond which the blocks of a pass are mapped one by one
 STATE = 3  # sizes of what is trained: weights, and the two moments of Adam
+ROLLOUTS, UPDATE = "rollouts", "update"  # phases
+WEIGHTS, COPY, MERGED, PASS = "weights", "the rollouts' copy", "gradients of merged weights", "a pass of the update"
 
 
 @dataclass(frozen=True)
 class Part:
-    """One use of memory; `setting` makes it smaller, `held` parts are taken already."""
+    """One use of memory; `setting` makes it smaller, `held` parts are taken already.
+
+    Parts of one `phase` are there together, and not while those of the other are; without one they are always there.
+    """
 
     name: str
     size: int  # bytes
     setting: str = ""
     held: bool = False
+    phase: str = ""
 
     @property
     def advice(self) -> str:
@@ -51,15 +58,21 @@ class Longest:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """All parts, and the `free` bytes beside what is taken already."""
+    """All parts, and the `free` bytes beside what is taken already; `note` says how the run was fitted to them."""
 
     parts: list[Part]
     free: int
+    note: str = ""
 
     @property
     def needed(self) -> int:
-        """Bytes still to be taken."""
-        return sum(part.size for part in self.parts if not part.held)
+        """Bytes still to be taken at the peak."""
+        return self._of("") + max(self._of(ROLLOUTS), self._of(UPDATE))
+
+    @property
+    def peak(self) -> int:
+        """Bytes at the peak, with what is taken already."""
+        return self.needed + sum(part.size for part in self.parts if part.held)
 
     @property
     def fits(self) -> bool:
@@ -67,7 +80,8 @@ class MemoryPlan:
 
     def __str__(self) -> str:
         parts = ", ".join(f"{part.name} {readable(part.size)}" + " (allocated)" * part.held for part in self.parts)
-        return f"{readable(self.needed)} more needed, {readable(self.free)} free: {parts}"
+        sums = f"{readable(self.peak)} at its peak, {readable(self.needed)} more needed, {readable(self.free)} free"
+        return f"{sums}: {parts}" + (f"; {self.note}" if self.note else "")
 
     @property
     def advice(self) -> str:
@@ -75,27 +89,89 @@ class MemoryPlan:
         largest = sorted((p for p in self.parts if p.setting), key=lambda part: -part.size)
         return ", ".join(dict.fromkeys(part.advice for part in largest))
 
+    def _of(self, phase: str) -> int:
+        return sum(part.size for part in self.parts if not part.held and part.phase == phase)
 
-def memory_plan(trainer: MathGRPOTrainer, longest: Longest) -> MemoryPlan:
-    """The plan of a trainer whose weights are loaded; activations are counted as the passes keep them."""
+
+def fitted_plan(trainer: MathGRPOTrainer, longest: Longest, evaluated: int) -> MemoryPlan:
+    """The plan of the run, whose passes are halved while they do not fit.
+
+    On a CPU they are also halved while one takes over LARGE_PASS and more than all the weights: beyond EFFICIENT_PASS
+    tokens they are no faster there.
+    """
+    plan = memory_plan(trainer, longest, evaluated)
+    if trainer.update is None:
+        return plan
+    size, large = trainer.update.tokens_per_pass, plan
+    whole = size.value
+    is_cpu = trainer.accelerator.device.type == "cpu"
+    if is_cpu and pass_bytes(trainer, longest) > MAPPED_PASS:
+        map_large_blocks()
+    while size.value > longest.tokens:
+        is_wasteful = is_cpu and size.value > max(EFFICIENT_PASS, longest.tokens) and _dominates(plan)
+        if plan.fits and not is_wasteful:
+            break
+        size.value = max(longest.tokens, size.value // 2)
+        plan = memory_plan(trainer, longest, evaluated)
+    if size.value == whole:
+        return plan
+    taken = next(part.size for part in large.parts if part.setting == "update.tokens_per_pass")
+    return replace(plan, note=f"update.tokens_per_pass is {size.value}, since {whole} would take {readable(taken)}")
+
+
+def _dominates(plan: MemoryPlan) -> bool:
+    """True if a pass takes more than all that the model is held in. Depends on the configuration alone."""
+    sizes = {part.name: part.size for part in plan.parts}
+    model = sum(sizes.get(name, 0) for name in (WEIGHTS, COPY, MERGED))
+    return sizes[PASS] > max(LARGE_PASS, model)
+
+
+def memory_plan(trainer: MathGRPOTrainer, longest: Longest, evaluated: int = 0) -> MemoryPlan:
+    """The plan of a trainer whose weights are loaded; activations are counted as the passes keep them.
+
+    `evaluated` is the number of completions of the largest evaluation.
+    """
     model, rollouts = trainer.accelerator.unwrap_model(trainer.model), trainer.rollouts
+    device = trainer.accelerator.device.type
     parts = [
-        Part("weights", sum(p.nbytes for p in model.parameters()), held=True),
+        Part(WEIGHTS, sum(p.nbytes for p in model.parameters()), held=True),
         Part("adapter's gradient and optimizer", 4 * trained_bytes(trainer), "lora.r"),
     ]
-    if trainer.states_kept and trainer.accelerator.device.type != "cuda":  # they are on the CPU
+    if trainer.states_kept and device != "cuda":  # they are on the CPU
         size = trainer.states_kept * STATE * trained_bytes(trainer)
         parts.append(Part("states to go back to", size, "lora.r"))
     if isinstance(rollouts, EngineRollouts):
-        parts.append(Part("the rollouts' copy", rollouts.weights.nbytes, held=True))
-        cache = rollouts.cache_bytes(trainer.rows_per_generation, longest.prompt, trainer.sampling)
-        parts.append(Part("keys and values", cache, "rollouts.batch_size"))
+        parts.append(Part(COPY, rollouts.weights.nbytes, held=True))
+        parts += _decoding_parts(rollouts, trainer, longest, evaluated)
     if trainer.update is not None and trainer.update.scorer.nbytes:
-        parts.append(Part("gradients of merged weights", trainer.update.scorer.nbytes, "update.own_passes"))
-    parts.append(Part("a pass of the update", pass_bytes(trainer, longest), "update.tokens_per_pass"))
-    device = trainer.accelerator.device.type
+        scorer = trainer.update.scorer
+        parts.append(Part(MERGED, scorer.nbytes, "update.own_passes", held=True))
+        parts.append(Part("transposed weights", scorer.step_bytes, "update.own_passes", phase=UPDATE))
+    parts.append(Part(PASS, pass_bytes(trainer, longest), "update.tokens_per_pass", phase=UPDATE))
+    if device == "cpu":
+        rest = resident() - sum(part.size for part in parts if part.held)
+        parts.insert(0, Part("Python and its libraries", max(0, rest), held=True))
     sharing = 1 if device == "cuda" else processes.on_this_machine()
     return MemoryPlan(parts, available(device) // sharing)
+
+
+def _decoding_parts(rollouts: EngineRollouts, trainer: MathGRPOTrainer, longest: Longest, evaluated: int) -> list[Part]:
+    """Keys and values of the larger decoder, of training or of an evaluation, and what a step computes with.
+
+    On a GPU both decoders stay, and the cache is there during the update.
+    """
+    sampling, greedy = trainer.sampling, Sampling(trainer.sampling.max_new_tokens, temperature=0)
+    caches = [
+        rollouts.cache_bytes(trainer.rows_per_generation, longest.prompt, sampling),
+        rollouts.cache_bytes(evaluated, longest.prompt, greedy) if evaluated else 0,
+    ]
+    is_cpu = rollouts.weights.device.type == "cpu"
+    phase = ROLLOUTS if is_cpu and max(caches) > SMALL_CACHE_BYTES else ""
+    rows = min(max(trainer.rows_per_generation, evaluated), rollouts.batch_size.value)
+    return [
+        Part("keys and values", max(caches) if is_cpu else sum(caches), "rollouts.batch_size", phase=phase),
+        Part("a decoding step", rollouts.step_bytes(rows, longest.prompt), "rollouts.batch_size", phase=ROLLOUTS),
+    ]
 
 
 def trained_bytes(trainer: MathGRPOTrainer) -> int:
@@ -112,32 +188,33 @@ def pass_bytes(trainer: MathGRPOTrainer, longest: Longest) -> int:
     return torch_pass_bytes(
         trainer.policy.config, trainer.policy_dtype, rows * longest.tokens, rows * longest.completion,
         is_checkpointed=bool(trainer.args.gradient_checkpointing),
+        is_autocast=trainer.args.bf16 or trainer.args.fp16,
     )  # fmt: skip
 
 
-def try_longest(trainer: MathGRPOTrainer, longest: Longest) -> float:
-    """Do the largest parts once, with the longest rows there can be; returns tokens per second of the update.
+def try_longest(trainer: MathGRPOTrainer, longest: Longest) -> tuple[DecodeSpeed | None, float]:
+    """Do the largest parts once, with the longest rows there can be.
+
+    Returns the speed of the decoder, which transformers' generate has none of, and the update's tokens per second.
 
     Where memory runs out the parts are halved, for the run as well; an out-of-memory error is raised where that does
     not help. No random state is touched, and no gradient is left.
     """
-    rollouts, update = trainer.rollouts, trainer.update
+    rollouts, update, decode = trainer.rollouts, trainer.update, None
     if isinstance(rollouts, EngineRollouts):
-        rollouts.try_longest(trainer.rows_per_generation, longest.prompt, trainer.sampling)
+        decode = rollouts.try_longest(trainer.rows_per_generation, longest.prompt, trainer.sampling)
 
     def shrink() -> bool:
         return update is not None and update.tokens_per_pass.halve(at_least=longest.tokens)
 
     with forked_rng(trainer.accelerator.device):
         speed = retry_on_oom(lambda: _try_pass(trainer, longest), shrink)
-        is_short = update is not None and update.tokens_per_pass.value < speed
-        return max(speed, _try_pass(trainer, longest)) if is_short else speed  # once more, warm
+        is_short = update is not None and _trial_rows(trainer, longest) * longest.tokens < speed
+        return decode, max(speed, _try_pass(trainer, longest)) if is_short else speed  # once more, warm
 
 
 def _try_pass(trainer: MathGRPOTrainer, longest: Longest) -> float:
-    rows = trainer.args.per_device_train_batch_size
-    if trainer.update is not None:
-        rows = max(1, trainer.update.tokens_per_pass.value // longest.tokens)
+    rows = _trial_rows(trainer, longest)
     model: Any = trainer.model
     was_training = model.training
     model.train()
@@ -149,6 +226,18 @@ def _try_pass(trainer: MathGRPOTrainer, longest: Longest) -> float:
     finally:
         model.train(was_training)
         model.zero_grad(set_to_none=True)
+
+
+def _trial_rows(trainer: MathGRPOTrainer, longest: Longest) -> int:
+    """The rows of a trial: those of a pass, or a single one where a large pass would only take time.
+
+    A CPU has no memory of its own that could run out: the plan tells if a pass fits, and one row how fast it is.
+    """
+    if trainer.update is None:
+        return trainer.args.per_device_train_batch_size
+    if trainer.accelerator.device.type == "cpu" and pass_bytes(trainer, longest) > LARGE_PASS:
+        return 1
+    return max(1, trainer.update.tokens_per_pass.value // longest.tokens)
 
 
 def _score(trainer: MathGRPOTrainer, batch: Batch) -> torch.Tensor:
@@ -172,31 +261,3 @@ def made_up_rows(rows: int, longest: Longest, device: Any) -> Batch:
         "completion_mask": torch.ones_like(completion),
         "group": torch.arange(rows, device=device),
     }
-
-
-def available(device: str) -> int:
-    """Bytes that can still be taken: of the GPU, else of the machine or of the container this runs in."""
-    free = free_gpu_memory(device)
-    return min(psutil.virtual_memory().available, _container_free()) if free is None else free
-
-
-def _container_free() -> int:
-    """Bytes that the control group leaves, file cache counted as free; NO_LIMIT where there is none."""
-    for limit, used, stat in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat"),
-        *[tuple(f"/sys/fs/cgroup/memory/memory.{name}" for name in ("limit_in_bytes", "usage_in_bytes", "stat"))],
-    ):
-        with contextlib.suppress(OSError, ValueError):
-            counts = dict(line.split() for line in Path(stat).read_text(encoding="ascii").splitlines())
-            taken = int(Path(used).read_text(encoding="ascii")) - int(counts.get("inactive_file", 0))
-            return max(0, int(Path(limit).read_text(encoding="ascii")) - taken)  # "max" is no number: no limit
-    return NO_LIMIT
-
-
-def readable(size: float) -> str:
-    """Bytes for people: 3.7 MB, 1.2 GB."""
-    for unit in ("B", "kB", "MB"):
-        if size < 999.5:
-            return f"{size:.0f} {unit}" if unit == "B" or size >= 9.95 else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} GB"

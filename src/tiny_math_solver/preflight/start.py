@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from transformers.trainer_utils import SaveStrategy
@@ -14,11 +14,11 @@ from tiny_math_solver.preflight.memory import (
     STATE,
     Longest,
     MemoryPlan,
-    memory_plan,
-    readable,
+    fitted_plan,
     trained_bytes,
     try_longest,
 )
+from tiny_math_solver.preflight.pace import Pace
 from tiny_math_solver.prompts import Prompt
 from tiny_math_solver.rollouts import EngineRollouts
 from tiny_math_solver.rollouts.engine_check import PROMPTS, EngineCheck, check_against_transformers
@@ -26,6 +26,7 @@ from tiny_math_solver.runs.folder import RunFolder
 from tiny_math_solver.support import processes
 from tiny_math_solver.support.console import Console
 from tiny_math_solver.support.errors import EXIT_LEARNED_NOTHING, StoppedError, UserError
+from tiny_math_solver.support.memory import readable
 from tiny_math_solver.training.build import Training
 from tiny_math_solver.training.engine_watch import fall_back_to_generate
 from tiny_math_solver.training.plan import Plan, Prepared
@@ -41,7 +42,7 @@ class Preflight:
     """The results of the checks before the first step; a resumed run has no forecast."""
 
     memory: MemoryPlan
-    update_speed: float  # tokens per second
+    pace: Pace
     engine: EngineCheck | None
     forecast: Forecast | None
 
@@ -58,26 +59,31 @@ def preflight(
     written = 0 if fresh else sum(file.stat().st_size for file in run.path.rglob("*") if file.is_file())
     processes.on_main(lambda: check_disk(run.path, max(0, disk_bytes(prepared.plan, trainer) - written)))
     longest = longest_row(prepared, trainer)
-    memory = memory_plan(trainer, longest)
+    memory = fitted_plan(trainer, longest, largest_evaluation(prepared))
     console.say(f"memory: {memory}")
     if not memory.fits and not force:
         raise UserError(f"not enough memory: {memory}; {memory.advice}, or --force")
-    speed = try_longest(trainer, longest)
-    engine = check_engine(trainer, prepared.prompts)
+    pace = try_pace(trainer, longest, console)
+    engine = check_engine(trainer, prepared.prompts, pace, console)
     if engine is not None:
         console.say(engine_line(trainer, engine))
         if not engine.passed:
             replace_engine(config, trainer, console)
+            pace = replace(pace, decode=None)
     refuse_missing_end(training, console, force=force)
-    found = processes.on_main(lambda: forecast(config, trainer, prepared.splits.train)) if fresh else None
+    found = None
+    if fresh:
+        found, pace = processes.on_main(lambda: forecast(prepared, trainer, pace, console))
     if found:
         console.say(f"before training: {found}")
+        if found.doubt:
+            console.say(f"in doubt: {found.doubt}")
         if found.hopeless and not force:
             raise StoppedError(
                 f"not started, since nothing would be learned: {found.hopeless} (--force starts it)",
                 EXIT_LEARNED_NOTHING,
             )
-    return Preflight(memory, speed, engine, found)
+    return Preflight(memory, pace, engine, found)
 
 
 def refuse_missing_end(training: Training, console: Console, *, force: bool) -> None:
@@ -90,11 +96,22 @@ def refuse_missing_end(training: Training, console: Console, *, force: bool) -> 
         raise StoppedError(f"not started: {missing} (--force starts it)", EXIT_LEARNED_NOTHING)
 
 
-def check_engine(trainer: MathGRPOTrainer, prompts: Sequence[Prompt]) -> EngineCheck | None:
+def try_pace(trainer: MathGRPOTrainer, longest: Longest, console: Console) -> Pace:
+    """The speeds of the longest rows, which are tried once."""
+    with console.part(f"trying the longest rows: {longest.prompt} + {longest.completion} tokens"):
+        decode, update = try_longest(trainer, longest)
+    return Pace(decode, update, longest.prompt, longest.completion)
+
+
+def check_engine(
+    trainer: MathGRPOTrainer, prompts: Sequence[Prompt], pace: Pace, console: Console
+) -> EngineCheck | None:
     """Compare the engine with transformers on real prompts; None where there is no engine to check."""
     if not isinstance(trainer.rollouts, EngineRollouts):
         return None
-    checks = processes.gather(check_against_transformers(trainer.rollouts, prompts[:PROMPTS]))
+    asked = prompts[:PROMPTS]
+    with console.part(f"comparing the engine with transformers on {len(asked)} prompts", None, pace.comparing(asked)):
+        checks = processes.gather(check_against_transformers(trainer.rollouts, asked))
     return next((check for check in checks if not check.passed), checks[0])  # all take the engine, or none
 
 
@@ -116,6 +133,13 @@ def replace_engine(config: Config, trainer: MathGRPOTrainer, console: Console) -
 def longest_row(prepared: Prepared, trainer: MathGRPOTrainer) -> Longest:
     """The longest prompt of training, and the limit of a completion."""
     return Longest(max(len(prompt.ids) for prompt in prepared.prompts), trainer.sampling.max_new_tokens)
+
+
+def largest_evaluation(prepared: Prepared) -> int:
+    """The completions that an evaluation asks at once at most: it samples once the greedy ones are done."""
+    tested, settings = prepared.plan.tested, prepared.config.evaluation
+    sampled = settings.samples * min(len(tested.test), settings.sampled_problems)
+    return max(len(tested.test), len(prepared.splits.dev), sampled)
 
 
 def disk_bytes(plan: Plan, trainer: MathGRPOTrainer) -> int:

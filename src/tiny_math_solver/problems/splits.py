@@ -40,12 +40,12 @@ def load_splits(section: ProblemsSection) -> Splits:
     if len(pool) <= section.dev + carved:
         raise UserError(_too_few(section, len(pool), carved, dropped))
     if known is None:
-        test, pool = _first_by_hash(pool, carved, "test")
+        test, pool = first_by_hash(pool, carved, "test")
         known = Loaded(test, [f"{carved:,} test problems carved from train; problems.test_source names others"])
     test = _chosen_test(section, known.problems)
-    dev, train = _first_by_hash(pool, section.dev, "dev")
+    dev, train = first_by_hash(pool, section.dev, "dev")
     if section.train is not None:
-        train, _ = _first_by_hash(train, section.train, f"train/{section.seed}")
+        train, _ = first_by_hash(train, section.train, f"train/{section.seed}")
     notes = [*read.notes, *known.notes, *dropped]
     return Splits(train, dev, test, notes=notes, unreadable=read.unreadable + known.unreadable)
 
@@ -166,7 +166,7 @@ def _too_few(section: ProblemsSection, left: int, carved: int, dropped: list[str
 
 
 def _chosen_test(section: ProblemsSection, test: list[Problem]) -> list[Problem]:
-    return test if section.test is None else _first_by_hash(test, section.test, f"test/{section.seed}")[0]
+    return test if section.test is None else first_by_hash(test, section.test, f"test/{section.seed}")[0]
 
 
 def _without_repeats(pool: list[Problem], test: list[Problem]) -> tuple[list[Problem], list[str]]:
@@ -196,7 +196,7 @@ def _key(problem: Problem) -> str:
     return " ".join(problem.question.casefold().split())
 
 
-def _first_by_hash(problems: list[Problem], count: int, salt: str) -> tuple[list[Problem], list[Problem]]:
+def first_by_hash(problems: list[Problem], count: int, salt: str) -> tuple[list[Problem], list[Problem]]:
     """`(the count problems with the smallest salted hash, the others)`, each in the order of the file.
 
     A hash of the question, unlike its position, picks the same problems after the file is reordered, and mostly the

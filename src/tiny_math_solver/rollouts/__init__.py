@@ -6,6 +6,7 @@
     scheduler.py         which completion runs in which slot, and when
     decoder.py           prefill and draws; a step is torch_decoder.py's (any device) or kernel_decoder.py's (CPU)
     policy_weights.py    the merged copy, of linear.py's projections
+    speed.py             the time of a step, measured
     endings.py           tokens and texts that end a completion
     padding.py           padded rows, which the models of reference.py get
     reference.py         transformers' generate, for models the engine cannot run and as what it is checked against

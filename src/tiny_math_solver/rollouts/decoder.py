@@ -9,6 +9,9 @@ from torch.nn import functional
 from tiny_math_solver.rollouts.policy_weights import Layer, PolicyWeights
 from tiny_math_solver.rollouts.sampling import Sampling, draw
 
+PREFILL_TOKENS = 16384  # of one prefill pass, padding included
+CPU_PREFILL_BYTES = 1 << 28  # of what a layer of such a pass takes; more is no faster there
+
 
 class Decoder(ABC):
     """Places for `slots` completions, of which the first ones are running; `tokens[i]` are those of slot `i`.
@@ -149,6 +152,13 @@ class Decoder(ABC):
         gate, up = layer.gate_up(normed).chunk(2, -1)
         # silu is not vectorised for tensors with gaps
         return x + layer.down(functional.silu(gate.contiguous()).mul_(up))
+
+
+def prefill_tokens(weights: PolicyWeights) -> int:
+    """Tokens of one prefill pass at most, padding included."""
+    if weights.device.type != "cpu":
+        return PREFILL_TOKENS
+    return min(PREFILL_TOKENS, max(1, CPU_PREFILL_BYTES // weights.prefill_bytes))
 
 
 def length_bucket(tokens: int) -> int:

@@ -12,19 +12,24 @@ import torch
 
 from tiny_math_solver.models.ends import eos_ids
 from tiny_math_solver.prompts import Prompt
-from tiny_math_solver.rollouts.decoder import Decoder, length_bucket
+from tiny_math_solver.rollouts.decoder import Decoder, length_bucket, prefill_tokens
 from tiny_math_solver.rollouts.endings import Endings
 from tiny_math_solver.rollouts.kernel_decoder import KernelDecoder
 from tiny_math_solver.rollouts.policy_weights import PolicyWeights
-from tiny_math_solver.rollouts.rollout import Rollout, refuse_unknown_ids
+from tiny_math_solver.rollouts.rollout import OnDone, Rollout, refuse_unknown_ids
 from tiny_math_solver.rollouts.sampling import Sampling, uniforms
-from tiny_math_solver.rollouts.scheduler import PREFILL_TOKENS, Scheduler, requests_of
+from tiny_math_solver.rollouts.scheduler import Scheduler, requests_of
+from tiny_math_solver.rollouts.speed import DecodeSpeed, measured
 from tiny_math_solver.rollouts.torch_decoder import TorchDecoder
 from tiny_math_solver.support.batch_size import BatchSize
-from tiny_math_solver.support.device import free_gpu_memory
+from tiny_math_solver.support.device import free_gpu_memory, synchronize
+from tiny_math_solver.support.memory import give_back
 from tiny_math_solver.support.out_of_memory import retry_on_oom
 
 CPU_CACHE_BYTES = 4 << 30  # keys and values of all slots
+CPU_TRIED_PROMPTS = 4
+DRAW_COPIES = 3  # of the logits, at most
+SMALL_CACHE_BYTES = 1 << 28  # on a CPU a larger one is there only while it is used, and alone
 GPU_CACHE_SHARE = 0.6  # the same, of the memory that is free
 
 
@@ -67,20 +72,28 @@ class EngineRollouts:
 
     @torch.inference_mode()
     def generate(
-        self, prompts: Sequence[Prompt], samples: int, sampling: Sampling, *, logprobs: bool = True
+        self,
+        prompts: Sequence[Prompt],
+        samples: int,
+        sampling: Sampling,
+        *,
+        logprobs: bool = True,
+        on_done: OnDone | None = None,
     ) -> list[Rollout]:
         """`samples` completions of every prompt, in the order of the prompts; log-probabilities cost nothing extra."""
         refuse_unknown_ids(prompts, len(self.weights.embedding), self.tokenizer)
         self._sync()
         if not prompts or not sampling.max_new_tokens:
             return [Rollout(prompt.ids, [], False, []) for prompt in prompts for _ in range(samples)]
-        return retry_on_oom(lambda: self._generate(prompts, samples, sampling), self._halve_batch)
+        return retry_on_oom(lambda: self._generate(prompts, samples, sampling, on_done), self._halve_batch)
 
-    def _generate(self, prompts: Sequence[Prompt], samples: int, sampling: Sampling) -> list[Rollout]:
+    def _generate(
+        self, prompts: Sequence[Prompt], samples: int, sampling: Sampling, on_done: OnDone | None
+    ) -> list[Rollout]:
         requests = requests_of(prompts, samples)
         requests.sort(key=lambda r: -len(r.prompt.ids))  # prompts of similar length are prefilled together
         decoder = self._decoder(len(requests), len(requests[0].prompt.ids), sampling)
-        Scheduler(decoder, requests, self.endings, sampling).run()
+        Scheduler(decoder, requests, self.endings, sampling, on_done).run()
         return [r.rollout for r in sorted(requests, key=lambda r: r.index)]  # type: ignore[misc]
 
     def stream(self, prompt_ids: list[int], sampling: Sampling) -> Iterator[list[int]]:
@@ -128,22 +141,38 @@ class EngineRollouts:
         one, slots = self._slot_bytes(length_bucket(prompt_tokens), sampling), min(rows, self.batch_size.value)
         return one * max(1, min(slots, self._cache_budget() // one))
 
+    def step_bytes(self, rows: int, prompt_tokens: int) -> int:
+        """Bytes that a prefill of such prompts, or a step of `rows` rows with its draw, takes beside the cache."""
+        weights = self.weights
+        prefill = min(rows * prompt_tokens, prefill_tokens(weights)) * weights.prefill_bytes
+        draw = rows * weights.logits.rows * (weights.dtype.itemsize + DRAW_COPIES * 4)  # in float32
+        return max(prefill, draw)
+
     @torch.inference_mode()
-    def try_longest(self, rows: int, prompt_tokens: int, sampling: Sampling, steps: int = 4) -> None:
-        """Prefill `rows` prompts of the greatest length and take a few steps, to see whether memory suffices."""
+    def try_longest(self, rows: int, prompt_tokens: int, sampling: Sampling) -> DecodeSpeed:
+        """Prefill prompts of the greatest length and take a few steps of `rows` rows, to see whether memory suffices.
 
-        def attempt() -> None:
+        On a CPU, where it does not run out but the process is killed, the rows share a few prompts, to save time.
+        """
+        is_cpu = self.weights.device.type == "cpu"
+
+        def attempt() -> DecodeSpeed:
             decoder = self._decoder(rows, prompt_tokens, sampling)
-            prompts = [[(row + token) % 97 for token in range(prompt_tokens)] for row in range(decoder.slots)]
-            part = max(1, PREFILL_TOKENS // prompt_tokens)
+            part = decoder.slots if is_cpu else max(1, prefill_tokens(self.weights) // prompt_tokens)
             for first in range(0, decoder.slots, part):
-                chosen = prompts[first : first + part]
-                uniform = None if sampling.greedy else torch.full((len(chosen), sampling.max_new_tokens), 0.5)
-                decoder.admit(first, chosen, list(range(len(chosen))), uniform)
-            for _ in range(min(steps, sampling.max_new_tokens - 1)):
-                decoder.step(decoder.slots)
+                index = list(range(min(part, decoder.slots - first)))
+                distinct = min(len(index), CPU_TRIED_PROMPTS) if is_cpu else len(index)
+                prompts = [[(first + row + token) % 97 for token in range(prompt_tokens)] for row in range(distinct)]
+                uniform = None if sampling.greedy else torch.full((len(index), sampling.max_new_tokens), 0.5)
+                decoder.admit(first, prompts, [row % distinct for row in index], uniform)
 
-        retry_on_oom(attempt, self._halve_batch)
+            def step(rows: int) -> None:
+                decoder.step(rows)
+                synchronize(self.weights.device.type)
+
+            return measured(step, decoder.slots, self.batch_size.value)
+
+        return retry_on_oom(attempt, self._halve_batch)
 
     def _halve_batch(self) -> bool:
         widest = max((decoder.slots for _, decoder in self._decoders), default=None)
@@ -163,12 +192,26 @@ class EngineRollouts:
                 slots, prompt_tokens = max(slots, wanted), max(prompt_tokens, known.prompt_tokens)
                 del self._decoders[index], known  # freed before the larger one is made
                 break
-        affordable = self._cache_budget() // self._slot_bytes(prompt_tokens, sampling)
-        decoder = self._decoder_class(
-            self.weights, sampling, self.eos_ids, max(1, min(slots, affordable)), prompt_tokens
-        )
+        one = self._slot_bytes(prompt_tokens, sampling)
+        affordable = max(1, min(slots, self._cache_budget() // one))
+        self.free_caches(room_for=affordable * one)
+        decoder = self._decoder_class(self.weights, sampling, self.eos_ids, affordable, prompt_tokens)
         self._decoders.append((slots, decoder))
         return decoder
+
+    def free_caches(self, room_for: int = 0) -> None:
+        """On a CPU, free keys and values that are large, or would be with `room_for` bytes more.
+
+        The next call makes them anew. On a GPU the recorded graphs, which go with them, would take longer.
+        """
+        if self.weights.device.type != "cpu":
+            return
+        held = [
+            decoder.slots * self._slot_bytes(decoder.prompt_tokens, decoder.sampling) for _, decoder in self._decoders
+        ]
+        if sum(held) + room_for > SMALL_CACHE_BYTES:
+            self._decoders.clear()
+            give_back()
 
     @property
     def _decoder_class(self) -> type[TorchDecoder | KernelDecoder]:

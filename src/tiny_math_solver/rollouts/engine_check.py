@@ -54,7 +54,8 @@ def check_against_transformers(rollouts: EngineRollouts, prompts: Sequence[Promp
         for rollout in rollouts.generate(prompts[:PROMPTS], 1, Sampling(NEW_TOKENS, temperature=0)):
             ids, count = rollout.prompt_ids + rollout.completion_ids, len(rollout.completion_ids)
             with torch.inference_mode():
-                logits = forward(torch.tensor([ids], device=rollouts.weights.device)).logits[0, -count - 1 : -1].float()
+                row = torch.tensor([ids], device=rollouts.weights.device)
+                logits = forward(row, logits_to_keep=count + 1).logits[0, :-1].float()
             chosen = logits.gather(1, torch.tensor(rollout.completion_ids, device=logits.device)[:, None])[:, 0]
             scored = torch.tensor(rollout.logprobs, device=logits.device)
             gap = max(gap, (chosen - logits.logsumexp(-1) - scored).abs().nan_to_num(torch.inf).max().item())

@@ -121,6 +121,13 @@ class PolicyWeights:
         linears = [linear for layer in self.layers for linear in layer.linears]
         return sum(linear.weight.nbytes for linear in [*linears, self.logits])
 
+    @property
+    def prefill_bytes(self) -> int:
+        """Bytes that a layer of a prefill pass takes a token."""
+        layer = self.layers[0]
+        qkv, gate_up, hidden = layer.query_key_value.rows, layer.gate_up.rows, self.config.hidden_size
+        return (4 * hidden + 2 * qkv + 2 * gate_up) * self.dtype.itemsize + qkv * 4  # rotated in float32
+
     def rotary_factors(self, length: int) -> Tensor:
         """Complex rotary factors `[length, H + KV, D/2]` of query and key heads.
 

@@ -11,7 +11,7 @@ from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaLis
 from tiny_math_solver.models.ends import causal_lm, eos_ids
 from tiny_math_solver.prompts import Prompt
 from tiny_math_solver.rollouts.endings import Endings
-from tiny_math_solver.rollouts.rollout import Rollout, refuse_unknown_ids
+from tiny_math_solver.rollouts.rollout import OnDone, Rollout, refuse_unknown_ids
 from tiny_math_solver.rollouts.sampling import Sampling
 from tiny_math_solver.support.batch_size import BatchSize
 from tiny_math_solver.support.device import forked_rng
@@ -41,7 +41,13 @@ class ReferenceRollouts:
         return Endings(self.tokenizer, self.eos_ids, self.stop_strings)
 
     def generate(
-        self, prompts: Sequence[Prompt], samples: int, sampling: Sampling, *, logprobs: bool = False
+        self,
+        prompts: Sequence[Prompt],
+        samples: int,
+        sampling: Sampling,
+        *,
+        logprobs: bool = False,
+        on_done: OnDone | None = None,
     ) -> list[Rollout]:
         """`samples` completions of every prompt, in the order of the prompts."""
         refuse_unknown_ids(prompts, self.model.get_input_embeddings().weight.shape[0], self.tokenizer)
@@ -56,6 +62,8 @@ class ReferenceRollouts:
                 batch = self._generate_batch(model, [rows[i] for i in chosen], sampling, logprobs)
                 for i, rollout in zip(chosen, batch, strict=True):
                     rollouts[i] = rollout
+                if on_done:
+                    on_done(start + len(chosen))
         return [r for r in rollouts if r is not None]
 
     def stream(self, prompt_ids: list[int], sampling: Sampling) -> Iterator[list[int]]:

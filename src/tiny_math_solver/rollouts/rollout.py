@@ -1,6 +1,6 @@
 """The interface of rollouts: the record, and the protocol of what makes them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -9,6 +9,8 @@ from tiny_math_solver.rollouts.endings import Endings
 from tiny_math_solver.rollouts.sampling import Sampling
 from tiny_math_solver.support.batch_size import BatchSize
 from tiny_math_solver.support.errors import UserError
+
+OnDone = Callable[[int], Any]  # is told how many completions of a call are finished
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,13 @@ class Rollouts(Protocol):
     def endings(self) -> Endings: ...
 
     def generate(
-        self, prompts: Sequence[Prompt], samples: int, sampling: Sampling, *, logprobs: bool = False
+        self,
+        prompts: Sequence[Prompt],
+        samples: int,
+        sampling: Sampling,
+        *,
+        logprobs: bool = False,
+        on_done: OnDone | None = None,
     ) -> list[Rollout]:
         """`samples` completions of every prompt, in the order of the prompts."""
         ...

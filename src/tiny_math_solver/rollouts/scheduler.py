@@ -11,12 +11,11 @@ from dataclasses import dataclass
 import torch
 
 from tiny_math_solver.prompts import Prompt
-from tiny_math_solver.rollouts.decoder import Decoder
+from tiny_math_solver.rollouts.decoder import Decoder, prefill_tokens
 from tiny_math_solver.rollouts.endings import Endings
-from tiny_math_solver.rollouts.rollout import Rollout
+from tiny_math_solver.rollouts.rollout import OnDone, Rollout
 from tiny_math_solver.rollouts.sampling import Sampling, uniforms
 
-PREFILL_TOKENS = 16384  # of one prefill pass, padding included
 REFILL_SHARE = 8  # waiting completions are admitted once this fraction of the slots is free
 COMPACT_SHARE = 16  # finished ones make room once this fraction of the running ones has finished
 
@@ -50,8 +49,16 @@ def requests_of(prompts: Sequence[Prompt], samples: int) -> list[Request]:
 class Scheduler:
     """Runs requests through a decoder until each has its rollout."""
 
-    def __init__(self, decoder: Decoder, requests: list[Request], endings: Endings, sampling: Sampling):
-        self.decoder, self.endings, self.sampling = decoder, endings, sampling
+    def __init__(
+        self,
+        decoder: Decoder,
+        requests: list[Request],
+        endings: Endings,
+        sampling: Sampling,
+        on_done: OnDone | None = None,
+    ):
+        self.decoder, self.endings, self.sampling, self.on_done = decoder, endings, sampling, on_done
+        self.count = len(requests)
         self.slots = min(decoder.slots, len(requests))
         self.waiting = requests[::-1]  # taken from the end
         self.running: list[Request] = []  # by slot
@@ -71,7 +78,7 @@ class Scheduler:
     def _admit(self, free: int) -> None:
         """Give waiting requests the free slots; each of their groups is prefilled once."""
         chosen = [self.waiting.pop() for _ in range(min(free, len(self.waiting)))]
-        for part in _group_parts(chosen, max(1, PREFILL_TOKENS // len(chosen[0].prompt.ids))):
+        for part in _group_parts(chosen, max(1, prefill_tokens(self.decoder.weights) // len(chosen[0].prompt.ids))):
             requests = [request for group in part for request in group]
             uniform = None
             if not self.sampling.greedy:
@@ -100,6 +107,8 @@ class Scheduler:
             self.running[target] = self.running[source]
             decoder.move(target, source)
         del self.running[left:]
+        if self.on_done:
+            self.on_done(self.count - len(self.waiting) - left)
 
     def _stop_at_texts(self) -> None:
         """End the running completions that hold a stop string at the token that completes it."""

@@ -8,11 +8,12 @@ import contextlib
 import errno
 import io
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
 from tiny_math_solver.support.files import IS_WINDOWS
+from tiny_math_solver.support.progress import Advance, in_words, progress_bar
 from tiny_math_solver.support.redaction import without_secrets
 
 
@@ -40,6 +41,22 @@ class Console:
         """Write one line to stdout; overridden by consoles whose lines go elsewhere."""
         print(text, end=end, flush=True)
 
+    @contextlib.contextmanager
+    def part(self, text: str, total: int | None = None, seconds: float | None = None) -> Iterator[Advance]:
+        """Say what the block does and about how long it will take, then show its progress on a terminal."""
+        self.say(text if seconds is None else f"{text}, about {in_words(seconds)}")
+        with self.progress(text, total) as advance:
+            yield advance
+
+    def progress(self, text: str, total: int | None = None) -> contextlib.AbstractContextManager[Advance]:
+        """A bar while the block runs, which tells it how much of `total` is done; none if it is redirected."""
+        return progress_bar(self.bar_stream, text, total)
+
+    @property
+    def bar_stream(self) -> TextIO | None:
+        """The stream that bars are drawn on if it is a terminal."""
+        return None if self.gone else sys.stdout
+
     def attempt(self, printing: Callable[[], Any]) -> None:
         """Run `printing` unless stdout is known to be closed."""
         if self.gone:
@@ -61,12 +78,16 @@ class Console:
 class QuietConsole(Console):
     """Prints notes only."""
 
+    bar_stream = None
+
     def write(self, text: str, end: str) -> None:
         pass
 
 
 class CollectingConsole(Console):
     """Keeps what is said in `lines` instead of printing it."""
+
+    bar_stream = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -78,6 +99,10 @@ class CollectingConsole(Console):
 
 class NotesConsole(Console):
     """Prints lines as notes, where stdout is for the result alone."""
+
+    @property
+    def bar_stream(self) -> TextIO | None:
+        return sys.stderr
 
     def write(self, text: str, end: str) -> None:
         self.note(text)

@@ -63,10 +63,16 @@ def forked_rng(device: torch.device) -> AbstractContextManager[Any]:
     return torch.random.fork_rng(devices, device_type=device.type if devices else "cuda")
 
 
-def resolve_dtype(dtype: str, device: str) -> torch.dtype:
-    """The dtype of that name; `auto` is bfloat16 on a GPU that computes in it, else float32."""
+def resolve_dtype(dtype: str, device: str, stored: torch.dtype = torch.float32) -> torch.dtype:
+    """The dtype of that name.
+
+    `auto` is bfloat16 on a GPU that computes in it, and on a CPU with AMX for weights `stored` so; else float32.
+    """
     if dtype == "auto":
-        return torch.bfloat16 if device == "cuda" and _has_bfloat16() else torch.float32
+        is_fast = (device == "cuda" and _has_bfloat16()) or (
+            device == "cpu" and stored == torch.bfloat16 and _has_amx()
+        )
+        return torch.bfloat16 if is_fast else torch.float32
     named = getattr(torch, dtype, None)
     if named not in (torch.float32, torch.bfloat16, torch.float16):
         raise UserError(f"dtype {dtype!r}: use auto, float32, bfloat16 or float16")
@@ -86,6 +92,11 @@ def dtype_note(dtype: str, device: str) -> str:
     if dtype == "auto":
         return "this GPU has no bfloat16: the model is in float32, which takes twice the memory"
     return "this GPU only emulates bfloat16, many times slower: dtype float32 is faster here"
+
+
+def _has_amx() -> bool:
+    """True if this CPU multiplies matrices in bfloat16; AVX-512's bfloat16 alone is no faster than float32 kernels."""
+    return bool(torch.cpu.get_capabilities().get("amx_bf16")) if hasattr(torch.cpu, "get_capabilities") else False
 
 
 def _has_bfloat16() -> bool:

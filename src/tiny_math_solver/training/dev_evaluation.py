@@ -6,6 +6,7 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import SaveStrategy
 
 from tiny_math_solver.evaluation.evaluate import evaluate
+from tiny_math_solver.evaluation.kept import Evaluator
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.prompts import PromptFormat
 from tiny_math_solver.runs.folder import RunFolder
@@ -15,7 +16,12 @@ from tiny_math_solver.training.trainer import MathGRPOTrainer
 
 
 class DevEvaluation(TrainerCallback):
-    """Evaluates every `every` steps and at the end; the best adapter so far is what the run folder holds."""
+    """Evaluates every `every` steps and at the end; the best adapter so far is what the run folder holds.
+
+    The evaluation before the first step is that of the `evaluator` if there is one.
+    """
+
+    evaluator: Evaluator | None = None
 
     def __init__(self, trainer: MathGRPOTrainer, run: RunFolder, dev: list[Problem], every: int, prompt: PromptFormat):
         self.trainer, self.run, self.dev, self.every, self.prompt = trainer, run, dev, every, prompt
@@ -58,8 +64,11 @@ class DevEvaluation(TrainerCallback):
     def _measure(self, step: int) -> dict[str, Any]:
         """Answer the dev problems and keep the records; returns their summary."""
         trainer = self.trainer
-        limit = trainer.sampling.max_new_tokens
-        result = evaluate(trainer.rollouts, self.dev, prompt=self.prompt, max_new_tokens=limit)
+        ask: dict[str, Any] = {"prompt": self.prompt, "max_new_tokens": trainer.sampling.max_new_tokens}
+        if step == 0 and self.evaluator:
+            result = self.evaluator.evaluate("dev before training", trainer.rollouts, self.dev, ask, "problems.dev")
+        else:
+            result = evaluate(trainer.rollouts, self.dev, **ask)
         self.run.write_jsonl(f"eval/dev-{step:06d}.jsonl", result.rows())
         block = result.summary()
         require_scores(block, "dev", step, trainer.recorder.events)

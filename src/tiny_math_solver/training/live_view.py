@@ -1,6 +1,8 @@
 """The console of a training run: a live view on a terminal, one line per step anywhere else."""
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -15,6 +17,7 @@ from rich.text import Text
 from tiny_math_solver.grading.rewards import FORMAT_REWARD
 from tiny_math_solver.runs.records import RolloutRow
 from tiny_math_solver.support.console import Console, QuietConsole, printable
+from tiny_math_solver.support.progress import Advance, make_bar
 from tiny_math_solver.training.step_metrics import STEP_PARTS
 
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -76,11 +79,27 @@ class LiveView(Console):
         super().__init__()
         self.screen = screen
         self.live = Live(console=screen, auto_refresh=False, transient=True)
+        self.board: Any = Text()
         self.sample: RolloutRow | None = None
         self.shown_at = -SAMPLE_EVERY
 
     def write(self, text: str, end: str) -> None:
         self.screen.print(Text(text), end=end)
+
+    @contextlib.contextmanager
+    def progress(self, text: str, total: int | None = None) -> Iterator[Advance]:
+        bar = make_bar(self.screen, auto_refresh=False)
+        task = bar.add_task(text, total=total)
+
+        def advance(done: int) -> None:
+            bar.update(task, completed=done)
+            self.attempt(lambda: self.live.update(bar, refresh=True))
+
+        advance(0)
+        try:
+            yield advance
+        finally:
+            self.attempt(lambda: self.live.update(self.board, refresh=True))
 
     def show(self, report: StepReport) -> None:
         if report.sample and report.step - self.shown_at >= SAMPLE_EVERY:
@@ -88,7 +107,8 @@ class LiveView(Console):
         parts: list[Any] = [_board(report)]
         if self.sample:
             parts.append(_sample(self.sample))
-        self.attempt(lambda: self.live.update(Group(*parts), refresh=True))
+        self.board = Group(*parts)
+        self.attempt(lambda: self.live.update(self.board, refresh=True))
 
     def __enter__(self) -> Self:
         self.attempt(self.live.start)

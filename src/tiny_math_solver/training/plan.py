@@ -13,7 +13,7 @@ from tiny_math_solver.config.schema import EMBEDDED, Config
 from tiny_math_solver.models.adapter import is_hub_name
 from tiny_math_solver.models.load import embedding_rows, load_tokenizer
 from tiny_math_solver.models.starting_adapter import StartingAdapter, starting_adapter
-from tiny_math_solver.problems.splits import Splits, load_splits
+from tiny_math_solver.problems.splits import Splits, first_by_hash, load_splits
 from tiny_math_solver.prompts import (
     Prompt,
     PromptFormat,
@@ -37,6 +37,15 @@ class Plan:
     dropped: int = 0
     notes: Sequence[str] = ()  # on settings of the chat template
     adapter: StartingAdapter | None = None
+
+    @cached_property
+    def tested(self) -> Splits:
+        """The splits with the test problems that are answered before and after, at most `evaluation.test_limit`."""
+        limit, splits = self.config.evaluation.test_limit, self.splits
+        if limit is None:
+            return splits
+        test, unseen = (first_by_hash(part, limit, "test_limit")[0] for part in (splits.test, splits.unseen))
+        return replace(splits, test=test, unseen=unseen)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -86,6 +95,7 @@ class Plan:
         """The problems in numbers, for summary.json: those that are used and those that were dropped."""
         splits = self.splits
         counts = {name: len(getattr(splits, name)) for name in ("train", "dev", "test", "unseen")}
+        counts["tested"] = len(self.tested.test)
         return counts | {"unreadable": splits.unreadable, "too_long": self.dropped, "notes": splits.notes}
 
     @property
@@ -106,10 +116,15 @@ class Plan:
             f"{config.max_completion_length} tokens, temperature {grpo.temperature:g}, learning rate "
             f"{grpo.learning_rate:g}, beta {grpo.beta:g}",
             f"greedy evaluation on dev every {config.evaluation.every} steps (the best adapter is kept), "
-            "on test before and after",
+            f"on {self._tested} before and after",
             *([f"a collapse is undone, up to {n} times (guards.rescue)"] if (n := config.allowed_rescues) else []),
             f"output: {config.output_dir}",
         ]
+
+    @property
+    def _tested(self) -> str:
+        chosen, known = len(self.tested.test), len(self.splits.test)
+        return "test" if chosen == known else f"{chosen:,} of the {known:,} test problems (evaluation.test_limit)"
 
 
 @dataclass(frozen=True)

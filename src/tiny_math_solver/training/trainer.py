@@ -26,7 +26,7 @@ from trl import GRPOConfig, GRPOTrainer
 from tiny_math_solver.models.adapter import save_adapter
 from tiny_math_solver.models.ends import causal_lm
 from tiny_math_solver.models.starting_adapter import MergedAdapter
-from tiny_math_solver.rollouts import Rollouts, Sampling
+from tiny_math_solver.rollouts import EngineRollouts, Rollouts, Sampling
 from tiny_math_solver.support import processes
 from tiny_math_solver.support.out_of_memory import retry_on_oom
 from tiny_math_solver.training.generation import DatasetRow, Generation
@@ -214,6 +214,8 @@ class MathGRPOTrainer(GRPOTrainer):
     def _update_policy(self, model: Any) -> Tensor:
         update, mark = self.update, self.logged.mark()
         assert update is not None
+        if isinstance(self.rollouts, EngineRollouts):
+            self.rollouts.free_caches()
 
         def attempt() -> Any:
             self.logged.rewind(mark)

@@ -68,8 +68,13 @@ class KernelScorer:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the gradients and of the transposed weights, which take about as much again."""
-        return 2 * sum(gradient.nbytes for gradient in self.weight_grads.values())
+        """Bytes of the gradients of the merged weights."""
+        return sum(gradient.nbytes for gradient in self.weight_grads.values())
+
+    @property
+    def step_bytes(self) -> int:
+        """Bytes of the transposed weights."""
+        return sum(linear.weight.nbytes for linear in (*self.weight_grads, self.weights.logits))
 
     def pass_bytes(self, tokens: int) -> int:
         width, gate, heads, head_dim, kv_heads = model_sizes(self.weights.config)
@@ -105,6 +110,7 @@ class KernelScorer:
                         a, b, scale = module.lora_A[name].weight, module.lora_B[name].weight, module.scaling[name]
                         _accumulate(b, scale * gradient @ a.detach().T)
                         _accumulate(a, scale * b.detach().T @ gradient)
+        self.transposed.clear()  # made anew for each step: rollouts need the memory
 
     def logprobs(self, batch: Batch) -> Tensor:
         tokens = ragged(batch)

@@ -29,7 +29,12 @@ class Scorer(Protocol):
 
     @property
     def nbytes(self) -> int:
-        """Bytes the scorer holds between passes."""
+        """Bytes the scorer holds all the time."""
+        ...
+
+    @property
+    def step_bytes(self) -> int:
+        """Bytes it holds from `begin` to `finish` beside those of a pass."""
         ...
 
 

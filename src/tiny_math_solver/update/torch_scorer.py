@@ -14,15 +14,16 @@ from torch.nn import functional
 from tiny_math_solver.update.passes import Batch
 from tiny_math_solver.update.scorer import whole_rows
 
-LOGITS_TOKENS = 2048  # completion tokens projected onto the vocabulary at once
+LOGITS_TOKENS, LOGITS_BYTES = 2048, 1 << 28  # projected onto the vocabulary at once, in float32
 FLOAT32_BYTES = 4
+BACKWARD_SHARE = 1.1  # of the kept activations, with those of the backward pass; measured on a CPU
 
 
 class TorchScorer:
     """Scores with the transformers model `model` and its adapter. Implements `Scorer`."""
 
     by_group = False
-    nbytes = 0
+    nbytes = step_bytes = 0
 
     def __init__(
         self,
@@ -52,23 +53,51 @@ class TorchScorer:
         """Nothing to do: autograd has left the gradient in the parameters."""
 
     def pass_bytes(self, tokens: int) -> int:
-        scored = min(LOGITS_TOKENS, tokens)
-        return torch_pass_bytes(self.model.config, self.dtype, tokens, scored, is_checkpointed=self.is_checkpointed)
+        with self.autocast():
+            is_autocast = torch.is_autocast_enabled(self.model.device.type)
+        return torch_pass_bytes(
+            self.model.config,
+            self.dtype,
+            tokens,
+            tokens,
+            is_checkpointed=self.is_checkpointed,
+            is_autocast=is_autocast,
+        )
 
 
-def torch_pass_bytes(config: Any, dtype: torch.dtype, tokens: int, scored: int, *, is_checkpointed: bool) -> int:
+def torch_pass_bytes(
+    config: Any, dtype: torch.dtype, tokens: int, scored: int, *, is_checkpointed: bool, is_autocast: bool = False
+) -> int:
     """Bytes of a pass in `dtype`: activations of `tokens` tokens, logits of `scored` tokens.
 
-    With gradient checkpointing one layer's activations are there at a time.
+    With gradient checkpointing one layer's activations are there at a time, and the input of each.
+    """
+    text, size = config.get_text_config(), dtype.itemsize
+    kept = tokens * kept_bytes(config, dtype, is_autocast=is_autocast)
+    inputs = tokens * model_sizes(config)[0] * size * text.num_hidden_layers
+    layers = kept + inputs if is_checkpointed else kept * text.num_hidden_layers
+    logits = min(scored, logits_tokens(text.vocab_size)) * text.vocab_size * (size + 2 * FLOAT32_BYTES)
+    return round(BACKWARD_SHARE * layers) + logits
+
+
+def kept_bytes(config: Any, dtype: torch.dtype, *, is_autocast: bool = False) -> int:
+    """Bytes of a token that autograd keeps of one layer whose projections have float32 adapters.
+
+    A norm computes in float32 and keeps its input so. An adapter casts its input to float32, and under autocast back:
+    in another dtype than float32 each of the seven keeps a copy of its own.
     """
     width, gate, heads, head_dim, kv_heads = model_sizes(config)
-    qkv = (heads + 2 * kv_heads) * head_dim
-    # norms are computed in float32
-    per_token = (8 * width + 2 * qkv + 4 * gate) * dtype.itemsize + 4 * width * FLOAT32_BYTES
-    text = config.get_text_config()
-    logits = scored * text.vocab_size * (dtype.itemsize + 2 * FLOAT32_BYTES)
-    layers = 1 if is_checkpointed else text.num_hidden_layers
-    return tokens * layers * per_token + logits
+    attention, keys = heads * head_dim, kv_heads * head_dim
+    if dtype == torch.float32:
+        adapters = (2 * width + attention + gate) * FLOAT32_BYTES
+    else:
+        adapters = (5 * width + attention + gate) * (dtype.itemsize if is_autocast else FLOAT32_BYTES)
+    return 2 * width * FLOAT32_BYTES + adapters + (2 * attention + 2 * keys + 3 * gate) * dtype.itemsize
+
+
+def logits_tokens(vocabulary: int) -> int:
+    """Completion tokens whose logits exist at once."""
+    return max(1, min(LOGITS_TOKENS, LOGITS_BYTES // (vocabulary * FLOAT32_BYTES)))
 
 
 def model_sizes(config: Any) -> tuple[int, int, int, int, int]:
@@ -114,7 +143,7 @@ def completion_logprobs(model: Any, ids: Tensor, mask: Tensor, completion: int, 
 
 
 class ChosenLogProb(torch.autograd.Function):
-    """`log softmax(x Wᵀ / temperature)[target]` `[N]` without keeping the logits of more than LOGITS_TOKENS tokens.
+    """`log softmax(x Wᵀ / temperature)[target]` `[N]` without keeping the logits of more than a few tokens.
 
     The gradient with respect to `x` is linear in the incoming one: `(W[target] - p W) / temperature` times it. So it
     is computed in the forward pass, while the logits are there. `W` `[V, C]` and the bias must be frozen.
@@ -124,8 +153,9 @@ class ChosenLogProb(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, temperature: float) -> Tensor:
         x_grad = torch.empty_like(x) if x.requires_grad else None
         logprobs = torch.empty(len(x), dtype=torch.float32, device=x.device)
-        for start in range(0, len(x), LOGITS_TOKENS):
-            part = slice(start, start + LOGITS_TOKENS)
+        size = logits_tokens(len(weight))
+        for start in range(0, len(x), size):
+            part = slice(start, start + size)
             logits = functional.linear(x[part], weight, bias).float()
             if temperature != 1:
                 logits /= temperature

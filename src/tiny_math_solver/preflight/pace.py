@@ -1,0 +1,70 @@
+"""The speeds measured before a run, and the time that its parts will take by them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from tiny_math_solver.evaluation.evaluate import completions_of
+from tiny_math_solver.prompts import Prompt
+from tiny_math_solver.rollouts.engine_check import NEW_TOKENS
+from tiny_math_solver.rollouts.speed import DecodeSpeed
+from tiny_math_solver.training.plan import Plan
+
+FORWARD_SHARE = 1 / 3  # of a forward and backward pass
+
+
+@dataclass(frozen=True)
+class Duration:
+    """Seconds of a whole run, by what they go into."""
+
+    rollouts: float
+    update: float
+    evaluation: float
+
+    @property
+    def total(self) -> float:
+        return self.rollouts + self.update + self.evaluation
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Speeds of this machine with this model, and the lengths they are for.
+
+    `decode` is None until transformers' generate has been asked something; `update` is in tokens per second. Until the
+    model has been asked, completions count as long as they can be.
+    """
+
+    decode: DecodeSpeed | None
+    update: float
+    prompt: int  # tokens of the longest
+    completion: float  # tokens of the mean completion
+
+    def asking(self, completions: int) -> float | None:
+        """Seconds of so many completions, None if not known."""
+        return self.decode.seconds(completions, self.completion) if self.decode else None
+
+    def comparing(self, prompts: Sequence[Prompt]) -> float | None:
+        """Seconds of the engine's check: a few tokens decoded, and one forward pass of each row."""
+        if self.decode is None:
+            return None
+        tokens = sum(len(prompt.ids) + NEW_TOKENS for prompt in prompts)
+        return self.decode.seconds(len(prompts), NEW_TOKENS) + FORWARD_SHARE * tokens / self.update
+
+    def after(self, completions: int, tokens: float, seconds: float) -> "Pace":
+        """The pace corrected by `completions` of `tokens` tokens on average that took `seconds`."""
+        decode = self.decode or DecodeSpeed(0.0, 1.0, 1)
+        return replace(self, decode=decode.scaled(seconds / decode.seconds(completions, tokens)), completion=tokens)
+
+    def run(self, plan: Plan, dead: float = 0.0) -> Duration | None:
+        """Seconds of a whole run if completions stay as long and `dead` is the share of groups without a gradient."""
+        if self.decode is None:
+            return None
+        config, steps, tested = plan.config, plan.steps, plan.tested
+        per_step, settings = config.completions_per_step, config.evaluation
+        test = completions_of(len(tested.test), settings.samples, settings.sampled_problems) + len(tested.unseen)
+        dev = (1 + steps // settings.every) * self.decode.seconds(len(plan.splits.dev), self.completion)
+        learned = steps * per_step * (1 - dead) * config.grpo_config.num_iterations
+        return Duration(
+            steps * self.decode.seconds(per_step, self.completion),
+            learned * (self.completion + self.prompt) / self.update,
+            2 * self.decode.seconds(test, self.completion) + dev,
+        )

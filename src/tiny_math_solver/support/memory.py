@@ -1,0 +1,80 @@
+"""Memory of this process and of the machine: what it holds, what is free, and giving back what is unused."""
+
+import contextlib
+import ctypes
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tiny_math_solver.support.device import free_gpu_memory
+
+NO_LIMIT = 1 << 62  # bytes
+M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
+
+
+def resident() -> int:
+    """Bytes of the machine's memory that this process holds, libraries included."""
+    return psutil.Process().memory_info().rss
+
+
+def give_back() -> None:
+    """Return freed memory to the machine, which glibc's malloc keeps between the blocks that are still in use.
+
+    Blocks of tens of megabytes are allocated among small ones that stay, so without this a process that alternates
+    between rollouts and updates holds the peaks of both.
+    """
+    if trim := _glibc("malloc_trim"):
+        trim(0)
+
+
+def map_large_blocks() -> None:
+    """Have glibc's malloc map every block of a megabyte and more on its own, and so return it as soon as it is freed.
+
+    By itself it comes to take blocks of up to 32 MB from its heap, where those that a backward pass waits for lie
+    between freed ones of other sizes: a pass was seen to hold 1.8 times what autograd keeps. Mapping costs time, so it
+    is for passes that take much memory.
+    """
+    if mallopt := _glibc("mallopt"):
+        mallopt(M_MMAP_THRESHOLD, 1 << 20)
+
+
+@functools.cache
+def _glibc(name: str) -> Callable[..., Any] | None:
+    """glibc's function of that name; None where there is another C library."""
+    if sys.platform != "linux":
+        return None
+    with contextlib.suppress(OSError, AttributeError):
+        return getattr(ctypes.CDLL(None), name)
+    return None
+
+
+def available(device: str) -> int:
+    """Bytes that can still be taken: of the GPU, else of the machine or of the container this runs in."""
+    free = free_gpu_memory(device)
+    return min(psutil.virtual_memory().available, _container_free()) if free is None else free
+
+
+def _container_free() -> int:
+    """Bytes that the control group leaves, file cache counted as free; NO_LIMIT where there is none."""
+    for limit, used, stat in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat"),
+        *[tuple(f"/sys/fs/cgroup/memory/memory.{name}" for name in ("limit_in_bytes", "usage_in_bytes", "stat"))],
+    ):
+        with contextlib.suppress(OSError, ValueError):
+            counts = dict(line.split() for line in Path(stat).read_text(encoding="ascii").splitlines())
+            taken = int(Path(used).read_text(encoding="ascii")) - int(counts.get("inactive_file", 0))
+            return max(0, int(Path(limit).read_text(encoding="ascii")) - taken)  # "max" is no number: no limit
+    return NO_LIMIT
+
+
+def readable(size: float) -> str:
+    """Bytes for people: 3.7 MB, 1.2 GB."""
+    for unit in ("B", "kB", "MB"):
+        if size < 999.5:
+            return f"{size:.0f} {unit}" if unit == "B" or size >= 9.95 else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"

@@ -1,0 +1,80 @@
+"""Lines before the parts of a run, and bars that only a terminal shows."""
+
+import io
+from typing import Any
+
+import pytest
+import rich.console
+
+from tiny_math_solver.support.console import CollectingConsole, Console, NotesConsole, QuietConsole
+from tiny_math_solver.support.progress import in_words, progress_bar
+from tiny_math_solver.training.live_view import LiveView
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture(autouse=True)
+def a_plain_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.2, "under a second"), (1, "1 s"), (99.4, "99 s"), (140, "2 min"), (840, "14 min"), (7560, "2.1 h")],
+)
+def test_durations_for_people(seconds: float, words: str):
+    assert in_words(seconds) == words
+
+
+def test_a_terminal_sees_a_bar_with_text_and_count():
+    stream = Terminal()
+    with progress_bar(stream, "before-test: 64 problems", 64) as advance:
+        advance(32)
+        advance(64)
+    assert "before-test: 64 problems" in stream.getvalue()
+    assert "64/64" in stream.getvalue()
+
+
+@pytest.mark.parametrize("stream", [io.StringIO(), None])
+def test_what_is_redirected_sees_none(stream: Any):
+    with progress_bar(stream, "before-test", 64) as advance:
+        advance(64)
+    assert stream is None or stream.getvalue() == ""
+
+
+def test_the_line_comes_before_the_work_and_stays(capsys: pytest.CaptureFixture[str]):
+    with Console().part("before-test: 64 problems", 64, 40.4) as advance:
+        assert capsys.readouterr().out == "before-test: 64 problems, about 40 s\n"
+        advance(64)
+    with Console().part("loading a model"):
+        assert capsys.readouterr().out == "loading a model\n"
+    assert capsys.readouterr() == ("", "")
+
+
+def test_each_console_draws_where_it_prints(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    """A result on stdout, such as `eval --json`, must not get a bar; a quiet console draws none at all."""
+    monkeypatch.setattr("sys.stdout", out := Terminal())
+    monkeypatch.setattr("sys.stderr", error := Terminal())
+    with NotesConsole().part("64 problems", 64):
+        pass
+    assert "0/64" in error.getvalue()
+    assert out.getvalue() == ""
+    for console in (QuietConsole(), CollectingConsole()):
+        assert console.bar_stream is None
+
+
+def test_the_live_view_draws_the_bar_below_its_lines_and_then_the_board_again():
+    stream = Terminal()
+    screen = rich.console.Console(file=stream, force_terminal=True, width=100)
+    with LiveView(screen) as view:
+        view.board = "the board"
+        with view.part("before-test: 64 problems", 64, 40) as advance:
+            advance(16)
+    shown = stream.getvalue()
+    assert "before-test: 64 problems, about 40 s" in shown
+    assert shown.index("about 40 s") < shown.index("16/64") < shown.rindex("the board")
