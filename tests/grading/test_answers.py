@@ -15,25 +15,14 @@ from helpers.paths import GSM8K_DATA
 from tiny_math_solver.grading import (
     Answer,
     How,
-    closing,
-    cues,
     extract_answer,
-    gaps,
     is_correct,
     judge,
-    links,
-    markers,
     parse_gold,
     parse_number,
-    prose,
     refusals,
-    revision,
-    units,
 )
 from tiny_math_solver.grading.cues import Cue
-from tiny_math_solver.grading.gaps import LINKS
-
-MODULES = (closing, cues, gaps, judge, links, markers, prose, refusals, revision, units)
 
 
 @pytest.mark.parametrize("case", [*CASES, *HARD_CASES], ids=lambda case: f"{case.why}: {case.text[:30]!a}")
@@ -46,9 +35,8 @@ def test_table(case: Case) -> None:
 
 def test_stems_hide_no_match() -> None:
     """A cue is searched only where one of its stems occurs: a stem left out would switch off part of its pattern."""
-    cues = {name: cue for module in MODULES for name, cue in vars(module).items() if isinstance(cue, Cue)}
-    cues |= LINKS
-    assert len(cues) >= 15
+    cues = {name: cue for module in (judge, refusals) for name, cue in vars(module).items() if isinstance(cue, Cue)}
+    assert list(cues) == ["TO_JUDGE", "_REFUSAL"]
     for case in [*CASES, *HARD_CASES]:
         for part in [case.text, *case.text.split("\n")]:
             for name, cue in cues.items():

@@ -7,7 +7,7 @@ a copy of the prompt states no result.
 
 import re
 
-from tiny_math_solver.grading.cues import HEADING, Cue, concludes
+from tiny_math_solver.grading.cues import HEADING, concludes, cue
 from tiny_math_solver.grading.links import Reading, read_opening
 from tiny_math_solver.grading.markup import last_characters, plain, sentences
 from tiny_math_solver.grading.numerals import find_number_words, find_numerals, parse_number
@@ -73,8 +73,7 @@ _DIGIT = re.compile(r"\d")
 _FOOTNOTE = re.compile(r"\n-{3,}\s*\n[*_(][^\n]*[*_)]\Z")
 _KEY = re.compile(r'"(?:final_?)?(?:result|solution|value|total|output)"\s*:', re.IGNORECASE)  # {"result": 18}
 _ITEM = re.compile(rf"[#>\s]*(?:{HEADING}\s*#?\d{{1,2}}\b[.):]?|\d{{1,2}}[.):]\s+|[-*\u2022]\s+)?", re.IGNORECASE)
-_PLEASANTRY = Cue(
-    "would you|do you|let me|feel free|hope |happy to|does |questions|can i|may i|is there",
+_PLEASANTRY = cue(
     r"would you like|do you (?:have|need|want)|let me know|feel free|(?:i )?hope (?:this|that|it)|happy to help"
     r"|does (?:this|that|it) (?:help|make)|any (?:other |more )?questions|(?:can|may) i (?:help|assist)"
     r"|is there anything",
@@ -86,13 +85,11 @@ _REMARK = re.compile(
     r"|(?:assuming|(?:(?:this|that|it) is |that's )?because)\b(?!.*, .*\d))",
     re.IGNORECASE,
 )
-_NO_RESULT = Cue(
-    "option|choice|candidate|possibility|answer|suppose|assume|imagine",
+_NO_RESULT = cue(
     r"^\W*(?:(?:option|choice|candidate|possibility)\s*\w{1,2}|answer\s*#?\d)\s*[:.)]"
     r"|^\W*(?:suppose|assume|imagine)\b|\byour (?:final )?answer (?:should|must|in)\b",
 )
-_UNFINISHED = Cue(  # "We still have to add the eggs", "Next, multiply by the price"
-    "add|subtract|double|triple|halve|multipl|divid|convert|deduct|combine",
+_UNFINISHED = cue(  # "We still have to add the eggs", "Next, multiply by the price"
     r"(?:\b(?:we|i|you|she|he|they) (?:still |now |then |just |only )*(?:need|needs|have|has|must)"
     r" (?:(?:still|now|then|also|to) )*|^\W*(?:next|now|then),? (?:we |i )?(?:must |have to |need to )?)"
     r"(?:add|subtract|double|triple|halve|multiply|divide|convert|deduct|combine)\b(?!.*[=\d])"
@@ -104,8 +101,7 @@ _PLAN = re.compile(
     r"|to (?:find|calculate|determine|solve))\b",
     re.IGNORECASE,
 )
-_DENIED = Cue(
-    "incorrect|wrong|not ",
+_DENIED = cue(
     r"\b(?:is|was|be|that's) (?:[a-z]+ly )?(?:incorrect|wrong|not (?:right|correct|the (?:\w+ )?answer))\b",
 )
 _SIGN_OFF = re.compile(

@@ -10,7 +10,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import NamedTuple
 
-from tiny_math_solver.grading.cues import Cue
+from tiny_math_solver.grading.cues import cue
 from tiny_math_solver.grading.gaps import link_between
 from tiny_math_solver.grading.links import line_numbers, read_opening
 from tiny_math_solver.grading.markup import plain, sentences
@@ -74,28 +74,17 @@ def read_last_marker(text: str, question: str | None = None) -> MarkedAnswer | N
     return denial
 
 
-# A number and up to six words of unit to the end of the line, as most answers are: they are read without any table.
-_BARE = re.compile(
-    r"[ \t]*\$?(\d{1,15}|[1-9]\d{0,2}(?:,\d{3}){1,4})"
-    r"(?:[ \t]+(?!(?i:(?:or|and|maybe|perhaps|possibly|pi|minus|plus|times|no|remainder|is|isn|are|if|squared|cubed|mod"
-    r"|choose|[a-zA-Z]|unless|provided|assuming|depending|depends|otherwise|else|less|not|so|then|but|wait|divided"
-    r"|multiplied|doubled|tripled|halved|twice|thrice|over|guess|unsure|uncertain|least|most|probably|roughly|score|gross|grand|mil|mio|mln|mn|bn|mrd"
-    r"|trn|MM|arab|lacs?"
-    r"|cr)\b"
-    r"|(?:hund|thou|mill|bill|trill|lak|cror|doz|mile?ion|taus)[A-Za-z]*|[A-Za-z]{0,12}illi(?:on|ard)[A-Za-z]*))"
-    r"[A-Za-z]{1,20}){0,6}[ \t]*\.?[ \t]*(?:\n|\Z)",
-    re.ASCII,
-)
+# A number alone on the rest of its line, as most answers are
+_BARE = re.compile(r"[ \t]*\$?(\d{1,15}|[1-9]\d{0,2}(?:,\d{3}){1,4})[ \t]*\.?[ \t]*(?:\n|\Z)", re.ASCII)
 _ANSWER_HEADING = re.compile(r"\W*(?:the )?(?:final )?answer\W*", re.IGNORECASE)
-_INSTRUCTION = Cue(
-    "your|you should|put |write |give |e.g|example|format|such as|end|finish",
+_INSTRUCTION = cue(
     r"\b(?:your|you should|(?:put|write|give) (?:your|the)|e\.g|for example|format is|in the format"
     r"|such as|(?:end|finish) (?:it )?with)\b[^\n]*\Z",
 )
 
 
 def _bare(text: str, at: int, start: int, how: How) -> MarkedAnswer | None:
-    """The reading of the marker at `at` if only a number and its unit follow from `start` to the end of the line."""
+    """The reading of the marker at `at` if only a number follows from `start` to the end of the line."""
     match = _BARE.match(text, start)
     return MarkedAnswer(Decimal(match[1].replace(",", "")), how, match[1], at, match.end(1)) if match else None
 
@@ -192,9 +181,7 @@ _PHRASE = re.compile(
     (?:\b(?P<verb>is|was|are|be|equals|becomes)\b\s*:?|(?P<label>[:=>]+|-+>?(?=\s)|\n))[\s*_`"']*""",
     re.VERBOSE | re.IGNORECASE,
 )
-_NOT_THE_NOUN = Cue(
-    "to |we |can |if |suppose |assume |think |guess |say |expect |first |second |third |ease |/|wrong |incorrect "
-    "|mistaken |common |naive |tempting |initial |previous |original |old |earlier |partial |intermediate |that |not ",
+_NOT_THE_NOUN = cue(
     r"(?:\b(?:to|we|can|first|second|third|(?:wrong|incorrect|mistaken|common|naive|tempting|initial|previous"
     r"|original|old"
     r"|earlier|partial|intermediate)(?: final)?|not (?:an|the)"

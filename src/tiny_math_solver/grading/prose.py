@@ -9,11 +9,12 @@ below, and docs/grading.md works through examples.
 import re
 from itertools import pairwise
 
-from tiny_math_solver.grading.cues import CORRECTED, HEDGED, Cue, word_set
+from tiny_math_solver.grading.cues import HEDGED, cue, word_set
 from tiny_math_solver.grading.gaps import LINKS, MAX_GAP
 from tiny_math_solver.grading.links import MONTH, Reading, follow_links, unevaluated
 from tiny_math_solver.grading.markup import plain
 from tiny_math_solver.grading.numerals import Mention, Number, find_number_words, find_numerals, write_number
+from tiny_math_solver.grading.retractions import CORRECTED
 from tiny_math_solver.grading.units import counts_things, same_quantity, single_things
 
 
@@ -188,9 +189,9 @@ NEW_IN_QUESTION = 3  # does not occur in the question, if that is known
 def result_points(text: str, mentions: list[Mention], before: str, question: str) -> list[int]:
     """The points of every number of a sentence: the more, the more signs of being its result."""
     computed = _last_result(before)
-    asides = _SUBORDINATE.spans(text)
-    clauses = _CLAUSE.spans(text[mentions[0].end : mentions[-1].start])
-    main = mentions[0].end + clauses[-1][1] if clauses else 0  # where the last clause begins
+    asides = [match.span() for match in _SUBORDINATE.finditer(text)]
+    clauses = list(_CLAUSE.finditer(text[mentions[0].end : mentions[-1].start]))
+    main = mentions[0].end + clauses[-1].end() if clauses else 0  # where the last clause begins
     concluded = text[main - 1 : main].isalpha()  # with a word, not a comma
 
     def points_of(mention: Mention) -> int:
@@ -239,15 +240,13 @@ _CONTEXT_WORDS = word_set(
     "for in after of per every from with at by within during over than each the if these those all both other"
     " first next last plus minus day week step age her his their another and"
 )
-_SUBORDINATE = Cue(
-    "by|knowing|because|since|after|if|when|given|while|before|assuming|provid|wh|out of|that|(|i.e",
+_SUBORDINATE = cue(
     r"(?<=\d)(?: [\w'-]+){1,12} (?:if|because|since|assuming|provided|so that)\b(?:(?!,? (?:so|then)\b).)*"
     r"|\b(?:by [a-z]+ing|knowing|because|since|after|if|when|given|while|before|assuming|provided|where|who"
     r"|from which|out of|so that|that costs?"
     r"|which (?:is|are|was) (?:the|a|an|how|[\d.,]+ (?:more|less|fewer|times)))\b[^,;]*|\([^()]*\)|\bi\.e\..*",
 )
-_CLAUSE = Cue(
-    ",|so|therefore|thus|hence|then",
+_CLAUSE = cue(
     r"\b(?:so(?! that)|therefore|thus|hence|then)\b|,",
 )
 _PURPOSE = re.compile(

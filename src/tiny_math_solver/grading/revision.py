@@ -19,7 +19,7 @@ def revised(text: str, marked: MarkedAnswer, question: str | None) -> Revision:
     unchanged = marked.value, marked.how, marked.span
     nothing = None, How.NONE, marked.span
     rest = text[marked.end : marked.end + MAX_TAIL]
-    if len(rest) < 3 or not (_DIGIT.search(rest) or _has_turn(rest.lower())):
+    if len(rest) < 3:
         return unchanged
     cue = RETRACTED.search(rest)
     if cue and not _about_another(rest, cue, marked.value):
@@ -33,10 +33,6 @@ def revised(text: str, marked: MarkedAnswer, question: str | None) -> Revision:
     if GIVES_UP.search(rest) or _has_alternative(rest, marked.value) or _other_number_below(rest, marked.value):
         return nothing
     return _next_step(rest, marked, question) or unchanged
-
-
-def _has_turn(lower: str) -> bool:
-    return any(turn in lower for turn in _TURNS)
 
 
 def _about_another(rest: str, cue: re.Match[str], value: Number | None) -> bool:
@@ -156,62 +152,6 @@ def has_rival(text: str, value: Number, start: int) -> bool:
     )
 
 
-_DIGIT = re.compile(r"\d")
-# Text without a digit revises a number only if one of these occurs
-_TURNS = [
-    "wait",
-    "actual",
-    "no,",
-    "no.",
-    "sorry",
-    "oops",
-    "hmm",
-    "hold",
-    "wrong",
-    "incorrect",
-    "mistake",
-    "error",
-    "typo",
-    "not ",
-    "n't",
-    "back",
-    "disregard",
-    "scratch",
-    "strike",
-    "never",
-    "ignore",
-    "forg",
-    "mis",
-    "overlook",
-    "left out",
-    "neglect",
-    "fail",
-    "count",
-    "mess",
-    "slip",
-    "skip",
-    "should",
-    "change",
-    "stand",
-    "off",
-    "too ",
-    "sure",
-    "certain",
-    "confident",
-    "know",
-    "guess",
-    "depend",
-    "unsolv",
-    "unanswer",
-    "idea",
-    "insuff",
-    "omit",
-    "include",
-    "rather",
-    "or ",
-    "maybe",
-    "perhaps",
-]
 _CONFIRMED = re.compile(
     r"(?:\b(?:is|are|was|looks|seems|all|yes,?|so)|'s) (?:indeed |also |all )?(?:correct|right|fine|good)\b|confirm"
     r"|checks out|match(?:es)?|verified|stands|as given|as expected|\u2713|\u2705",

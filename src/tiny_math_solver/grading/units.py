@@ -8,7 +8,7 @@ count as well.
 import re
 from fractions import Fraction
 
-from tiny_math_solver.grading.cues import Cue
+from tiny_math_solver.grading.cues import cue
 from tiny_math_solver.grading.numerals import Mention, Number, canonical
 from tiny_math_solver.grading.scales import batch_at
 
@@ -54,8 +54,7 @@ def counts_things(text: str, gap: str, mention: Mention) -> bool:
 
 
 _UNIT = re.compile(r"\s*((?:per |a )?(?!or\b|and\b|is\b)[A-Za-z]{1,12})")
-RESTATES = Cue(  # an opening parenthesis, a slash, an equals sign, or a word such as "or"
-    "(|/|=| or|,or| is|equals|i.e",
+RESTATES = cue(  # an opening parenthesis, a slash, an equals sign, or a word such as "or"
     r"[\sa-z.%]{0,20}(?:[(/=]|[ ,]+(?:or|is|equals|i\.e\.))[\s(,=~]*(?:about |exactly |equivalently )?",
 )
 _RATIOS = {7, 12, 24, 60, 100, 365, 1000, 3600}
