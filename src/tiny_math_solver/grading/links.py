@@ -6,6 +6,7 @@ walks from number to number.
 
 import re
 from fractions import Fraction
+from itertools import pairwise
 from typing import NamedTuple
 
 from tiny_math_solver.grading.cues import word_set
@@ -25,16 +26,23 @@ class Reading(NamedTuple):
 
 
 def line_numbers(text: str) -> list[Mention]:
-    """The numbers of an answer line: those in digits, and those in words if the line opens with a list of both."""
+    """The numbers of an answer line: those in digits, and those in words that are linked to a number beside them."""
     numerals, words = find_numerals(text), find_number_words(text)
     if not (numerals and words):
         return numerals or words
-    together = sorted([*numerals, *words], key=lambda mention: mention.start)
-    first, second = together[:2]
-    gap = text[first.end : second.start]
-    opens = first is words[0] and second is numerals[0] and not text[: first.start].strip(" ($*")
-    linked = opens and gap.strip() and (gap == " (" or link_between(gap) not in (None, "context"))
-    return together if linked else numerals
+    mentions = sorted([*numerals, *words], key=lambda mention: mention.start)
+    opens = not text[: mentions[0].start].strip(" ($*")
+    kept = mentions[:1] if mentions[0] in numerals or (opens and linked(text, *mentions[:2])) else []
+    for left, right in pairwise(mentions):
+        if right in numerals or (kept[-1:] == [left] and linked(text, left, right)):
+            kept.append(right)
+    return kept
+
+
+def linked(text: str, left: Mention, right: Mention) -> bool:
+    """True if the text between two neighbouring numbers makes them parts of one calculation or rivals."""
+    gap = text[left.end : right.start]
+    return gap == " (" or (bool(gap.strip()) and link_between(gap) not in (None, "context"))
 
 
 def read_opening(text: str, mentions: list[Mention], *, is_answer_line: bool = True) -> Reading | None:
@@ -75,7 +83,7 @@ class _Chain:
         self.left: Number | None = None  # the left side of an equation, if it is a plain number
         self.equivalent: Number | None = None
         self.unfinished = unevaluated(text, first)
-        self.calculated = self.compound = self.contradicted = self.remark = self.rival = False
+        self.calculated = self.compound = self.contradicted = self.corrected = self.remark = self.rival = False
 
     def take(self, mention: Mention) -> bool:
         """Go on to the next number; False if the chain ends before it."""
@@ -104,7 +112,7 @@ class _Chain:
         return not self.rival
 
     def _kind(self, gap: str, mention: Mention) -> str | None:
-        kind = link_between(gap, unfinished=self.unfinished)
+        kind = link_between(gap, unfinished=self.unfinished or self.corrected)
         if gap == "(":
             return "operator"  # 22(.50) = 11
         fraction = "/" in self.text[self.last.start : self.last.end] and _OF.match(gap)
@@ -114,7 +122,7 @@ class _Chain:
             kind == "hedge" and _RATE.match(self.text, mention.end) and gap.strip(" ,or")
         ):
             return None  # 18 - 3 more than Ann; 56 pages, or 8 a day
-        if kind == "context" and self.is_answer_line and self.last is self.first and self._is_second(gap, mention):
+        if kind == "context" and self.is_answer_line and self.last is self.end and self._is_second(gap, mention):
             return "list"
         if kind == "context" and self.is_answer_line and not (self.remark or "(" in gap or SAYS_MORE.search(gap)):
             return "list"
@@ -124,7 +132,9 @@ class _Chain:
 
     def _is_second(self, gap: str, mention: Mention) -> bool:
         """True if a number is a second quantity, of each thing or for another case: `5 dogs with 4 legs each`."""
-        return _EACH_HAS.search(gap) is not None or (
+        if _EACH_HAS.search(gap) or (not self.calculated and _OF_MANY.fullmatch(gap)):
+            return True
+        return (
             _EACH.match(self.text, mention.end) is not None
             if _HOLDS.search(gap)
             else _OTHER_CASE.search(gap) is not None and _TO_END.match(self.text, mention.end) is not None
@@ -151,6 +161,7 @@ class _Chain:
             self.remark = False
         elif kind == "corrected":
             self.best, self.equivalent, self.unfinished, self.remark = mention.value, None, False, False
+            self.corrected = True  # by a number, or by what a calculation in words comes to
         elif kind in ("list", "both"):
             if mention.value != self.best or self.unfinished:
                 self.unfinished, self.left = True, None
@@ -185,6 +196,7 @@ _COMPARED = re.compile(r" (?:more|less|fewer) than\b")
 _RATE = re.compile(r" (?:per|a|an|each)\b")
 _HOLDS = re.compile(r"\s(?:with|of|at|holding|containing|having|costing|for)\W*\Z")
 _EACH = re.compile(r"(?:\s+[a-z]+){0,2}(?:\s+in)?\s+(?:each|apiece|per)\b|/")
+_OF_MANY = re.compile(r"\s[a-z]+ (?:of|holding|containing) \$?")  # 3 boxes of 6 pens
 _EACH_HAS = re.compile(r"\beach (?:with|has|have|having|holds|holding|contains|containing|costs|costing)\W*\Z")
 _OTHER_CASE = re.compile(
     r"[,;] ?(?:with|without|including|excluding|counting) (?:the )?[a-z]+\W*\Z"

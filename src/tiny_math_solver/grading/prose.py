@@ -9,7 +9,7 @@ below, and docs/grading.md works through examples.
 import re
 from itertools import pairwise
 
-from tiny_math_solver.grading.cues import HEDGED, cue, word_set
+from tiny_math_solver.grading.cues import HEDGE, HEDGED, cue, word_set
 from tiny_math_solver.grading.gaps import LINKS, MAX_GAP
 from tiny_math_solver.grading.links import MONTH, Reading, follow_links, unevaluated
 from tiny_math_solver.grading.markup import plain
@@ -105,10 +105,13 @@ def _sentence_numbers(text: str) -> list[Mention]:
     numerals, words = find_numerals(text), find_number_words(text)
     if not numerals or not words:
         return numerals or words
+    ends = [numeral.end for numeral in numerals]
     counted = [
         word
         for word in words
-        if word.value not in (None, 1) and _COUNTS.search(text[: word.start]) and not _PART_OF.match(text, word.end)
+        if word.value not in (None, 1)
+        and not _PART_OF.match(text, word.end)
+        and (_COUNTS.search(text[: word.start]) or any(_OR.fullmatch(text, end, word.start) for end in ends))
     ]
     return sorted([*numerals, *counted], key=lambda mention: mention.start) if counted else numerals
 
@@ -119,6 +122,7 @@ _COUNTS = re.compile(
     r"|at least )?)\Z",
     re.IGNORECASE,
 )
+_OR = cue(rf"[^\d.]{{0,24}}\b{HEDGE}\b\W*")
 _PART_OF = re.compile(
     r"-| (?:of|times|more|less|fewer|other|friends?|people|types?|kinds?|boys?|girls?|men|women|sisters?|brothers?"
     r"|hundred|\d)"

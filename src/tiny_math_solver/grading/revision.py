@@ -6,7 +6,7 @@ from tiny_math_solver.grading.closing import MAX_TAIL, read_closing
 from tiny_math_solver.grading.cues import HEDGE, concludes
 from tiny_math_solver.grading.markers import MAX_SPAN, How, MarkedAnswer
 from tiny_math_solver.grading.markup import plain, sentences
-from tiny_math_solver.grading.numerals import Number, find_numerals
+from tiny_math_solver.grading.numerals import Number, find_numbers, find_numerals
 from tiny_math_solver.grading.refusals import GIVES_UP
 from tiny_math_solver.grading.retractions import FAULT, RETRACTED, WITHDRAWN
 from tiny_math_solver.grading.units import restated
@@ -72,7 +72,7 @@ def _has_alternative(rest: str, value: Number | None) -> bool:
         claim = sentences(offered)[0]
         if doubt["other"] and doubt[0].lower().endswith("or"):
             claim = _CASE.sub("", claim)
-        others = find_numerals(claim)
+        others = find_numbers(claim)
         if not others:
             continue
         first = others[0]
