@@ -25,7 +25,7 @@ from tiny_math_solver.grading.retractions import CORRECTED, CORRECTS, RETRACTED
 MAX_GAP = 60  # characters between two numbers that may still be linked
 
 # Words of unit between a number and what links it to the next
-_UNIT = r"(?:[^-+*/^=<>.,;:!?\d]|(?<=[a-z])/(?=[a-z])){0,60}?"
+_UNIT = r"(?:[^-+*/^=<>.,;:!?\d]|(?:\A|(?<=[a-z]))/(?=[a-z])){0,60}?"
 _TOTAL = (
     r"(?:so|therefore|thus|hence|altogether|in all|finally|overall|(?:(?:for|making|giving|with|which is|is|in|=) )?"
     r"(?:an? |the |grand |final |overall )*total(?: cost| price| amount| number)?(?: of|:|=| is| comes to|,)?)(?![a-z])"

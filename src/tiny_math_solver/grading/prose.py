@@ -128,9 +128,6 @@ _PART_OF = re.compile(
     r"|hundred|\d)"
 )
 _LISTED = re.compile(r"[\s%)]*[,;]\s*(?:and )?(?:\w+\s*[:=]\s*)?[(\s]*|\s+|\s*\(?[A-E][).:]\s*", re.IGNORECASE)
-_OPERATED = re.compile(
-    r"[\s%)]*(?:[a-z/]+\s+){0,2}(?:[-+*^/x]|times|plus|minus|divided by|multiplied by)[\s(]*", re.IGNORECASE
-)
 _PAIR = re.compile(r"\b(?:between|from|either|sum of|product of|difference of)\s*$", re.IGNORECASE)
 
 
@@ -147,6 +144,7 @@ def _relation(text: str, mentions: list[Mention], index: int) -> str | None:
     if left.value == right.value or len(gap) > MAX_GAP:
         return None
     final = index == len(mentions) - 1
+    signed = gap.endswith("-") and right.value is not None and right.value < 0
     lead = text[max(0, left.start - 20) : left.start]
     if LINKS["compound"].fullmatch(gap) or (bare in ("and", "to", "up to", "-") and _PAIR.search(lead)):
         return "pair"
@@ -157,7 +155,7 @@ def _relation(text: str, mentions: list[Mention], index: int) -> str | None:
     elif _LISTED.fullmatch(gap):
         rival = not lead.endswith((" in ", " on ", " by ")) and not counts_things(text, gap, right)
     else:
-        rival = _OPERATED.fullmatch(gap) is not None
+        rival = not signed and LINKS["operator"].fullmatch(gap) is not None
     return "rival" if rival and not same_quantity(text, left, right) else None
 
 
