@@ -22,12 +22,11 @@ from typing import NamedTuple
 from tiny_math_solver.grading.closing import read_closing
 from tiny_math_solver.grading.gold import parse_gold
 from tiny_math_solver.grading.judge import speaks_to_judge
-from tiny_math_solver.grading.loops import unlooped
 from tiny_math_solver.grading.markers import How, read_hashes, read_last_marker
 from tiny_math_solver.grading.numerals import Number
 from tiny_math_solver.grading.own_text import own_text
 from tiny_math_solver.grading.revision import has_rival, revised
-from tiny_math_solver.grading.truncation import is_cut
+from tiny_math_solver.grading.truncation import is_cut, unlooped
 
 
 class Answer(NamedTuple):
