@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from tiny_math_solver.grading.cues import word_set
-from tiny_math_solver.grading.gaps import SAYS_MORE, link_between, without_asides
+from tiny_math_solver.grading.gaps import link_between, says_more, without_asides
 from tiny_math_solver.grading.numerals import Mention, Number, find_number_words, find_numerals
 from tiny_math_solver.grading.units import RESTATES, counts_things, same_quantity, single_things
 
@@ -103,7 +103,7 @@ class _Chain:
             return False
         elif kind == "context" or (self.remark and kind in _UNFINISHED):
             self.rival = self._is_aside(gap, mention)
-            self.remark = self.remark or "(" in gap or SAYS_MORE.search(gap) is not None
+            self.remark = self.remark or says_more(gap)
             self.last = mention
             return not self.rival
         else:
@@ -124,7 +124,7 @@ class _Chain:
             return None  # 18 - 3 more than Ann; 56 pages, or 8 a day
         if kind == "context" and self.is_answer_line and self.last is self.end and self._is_second(gap, mention):
             return "list"
-        if kind == "context" and self.is_answer_line and not (self.remark or "(" in gap or SAYS_MORE.search(gap)):
+        if kind == "context" and self.is_answer_line and not (self.remark or says_more(gap)):
             return "list"
         if self.unfinished and kind in ("list", "both") and _TOTALLED.match(self.text, mention.end):
             return "conclusion"  # 80 km, 60 km, 140 km in total
