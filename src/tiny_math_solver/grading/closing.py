@@ -57,10 +57,7 @@ def read_closing(text: str, question: str | None) -> Reading:
 
 
 def _from_the_end(body: str) -> Iterator[tuple[str, str, str, str]]:
-    """The sentences of a text from the last one back, each with the one before it in its line, its line, and that above.
-
-    Lines without text are left out.
-    """
+    """The sentences from the last one back, each with the one before it in its line, its line, and the line above."""
     lines = [line for line in body.rsplit("\n", MAX_LINES)[-MAX_LINES:] if line.strip(" \r\t$`-#*[]\\|")]
     for line, above in pairwise([*reversed(lines), ""]):
         parts = sentences(last_characters(line, MAX_LINE))
@@ -79,8 +76,8 @@ _KEY = cue(r'"(?:final_?)?(?:result|solution|value|total|output)"\s*:')  # {"res
 _ITEM = cue(rf"[#>\s]*(?:{HEADING}\s*#?\d{{1,2}}\b[.):]?|\d{{1,2}}[.):]\s+|[-*\u2022]\s+)?")
 _PLEASANTRY = cue(
     any_of(r"""
-    would you like|do you (have|need|want)|let me know|feel free|(i )?hope (this|that|it)|happy to help|is there anything
-    does (this|that|it) (help|make)|any (other |more )?questions|(can|may) i (help|assist)
+    would you like|do you (have|need|want)|let me know|feel free|(i )?hope (this|that|it)|happy to help
+    is there anything|does (this|that|it) (help|make)|any (other |more )?questions|(can|may) i (help|assist)
     """)
 )
 _REMARK = cue(

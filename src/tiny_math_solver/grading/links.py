@@ -9,7 +9,7 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import NamedTuple
 
-from tiny_math_solver.grading.cues import word_set
+from tiny_math_solver.grading.cues import cue, word_set
 from tiny_math_solver.grading.gaps import link_between, says_more, without_asides
 from tiny_math_solver.grading.numerals import Mention, Number, find_number_words, find_numerals
 from tiny_math_solver.grading.units import RESTATES, counts_things, same_quantity, single_things
@@ -82,8 +82,10 @@ class _Chain:
         self.best = first.value
         self.left: Number | None = None  # the left side of an equation, if it is a plain number
         self.equivalent: Number | None = None
-        self.unfinished = unevaluated(text, first)
-        self.calculated = self.compound = self.contradicted = self.corrected = self.remark = self.rival = False
+        self.unfinished = unevaluated(text, first)  # no answer yet: `9 * 2`, `18, 20`
+        self.calculated = self.compound = self.contradicted = self.corrected = False
+        self.remark = False  # the numbers that follow say more about `best`
+        self.rival = False  # two candidates
 
     def take(self, mention: Mention) -> bool:
         """Go on to the next number; False if the chain ends before it."""
@@ -112,21 +114,21 @@ class _Chain:
         return not self.rival
 
     def _kind(self, gap: str, mention: Mention) -> str | None:
+        text = self.text
         kind = link_between(gap, unfinished=self.unfinished or self.corrected)
         if gap == "(":
             return "operator"  # 22(.50) = 11
-        fraction = "/" in self.text[self.last.start : self.last.end] and _OF.match(gap)
-        if kind == "context" and (fraction or _SHARE.match(self.text, self.last.end - 1)):
-            return "operator"
-        if (kind == "operator" and _COMPARED.match(self.text, mention.end)) or (
-            kind == "hedge" and _RATE.match(self.text, mention.end) and gap.strip(" ,or")
-        ):
-            return None  # 18 - 3 more than Ann; 56 pages, or 8 a day
-        if kind == "context" and self.is_answer_line and self.last is self.end and self._is_second(gap, mention):
-            return "list"
-        if kind == "context" and self.is_answer_line and not (self.remark or says_more(gap)):
-            return "list"
-        if self.unfinished and kind in ("list", "both") and _TOTALLED.match(self.text, mention.end):
+        compared = kind == "operator" and _COMPARED.match(text, mention.end)  # 18 - 3 more than Ann
+        if compared or (kind == "hedge" and _RATE.match(text, mention.end) and gap.strip(" ,or")):
+            return None  # 56 pages, or 8 a day
+        if kind == "context":
+            fraction = "/" in text[self.last.start : self.last.end] and _OF.match(gap)
+            if fraction or _SHARE.match(text, self.last.end - 1):
+                return "operator"
+            second = self.last is self.end and self._is_second(gap, mention)
+            if self.is_answer_line and (second or not (self.remark or says_more(gap))):
+                return "list"
+        if self.unfinished and kind in ("list", "both") and _TOTALLED.match(text, mention.end):
             return "conclusion"  # 80 km, 60 km, 140 km in total
         return kind
 
@@ -134,11 +136,8 @@ class _Chain:
         """True if a number is a second quantity, of each thing or for another case: `5 dogs with 4 legs each`."""
         if _EACH_HAS.search(gap) or (not self.calculated and _OF_MANY.fullmatch(gap)):
             return True
-        return (
-            _EACH.match(self.text, mention.end) is not None
-            if _HOLDS.search(gap)
-            else _OTHER_CASE.search(gap) is not None and _TO_END.match(self.text, mention.end) is not None
-        )
+        behind = _EACH if _HOLDS.search(gap) else _TO_END if _OTHER_CASE.search(gap) else None
+        return behind is not None and behind.match(self.text, mention.end) is not None
 
     def _is_aside(self, gap: str, mention: Mention) -> bool:
         """True if another number stands alone in parentheses: `44 (typo, 45)`."""
@@ -157,16 +156,16 @@ class _Chain:
             alone = self.last is self.end and not self.unfinished and not gap.strip(" ()=")
             self.contradicted = alone and not _agree(self.best, mention.value)  # 18 = 81
             self.left = self.left if self.unfinished else self.best
-            self.best, self.equivalent, self.unfinished, self.calculated = mention.value, None, False, True
-            self.remark = False
+            self.best, self.equivalent, self.unfinished, self.remark = mention.value, None, False, False
+            self.calculated = True
         elif kind == "corrected":
             self.best, self.equivalent, self.unfinished, self.remark = mention.value, None, False, False
             self.corrected = True  # by a number, or by what a calculation in words comes to
-        elif kind in ("list", "both"):
-            if mention.value != self.best or self.unfinished:
+        elif mention.value != self.best or (self.unfinished and kind in ("list", "both")):
+            if kind in ("list", "both"):
                 self.unfinished, self.left = True, None
-        elif mention.value != self.best:
-            self.rival = True
+            else:
+                self.rival = True
 
     def reading(self) -> Reading:
         """The reading, once every linked number is taken."""
@@ -174,12 +173,9 @@ class _Chain:
         if self.rival:
             return Reading(None, text[self.first.start : end.end], end.end)
         best = self.left if self.unfinished else self.best  # `18 = 9 * 2` keeps 18; `9 * 2` alone is no answer
-        if (
-            (self.contradicted and not self.unfinished)
-            or _UNDONE.match(text, end.end)
-            or _OPEN_TERM.match(text, end.end)
-            or (self.is_answer_line and _MULTIPLE.match(text, end.end))
-        ):
+        undone = _UNDONE.match(text, end.end) or _OPEN_TERM.match(text, end.end)
+        undone = undone or (self.is_answer_line and _MULTIPLE.match(text, end.end))
+        if undone or (self.contradicted and not self.unfinished):
             best = None
         equivalent = self.equivalent
         if best is not None and equivalent is None:
@@ -189,52 +185,47 @@ class _Chain:
         return Reading(best, span, end.end, self.calculated, equivalent)
 
 
-_ASIDE = re.compile(
-    r"[^(]*\((?!(?:out of|from|of|in|for|at|per|by|see|step|on|with|to|after)\b)(?:[a-z']+[,:;]? ){0,3}", re.IGNORECASE
-)
+_UNFINISHED = ("operator", "compound", "list", "both", "range")
+_ASIDE = cue(r"[^(]*\((?!(?:out of|from|of|in|for|at|per|by|see|step|on|with|to|after)\b)(?:[a-z']+[,:;]? ){0,3}")
 _COMPARED = re.compile(r" (?:more|less|fewer) than\b")
 _RATE = re.compile(r" (?:per|a|an|each)\b")
 _HOLDS = re.compile(r"\s(?:with|of|at|holding|containing|having|costing|for)\W*\Z")
 _EACH = re.compile(r"(?:\s+[a-z]+){0,2}(?:\s+in)?\s+(?:each|apiece|per)\b|/")
 _OF_MANY = re.compile(r"\s[a-z]+ (?:of|holding|containing) \$?")  # 3 boxes of 6 pens
 _EACH_HAS = re.compile(r"\beach (?:with|has|have|having|holds|holding|contains|containing|costs|costing)\W*\Z")
+# 20; with pears 27
 _OTHER_CASE = re.compile(
     r"[,;] ?(?:with|without|including|excluding|counting) (?:the )?[a-z]+\W*\Z"
-)  # 20; with pears 27
+)
 _TO_END = re.compile(r"(?: [a-z]+){0,2}\W*\Z")
-_UNFINISHED = ("operator", "compound", "list", "both", "range")
-
+_SHARE = re.compile(r"(?:%|.? ?percent) of ")
+_OF = re.compile(r"\s*of (?:the )?\Z")  # 20% of 90
+_TOTALLED = cue(r"(?: [a-z]+){0,2}(?: in total| total| altogether| in all| combined| overall)\b")
+_TO_SOLVE = cue(r"[-+*/] ?[b-hj-z] ?=")  # 5 + x = 12
+_SIGNED = re.compile(r"(?:\b(?:is|was|are|be|of|to|about|equals)|=)\s*-\Z")  # the sign of the number that follows
 
 MONTH = r"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]{0,6}\.?"
 # Text after a number that makes it something else: `18 squared`, `18 < x`, `18 is not the answer`, `18 eggs?`
 _UNDONE = re.compile(
     r"!\s*[-+*/=]|-?ish\b|[,;]? ?\(?(?:doubled|tripled|halved|twice\W*\Z|(?:multiply|divide) by)\b|\+\s*(?:[a-z.]|\Z)"
     r"|\s*(?:[<>\u2717\u2718\u274c]|(?:squared|cubed|factorial|mod|choose|is not|isn't)\b)|[^.!?\n]{0,30}\?"
-    r"| over [\d.,]+\W*\Z"
-    rf"| {MONTH} \d{{4}}|(?<=%) of \d| percent of \d| (?:more|less|fewer) than \d| or (?:more|less|fewer|higher"
-    rf"|lower|greater|above|below)\b",
+    rf"| over [\d.,]+\W*\Z| {MONTH} \d{{4}}|(?<=%) of \d| percent of \d| (?:more|less|fewer) than \d"
+    r"| or (?:more|less|fewer|higher|lower|greater|above|below)\b"
 )
-_OPEN_TERM = re.compile(  # 100 - y, 70 dollars + shipping
-    r"\(\d| / [knpqrxyz]\b|\s*[-+*^]\s*(?![ai]\b)[a-z]\b(?![.'])|(?: [a-z]+){0,3} (?:increased|decreased|reduced"
-    r"|raised|lowered"
-    r"|multiplied|divided|doubled|tripled|halved|squared)\b"
-    r"|(?: [a-z]+){0,3}(?: [+*] [a-z(]| (?:plus|minus|divided by"
-    r"|multiplied by)\b"
-    r"| times [b-hj-z]\b|(?: [a-z]+){1,3} times (?:the|her|his|its|their|that)\b| less (?:the|an?|her|his|its"
-    r"|their)\b"
-    r"| - (?:the |her |his |its |their |any )?(?:tax(?:es)?|tips?|costs?|price|discount|shipping|fees?|expenses|rent"
-    r"|interest|delivery|change|savings|refunds?|losses)\W*\Z)",
-    re.IGNORECASE,
+_THE = r"(?:the|her|his|its|their)"
+_COSTS = (
+    r"(?:tax(?:es)?|tips?|costs?|price|discount|shipping|fees?|expenses|rent|interest|delivery|savings|losses)"
 )
-_MULTIPLE = re.compile(r" times (?:the|her|his|its|their|that|what|as (?:many|much))\b", re.IGNORECASE)
-_TO_SOLVE = re.compile(r"[-+*/] ?[b-hj-z] ?=", re.IGNORECASE)  # 5 + x = 12
-_SHARE = re.compile(r"(?:%|.? ?percent) of ")
-_OF = re.compile(r"\s*of (?:the )?\Z")  # 20% of 90
-_TOTALLED = re.compile(r"(?: [a-z]+){0,2}(?: in total| total| altogether| in all| combined| overall)\b", re.IGNORECASE)
-_SIGNED = re.compile(r"(?:\b(?:is|was|are|be|of|to|about|equals)|=)\s*-\Z")  # the sign of the number that follows
+_OPEN_TERM = cue(  # 100 - y, 70 dollars + shipping
+    r"\(\d| / [knpqrxyz]\b|\s*[-+*^]\s*(?![ai]\b)[a-z]\b(?![.'])|(?: [a-z]+){0,3}(?:"
+    r" (?:increased|decreased|reduced|raised|lowered|multiplied|divided|doubled|tripled|halved|squared)\b| [+*] [a-z(]"
+    rf"| (?:plus|minus|divided by|multiplied by)\b| times [b-hj-z]\b| [a-z]+ times (?:{_THE}|that)\b"
+    rf"| less (?:{_THE}|an?)\b| - (?:{_THE} |any )?{_COSTS}\W*\Z)"
+)
+_MULTIPLE = cue(rf" times (?:{_THE}|that|what|as (?:many|much))\b")
+
+
 _VARIABLE = re.compile(r"(?:\A|[\s(=+*/])[b-hj-z] ?-\Z")  # x - 18
-
-
 _NEGATIONS = word_set("not never cannot except")
 _NOT_A_VALUE = _NEGATIONS | word_set("sqrt log ln sin cos tan under below above twice double triple thrice")
 _COMPARISONS = word_set("more less fewer greater")
