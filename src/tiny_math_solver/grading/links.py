@@ -194,9 +194,7 @@ _EACH = re.compile(r"(?:\s+[a-z]+){0,2}(?:\s+in)?\s+(?:each|apiece|per)\b|/")
 _OF_MANY = re.compile(r"\s[a-z]+ (?:of|holding|containing) \$?")  # 3 boxes of 6 pens
 _EACH_HAS = re.compile(r"\beach (?:with|has|have|having|holds|holding|contains|containing|costs|costing)\W*\Z")
 # 20; with pears 27
-_OTHER_CASE = re.compile(
-    r"[,;] ?(?:with|without|including|excluding|counting) (?:the )?[a-z]+\W*\Z"
-)
+_OTHER_CASE = re.compile(r"[,;] ?(?:with|without|including|excluding|counting) (?:the )?[a-z]+\W*\Z")
 _TO_END = re.compile(r"(?: [a-z]+){0,2}\W*\Z")
 _SHARE = re.compile(r"(?:%|.? ?percent) of ")
 _OF = re.compile(r"\s*of (?:the )?\Z")  # 20% of 90
@@ -213,9 +211,7 @@ _UNDONE = re.compile(
     r"| or (?:more|less|fewer|higher|lower|greater|above|below)\b"
 )
 _THE = r"(?:the|her|his|its|their)"
-_COSTS = (
-    r"(?:tax(?:es)?|tips?|costs?|price|discount|shipping|fees?|expenses|rent|interest|delivery|savings|losses)"
-)
+_COSTS = r"(?:tax(?:es)?|tips?|costs?|price|discount|shipping|fees?|expenses|rent|interest|delivery|savings|losses)"
 _OPEN_TERM = cue(  # 100 - y, 70 dollars + shipping
     r"\(\d| / [knpqrxyz]\b|\s*[-+*^]\s*(?![ai]\b)[a-z]\b(?![.'])|(?: [a-z]+){0,3}(?:"
     r" (?:increased|decreased|reduced|raised|lowered|multiplied|divided|doubled|tripled|halved|squared)\b| [+*] [a-z(]"

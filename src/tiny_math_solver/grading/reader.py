@@ -1,20 +1,10 @@
-r"""The reader: the one number that a completion commits to.
+r"""The reader: the one number that a completion commits to, by the files of this folder in the order of `extract_answer`.
 
 Taking the last number of a text agrees with most honest completions and makes the worst reward: it pays for hedging,
-for copied prompts and for text that happens to be cut off in the right place. A completion has to commit to one
-number instead:
-
-1.  Only the completion's own text counts: not its <think> block, copies of the prompt, or a next problem it makes up.
-2.  The last explicit marker decides: `#### 18`, `\boxed{18}`, "the answer is 18". A marker without a number, such as
-    the heading `#### Step 1`, is passed over; one with two candidates, a range or an unfinished calculation means that
-    there is no answer.
-3.  The text after the marker may revise it: a correction ("wait, that's wrong ... 18") replaces the number, an
-    alternative ("or maybe 20") withdraws it. Other remarks leave it alone.
-4.  Without a marker, the closing sentence has to state one number as its result.
-5.  One quantity in two units, "1.5 hours (90 minutes)", is one answer, and either number may be the gold.
-
-Every pattern is applied to a bounded slice, so reading takes bounded time on any text. docs/grading.md shows each step
-with examples.
+for copied prompts and for text that happens to be cut off in the right place. Here the last explicit marker decides,
+`#### 18`, `\boxed{18}` or "the answer is 18", with what the text around it revises; without a marker, the closing
+sentence. Every pattern is applied to a bounded slice, so reading takes bounded time on any text. docs/grading.md shows
+each step with examples.
 """
 
 from typing import NamedTuple
@@ -42,22 +32,23 @@ class Answer(NamedTuple):
         return number == self.value or (self.equivalent is not None and number == self.equivalent)
 
 
+NO_ANSWER = Answer(None, How.NONE, "")
+
+
 def extract_answer(text: str | None, *, question: str | None = None) -> Answer:
     """Read the one number that a completion commits to.
 
     `question` is the prompt, if known; whatever the completion copies from it is not an answer. Never raises.
     """
     if not text:
-        return Answer(None, How.NONE, "")
+        return NO_ANSWER
     body, is_loop = unlooped(own_text(text, question))
-    if speaks_to_judge(body):
-        return Answer(None, How.NONE, "")
-    if is_cut(body):
-        return Answer(None, How.NONE, "")
+    if speaks_to_judge(body) or is_cut(body):
+        return NO_ANSWER
     marked = read_last_marker(body, question)
-    if marked is None and is_loop:
-        return Answer(None, How.NONE, "")
     if marked is None:
+        if is_loop:
+            return NO_ANSWER
         found = read_closing(body, question)
         return Answer(found.value, How.CLOSING if found.value is not None else How.NONE, found.span, found.equivalent)
     value, how, span = marked.value, marked.how, marked.span
