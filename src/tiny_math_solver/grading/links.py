@@ -211,7 +211,7 @@ _UNDONE = re.compile(
     r"| or (?:more|less|fewer|higher|lower|greater|above|below)\b"
 )
 _THE = r"(?:the|her|his|its|their)"
-_COSTS = r"(?:tax(?:es)?|tips?|costs?|price|discount|shipping|fees?|expenses|rent|interest|delivery|savings|losses)"
+_COSTS = r"(?:tax(?:es)?|tips?|costs?|price|discount|shipping|fees?|expenses|rent|interest|delivery|change|loss(?:es)?)"
 _OPEN_TERM = cue(  # 100 - y, 70 dollars + shipping
     r"\(\d| / [knpqrxyz]\b|\s*[-+*^]\s*(?![ai]\b)[a-z]\b(?![.'])|(?: [a-z]+){0,3}(?:"
     r" (?:increased|decreased|reduced|raised|lowered|multiplied|divided|doubled|tripled|halved|squared)\b| [+*] [a-z(]"

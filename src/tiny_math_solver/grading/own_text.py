@@ -19,9 +19,8 @@ def own_text(text: str, question: str | None) -> str:
     Text after a next problem is dropped only if an answer stands before it.
     """
     text = visible(text)
-    if (turn := _NEXT_TURN.search(text, 0, MAX_SEARCHED)) and not _asked_before(
-        text, turn.start(), turn.end(), question
-    ):
+    turn = _NEXT_TURN.search(text, 0, MAX_SEARCHED)
+    if turn and not _asked_before(text, turn.start(), turn.end(), question):
         head = _without_copied_lines(text[: turn.start()], question)
         if head.strip() and (read_last_marker(head) or read_closing(head, question).value is not None):
             return head

@@ -1,4 +1,4 @@
-r"""The reader: the one number that a completion commits to, by the files of this folder in the order of `extract_answer`.
+r"""The reader: the one number that a completion commits to.
 
 Taking the last number of a text agrees with most honest completions and makes the worst reward: it pays for hedging,
 for copied prompts and for text that happens to be cut off in the right place. Here the last explicit marker decides,

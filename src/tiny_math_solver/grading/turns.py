@@ -1,4 +1,4 @@
-"""Turns: a model's text without its hidden reasoning and the tokens that end a turn, for completions and golds alike."""
+"""Turns: the text of a completion or a gold without hidden reasoning and the tokens that end a turn."""
 
 import re
 
