@@ -9,13 +9,13 @@ import re
 from collections.abc import Iterator
 from itertools import pairwise
 
-from tiny_math_solver.grading.cues import HEADING, any_of, concludes, cue
+from tiny_math_solver.grading.cues import CONCLUDES, HEADING, any_of, cue
 from tiny_math_solver.grading.links import Reading, read_opening
 from tiny_math_solver.grading.markup import last_characters, plain, sentences
 from tiny_math_solver.grading.numerals import find_number_words, find_numerals, parse_number
 from tiny_math_solver.grading.prose import read_sentence
-from tiny_math_solver.grading.refusals import has_two_cases, refuses
-from tiny_math_solver.grading.working import ENTRY, is_item
+from tiny_math_solver.grading.refusals import OTHERWISE, refuses
+from tiny_math_solver.grading.working import ENTRY, ITEM
 
 MAX_TAIL = 4000  # characters read at the end of the text
 MAX_LINE = 800  # characters read of one line
@@ -67,7 +67,7 @@ def _from_the_end(body: str) -> Iterator[tuple[str, str, str, str]]:
 
 def _states_no_result(words: str) -> bool:
     """True of an option, a supposition, a plan and of two cases."""
-    return bool(_NO_RESULT.search(words) or (_PLAN.match(words) and "=" not in words) or has_two_cases(words))
+    return bool(_NO_RESULT.search(words) or (_PLAN.match(words) and "=" not in words) or OTHERWISE.search(words))
 
 
 _DIGIT = re.compile(r"\d")
@@ -108,7 +108,7 @@ _SIGN_OFF = cue(r"\b(?:hope|help|answer|final|done|correct|thank|enjoy|glad|chec
 def _has_number_word(text: str) -> bool:
     """True if a sentence contains one number in words; "one" counts in a conclusion only ("the one we want")."""
     mentions = find_number_words(text)
-    return len(mentions) == 1 and (mentions[0].value != 1 or concludes(text))
+    return len(mentions) == 1 and (mentions[0].value != 1 or CONCLUDES.match(text) is not None)
 
 
 def _cut_off(text: str) -> bool:
@@ -137,7 +137,7 @@ def _is_list(line: str, other: str) -> bool:
     if not line or len(other) > 40 or len(line) > 40:
         return False
     one, two = ENTRY.fullmatch(plain(line)), ENTRY.fullmatch(plain(other))
-    items = one and two and (one["name"] or two["name"] or (is_item(line) and is_item(other)))
+    items = one and two and (one["name"] or two["name"] or (ITEM.match(line) and ITEM.match(other)))
     if items and not _SUM.search(two["name"] or ""):  # - Tom: 18 marbles
         return parse_number(one["number"]) != parse_number(two["number"])
     value = parse_number(_LABEL.sub("", line))

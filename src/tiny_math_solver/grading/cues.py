@@ -49,9 +49,5 @@ HEDGE = r"(?:or|alternatively|maybe|perhaps|possibly|versus|vs)"
 HEDGED = cue(rf"\b{HEDGE}\b")
 HEADING = r"(?:step|part|phase|case|method|section|question|problem|example|option|stage|solution|task|chapter|table)"
 CONCLUSION = r"(?:so|therefore|thus|hence)"
-_CONCLUDES = cue(rf"\W*(?:{CONCLUSION}|in conclusion|in total|finally|overall)\b")
-
-
-def concludes(text: str) -> bool:
-    """True if a sentence begins like a conclusion: "So", "Therefore"."""
-    return _CONCLUDES.match(text) is not None
+# How a conclusion begins
+CONCLUDES = cue(rf"\W*(?:{CONCLUSION}|in conclusion|in total|finally|overall)\b")

@@ -78,7 +78,7 @@ _EXPLAINS = re.compile(
     r"|instead|when|while|out of|if|unless)\b|[.!?][\"')*]*\s"
 )
 # A number after one of these words says more about the one before: 18 eggs in 3 days
-_SAYS_MORE = re.compile(
+SAYS_MORE = re.compile(
     r"\(|\b(?:in|for|from|by|with|after|on|over|within|during|to|into|selling|buying|using|left|every|between|among"
     r"|of)\b"
 )
@@ -98,11 +98,6 @@ def link_between(gap: str, *, unfinished: bool = False) -> str | None:
         if (unfinished if kind == "result" else not explained) and link.fullmatch(gap):
             return kind
     return None if explained else "context"
-
-
-def says_more(gap: str) -> bool:
-    """True if the number after the gap says more about the one before it: `18 eggs in 3 days`."""
-    return _SAYS_MORE.search(gap) is not None
 
 
 _SPACES = re.compile(r" {2,}")

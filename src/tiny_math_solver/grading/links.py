@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from tiny_math_solver.grading.cues import cue, word_set
-from tiny_math_solver.grading.gaps import link_between, says_more, without_asides
+from tiny_math_solver.grading.gaps import SAYS_MORE, link_between, without_asides
 from tiny_math_solver.grading.numerals import Mention, Number, find_number_words, find_numerals
 from tiny_math_solver.grading.units import RESTATES, counts_things, same_quantity, single_things
 
@@ -105,7 +105,7 @@ class _Chain:
             return False
         elif kind == "context" or (self.remark and kind in _UNFINISHED):
             self.rival = self._is_aside(gap, mention)
-            self.remark = self.remark or says_more(gap)
+            self.remark = self.remark or SAYS_MORE.search(gap) is not None
             self.last = mention
             return not self.rival
         else:
@@ -126,7 +126,7 @@ class _Chain:
             if fraction or _SHARE.match(text, self.last.end - 1):
                 return "operator"
             second = self.last is self.end and self._is_second(gap, mention)
-            if self.is_answer_line and (second or not (self.remark or says_more(gap))):
+            if self.is_answer_line and (second or not (self.remark or SAYS_MORE.search(gap))):
                 return "list"
         if self.unfinished and kind in ("list", "both") and _TOTALLED.match(text, mention.end):
             return "conclusion"  # 80 km, 60 km, 140 km in total

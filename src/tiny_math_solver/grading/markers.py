@@ -16,8 +16,8 @@ from tiny_math_solver.grading.links import Reading, line_numbers, read_opening
 from tiny_math_solver.grading.markup import plain, sentences
 from tiny_math_solver.grading.numerals import MAX_DIGITS, Number, find_numbers, find_numerals, negate
 from tiny_math_solver.grading.prose import read_line_sentence, read_sentence
-from tiny_math_solver.grading.refusals import has_two_cases, is_conditional, refuses
-from tiny_math_solver.grading.working import is_heading, is_list, is_numbered, is_open, names_each, works_on
+from tiny_math_solver.grading.refusals import OTHERWISE, is_conditional, refuses
+from tiny_math_solver.grading.working import HEADING_LINE, NAMED, NUMBERED, is_list, is_open, works_on
 
 MAX_SPAN = 400  # characters read after a marker
 MAX_MARKERS = 16  # markers looked at
@@ -102,7 +102,7 @@ def read_hashes(text: str, at: int) -> MarkedAnswer | None:
     if _ANSWER_HEADING.fullmatch(raw):
         raw, start = _line(text, start + len(raw))
     words, end = plain(raw), start + len(raw)
-    if not words or is_heading(words):
+    if not words or HEADING_LINE.match(words):
         return None
     final = not text[end : end + MAX_SPAN].strip(" \n\r\t#*`$")
     nothing = MarkedAnswer(None, How.NONE, words, at, start)
@@ -114,7 +114,7 @@ def read_hashes(text: str, at: int) -> MarkedAnswer | None:
     found = read_opening(words, mentions)
     if found is None and not final:
         return None  # a heading with a number in it
-    if refuses(words) or is_conditional(words) or is_numbered(words) or names_each(words) or is_open(words):
+    if refuses(words) or is_conditional(words) or is_open(words) or NUMBERED.match(words) or NAMED.fullmatch(words):
         return nothing
     found = found or read_line_sentence(words)
     if (found.calculated and works_on(text, end)) or is_list(raw, text, end):
@@ -190,14 +190,14 @@ def _read_phrase(text: str, at: int, question: str | None) -> MarkedAnswer | Non
     more = _DIGIT.search(text, end, end + MAX_SPAN) is not None
     found = read_opening(words, mentions)
     if found is not None:
-        if is_conditional(words[max(0, first.start - 24) :]) or is_numbered(words):
+        if is_conditional(words[max(0, first.start - 24) :]) or NUMBERED.match(words):
             return nothing
         goes_on = (heads and (more or _DIGIT.search(words, found.end))) or works_on(text, end)
         return None if found.calculated and goes_on else _marked(found, How.PHRASE, at, start, raw)
     parts = sentences(words)
     if (heads and (more or len(parts) > 1)) or not find_numbers(parts[0]):
         return None  # the closing sentence has the answer
-    if has_two_cases(words):
+    if OTHERWISE.search(words):
         return nothing
     found = read_sentence(parts[0], question=question)
     return _marked(found._replace(calculated="=" in parts[0]), How.PHRASE, at, start, raw)

@@ -49,17 +49,17 @@ def extract_answer(text: str | None, *, question: str | None = None) -> Answer:
     if marked is None:
         if is_loop:
             return NO_ANSWER
-        found = read_closing(body, question)
-        return Answer(found.value, How.CLOSING if found.value is not None else How.NONE, found.span, found.equivalent)
-    value, how, span = marked.value, marked.how, marked.span
-    if value is not None:
-        value, how, span = revised(body, marked, question)
-    if value is None or (how is marked.how and has_rival(body, value, marked.start)):
-        return Answer(None, How.NONE, span)
+        stated = read_closing(body, question)
+        how = How.CLOSING if stated.value is not None else How.NONE
+        return Answer(stated.value, how, stated.span, stated.equivalent)
+    found = revised(body, marked, question) if marked.value is not None else marked
+    if found.value is None or (found.how is marked.how and has_rival(body, found.value, marked.start)):
+        return Answer(None, How.NONE, found.span)
+    how = found.how
     if how is not How.HASHES and "####" in body:
         hashes = read_hashes(body, body.rfind("####"))
-        how = How.HASHES if hashes and hashes.value == value else how
-    return Answer(value, how, span, marked.equivalent if value == marked.value else None)
+        how = How.HASHES if hashes and hashes.value == found.value else how
+    return Answer(found.value, how, found.span, found.equivalent)
 
 
 def is_correct(

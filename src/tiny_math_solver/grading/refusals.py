@@ -41,10 +41,11 @@ _REFUSAL = Cue(
 
 _CONCESSION = cue(r"\A\W*(?:although|though|even though|even if|while)\b[^,]*,")
 _FIRST_CASE = r"in (?:the )?(?:first|one|either|best|worst|latter) (?:case|scenario|reading|interpretation)"
-_OTHERWISE = cue(rf"\b(?:otherwise|unless|depending on|{_FIRST_CASE})\b|[,;(] ?(?:or )?else\b")
+# One number for one case, and another for the rest
+OTHERWISE = cue(rf"\b(?:otherwise|unless|depending on|{_FIRST_CASE})\b|[,;(] ?(?:or )?else\b")
 _CONDITION = cue(
     r"\b(?:if|provided|assuming|assumes|depending|depends|as long as|in case|only when|supposing|on condition)\b"
-    rf"|{_OTHERWISE.pattern}|\bwhen [^\n]{{1,60}}[,;] ?(?:and |but |or )?\$?\d[\d.,]*[^\n]{{0,20}} when\b"
+    rf"|{OTHERWISE.pattern}|\bwhen [^\n]{{1,60}}[,;] ?(?:and |but |or )?\$?\d[\d.,]*[^\n]{{0,20}} when\b"
 )
 _CONVENTION = cue(  # "assuming a 7-day week", "assuming each month has 4 weeks"
     r"\bassuming [^,.;]{0,30}\d+[ -](?:days?|weeks?|months?|hours?|minutes?)\b(?![^\n]*\b(?:else|otherwise|unless)\b)"
@@ -77,8 +78,3 @@ def is_conditional(text: str) -> bool:
     if "=" in text and (_GIVEN.match(text) or _RESULT_IF.match(text)):
         return False
     return _CONDITION.search(_CONVENTION.sub("", text)) is not None
-
-
-def has_two_cases(text: str) -> bool:
-    """True if a sentence gives one number for one case and leaves another for the rest."""
-    return _OTHERWISE.search(text) is not None

@@ -3,7 +3,7 @@
 import re
 
 from tiny_math_solver.grading.closing import MAX_TAIL, read_closing
-from tiny_math_solver.grading.cues import CONCLUSION, HEDGE, any_of, concludes, cue
+from tiny_math_solver.grading.cues import CONCLUDES, CONCLUSION, HEDGE, any_of, cue
 from tiny_math_solver.grading.markers import MAX_SPAN, How, MarkedAnswer
 from tiny_math_solver.grading.markup import plain, sentences
 from tiny_math_solver.grading.numerals import Number, find_numbers, find_numerals
@@ -11,16 +11,13 @@ from tiny_math_solver.grading.refusals import GIVES_UP
 from tiny_math_solver.grading.retractions import FAULT, RETRACTED, WITHDRAWN
 from tiny_math_solver.grading.units import restated
 
-Revision = tuple[Number | None, How, str]  # the value, how it was found, and its span
 
-
-def revised(text: str, marked: MarkedAnswer, question: str | None) -> Revision:
+def revised(text: str, marked: MarkedAnswer, question: str | None) -> MarkedAnswer:
     """The answer after what follows the marker: a correction, a refusal, an alternative or another step."""
-    unchanged = marked.value, marked.how, marked.span
-    nothing = None, How.NONE, marked.span
+    nothing = marked._replace(value=None)
     rest = text[marked.end : marked.end + MAX_TAIL]
     if len(rest) < 3:
-        return unchanged
+        return marked
     retracted = RETRACTED.search(rest)
     if retracted and not _about_another(rest, retracted, marked.value):
         correction = rest[retracted.start() :].lstrip(".!?;:,\n ")
@@ -28,11 +25,12 @@ def revised(text: str, marked: MarkedAnswer, question: str | None) -> Revision:
         if value is None and WITHDRAWN.search(correction[:200]):
             return nothing
         if value in (None, marked.value):
-            return unchanged
-        return value, marked.how if "\n" not in rest[: rest.find(span)] else How.CLOSING, span
+            return marked
+        how = marked.how if "\n" not in rest[: rest.find(span)] else How.CLOSING
+        return marked._replace(value=value, how=how, span=span, equivalent=None)
     if GIVES_UP.search(rest) or _has_alternative(rest, marked.value) or _other_number_below(rest, marked.value):
         return nothing
-    return _next_step(rest, marked, question) or unchanged
+    return _next_step(rest, marked, question)
 
 
 def _about_another(rest: str, retracted: re.Match[str], value: Number | None) -> bool:
@@ -94,21 +92,22 @@ def _differs(text: str, value: Number | None) -> bool:
     return bool(first) and first[0].value != value
 
 
-def _next_step(rest: str, marked: MarkedAnswer, question: str | None) -> Revision | None:
-    """The answer if the line goes on calculating with the number after the marker."""
+def _next_step(rest: str, marked: MarkedAnswer, question: str | None) -> MarkedAnswer:
+    """The answer once the line has gone on calculating with the number after the marker, if it does."""
     line = rest[:MAX_SPAN].partition("\n")[0].rstrip()
     parts = sentences(line)
-    concluded = marked.how is How.PHRASE and concludes(parts[-1])  # Answer: 5 a day. So a week takes 35.
+    concluded = marked.how is How.PHRASE and CONCLUDES.match(parts[-1])  # Answer: 5 a day. So a week takes 35.
     if len(parts) < 2 or not (concluded or marked.how is How.HASHES or marked.calculated):
-        return None
+        return marked
     if not concluded and not any(_goes_on(part, marked.value) for part in parts[1:]):
-        return None
+        return marked
     later = read_closing(line, question)
     if not concluded and (later.value is None or not marked.calculated):
-        return None, How.NONE, marked.span
+        return marked._replace(value=None)
     if later.value in (None, marked.value):
-        return None
-    return later.value, How.CLOSING if concluded else marked.how, later.span
+        return marked
+    how = How.CLOSING if concluded else marked.how
+    return marked._replace(value=later.value, how=how, span=later.span, equivalent=None)
 
 
 def _goes_on(part: str, value: Number | None) -> bool:
