@@ -4,7 +4,7 @@ import re
 
 from tiny_math_solver.grading.closing import MAX_TAIL, read_closing
 from tiny_math_solver.grading.cues import CONCLUDES, CONCLUSION, HEDGE, any_of, cue
-from tiny_math_solver.grading.markers import MAX_SPAN, How, MarkedAnswer
+from tiny_math_solver.grading.markers import MAX_SPAN, How, MarkedAnswer, read_last_marker
 from tiny_math_solver.grading.markup import plain, sentences
 from tiny_math_solver.grading.numerals import Number, find_numbers, find_numerals
 from tiny_math_solver.grading.refusals import GIVES_UP
@@ -121,15 +121,12 @@ def _goes_on(part: str, value: Number | None) -> bool:
 
 def has_rival(text: str, value: Number, start: int) -> bool:
     """True if a marker with another number stands right before the one at `start`, as in `#### 18` `#### 20`."""
-    ahead = text[max(0, start - 80) : start].lower()
-    digit = _LAST_DIGIT.search(ahead)
-    at = max(ahead.rfind(marker, 0, digit.start()) for marker in ("####", "\\boxed", "answer")) if digit else -1
-    between = plain(ahead[at:]) if at >= 0 else ""
-    mentions = find_numerals(between)
-    if len(mentions) != 1 or mentions[0].value == value or not _CONNECTOR.fullmatch(between, 0, mentions[0].start):
+    ahead = text[max(0, start - 80) : start]
+    rival = read_last_marker(ahead)
+    if rival is None or rival.calculated or rival.value in (None, value):
         return False
-    end = mentions[0].end
-    return (_CONNECTOR.fullmatch(between, end) or _ANOTHER.search(between, end)) is not None
+    between = plain(ahead[rival.end :])
+    return (_CONNECTOR.fullmatch(between) or _ANOTHER.search(between)) is not None
 
 
 _CONFIRMED = cue(
@@ -184,5 +181,4 @@ _CONNECTOR = cue(
     rf"(?:\W|\b(?:{HEDGE}|and|also|so|therefore|the|my|final|is|it|answer|boxed|could|might|be|either|a|should"
     r"|must)\b)*"
 )
-_LAST_DIGIT = re.compile(r"\d(?=\D*\Z)")
-_ANOTHER = re.compile(r"\b(?:another|alternative|other) (?:reading|answer|interpretation|possib|solution|option)")
+_ANOTHER = cue(r"\b(?:another|alternative|other) (?:reading|answer|interpretation|possib|solution|option)")
