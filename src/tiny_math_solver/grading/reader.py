@@ -10,7 +10,6 @@ each step with examples.
 from typing import NamedTuple
 
 from tiny_math_solver.grading.closing import read_closing
-from tiny_math_solver.grading.gold import parse_gold
 from tiny_math_solver.grading.judge import speaks_to_judge
 from tiny_math_solver.grading.markers import How, read_hashes, read_last_marker
 from tiny_math_solver.grading.numerals import Number
@@ -60,15 +59,3 @@ def extract_answer(text: str | None, *, question: str | None = None) -> Answer:
         hashes = read_hashes(body, body.rfind("####"))
         how = How.HASHES if hashes and hashes.value == found.value else how
     return Answer(found.value, how, found.span, found.equivalent)
-
-
-def is_correct(
-    text: str | None, gold: "str | int | float | Number", *, strict: bool = False, question: str | None = None
-) -> bool:
-    """True if a completion's answer equals the gold number; with `strict` only if it stands after `####`.
-
-    Raises ValueError if the gold cannot be read.
-    """
-    expected = parse_gold(gold)
-    answer = extract_answer(text, question=question)
-    return answer.equals(expected) and (answer.how is How.HASHES or not strict)
