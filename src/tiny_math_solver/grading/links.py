@@ -9,7 +9,7 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import NamedTuple
 
-from tiny_math_solver.grading.cues import cue, word_set
+from tiny_math_solver.grading.cues import cue
 from tiny_math_solver.grading.gaps import SAYS_MORE, link_between, without_asides
 from tiny_math_solver.grading.numerals import Mention, Number, find_number_words, find_numerals
 from tiny_math_solver.grading.units import RESTATES, counts_things, same_quantity, single_things
@@ -220,47 +220,26 @@ _OPEN_TERM = cue(  # 100 - y, 70 dollars + shipping
 )
 _MULTIPLE = cue(rf" times (?:{_THE}|that|what|as (?:many|much))\b")
 
-
-_VARIABLE = re.compile(r"(?:\A|[\s(=+*/])[b-hj-z] ?-\Z")  # x - 18
-_NEGATIONS = word_set("not never cannot except")
-_NOT_A_VALUE = _NEGATIONS | word_set("sqrt log ln sin cos tan under below above twice double triple thrice")
-_COMPARISONS = word_set("more less fewer greater")
-_PARTS = word_set("half third thirds quarter quarters fifth fifths tenth tenths root square cube percent % multiple")
+_NOT = "not|never|cannot|except"
+_FUNCTION = "sqrt|log|ln|sin|cos|tan|under|below|above|twice|double|triple|thrice"
+_PART = "half|thirds?|quarters?|fifths?|tenths?|root|square|cube|percent|%|multiple"
+# Text before a number that denies it or operates on it: `not 18`, `> 18`, `sqrt(18)`, `x + 18`, `f(18)`, `--18`
+_OPERATES = cue(
+    r"(?:(?:\A|[^a-z\d\s])\s*--|[a-z]\s*[+*^/]|(?:\A|[\s(=+*/])[b-hj-z] ?-|[a-z](?=\(\Z)|[!<>]=|<|(?<![-=])>"
+    rf"|(?:\A|\s)(?:{_FUNCTION}|(?:more|less|fewer|greater) than|(?:{_PART}) of|anything but|(?:such|many|much) as"
+    rf"|(?:{_NOT})(?: \S+)?)|n't(?: \S+)?)[ (]*\Z"
+)
 
 
 def unevaluated(text: str, mention: Mention) -> bool:
-    """True if the text before a number denies it or operates on it: `not 18`, `> 18`, `sqrt(18)`, `x + 18`."""
-    lead = text[max(0, mention.start - 20) : mention.start].rstrip(" (").lower()
-    if lead.endswith("--") and mention.value is not None and not lead[:-2].rstrip()[-1:].isalnum():
-        return True
-    if lead[-1:] in "+*^/":
-        return lead[:-1].rstrip()[-1:].isalpha()
-    if text[mention.start - 1 : mention.start] == "(" and lead[-1:].isalpha() and text[mention.start - 2].isalpha():
-        return True  # f(18)
-    if lead[-1:] == "-" and _VARIABLE.search(lead):
-        return True
-    if lead[-1:] in "<>=":
-        return lead.endswith(("!=", "<=", ">=", "<", ">")) and not lead.endswith(("->", "=>"))
-    rest, _, last = lead.rpartition(" ")
-    word = rest.rpartition(" ")[2]
-    return (
-        last in _NOT_A_VALUE
-        or word in _NEGATIONS
-        or word.endswith("n't")
-        or last.endswith("n't")
-        or (last == "than" and word in _COMPARISONS)
-        or (last == "of" and word in _PARTS)
-        or (last == "but" and word == "anything")
-        or (last == "as" and word in ("such", "many", "much"))
-    )
+    """True if the text before a number says that the number is not the value that is meant."""
+    return _OPERATES.search(text[max(0, mention.start - 20) : mention.start]) is not None
 
 
 def _rounds(value: Number | None, other: Number | None) -> bool:
     """True if `other` is `value` rounded up or down to a whole number, as in "6.67, so 7 buses"."""
-    if value is None or other is None:
-        return False
-    exact, whole = Fraction(value), Fraction(other)
-    return exact.denominator != 1 and whole.denominator == 1 and abs(exact - whole) < 1
+    whole = other is not None and Fraction(other).denominator == 1
+    return whole and value not in (None, other) and _agree(value, other)
 
 
 def _agree(value: Number | None, other: Number | None) -> bool:
