@@ -114,7 +114,7 @@ def read_hashes(text: str, at: int) -> MarkedAnswer | None:
     found = read_opening(words, mentions)
     if found is None and not final:
         return None  # a heading with a number in it
-    if refuses(words) or is_conditional(words) or is_open(words) or NUMBERED.match(words) or NAMED.fullmatch(words):
+    if not _commits(words):
         return nothing
     found = found or read_line_sentence(words)
     if (found.calculated and works_on(text, end)) or is_list(raw, text, end):
@@ -135,7 +135,7 @@ def _read_box(text: str, at: int) -> MarkedAnswer | None:
         return nothing
     if not mentions:
         return None if words.strip() else nothing
-    if refuses(words) or is_conditional(words) or is_open(words):
+    if not _commits(words):
         return nothing
     found = read_opening(words, mentions) or read_line_sentence(words)
     value = found.value
@@ -190,7 +190,7 @@ def _read_phrase(text: str, at: int, question: str | None) -> MarkedAnswer | Non
     more = _DIGIT.search(text, end, end + MAX_SPAN) is not None
     found = read_opening(words, mentions)
     if found is not None:
-        if is_conditional(words[max(0, first.start - 24) :]) or NUMBERED.match(words):
+        if not _commits(words):
             return nothing
         goes_on = (heads and (more or _DIGIT.search(words, found.end))) or works_on(text, end)
         return None if found.calculated and goes_on else _marked(found, How.PHRASE, at, start, raw)
@@ -201,6 +201,12 @@ def _read_phrase(text: str, at: int, question: str | None) -> MarkedAnswer | Non
         return nothing
     found = read_sentence(parts[0], question=question)
     return _marked(found._replace(calculated="=" in parts[0]), How.PHRASE, at, start, raw)
+
+
+def _commits(words: str) -> bool:
+    """True unless an answer line refuses, names a case or a variable, or lists several numbers."""
+    several = NUMBERED.match(words) or NAMED.fullmatch(words)
+    return not (several or refuses(words) or is_conditional(words) or is_open(words))
 
 
 def _instructed(text: str, at: int) -> bool:
