@@ -87,6 +87,7 @@ _REMARK = cue(
 )
 _NO_RESULT = cue(
     r"^\W*(?:(?:option|choice|candidate|possibility)\s*\w{1,2}|answer\s*#?\d)\s*[:.)]|^\W*(?:suppose|assume|imagine)\b"
+    r"|^\W*(?:(?:my|the) )?(?:first|second|third|other|another|alternative) (?:answer|option|choice|guess|possibility)\b"
     r"|\byour (?:final )?answer (?:should|must|in)\b"
 )
 _ADD = r"(?:add|subtract|multipl[yi]|divid|convert|deduct|combin|doubl|tripl|halv)(?:e|es|ed|s)?\b(?!.*[=\d])"
@@ -108,7 +109,8 @@ _SIGN_OFF = cue(r"\b(?:hope|help|answer|final|done|correct|thank|enjoy|glad|chec
 def _has_number_word(text: str) -> bool:
     """True if a sentence contains one number in words; "one" counts in a conclusion only ("the one we want")."""
     mentions = find_number_words(text)
-    return len(mentions) == 1 and (mentions[0].value != 1 or CONCLUDES.match(text) is not None)
+    several = [mention for mention in mentions if mention.value != 1]
+    return len(several or mentions) == 1 and bool(several or CONCLUDES.match(text))
 
 
 def _cut_off(text: str) -> bool:

@@ -77,6 +77,8 @@ def _has_alternative(rest: str, value: Number | None) -> bool:
         known = value in {other.value for other in others}
         if doubt["other"] and "=" in claim and not _SUPPOSED.search(claim) and not known:
             return True
+    if any(_differs(also[0], value) for also in _ALSO.finditer(rest)):
+        return True
     return any(_differs(rest[claim.end() - 1 : claim.end() + 24], value) for claim in _CLAIMED.finditer(rest))
 
 
@@ -141,6 +143,11 @@ _OTHERWISE = cue(
     r"(?P<other>(?:\A|[.!?\n])[^\w\n]*(?:alternatively|otherwise|or else|or)\b)"
     rf"|(?:\A|[.!?;,(\n])[^\w\n]*(?:(?:and|but|so|then|it is|it's)\W+)?(?:{HEDGE}|or else|otherwise)\b"
     r"|\b(?:could|might|may) (?:also |well |equally )*(?:be|have been)\b"
+)
+_ALSO = cue(  # "126 would be an equally good answer", "126 works too"
+    r"(?<![\d.,])\d[\d,.]*\d?(?: [a-z%]+){0,2} (?:(?:is|would be|could be|can be|may be|might be)(?: an?)? (?:also|equally"
+    r"|just as|as|another) (?:an? )?(?:good|valid|right|correct|acceptable|possible|plausible|fine|answer)"
+    r"|(?:works|is (?:right|correct|fine|valid|acceptable)),? (?:too|as well|also))\b"
 )
 _CASE = cue(r"\A\W*if [^,\d]{1,60},")  # Or, if you count Tom, 7
 _CLAIM_WORDS = any_of(r"""
