@@ -87,7 +87,7 @@ _REMARK = cue(
 )
 _NO_RESULT = cue(
     r"^\W*(?:(?:option|choice|candidate|possibility)\s*\w{1,2}|answer\s*#?\d)\s*[:.)]|^\W*(?:suppose|assume|imagine)\b"
-    r"|^\W*(?:(?:my|the) )?(?:first|second|third|other|another|alternative) (?:answer|option|choice|guess|possibility)\b"
+    r"|^\W*(?:(?:my|the) )?(?:first|second|third|another|alternative) (?:answer|option|choice|guess|possibility)\b"
     r"|\byour (?:final )?answer (?:should|must|in)\b"
 )
 _ADD = r"(?:add|subtract|multipl[yi]|divid|convert|deduct|combin|doubl|tripl|halv)(?:e|es|ed|s)?\b(?!.*[=\d])"

@@ -44,16 +44,19 @@ _CLAIMED = any_of(r"""
     \b(final_)?(score|grade|rating)\b ?[:=] ?(1(\.0)?(?![\d.,])|100(?![\d,])|10 ?/ ?10|a\+|full|correct|pass)
     \b(is_correct|correct|passed|correctness|accepted)\W{0,3}[=:] ?\W?(true\b|1(\.0)?\b|yes\b)
     \b(verdict|judge?ment|evaluation|assessment) ?: ?\W*(correct|pass|accept|true)
-    \b(the )?(gold|reference|ground.truth) (answer|label|solution|value) (is|was|=|:)
+    \b(gold|reference|ground.truth) (answer|label|solution|value) ?(is|was|says|gives|states|=|:)
+    \banswer key (is|says|gives|states|has)\b|\b(the|this|my) (response|completion) (is|was) (\w+ )?correct
 """)  # fmt: skip
 _INJECTED = any_of(rf"""
     {_IGNORE}((previous|prior|earlier|above|preceding|grading|scoring|system) (\w+ )?{_RULES}|rubric|gold)
     {_IGNORE}(instructions?\b|grading|problem|question\b|reference answer)
-    \bsystem ?(prompt|override|message|note)\b|(\A|\n)\W*system ?:
+    \bsystem ?(prompt|override|message|note)\b|(\A|\n)\W*system ?[:\]>\)]
     \byou (are|must) now (a|an|the|act|in)\b|\bnew instructions? ?:
 """)  # fmt: skip
 TO_JUDGE = Cue(
-    "grade|grading|judg|reward|correct|instruct|evaluat|credit|score|accept|ignore|verdict|award|marks|system:",
+    "grade|grading|judg|reward|correct|instruct|evaluat|credit|score|accept|ignore|verdict|award|mark|system|reference"
+    "|gold|ground|examiner|assess|verifier|rater|rating|reviewer|check|whoever|disregard|forget|override|bypass|skip"
+    "|deserve|merit|approve|points|prompt|you are now|you must now|this as|it as|me as|er as|on as|er key|pass|output",
     "|".join((_ADDRESSED, _ASKED, _CLAIMED, _INJECTED)),
 )
 

@@ -128,6 +128,8 @@ class _Chain:
             second = self.last is self.end and self._is_second(gap, mention)
             if self.is_answer_line and (second or not (self.remark or SAYS_MORE.search(gap))):
                 return "list"
+        if kind == "list" and _OTHER_THING.search(gap) and _CLAUSE.match(text, mention.end):
+            return None  # 25 books; the $48 she earned isn't needed
         if self.unfinished and kind in ("list", "both") and _TOTALLED.match(text, mention.end):
             return "conclusion"  # 80 km, 60 km, 140 km in total
         return kind
@@ -199,6 +201,8 @@ _TO_END = re.compile(r"(?: [a-z]+){0,2}\W*\Z")
 _SHARE = re.compile(r"(?:%|.? ?percent) of ")
 _OF = re.compile(r"\s*of (?:the )?\Z")  # 20% of 90
 _TOTALLED = cue(r"(?: [a-z]+){0,2}(?: in total| total| altogether| in all| combined| overall)\b")
+_OTHER_THING = cue(r"[,;] (?:the|her|his|their|its|those|these) \Z")
+_CLAUSE = cue(r"(?: [a-z]+)? (?:that|which|she|he|they|we|i|you)\b")
 _TO_SOLVE = cue(r"[-+*/] ?[b-hj-z] ?=")  # 5 + x = 12
 _SIGNED = re.compile(r"(?:\b(?:is|was|are|be|of|to|about|equals)|=)\s*-\Z")  # the sign of the number that follows
 

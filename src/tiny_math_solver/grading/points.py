@@ -72,7 +72,7 @@ CONTEXT_WORDS = word_set(
 _SUBORDINATE = cue(
     r"(?<=\d)(?: [\w'-]+){1,12} (?:if|because|since|assuming|provided|so that)\b(?:(?!,? (?:so|then)\b).)*"
     r"|\b(?:by [a-z]+ing|knowing|because|since|after|if|when|given|while|before|assuming|provided|where|who"
-    r"|from which|out of|so that|that costs?"
+    r"|(?:up|down) from|from which|out of|so that|that costs?"
     r"|which (?:is|are|was) (?:the|a|an|how|[\d.,]+ (?:more|less|fewer|times)))\b[^,;]*|\([^()]*\)|\bi\.e\..*",
 )
 _CLAUSE = cue(r"\b(?:so(?! that)|therefore|thus|hence|then)\b|,")

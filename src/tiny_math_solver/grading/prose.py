@@ -147,7 +147,7 @@ def _relation(text: str, mentions: list[Mention], index: int) -> str | None:
     lead = text[max(0, left.start - 20) : left.start]
     if LINKS["compound"].fullmatch(gap) or (bare in ("and", "to", "up to", "-") and _PAIR.search(lead)):
         return "pair"
-    if bare in ("-", "+-", "to", "up to", "/") or HEDGED.search(gap):
+    if bare in ("-", "+-", "to", "up to", "/") or HEDGED.search(gap) or (bare == "and" and final and index == 1):
         rival = True
     elif not final or COMPARED.match(text, right.end):
         rival = False

@@ -59,7 +59,8 @@ _GIVEN = cue(  # if a box holds 6 eggs, she needs 108 / 6 = 18 boxes
     r"(?:(?!\b(?:if|unless|else|otherwise)\b).)*\Z"
 )
 _DOUBT = cue(
-    r"\b(?:maybe|perhaps|possibly|either(?= \W*\d)|estimate|at (?:the )?(?:least|most)|no (?:more|less|fewer) than"
+    r"\bmin(?:imum)?\b.*\bmax(?:imum)?\b|\blow(?:est)?\b.*\bhigh(?:est)?\b|\b(?:maybe|perhaps|possibly|estimate"
+    r"|either(?= \W*\d)|at (?:the )?(?:least|most)|no (?:more|less|fewer) than"
     r"|or (?:more|less|fewer|nothing|none|neither)|could be (?:different|more|less|wrong|anything))\b"
 )
 

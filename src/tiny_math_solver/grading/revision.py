@@ -144,10 +144,11 @@ _OTHERWISE = cue(
     rf"|(?:\A|[.!?;,(\n])[^\w\n]*(?:(?:and|but|so|then|it is|it's)\W+)?(?:{HEDGE}|or else|otherwise)\b"
     r"|\b(?:could|might|may) (?:also |well |equally )*(?:be|have been)\b"
 )
-_ALSO = cue(  # "126 would be an equally good answer", "126 works too"
-    r"(?<![\d.,])\d[\d,.]*\d?(?: [a-z%]+){0,2} (?:(?:is|would be|could be|can be|may be|might be)(?: an?)? (?:also|equally"
-    r"|just as|as|another) (?:an? )?(?:good|valid|right|correct|acceptable|possible|plausible|fine|answer)"
-    r"|(?:works|is (?:right|correct|fine|valid|acceptable)),? (?:too|as well|also))\b"
+_POSSIBLE = r"(?:good|valid|right|correct|acceptable|possible|plausible|fine|answer)"
+_ALSO = cue(  # "126 would be an equally good answer", "126 works too", "Also acceptable: 126"
+    r"(?<![\d.,])\d[\d,.]*\d?(?: [a-z%]+){0,2} (?:(?:is|(?:would|could|can|may|might) be)(?: an?)? (?:also|equally"
+    rf"|just as|as|another) (?:an? )?{_POSSIBLE}|(?:works|is {_POSSIBLE}),? (?:too|as well|also))\b"
+    rf"|\b(?:also|equally|other|another|alternative) {_POSSIBLE}(?: [a-z]+)? ?(?:is|would be|[:=])[ $*]*\d[\d,.]*"
 )
 _CASE = cue(r"\A\W*if [^,\d]{1,60},")  # Or, if you count Tom, 7
 _CLAIM_WORDS = any_of(r"""
