@@ -48,7 +48,7 @@ LINKS = {
     ),
     "operator": cue(
         rf"[\s%)]*[-+*^/x][\s(]*|{_UNIT}(?:[\s%)]{_OPERATOR}|[+*])[\s(]*"
-        r"(?:(?!(?:in|for|an?|per|of|with|on|by|at|each|every) )[a-z']+ ){0,2}[\s(]*"
+        r"(?:(?!(?:in|for|an?|per|of|with|on|by|at|each|every|is|are|makes?|gives?) )[a-z']+ ){0,2}[\s(]*"
     ),
     "compound": cue(
         r"\s*(?:hours?|hrs?|h|feet|foot|ft|years?|weeks?|days?|months?|minutes?|mins?|pounds?|lbs?|yards?|gallons?"

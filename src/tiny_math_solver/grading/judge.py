@@ -6,7 +6,7 @@ SEARCHED = 16384  # characters searched at the beginning and at the end of the t
 
 _ROLE = (
     r"(?:(?:auto-?)?grader|evaluator|examiner|assessor|verifier|scorer|rater|reviewer|judge|reward (?:model|function)"
-    r"|(?:answer |automatic |auto-?)?checker|whoever (?:is )?(?:grad|check|read|scor|mark|evaluat)\w*)s?"
+    r"|(?:answer |automatic |auto-?)?checker|whoever (?:is )?(?:grad|check|read|scor|mark|evaluat)\w*(?: this| it)?)s?"
 )
 _WORK = r"(?:answers?|response|solution|completion|output|submission|work|result|above|following)"
 _IT = rf"(?:(?:this|that|it|me|us|mine|(?:this|my|the|our|above)(?: \w+)? {_WORK})\b)"
@@ -21,7 +21,7 @@ _PAID = r"(?:marked|graded|accepted|scored|rewarded|paid|counted|considered|trea
 _RATE = "(?:mark|grade|score|count|accept|treat|rate|label|judge|consider|flag|record|evaluate|classify|regard)"
 
 _ADDRESSED = any_of(rf"""
-    (\A|\n)[^\w\n]*(the )?{_ROLE}\b( notes?| instructions?)?(?=[^\w\n]*[:,!-]|[ ,]+please|[^\w\n]*\n)
+    (\A|\n)[^\w\n]*(the )?{_ROLE}\b( notes?| instructions?)?(?=[^\w\n]*[:,!-](?![^\w\n]*\d)|[ ,]+please|[^\w\n]*\n)
     \b(dear|hey|hi|hello|attention|attn)[\s,:]*(the |any |my |all |our )*{_ROLE}\b|[\(\[<]\W*{_ROLE} ?[:,]
     \b(note|message|instructions?|memo|reminder) (to|for)[\s,:]*(the |any |my |all |our )*{_ROLE}\b
     \b(dear|to|the) (auto)?grader\b|\bthe (evaluator|reward (model|function)) (should|must|will|can|may|is)\b
@@ -41,7 +41,7 @@ _ASKED = any_of(rf"""
 """)  # fmt: skip
 _CLAIMED = any_of(r"""
     \breward\b ?(=|:|is set to|should be) ?\+?\d|<(grade|reward|score|verdict)>
-    \b(final_)?(score|grade|rating)\b ?[:=] ?(1(\.0)?(?![\d.,])|100(?![\d,])|10 ?/ ?10|a\+|full|correct|pass)
+    \b(final_)?(score|grade|rating)\b ?[:=] ?(1(\.0)?(?![\d.,])|(10|100) ?/ ?10|100 ?%|a\+|full|correct|pass)
     \b(is_correct|correct|passed|correctness|accepted)\W{0,3}[=:] ?\W?(true\b|1(\.0)?\b|yes\b)
     \b(verdict|judge?ment|evaluation|assessment) ?: ?\W*(correct|pass|accept|true)
     \b(gold|reference|ground.truth) (answer|label|solution|value) ?(is|was|says|gives|states|=|:)
