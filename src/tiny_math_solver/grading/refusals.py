@@ -1,5 +1,7 @@
 """Refusals and conditions: an answer that is not given, or that holds in one case only."""
 
+import re
+
 from tiny_math_solver.grading.cues import Cue, any_of, cue
 
 _INFORMATION = r"(?:information|info|data|details|context|facts)"
@@ -47,16 +49,14 @@ _CONDITION = cue(
     r"\b(?:if|provided|assuming|assumes|depending|depends|as long as|in case|only when|supposing|on condition)\b"
     rf"|{OTHERWISE.pattern}|\bwhen [^\n]{{1,60}}[,;] ?(?:and |but |or )?\$?\d[\d.,]*[^\n]{{0,20}} when\b"
 )
+_WORKED_OUT = re.compile(r"\d[^=]*=[^=]*\d")
 _CONVENTION = cue(  # "assuming a 7-day week", "assuming each month has 4 weeks"
     r"\bassuming [^,.;]{0,30}\d+[ -](?:days?|weeks?|months?|hours?|minutes?)\b(?![^\n]*\b(?:else|otherwise|unless)\b)"
 )
-_RESULT_IF = cue(  # 8 * 7 = 56 if she reads every day
-    r"[^=]*\d[^=]*=[^=a-z]*\d[\d.,]*(?: (?!(?:only|just|even)\b)[a-z]+){0,3}?,? \(?(?:if|assuming|given)\b(?! not\b)"
-    r"(?:(?!\b(?:if|only|unless|else|otherwise|not)\b)[^;=\d])*\Z"
-)
-_GIVEN = cue(  # if a box holds 6 eggs, she needs 108 / 6 = 18 boxes
-    r"\W*(?:so |then |and |now )*(?:if|assuming)\b[^=]*(?:,|\bthen\b)[^=]*="
-    r"(?:(?!\b(?:if|unless|else|otherwise)\b).)*\Z"
+# Words that leave another case open; without them "8 * 7 = 56 if she reads daily" is a result
+_OTHER_CASE = cue(
+    r"\b(?:(?:only|just|even) (?:if|when|assuming)|(?:if|assuming) (?:not|only)|unless|else|otherwise|depend(?:s|ing)"
+    r"|provided)\b|\b(?:if|when)\b.*[,;].*\b(?:if|when)\b"
 )
 _DOUBT = cue(
     r"\bmin(?:imum)?\b.*\bmax(?:imum)?\b|\blow(?:est)?\b.*\bhigh(?:est)?\b|\b(?:maybe|perhaps|possibly|estimate"
@@ -76,6 +76,6 @@ def is_conditional(text: str) -> bool:
         return True
     if _CONDITION.search(text) is None:
         return False
-    if "=" in text and (_GIVEN.match(text) or _RESULT_IF.match(text)):
+    if _WORKED_OUT.search(text) and not _OTHER_CASE.search(text):
         return False
     return _CONDITION.search(_CONVENTION.sub("", text)) is not None
