@@ -49,17 +49,17 @@ _CONDITION = cue(
     r"\b(?:if|provided|assuming|assumes|depending|depends|as long as|in case|only when|supposing|on condition)\b"
     rf"|{OTHERWISE.pattern}|\bwhen [^\n]{{1,60}}[,;] ?(?:and |but |or )?\$?\d[\d.,]*[^\n]{{0,20}} when\b"
 )
-_WORKED_OUT = re.compile(r"\d[^=]*=[^=]*\d")
+_WORKED_OUT = re.compile(r"\d[^=]*=\D*\d")
 _CONVENTION = cue(  # "assuming a 7-day week", "assuming each month has 4 weeks"
     r"\bassuming [^,.;]{0,30}\d+[ -](?:days?|weeks?|months?|hours?|minutes?)\b(?![^\n]*\b(?:else|otherwise|unless)\b)"
 )
 # Words that leave another case open; without them "8 * 7 = 56 if she reads daily" is a result
 _OTHER_CASE = cue(
     r"\b(?:(?:only|just|even) (?:if|when|assuming)|(?:if|assuming) (?:not|only)|unless|else|otherwise|depend(?:s|ing)"
-    r"|provided)\b|\b(?:if|when)\b.*[,;].*\b(?:if|when)\b"
+    r"|provided)\b|\b(if|when)\b[^,;]*[,;].*\b\1\b"
 )
 _DOUBT = cue(
-    r"\bmin(?:imum)?\b.*\bmax(?:imum)?\b|\blow(?:est)?\b.*\bhigh(?:est)?\b|\b(?:maybe|perhaps|possibly|estimate"
+    r"(?:\bmin(?:imum)?\b|\blow(?:est)?\b)[^.]*\b(?:max(?:imum)?|high(?:est)?)\b|\b(?:maybe|perhaps|possibly|estimate"
     r"|either(?= \W*\d)|at (?:the )?(?:least|most)|no (?:more|less|fewer) than"
     r"|or (?:more|less|fewer|nothing|none|neither)|could be (?:different|more|less|wrong|anything))\b"
 )
