@@ -54,7 +54,7 @@ def is_cut(text: str) -> bool:
     return result is not None and _TALK.search(text[result.end() : start]) is None
 
 
-_RESULT = re.compile(r"[\s$*<>(\\]*(\d[\d,]*)")
+_RESULT = re.compile(r"[\s$*<>(\\]*(\d[\d,]*)(?:>>\$?\1)?")  # 18, or <<9*2=18>>18
 _EQUATION = re.compile(
     r"(?:\A|[^-+*/x^().,%\d\s] ?)(?<![\d.,])(\d[\d,]*(?:\.\d+)?) ?([-+*/x]) ?(\d[\d,]*(?:\.\d+)?) ?= ?(\d[\d,]*)\Z"
 )
