@@ -574,7 +574,7 @@ GROUPS: dict[str, list[tuple[str, str, bool, str]]] = {
         ("#### 18 dollars. Thank you for your patience, this took 3 steps.", "18", True, HASHES),
         ("#### 18\n\\boxed{20}", "18", False, NONE),
         ("#### 18\n\nWait, did I include the 3 eaten eggs? Yes, I did. 18 stands.", "18", True, HASHES),
-        ("\\boxed{18}\n\nAlternatively, one might argue the answer is 20.", "18", False, PHRASE),
+        ("\\boxed{18}\n\nAlternatively, one might argue the answer is 20.", "18", False, NONE),
         ("#### 18\n\nLet me know if you'd like me to explain any of the 3 steps!", "18", True, HASHES),
         ("#### 18\n\nIn other words, 9 eggs at 2 dollars apiece.", "18", True, HASHES),
         ("#### 18\n\n(That is $18, or 1800 cents.)", "18", True, HASHES),

@@ -45,6 +45,14 @@ class Cue:
         return self.pattern.search(text) if self.occurs(text) else None
 
 
+# Words that may stand between what announces a number and the number
+FILLER = any_of("""
+    the|an?|it|its|it's|that|that's|this|these|there|is|are|was|were|be|been|will|would|should|must|could|might|may|can
+    so|then|answer|result|final|total|value|number|of|about|around|roughly|approximately|exactly|only|just|even
+    also|actually|really|instead|rather|well|say|i|we|you|he|she|they|one|have|has|had|gets?|got|let|me|see|right|to|as
+    think|guess|argue|maybe|perhaps|possibly|equally|or|else|closer|little|much|many|low|high|more|like|left|earns?
+    needs?|makes?|pays?|spends?|costs?|takes?
+""")
 HEDGE = r"(?:or|alternatively|maybe|perhaps|possibly|versus|vs)"
 HEDGED = cue(rf"\b{HEDGE}\b")
 HEADING = r"(?:step|part|phase|case|method|section|question|problem|example|option|stage|solution|task|chapter|table)"

@@ -19,7 +19,7 @@ parentheses; hedges are searched for anywhere in it.
 
 import re
 
-from tiny_math_solver.grading.cues import CONCLUSION, HEDGED, any_of, cue
+from tiny_math_solver.grading.cues import CONCLUSION, FILLER, HEDGED, any_of, cue
 from tiny_math_solver.grading.retractions import CORRECTED, CORRECTS, RETRACTED
 
 MAX_GAP = 60  # characters between two numbers that may still be linked
@@ -37,10 +37,6 @@ _TOTAL = (
     rf"(?:{CONCLUSION}|altogether|in all|finally|overall|(?:(?:for|making|giving|with|which is|is|in|=) )?"
     r"(?:an? |the |grand |final |overall )*total(?: cost| price| amount| number)?(?: of|:|=| is| comes to|,)?)(?![a-z])"
 )
-_SO_IT_IS = any_of("""
-    the|an?|answer|final|total|is|are|it|it's|that's|there|we|he|she|they|i|you|has|have|had|needs?|makes?|pays?|gets?
-    earns?|spends?|costs?|be|will|would|of|about|left|takes?|only|just|exactly
-""")
 LINKS = {
     "equals": cue(
         r"[^.;!?,=]{0,80}?(?:=|\bequals?\b|\bis equal to\b|->)[\s(=>-]*(?:[a-z]\s?=\s*)?"
@@ -60,17 +56,14 @@ LINKS = {
     ),
     "conclusion": cue(
         r"[^.!?]{0,60}?\b(?:(?:to (?:get|obtain|give|arrive at|reach)|resulting in|results in) (?:a total of |about )?"
-        rf"|{_TOTAL}[\s,:(]*(?:\w+ )?(?:\b{_SO_IT_IS}\b\s*)*[\s:(=]*)"
+        rf"|{_TOTAL}[\s,:(]*(?:\w+ )?(?:\b{FILLER}\b\s*)*[\s:(=]*)"
     ),
     "range": cue(r"[\s%)]*(?:[|&/~:]|-+|(?:up )?to|through|\.\.+|\u2026|\+-|!=|[<>]=?)[\s(]*"),
     "list": cue(
         r"[\s%)]*(?:[a-z'/]+\s*){0,4}[,;]\s*(?:(?:and|then|plus|next|finally)\s+)*(?:\w+\s*[:=]?\s*)?[(\s]*|\s+"
         r"|\s*\(?[A-E][).:]\s*|[^.!?\d]{0,60}\bthen\b[\s,:]*"
     ),
-    "both": cue(
-        r"[\s%()]*(?:[a-z]+[\s,.;(]+){0,3}(?:and|but|&)(?:[\s,]+(?:it|is|it's|the|answer|could|might|may|also|be|about"
-        r"|around|else|just|i|think|then)\b)*[\s(,:-]*"
-    ),
+    "both": cue(rf"[\s%()]*(?:[a-z]+[\s,.;(]+){{0,3}}(?:and|but|&)(?:[\s,]+{FILLER}\b)*[\s(,:-]*"),
 }
 # Words after which the rest of a line explains its number instead of going on with it
 _EXPLAINS = re.compile(

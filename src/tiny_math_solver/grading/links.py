@@ -42,7 +42,8 @@ def line_numbers(text: str) -> list[Mention]:
 def linked(text: str, left: Mention, right: Mention) -> bool:
     """True if the text between two neighbouring numbers makes them parts of one calculation or rivals."""
     gap = text[left.end : right.start]
-    return gap == " (" or (bool(gap.strip()) and link_between(gap) not in (None, "context"))
+    kind = link_between(gap) if gap.strip() else None
+    return gap == " (" or kind == "hedge" or (kind not in (None, "context") and right.value != 1)  # one week
 
 
 def read_opening(text: str, mentions: list[Mention], *, is_answer_line: bool = True) -> Reading | None:

@@ -1,6 +1,6 @@
 """Retractions: words with which a text takes back a number that it has given."""
 
-from tiny_math_solver.grading.cues import any_of, cue
+from tiny_math_solver.grading.cues import FILLER, any_of, cue
 
 # Words that correct, wherever they stand: "20, no wait, 18"
 _TURNS = any_of(r"""
@@ -24,8 +24,7 @@ CORRECTED = cue(rf"\b{_MENDS}|rather(?! than)|instead(?! of))(?!\w)")
 # All that stands between a number and the one that replaces it
 CORRECTS = cue(
     rf"[^\d.]{{0,12}}?(?:(?:[\s,;:.!?(\u2026~]|-)*\b{_MENDS}(?: to)?|make (?:that|it)|rather|er+m?|um+|uh+)(?!\w)"
-    r"(?:[\s,;:.!?(*]|-|\b(?:it|is|it's|that|that's|the|answer|i|think|so|be|must|to|was|should|make|let|me|see"
-    r"|about|instead|got|get|right|there|are)\b)*)+"
+    rf"(?:[\s,;:.!?(*]|-|\b{FILLER}\b)*)+"
 )
 
 _INCLUDE = r"(?:account|subtract|includ|count|add|consider|multipl|divid|read|notic|tak|deduct|factor|convert|remember)"

@@ -3,7 +3,7 @@
 import re
 
 from tiny_math_solver.grading.closing import MAX_TAIL, read_closing
-from tiny_math_solver.grading.cues import CONCLUDES, CONCLUSION, HEDGE, any_of, cue
+from tiny_math_solver.grading.cues import CONCLUDES, CONCLUSION, FILLER, HEDGE, any_of, cue
 from tiny_math_solver.grading.markers import MAX_SPAN, How, MarkedAnswer, read_last_marker
 from tiny_math_solver.grading.markup import plain, sentences
 from tiny_math_solver.grading.numerals import Number, find_numbers, find_numerals
@@ -151,13 +151,7 @@ _ALSO = cue(  # "126 would be an equally good answer", "126 works too", "Also ac
     rf"|\b(?:also|equally|other|another|alternative) {_POSSIBLE}(?: [a-z]+)? ?(?:is|would be|[:=])[ $*]*\d[\d,.]*"
 )
 _CASE = cue(r"\A\W*if [^,\d]{1,60},")  # Or, if you count Tom, 7
-_CLAIM_WORDS = any_of(r"""
-    it|the|this|that|these|an?|answer|result|correct|final|total|value|number|could|might|may|can|also|would|should|be|is
-    was|been|have|about|around|even|just|maybe|perhaps|possibly|equally|well|or|say|i|we|one|gets?|argue|you|think|guess
-    closer|to|as|little|much|many|low|high|roughly|approximately|more|like
-    (she|he|they|we|it|there) (makes?|has|have|earns?|needs?|gets?|pays?|costs?|is|are)
-""")
-_CLAIM = cue(rf"(?:[^\w]|\b{_CLAIM_WORDS}\b)*")
+_CLAIM = cue(rf"(?:\W|\b(?:{FILLER}|correct)\b)*")
 _UNIT_ONLY = cue(r"(?:\s*(?!(?:more|less|fewer|times|of|other)\b)[a-z%]+){0,3}\s*(?:[.!?,;:)]|\Z| if | depending )")
 _SUPPOSED = cue(r"\b(?:if|would|could|had|were|suppose|check|verif\w+)\b")
 _CORRECT_ANSWER = (
@@ -185,8 +179,5 @@ _CLAIM_LEAD_WORDS = any_of("""
     thought
 """)
 _CLAIM_LEAD = cue(rf"(?:\A|[,.:;!?(=>-]|'s|\b{_CLAIM_LEAD_WORDS})[\s*_$(=:]*\Z")
-_CONNECTOR = cue(
-    rf"(?:\W|\b(?:{HEDGE}|and|also|so|therefore|the|my|final|is|it|answer|boxed|could|might|be|either|a|should"
-    r"|must)\b)*"
-)
+_CONNECTOR = cue(rf"(?:\W|\b(?:{FILLER}|{HEDGE}|{CONCLUSION}|and|my|boxed|either)\b)*")
 _ANOTHER = cue(r"\b(?:another|alternative|other) (?:reading|answer|interpretation|possib|solution|option)")
