@@ -53,6 +53,9 @@ FILLER = any_of("""
     think|guess|argue|maybe|perhaps|possibly|equally|or|else|closer|little|much|many|low|high|more|like|left|earns?
     needs?|makes?|pays?|spends?|costs?|takes?
 """)
+COMES_TO = any_of("""
+    is|are|makes?|making|gives?|giving|leaves?|leaving|yields?|totals?|totall?ing|comes? to|get|becomes?|adds? up to
+""")
 HEDGE = r"(?:or|alternatively|maybe|perhaps|possibly|versus|vs)"
 HEDGED = cue(rf"\b{HEDGE}\b")
 HEADING = r"(?:step|part|phase|case|method|section|question|problem|example|option|stage|solution|task|chapter|table)"

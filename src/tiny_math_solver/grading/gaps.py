@@ -19,7 +19,7 @@ parentheses; hedges are searched for anywhere in it.
 
 import re
 
-from tiny_math_solver.grading.cues import CONCLUSION, FILLER, HEDGED, any_of, cue
+from tiny_math_solver.grading.cues import COMES_TO, CONCLUSION, FILLER, HEDGED, any_of, cue
 from tiny_math_solver.grading.retractions import CORRECTED, CORRECTS, RETRACTED
 
 MAX_GAP = 60  # characters between two numbers that may still be linked
@@ -29,9 +29,6 @@ _UNIT = r"(?:[^-+*/^=<>.,;:!?\d]|(?:\A|(?<=[a-z]))/(?=[a-z])){0,60}?"
 _OPERATOR = any_of(r"""
     [-+*^/x]|times|plus|minus|less|divided by|multiplied by|added to|subtracted from|taken from
     (divided|split|shared)( \w+)? (by|among|between|into|with)
-""")
-_COMES_TO = any_of("""
-    is|are|makes?|making|gives?|giving|leaves?|leaving|yields?|totals?|totall?ing|comes? to|get|becomes?|adds? up to
 """)
 _TOTAL = (
     rf"(?:{CONCLUSION}|altogether|in all|finally|overall|(?:(?:for|making|giving|with|which is|is|in|=) )?"
@@ -51,7 +48,7 @@ LINKS = {
         r"|quarts?|remainder|r)\b\s*,?\s*(?:and\s*)?"
     ),
     "result": cue(
-        rf"{_UNIT},?\s(?:(?:which|that|this|it|to|you|we) )?{_COMES_TO}\s+"
+        rf"{_UNIT},?\s(?:(?:which|that|this|it|to|you|we) )?{COMES_TO}\s+"
         r"(?:(?:a|the|total|of|us|you|her|him|them|about|only|just|exactly|sum)\s+)*"
     ),
     "conclusion": cue(

@@ -3,7 +3,7 @@
 import re
 
 from tiny_math_solver.grading.closing import MAX_TAIL, read_closing
-from tiny_math_solver.grading.cues import CONCLUDES, CONCLUSION, FILLER, HEDGE, any_of, cue
+from tiny_math_solver.grading.cues import COMES_TO, CONCLUDES, CONCLUSION, FILLER, HEDGE, any_of, cue
 from tiny_math_solver.grading.markers import MAX_SPAN, How, MarkedAnswer, read_last_marker
 from tiny_math_solver.grading.markup import plain, sentences
 from tiny_math_solver.grading.numerals import Number, find_numbers, find_numerals
@@ -136,9 +136,7 @@ _CONFIRMED = cue(
     r"|checks out|match(?:es)?|verified|stands|as given|as expected|\u2713|\u2705"
 )
 _OTHER_CONFIRMED = cue(r"= ?\$?[\d.,]+(?: \w+)? (?:is|looks) (?:correct|right)\b")
-_GIVES_RESULT = cue(
-    rf"=|\b(?:{CONCLUSION}|giving|gives?|makes?|making|should be|answer|it'?s|it is|leaving|leaves|total)\b"
-)
+_GIVES_RESULT = cue(rf"=|\b(?:{CONCLUSION}|{COMES_TO}|should be|answer|it'?s)\b")
 _OTHERWISE = cue(
     r"(?P<other>(?:\A|[.!?\n])[^\w\n]*(?:alternatively|otherwise|or else|or)\b)"
     rf"|(?:\A|[.!?;,(\n])[^\w\n]*(?:(?:and|but|so|then|it is|it's)\W+)?(?:{HEDGE}|or else|otherwise)\b"
@@ -172,12 +170,11 @@ _REMARK = cue(
     r"\W*(?:note|check|verif|because|since|this|that(?:'s| is)|here|as\b|i\.e|thank|hope|good luck|explanation|proof"
     r"|rounded|alternativ|if\b|for\b|where|to (?:see|check|verify)|let me (?:check|verify)|remember|confidence|time|\()"
 )
-_CLAIM_LEAD_WORDS = any_of("""
-    is|are|was|be|been|equals?|makes?|making|gives?|giving|leaves?|leaving|costs?|totals?|total of|comes? to|so|thus
-    therefore|hence|gets?|becomes?|needs?|has|have|had|means?|meant|answer|only|exactly|about|actually|rather|say|think
-    earns?|pays?|receives?|spends?|takes?|left with|to|just|her|him|them|it|wait|no|kidding|oops|sorry|correction
-    thought
+_CLAIM_WORDS = any_of("""
+    was|be|been|equals?|costs?|total of|gets?|needs?|has|have|had|means?|meant|answer|only|exactly|about|actually|rather
+    say|think|earns?|pays?|receives?|spends?|takes?|left with|to|just|her|him|them|it|wait|no|kidding|oops|sorry
+    correction|thought
 """)
-_CLAIM_LEAD = cue(rf"(?:\A|[,.:;!?(=>-]|'s|\b{_CLAIM_LEAD_WORDS})[\s*_$(=:]*\Z")
+_CLAIM_LEAD = cue(rf"(?:\A|[,.:;!?(=>-]|'s|\b(?:{COMES_TO}|{CONCLUSION}|{_CLAIM_WORDS}))[\s*_$(=:]*\Z")
 _CONNECTOR = cue(rf"(?:\W|\b(?:{FILLER}|{HEDGE}|{CONCLUSION}|and|my|boxed|either)\b)*")
 _ANOTHER = cue(r"\b(?:another|alternative|other) (?:reading|answer|interpretation|possib|solution|option)")
