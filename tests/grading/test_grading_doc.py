@@ -8,10 +8,10 @@ import pytest
 
 from helpers.paths import ROOT
 from tiny_math_solver.grading import extract_answer, grade, write_number
-from tiny_math_solver.grading import prose as scoring
+from tiny_math_solver.grading import points as scoring
 from tiny_math_solver.grading.markup import plain
 from tiny_math_solver.grading.numerals import find_numbers
-from tiny_math_solver.grading.prose import result_points
+from tiny_math_solver.grading.points import result_points
 
 DOC = (ROOT / "docs" / "grading.md").read_text(encoding="utf-8")
 Table = list[dict[str, str]]
@@ -111,5 +111,5 @@ def test_the_code_block_runs() -> None:
 def test_its_links_lead_somewhere() -> None:
     for target in re.findall(r"\]\(([^)]+)\)", DOC):
         assert (ROOT / "docs" / target).is_file(), target
-    for name in re.findall(r"`(_[A-Z_]+)`", DOC):
+    for name in re.findall(r"`(_?[A-Z_]+_[A-Z]+)`", DOC):
         assert hasattr(scoring, name), name

@@ -1,10 +1,23 @@
-"""Cues: words that change what the numbers around them commit to.
+"""Cues: tables of words that change what the numbers around them commit to, and those that more than one reader needs.
 
-Those that more than one reader looks for are here. A cue is applied with `search` or `fullmatch` like a compiled
-pattern, to text that is plain or short.
+A table holds phrases as regular expressions in lower case, on as many lines as they take; a plain parenthesis groups
+and captures nothing.
 """
 
 import re
+
+
+def any_of(table: str) -> str:
+    """The pattern that matches any phrase of a table."""
+    lines = filter(None, (line.strip().strip("|") for line in table.split("\n")))
+    return f"(?:{re.sub(_GROUP, '(?:', '|'.join(lines))})"
+
+
+_GROUP = r"(?<!\\)\((?!\?)"
+
+
+def cue(pattern: str) -> "re.Pattern[str]":
+    return re.compile(pattern, re.IGNORECASE)
 
 
 def word_set(text: str) -> frozenset[str]:
@@ -12,15 +25,14 @@ def word_set(text: str) -> frozenset[str]:
 
 
 class Cue:
-    """A pattern that is searched only in text in which one of its stems occurs, which takes a tenth of the time.
+    """A long pattern that is searched only in text with one of its stems in it, which takes a hundredth of the time.
 
-    Stems are in lower case and separated by bars; every match of the pattern has to contain one of them. An empty
-    stem occurs in every text.
+    Every match of the pattern has to contain one of the stems, which are in lower case and separated by bars.
     """
 
     def __init__(self, stems: str, pattern: str) -> None:
         self.stems = tuple(stems.split("|"))
-        self.pattern = re.compile(pattern, re.IGNORECASE)
+        self.pattern = cue(pattern)
 
     def occurs(self, text: str) -> bool:
         lower = text.lower()
@@ -32,35 +44,21 @@ class Cue:
     def search(self, text: str) -> "re.Match[str] | None":
         return self.pattern.search(text) if self.occurs(text) else None
 
-    def fullmatch(self, text: str) -> "re.Match[str] | None":
-        return self.pattern.fullmatch(text) if self.occurs(text) else None
 
-    def spans(self, text: str) -> list[tuple[int, int]]:
-        return [match.span() for match in self.pattern.finditer(text)] if self.occurs(text) else []
-
-
+# Words that may stand between what announces a number and the number
+FILLER = any_of("""
+    the|an?|it|its|it's|that|that's|this|these|there|is|are|was|were|be|been|will|would|should|must|could|might|may|can
+    so|then|answer|result|final|total|value|number|of|about|around|roughly|approximately|exactly|only|just|even
+    also|actually|really|instead|rather|well|say|i|we|you|he|she|they|one|have|has|had|gets?|got|let|me|see|right|to|as
+    think|guess|argue|maybe|perhaps|possibly|equally|or|else|closer|little|much|many|low|high|more|like|left|earns?
+    needs?|makes?|pays?|spends?|costs?|takes?
+""")
+COMES_TO = any_of("""
+    is|are|makes?|making|gives?|giving|leaves?|leaving|yields?|totals?|totall?ing|comes? to|get|becomes?|adds? up to
+""")
 HEDGE = r"(?:or|alternatively|maybe|perhaps|possibly|versus|vs)"
-HEDGE_STEMS = "or|altern|maybe|perhaps|possib|vs|versus"
-HEDGED = Cue(HEDGE_STEMS, rf"\b{HEDGE}\b")
-RETRACTIONS = (
-    r"wait|actually|correction|corrected|no(?=[,.:;-])|no wait|sorry|mistake|wrong|incorrect|not (?:right|correct)"
-    r"|i mean|i meant|oops|kidding|edit(?=:)|can'?t be (?:right|correct)|scratch|take (?:that|it) back|never ?mind"
-    r"|disregard|ignore (?:that|this|the above)"
-)
-_STEMS = (
-    "wait|actual|correct|no,|no.|no:|no;|no-|sorry|mistake|wrong|not right|mean|oops|kidding|edit:|t be |scratch"
-    "|back|never|disregard|ignore"
-)
-CORRECTED_STEMS = f"{_STEMS}|should|rather|better|instead|round|make|hold|hang|hm|er|um|uh"
-CORRECTED = Cue(  # within one sentence, milder words are enough
-    CORRECTED_STEMS,
-    rf"\b(?:{RETRACTIONS}|should be|should have been|rather(?! than)|instead(?! of)"
-    r"|round(?:s|ed|ing)? (?:up |down |off )?(?:to|it))\b",
-)
+HEDGED = cue(rf"\b{HEDGE}\b")
 HEADING = r"(?:step|part|phase|case|method|section|question|problem|example|option|stage|solution|task|chapter|table)"
-_CONCLUDES = re.compile(r"\W*(?:so|therefore|thus|hence|in conclusion|in total|finally|overall)\b", re.IGNORECASE)
-
-
-def concludes(text: str) -> bool:
-    """True if a sentence begins like a conclusion: "So", "Therefore"."""
-    return _CONCLUDES.match(text) is not None
+CONCLUSION = r"(?:so|therefore|thus|hence)"
+# How a conclusion begins
+CONCLUDES = cue(rf"\W*(?:{CONCLUSION}|in conclusion|in total|finally|overall)\b")

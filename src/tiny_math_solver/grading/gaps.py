@@ -19,67 +19,48 @@ parentheses; hedges are searched for anywhere in it.
 
 import re
 
-from tiny_math_solver.grading.cues import CORRECTED, CORRECTED_STEMS, HEDGED, RETRACTIONS, Cue
-from tiny_math_solver.grading.retractions import RETRACTED
+from tiny_math_solver.grading.cues import COMES_TO, CONCLUSION, FILLER, HEDGED, any_of, cue
+from tiny_math_solver.grading.retractions import CORRECTED, CORRECTS, RETRACTED
 
 MAX_GAP = 60  # characters between two numbers that may still be linked
 
 # Words of unit between a number and what links it to the next
-_UNIT = r"(?:[^-+*/^=<>.,;:!?\d]|(?<=[a-z])/(?=[a-z])){0,60}?"
+_UNIT = r"(?:[^-+*/^=<>.,;:!?\d]|(?:\A|(?<=[a-z]))/(?=[a-z])){0,60}?"
+_OPERATOR = any_of(r"""
+    [-+*^/x]|times|plus|minus|less|divided by|multiplied by|added to|subtracted from|taken from
+    (divided|split|shared)( \w+)? (by|among|between|into|with)
+""")
 _TOTAL = (
-    r"(?:so|therefore|thus|hence|altogether|in all|finally|overall|(?:(?:for|making|giving|with|which is|is|in|=) )?"
+    rf"(?:{CONCLUSION}|altogether|in all|finally|overall|(?:(?:for|making|giving|with|which is|is|in|=) )?"
     r"(?:an? |the |grand |final |overall )*total(?: cost| price| amount| number)?(?: of|:|=| is| comes to|,)?)(?![a-z])"
 )
 LINKS = {
-    "corrected": Cue(
-        CORRECTED_STEMS,
-        rf"[^\d.]{{0,12}}?(?:[\s,;:.!?(\u2026~]|-)*\b(?:(?:{RETRACTIONS}|should be|should have been|make (?:that|it)"
-        rf"|rather"
-        r"|or (?:rather|better)|hold on|hang on|hmm+|er+m?|um+|uh+|round(?:s|ed|ing)? (?:up |down |off )?(?:to"
-        r"|it)(?: to)?)"
-        r"(?:[\s,;:.!?(*]|-|\b(?:it|is|it's|that|that's|the|answer|i|think|so|be|must|to|was|should|make|let|me|see"
-        r"|about|instead|got|get|right|there|are)\b)*)+",
+    "equals": cue(
+        r"[^.;!?,=]{0,80}?(?:=|\bequals?\b|\bis equal to\b|->)[\s(=>-]*(?:[a-z]\s?=\s*)?"
+        r"(?:(?:about|approximately|exactly|only|just|roughly|a total of|usd|rs\.?|inr|eur)\s+)*"
     ),
-    "equals": Cue(
-        "=|equal|->",
-        r"[^.;!?,=]{0,80}?(?:=|\bequals?\b|\bis equal to\b|->)[\s(=>-]*(?:[a-z]\s?=\s*)?(?:(?:about|approximately"
-        r"|exactly|only|just|roughly|a total of|usd|rs\.?|inr|eur)\s+)*",
+    "operator": cue(
+        rf"[\s%)]*[-+*^/x][\s(]*|{_UNIT}(?:[\s%)]{_OPERATOR}|[+*])[\s(]*"
+        r"(?:(?!(?:in|for|an?|per|of|with|on|by|at|each|every|is|are|makes?|gives?) )[a-z']+ ){0,2}[\s(]*"
     ),
-    "operator": Cue(
-        "-|+|*|^|/|x|times|plus|minus|divided|multiplied|less|added|subtract|taken|split|shared",
-        rf"[\s%)]*[-+*^/x][\s(]*|{_UNIT}(?:[\s%)](?:[-+*^/x]|times|plus|minus|less|divided by|multiplied by|added to"
-        r"|subtracted from|taken from|(?:divided|split|shared)(?: \w+)? (?:by|among|between|into|with))"
-        r"|[+*])[\s(]*(?:(?!(?:in|for|an?|per|of|with|on|by|at|each|every) )[a-z']+ ){0,2}[\s(]*",
-    ),
-    "compound": Cue(  # 5 feet 3 inches
-        "h|f|year|week|day|month|min|pound|lb|yard|gallon|quart|r",
+    "compound": cue(
         r"\s*(?:hours?|hrs?|h|feet|foot|ft|years?|weeks?|days?|months?|minutes?|mins?|pounds?|lbs?|yards?|gallons?"
-        r"|quarts?|remainder|r)\b\s*,?\s*(?:and\s*)?",
+        r"|quarts?|remainder|r)\b\s*,?\s*(?:and\s*)?"
     ),
-    "result": Cue(
-        "is|are|make|making|give|giving|leav|yield|total|come|get|becom|add",
-        rf"{_UNIT},?\s(?:(?:which|that|this|it|to|you|we) )?(?:is|are|makes?|making|gives?|giving|leav(?:es?|ing)"
-        r"|yields?|totals?|totall?ing|comes? to|get|becomes?|adds? up to)\s+(?:(?:a|the|total|of|us|you|her|him|them"
-        r"|about|only|just|exactly|sum)\s+)*",
+    "result": cue(
+        rf"{_UNIT},?\s(?:(?:which|that|this|it|to|you|we) )?{COMES_TO}\s+"
+        r"(?:(?:a|the|total|of|us|you|her|him|them|about|only|just|exactly|sum)\s+)*"
     ),
-    "conclusion": Cue(
-        "so|therefore|thus|hence|total|to |result|in all|altogether|finally|overall",
-        r"[^.!?]{0,60}?\b(?:to (?:get|obtain|give|arrive at|reach)|resulting in|results in) (?:a total of |about )?|"
-        rf"[^.!?]{{0,60}}?\b{_TOTAL}[\s,:(]*(?:\w+ )?(?:\b(?:the|an?|answer|final|total|is|are|it|it's|that's|there|we"
-        r"|he|she|they|i|you|has|have|had|needs?|makes?|pays?|gets?|earns?|spends?|costs?|be|will|would|of|about|left"
-        r"|takes?|only|just|exactly)\b\s*)*[\s:(=]*",
+    "conclusion": cue(
+        r"[^.!?]{0,60}?\b(?:(?:to (?:get|obtain|give|arrive at|reach)|resulting in|results in) (?:a total of |about )?"
+        rf"|{_TOTAL}[\s,:(]*(?:\w+ )?(?:\b{FILLER}\b\s*)*[\s:(=]*)"
     ),
-    "range": Cue("", r"[\s%)]*(?:[|&/~:]|-+|(?:up )?to|through|\.\.+|\u2026|\+-|!=|[<>]=?)[\s(]*"),
-    "list": Cue(
-        "",
+    "range": cue(r"[\s%)]*(?:[|&/~:]|-+|(?:up )?to|through|\.\.+|\u2026|\+-|!=|[<>]=?)[\s(]*"),
+    "list": cue(
         r"[\s%)]*(?:[a-z'/]+\s*){0,4}[,;]\s*(?:(?:and|then|plus|next|finally)\s+)*(?:\w+\s*[:=]?\s*)?[(\s]*|\s+"
-        r"|\s*\(?[A-E][).:]\s*|[^.!?\d]{0,60}\bthen\b[\s,:]*",
+        r"|\s*\(?[A-E][).:]\s*|[^.!?\d]{0,60}\bthen\b[\s,:]*"
     ),
-    "both": Cue(
-        "and|but|&",
-        r"[\s%()]*(?:[a-z]+[\s,.;(]+){0,3}(?:and|but|&)(?:[\s,]+(?:it|is|it's|the|answer|could|might|may|also|be|about"
-        r"|around|else|just|i|think|then)\b)*[\s(,:-]*",
-    ),
+    "both": cue(rf"[\s%()]*(?:[a-z]+[\s,.;(]+){{0,3}}(?:and|but|&)(?:[\s,]+{FILLER}\b)*[\s(,:-]*"),
 }
 # Words after which the rest of a line explains its number instead of going on with it
 _EXPLAINS = re.compile(
@@ -88,7 +69,8 @@ _EXPLAINS = re.compile(
 )
 # A number after one of these words says more about the one before: 18 eggs in 3 days
 SAYS_MORE = re.compile(
-    r"\b(?:in|for|from|by|with|after|on|over|within|during|to|into|selling|buying|using|left|every|between|among|of)\b"
+    r"\(|\b(?:in|for|from|by|with|after|on|over|within|during|to|into|selling|buying|using|left|every|between|among"
+    r"|of)\b"
 )
 
 
@@ -96,29 +78,22 @@ def link_between(gap: str, *, unfinished: bool = False) -> str | None:
     """The kind of link between two numbers with the text `gap` between them; None if they are not linked."""
     if len(gap) > 2 * MAX_GAP:
         return None
-    lower = gap.lower()
-    if "  " in lower:
-        lower = _SPACES.sub(" ", lower)
-    corrected = CORRECTED.occurs(lower)
-    if corrected and LINKS["corrected"].fullmatch(lower):
+    gap = _SPACES.sub(" ", gap.lower())
+    if CORRECTS.fullmatch(gap):
         return "corrected"
-    if len(gap) <= MAX_GAP and HEDGED.search(lower):
+    if len(gap) <= MAX_GAP and HEDGED.search(gap):
         return "hedge"
-    if (corrected and CORRECTED.search(lower)) or _EXPLAINS.search(lower) or RETRACTED.search(lower):
-        return "result" if unfinished and LINKS["result"].fullmatch(lower) else None
-    for kind, cue in LINKS.items():
-        if kind == "corrected" or (kind == "result" and not unfinished):
-            continue
-        if cue.fullmatch(lower):
+    explained = CORRECTED.search(gap) or _EXPLAINS.search(gap) or RETRACTED.search(gap)
+    for kind, link in LINKS.items():
+        if (unfinished if kind == "result" else not explained) and link.fullmatch(gap):
             return kind
-    return "context"
+    return None if explained else "context"
 
 
 _SPACES = re.compile(r" {2,}")
-_ASIDE = re.compile(
+_ASIDE = cue(
     r"[(\[](?!\s*(?:or|but|maybe|perhaps|not|no|wait|=|i\.e|actually|oops)\b)[^()\[\]\d]*[a-z]{2}[^()\[\]\d]*[)\]]"
-    r"|(?<=[\w ])\([^()]*[A-Za-z]{2}[^()]*\)(?=\s*(?:[-+*/=x]|plus|minus|times|equals)\s)",
-    re.I,
+    r"|(?<=[\w ])\([^()]*[a-z]{2}[^()]*\)(?=\s*(?:[-+*/=x]|plus|minus|times|equals)\s)"
 )
 
 

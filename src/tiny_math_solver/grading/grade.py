@@ -1,11 +1,13 @@
 """A completion and its gold answer → `Graded`, the one shape that training, evaluation and the playground use."""
 
 from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
 
-from tiny_math_solver.grading.gold import parse_gold
 from tiny_math_solver.grading.markers import How
-from tiny_math_solver.grading.numerals import Number, write_number
+from tiny_math_solver.grading.numerals import MAX_DIGITS, Number, canonical, parse_number, write_number
 from tiny_math_solver.grading.reader import extract_answer
+from tiny_math_solver.grading.turns import visible
 
 CORRECTNESS_REWARD = 1.0
 FORMAT_REWARD = 0.5
@@ -50,6 +52,35 @@ def grade_against(question: str | None, text: str | None, expected: Number | Non
     """As `grade`, with the gold already parsed."""
     found = extract_answer(text, question=question)
     return Graded(found.value, found.how, expected is not None and found.equals(expected), text or "")
+
+
+def is_correct(text: str | None, gold: Gold, *, strict: bool = False, question: str | None = None) -> bool:
+    """True if a completion's answer equals the gold number; with `strict` only if it stands after `####`.
+
+    Raises ValueError if the gold cannot be read.
+    """
+    graded = grade(question, text, gold)
+    return graded.strict if strict else graded.correct
+
+
+def parse_gold(answer: Gold) -> Number:
+    """The value of a gold answer or solution, cleaned of turn tokens and reasoning as a completion is.
+
+    Raises ValueError if it is not one finite number.
+    """
+    value: Number | None = None
+    if isinstance(answer, str):
+        text = visible(answer)
+        value = parse_number(text.rpartition("####")[2])
+    elif isinstance(answer, Fraction):
+        value = canonical(answer)
+    elif isinstance(answer, Decimal):  # comparing writes out an exponent of thousands
+        value = answer if answer.is_finite() and abs(answer.adjusted()) <= MAX_DIGITS else None
+    elif isinstance(answer, (int, float)) and not isinstance(answer, bool):
+        value = parse_number(str(answer))
+    if value is None:
+        raise ValueError(f"gold answer is not one number: {str(answer)[-80:]!r}")
+    return value
 
 
 def rewards_of(text: str, correct: bool, how: str) -> dict[str, float]:

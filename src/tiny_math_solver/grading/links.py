@@ -6,9 +6,10 @@ walks from number to number.
 
 import re
 from fractions import Fraction
+from itertools import pairwise
 from typing import NamedTuple
 
-from tiny_math_solver.grading.cues import word_set
+from tiny_math_solver.grading.cues import cue
 from tiny_math_solver.grading.gaps import SAYS_MORE, link_between, without_asides
 from tiny_math_solver.grading.numerals import Mention, Number, find_number_words, find_numerals
 from tiny_math_solver.grading.units import RESTATES, counts_things, same_quantity, single_things
@@ -25,16 +26,24 @@ class Reading(NamedTuple):
 
 
 def line_numbers(text: str) -> list[Mention]:
-    """The numbers of an answer line: those in digits, and those in words if the line opens with a list of both."""
+    """The numbers of an answer line: those in digits, and those in words that are linked to a number beside them."""
     numerals, words = find_numerals(text), find_number_words(text)
     if not (numerals and words):
         return numerals or words
-    together = sorted([*numerals, *words], key=lambda mention: mention.start)
-    first, second = together[:2]
-    gap = text[first.end : second.start]
-    opens = first is words[0] and second is numerals[0] and not text[: first.start].strip(" ($*")
-    linked = opens and gap.strip() and (gap == " (" or link_between(gap) not in (None, "context"))
-    return together if linked else numerals
+    mentions = sorted([*numerals, *words], key=lambda mention: mention.start)
+    opens = not text[: mentions[0].start].strip(" ($*")
+    kept = mentions[:1] if mentions[0] in numerals or (opens and linked(text, *mentions[:2])) else []
+    for left, right in pairwise(mentions):
+        if right in numerals or (kept[-1:] == [left] and linked(text, left, right)):
+            kept.append(right)
+    return kept
+
+
+def linked(text: str, left: Mention, right: Mention) -> bool:
+    """True if the text between two neighbouring numbers makes them parts of one calculation or rivals."""
+    gap = text[left.end : right.start]
+    kind = link_between(gap) if gap.strip() else None
+    return gap == " (" or kind == "hedge" or (kind not in (None, "context") and right.value != 1)  # one week
 
 
 def read_opening(text: str, mentions: list[Mention], *, is_answer_line: bool = True) -> Reading | None:
@@ -74,8 +83,10 @@ class _Chain:
         self.best = first.value
         self.left: Number | None = None  # the left side of an equation, if it is a plain number
         self.equivalent: Number | None = None
-        self.unfinished = unevaluated(text, first)
-        self.calculated = self.compound = self.contradicted = self.remark = self.rival = False
+        self.unfinished = unevaluated(text, first)  # no answer yet: `9 * 2`, `18, 20`
+        self.calculated = self.compound = self.contradicted = self.corrected = False
+        self.remark = False  # the numbers that follow say more about `best`
+        self.rival = False  # two candidates
 
     def take(self, mention: Mention) -> bool:
         """Go on to the next number; False if the chain ends before it."""
@@ -95,7 +106,7 @@ class _Chain:
             return False
         elif kind == "context" or (self.remark and kind in _UNFINISHED):
             self.rival = self._is_aside(gap, mention)
-            self.remark = self.remark or "(" in gap or SAYS_MORE.search(gap) is not None
+            self.remark = self.remark or SAYS_MORE.search(gap) is not None
             self.last = mention
             return not self.rival
         else:
@@ -104,31 +115,32 @@ class _Chain:
         return not self.rival
 
     def _kind(self, gap: str, mention: Mention) -> str | None:
-        kind = link_between(gap, unfinished=self.unfinished)
+        text = self.text
+        kind = link_between(gap, unfinished=self.unfinished or self.corrected)
         if gap == "(":
             return "operator"  # 22(.50) = 11
-        fraction = "/" in self.text[self.last.start : self.last.end] and _OF.match(gap)
-        if kind == "context" and (fraction or _SHARE.match(self.text, self.last.end - 1)):
-            return "operator"
-        if (kind == "operator" and _COMPARED.match(self.text, mention.end)) or (
-            kind == "hedge" and _RATE.match(self.text, mention.end) and gap.strip(" ,or")
-        ):
-            return None  # 18 - 3 more than Ann; 56 pages, or 8 a day
-        if kind == "context" and self.is_answer_line and self.last is self.first and self._is_second(gap, mention):
-            return "list"
-        if kind == "context" and self.is_answer_line and not (self.remark or "(" in gap or SAYS_MORE.search(gap)):
-            return "list"
-        if self.unfinished and kind in ("list", "both") and _TOTALLED.match(self.text, mention.end):
+        compared = kind == "operator" and _COMPARED.match(text, mention.end)  # 18 - 3 more than Ann
+        if compared or (kind == "hedge" and _RATE.match(text, mention.end) and gap.strip(" ,or")):
+            return None  # 56 pages, or 8 a day
+        if kind == "context":
+            fraction = "/" in text[self.last.start : self.last.end] and _OF.match(gap)
+            if fraction or _SHARE.match(text, self.last.end - 1):
+                return "operator"
+            second = self.last is self.end and self._is_second(gap, mention)
+            if self.is_answer_line and (second or not (self.remark or SAYS_MORE.search(gap))):
+                return "list"
+        if kind == "list" and _OTHER_THING.search(gap) and _CLAUSE.match(text, mention.end):
+            return None  # 25 books; the $48 she earned isn't needed
+        if self.unfinished and kind in ("list", "both") and _TOTALLED.match(text, mention.end):
             return "conclusion"  # 80 km, 60 km, 140 km in total
         return kind
 
     def _is_second(self, gap: str, mention: Mention) -> bool:
         """True if a number is a second quantity, of each thing or for another case: `5 dogs with 4 legs each`."""
-        return _EACH_HAS.search(gap) is not None or (
-            _EACH.match(self.text, mention.end) is not None
-            if _HOLDS.search(gap)
-            else _OTHER_CASE.search(gap) is not None and _TO_END.match(self.text, mention.end) is not None
-        )
+        if _EACH_HAS.search(gap) or (not self.calculated and _OF_MANY.fullmatch(gap)):
+            return True
+        behind = _EACH if _HOLDS.search(gap) else _TO_END if _OTHER_CASE.search(gap) else None
+        return behind is not None and behind.match(self.text, mention.end) is not None
 
     def _is_aside(self, gap: str, mention: Mention) -> bool:
         """True if another number stands alone in parentheses: `44 (typo, 45)`."""
@@ -147,15 +159,16 @@ class _Chain:
             alone = self.last is self.end and not self.unfinished and not gap.strip(" ()=")
             self.contradicted = alone and not _agree(self.best, mention.value)  # 18 = 81
             self.left = self.left if self.unfinished else self.best
-            self.best, self.equivalent, self.unfinished, self.calculated = mention.value, None, False, True
-            self.remark = False
+            self.best, self.equivalent, self.unfinished, self.remark = mention.value, None, False, False
+            self.calculated = True
         elif kind == "corrected":
             self.best, self.equivalent, self.unfinished, self.remark = mention.value, None, False, False
-        elif kind in ("list", "both"):
-            if mention.value != self.best or self.unfinished:
+            self.corrected = True  # by a number, or by what a calculation in words comes to
+        elif mention.value != self.best or (self.unfinished and kind in ("list", "both")):
+            if kind in ("list", "both"):
                 self.unfinished, self.left = True, None
-        elif mention.value != self.best:
-            self.rival = True
+            else:
+                self.rival = True
 
     def reading(self) -> Reading:
         """The reading, once every linked number is taken."""
@@ -163,12 +176,9 @@ class _Chain:
         if self.rival:
             return Reading(None, text[self.first.start : end.end], end.end)
         best = self.left if self.unfinished else self.best  # `18 = 9 * 2` keeps 18; `9 * 2` alone is no answer
-        if (
-            (self.contradicted and not self.unfinished)
-            or _UNDONE.match(text, end.end)
-            or _OPEN_TERM.match(text, end.end)
-            or (self.is_answer_line and _MULTIPLE.match(text, end.end))
-        ):
+        undone = _UNDONE.match(text, end.end) or _OPEN_TERM.match(text, end.end)
+        undone = undone or (self.is_answer_line and _MULTIPLE.match(text, end.end))
+        if undone or (self.contradicted and not self.unfinished):
             best = None
         equivalent = self.equivalent
         if best is not None and equivalent is None:
@@ -178,90 +188,63 @@ class _Chain:
         return Reading(best, span, end.end, self.calculated, equivalent)
 
 
-_ASIDE = re.compile(
-    r"[^(]*\((?!(?:out of|from|of|in|for|at|per|by|see|step|on|with|to|after)\b)(?:[a-z']+[,:;]? ){0,3}", re.IGNORECASE
-)
+_UNFINISHED = ("operator", "compound", "list", "both", "range")
+_ASIDE = cue(r"[^(]*\((?!(?:out of|from|of|in|for|at|per|by|see|step|on|with|to|after)\b)(?:[a-z']+[,:;]? ){0,3}")
 _COMPARED = re.compile(r" (?:more|less|fewer) than\b")
 _RATE = re.compile(r" (?:per|a|an|each)\b")
 _HOLDS = re.compile(r"\s(?:with|of|at|holding|containing|having|costing|for)\W*\Z")
 _EACH = re.compile(r"(?:\s+[a-z]+){0,2}(?:\s+in)?\s+(?:each|apiece|per)\b|/")
+_OF_MANY = re.compile(r"\s[a-z]+ (?:of|holding|containing) \$?")  # 3 boxes of 6 pens
 _EACH_HAS = re.compile(r"\beach (?:with|has|have|having|holds|holding|contains|containing|costs|costing)\W*\Z")
-_OTHER_CASE = re.compile(
-    r"[,;] ?(?:with|without|including|excluding|counting) (?:the )?[a-z]+\W*\Z"
-)  # 20; with pears 27
+# 20; with pears 27
+_OTHER_CASE = re.compile(r"[,;] ?(?:with|without|including|excluding|counting) (?:the )?[a-z]+\W*\Z")
 _TO_END = re.compile(r"(?: [a-z]+){0,2}\W*\Z")
-_UNFINISHED = ("operator", "compound", "list", "both", "range")
-
+_SHARE = re.compile(r"(?:%|.? ?percent) of ")
+_OF = re.compile(r"\s*of (?:the )?\Z")  # 20% of 90
+_TOTALLED = cue(r"(?: [a-z]+){0,2}(?: in total| total| altogether| in all| combined| overall)\b")
+_OTHER_THING = cue(r"[,;] (?:the|her|his|their|its|those|these) \Z")
+_CLAUSE = cue(r"(?: [a-z]+)? (?:that|which|she|he|they|we|i|you)\b")
+_TO_SOLVE = cue(r"[-+*/] ?[b-hj-z] ?=")  # 5 + x = 12
+_SIGNED = re.compile(r"(?:\b(?:is|was|are|be|of|to|about|equals)|=)\s*-\Z")  # the sign of the number that follows
 
 MONTH = r"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]{0,6}\.?"
 # Text after a number that makes it something else: `18 squared`, `18 < x`, `18 is not the answer`, `18 eggs?`
 _UNDONE = re.compile(
     r"!\s*[-+*/=]|-?ish\b|[,;]? ?\(?(?:doubled|tripled|halved|twice\W*\Z|(?:multiply|divide) by)\b|\+\s*(?:[a-z.]|\Z)"
     r"|\s*(?:[<>\u2717\u2718\u274c]|(?:squared|cubed|factorial|mod|choose|is not|isn't)\b)|[^.!?\n]{0,30}\?"
-    r"| over [\d.,]+\W*\Z"
-    rf"| {MONTH} \d{{4}}|(?<=%) of \d| percent of \d| (?:more|less|fewer) than \d| or (?:more|less|fewer|higher"
-    rf"|lower|greater|above|below)\b",
+    rf"| over [\d.,]+\W*\Z| {MONTH} \d{{4}}|(?<=%) of \d| percent of \d| (?:more|less|fewer) than \d"
+    r"| or (?:more|less|fewer|higher|lower|greater|above|below)\b"
 )
-_OPEN_TERM = re.compile(  # 100 - y, 70 dollars + shipping
-    r"\(\d| / [knpqrxyz]\b|\s*[-+*^]\s*(?![ai]\b)[a-z]\b(?![.'])|(?: [a-z]+){0,3} (?:increased|decreased|reduced"
-    r"|raised|lowered"
-    r"|multiplied|divided|doubled|tripled|halved|squared)\b"
-    r"|(?: [a-z]+){0,3}(?: [+*] [a-z(]| (?:plus|minus|divided by"
-    r"|multiplied by)\b"
-    r"| times [b-hj-z]\b|(?: [a-z]+){1,3} times (?:the|her|his|its|their|that)\b| less (?:the|an?|her|his|its"
-    r"|their)\b"
-    r"| - (?:the |her |his |its |their |any )?(?:tax(?:es)?|tips?|costs?|price|discount|shipping|fees?|expenses|rent"
-    r"|interest|delivery|change|savings|refunds?|losses)\W*\Z)",
-    re.IGNORECASE,
+_THE = r"(?:the|her|his|its|their)"
+_COSTS = r"(?:tax(?:es)?|tips?|costs?|price|discount|shipping|fees?|expenses|rent|interest|delivery|change|loss(?:es)?)"
+_OPEN_TERM = cue(  # 100 - y, 70 dollars + shipping
+    r"\(\d| / [knpqrxyz]\b|\s*[-+*^]\s*(?![ai]\b)[a-z]\b(?![.'])|(?: [a-z]+){0,3}(?:"
+    r" (?:increased|decreased|reduced|raised|lowered|multiplied|divided|doubled|tripled|halved|squared)\b| [+*] [a-z(]"
+    rf"| (?:plus|minus|divided by|multiplied by)\b| times [b-hj-z]\b| [a-z]+ times (?:{_THE}|that)\b"
+    rf"| less (?:{_THE}|an?)\b| - (?:{_THE} |any )?{_COSTS}\W*\Z)"
 )
-_MULTIPLE = re.compile(r" times (?:the|her|his|its|their|that|what|as (?:many|much))\b", re.IGNORECASE)
-_TO_SOLVE = re.compile(r"[-+*/] ?[b-hj-z] ?=", re.IGNORECASE)  # 5 + x = 12
-_SHARE = re.compile(r"(?:%|.? ?percent) of ")
-_OF = re.compile(r"\s*of (?:the )?\Z")  # 20% of 90
-_TOTALLED = re.compile(r"(?: [a-z]+){0,2}(?: in total| total| altogether| in all| combined| overall)\b", re.IGNORECASE)
-_SIGNED = re.compile(r"(?:\b(?:is|was|are|be|of|to|about|equals)|=)\s*-\Z")  # the sign of the number that follows
-_VARIABLE = re.compile(r"(?:\A|[\s(=+*/])[b-hj-z] ?-\Z")  # x - 18
+_MULTIPLE = cue(rf" times (?:{_THE}|that|what|as (?:many|much))\b")
 
-
-_NEGATIONS = word_set("not never cannot except")
-_NOT_A_VALUE = _NEGATIONS | word_set("sqrt log ln sin cos tan under below above twice double triple thrice")
-_COMPARISONS = word_set("more less fewer greater")
-_PARTS = word_set("half third thirds quarter quarters fifth fifths tenth tenths root square cube percent % multiple")
+_NOT = "not|never|cannot|except"
+_FUNCTION = "sqrt|log|ln|sin|cos|tan|under|below|above|twice|double|triple|thrice"
+_PART = "half|thirds?|quarters?|fifths?|tenths?|root|square|cube|percent|%|multiple"
+# Text before a number that denies it or operates on it: `not 18`, `> 18`, `sqrt(18)`, `x + 18`, `f(18)`, `--18`
+_OPERATES = cue(
+    r"(?:(?:\A|[^a-z\d\s])\s*--|[a-z]\s*[+*^/]|(?:\A|[\s(=+*/])[b-hj-z] ?-|[a-z](?=\(\Z)|[!<>]=|<|(?<![-=])>"
+    rf"|(?:\A|\s)(?:{_FUNCTION}|(?:more|less|fewer|greater) than|(?:{_PART}) of|anything but|(?:such|many|much) as"
+    rf"|(?:{_NOT})(?: \S+)?)|n't(?: \S+)?)[ (]*\Z"
+)
 
 
 def unevaluated(text: str, mention: Mention) -> bool:
-    """True if the text before a number denies it or operates on it: `not 18`, `> 18`, `sqrt(18)`, `x + 18`."""
-    lead = text[max(0, mention.start - 20) : mention.start].rstrip(" (").lower()
-    if lead.endswith("--") and mention.value is not None and not lead[:-2].rstrip()[-1:].isalnum():
-        return True
-    if lead[-1:] in "+*^/":
-        return lead[:-1].rstrip()[-1:].isalpha()
-    if text[mention.start - 1 : mention.start] == "(" and lead[-1:].isalpha() and text[mention.start - 2].isalpha():
-        return True  # f(18)
-    if lead[-1:] == "-" and _VARIABLE.search(lead):
-        return True
-    if lead[-1:] in "<>=":
-        return lead.endswith(("!=", "<=", ">=", "<", ">")) and not lead.endswith(("->", "=>"))
-    rest, _, last = lead.rpartition(" ")
-    word = rest.rpartition(" ")[2]
-    return (
-        last in _NOT_A_VALUE
-        or word in _NEGATIONS
-        or word.endswith("n't")
-        or last.endswith("n't")
-        or (last == "than" and word in _COMPARISONS)
-        or (last == "of" and word in _PARTS)
-        or (last == "but" and word == "anything")
-        or (last == "as" and word in ("such", "many", "much"))
-    )
+    """True if the text before a number says that the number is not the value that is meant."""
+    return _OPERATES.search(text[max(0, mention.start - 20) : mention.start]) is not None
 
 
 def _rounds(value: Number | None, other: Number | None) -> bool:
     """True if `other` is `value` rounded up or down to a whole number, as in "6.67, so 7 buses"."""
-    if value is None or other is None:
-        return False
-    exact, whole = Fraction(value), Fraction(other)
-    return exact.denominator != 1 and whole.denominator == 1 and abs(exact - whole) < 1
+    whole = other is not None and Fraction(other).denominator == 1
+    return whole and value not in (None, other) and _agree(value, other)
 
 
 def _agree(value: Number | None, other: Number | None) -> bool:

@@ -10,14 +10,14 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import NamedTuple
 
-from tiny_math_solver.grading.cues import Cue
+from tiny_math_solver.grading.cues import any_of, cue
 from tiny_math_solver.grading.gaps import link_between
-from tiny_math_solver.grading.links import line_numbers, read_opening
+from tiny_math_solver.grading.links import Reading, line_numbers, read_opening
 from tiny_math_solver.grading.markup import plain, sentences
 from tiny_math_solver.grading.numerals import MAX_DIGITS, Number, find_numbers, find_numerals, negate
 from tiny_math_solver.grading.prose import read_line_sentence, read_sentence
-from tiny_math_solver.grading.refusals import has_two_cases, is_conditional, refuses
-from tiny_math_solver.grading.working import is_heading, is_list, is_numbered, is_open, names_each, works_on
+from tiny_math_solver.grading.refusals import OTHERWISE, is_conditional, refuses
+from tiny_math_solver.grading.working import HEADING_LINE, NAMED, NUMBERED, is_list, is_open, works_on
 
 MAX_SPAN = 400  # characters read after a marker
 MAX_MARKERS = 16  # markers looked at
@@ -74,30 +74,21 @@ def read_last_marker(text: str, question: str | None = None) -> MarkedAnswer | N
     return denial
 
 
-# A number and up to six words of unit to the end of the line, as most answers are: they are read without any table.
-_BARE = re.compile(
-    r"[ \t]*\$?(\d{1,15}|[1-9]\d{0,2}(?:,\d{3}){1,4})"
-    r"(?:[ \t]+(?!(?i:(?:or|and|maybe|perhaps|possibly|pi|minus|plus|times|no|remainder|is|isn|are|if|squared|cubed|mod"
-    r"|choose|[a-zA-Z]|unless|provided|assuming|depending|depends|otherwise|else|less|not|so|then|but|wait|divided"
-    r"|multiplied|doubled|tripled|halved|twice|thrice|over|guess|unsure|uncertain|least|most|probably|roughly|score|gross|grand|mil|mio|mln|mn|bn|mrd"
-    r"|trn|MM|arab|lacs?"
-    r"|cr)\b"
-    r"|(?:hund|thou|mill|bill|trill|lak|cror|doz|mile?ion|taus)[A-Za-z]*|[A-Za-z]{0,12}illi(?:on|ard)[A-Za-z]*))"
-    r"[A-Za-z]{1,20}){0,6}[ \t]*\.?[ \t]*(?:\n|\Z)",
-    re.ASCII,
-)
-_ANSWER_HEADING = re.compile(r"\W*(?:the )?(?:final )?answer\W*", re.IGNORECASE)
-_INSTRUCTION = Cue(
-    "your|you should|put |write |give |e.g|example|format|such as|end|finish",
-    r"\b(?:your|you should|(?:put|write|give) (?:your|the)|e\.g|for example|format is|in the format"
-    r"|such as|(?:end|finish) (?:it )?with)\b[^\n]*\Z",
-)
+# A number alone on the rest of its line, as most answers are
+_BARE = re.compile(r"[ \t]*\$?(\d{1,15}|[1-9]\d{0,2}(?:,\d{3}){1,4})[ \t]*\.?[ \t]*(?:\n|\Z)", re.ASCII)
 
 
 def _bare(text: str, at: int, start: int, how: How) -> MarkedAnswer | None:
-    """The reading of the marker at `at` if only a number and its unit follow from `start` to the end of the line."""
+    """The reading of the marker at `at` if only a number follows from `start` to the end of the line."""
     match = _BARE.match(text, start)
     return MarkedAnswer(Decimal(match[1].replace(",", "")), how, match[1], at, match.end(1)) if match else None
+
+
+def _marked(found: Reading, how: How, at: int, start: int, raw: str) -> MarkedAnswer:
+    """The reading of the marker at `at`, of which the raw text from `start` was read in plain."""
+    shown = raw.find(found.span)
+    end = start + (shown + len(found.span) if shown >= 0 else len(raw))  # all of it if markup hides the number
+    return MarkedAnswer(found.value, how, found.span, at, end, found.equivalent, found.calculated)
 
 
 def read_hashes(text: str, at: int) -> MarkedAnswer | None:
@@ -108,15 +99,12 @@ def read_hashes(text: str, at: int) -> MarkedAnswer | None:
     if (at == 0 or text[at - 1] == "\n") and (bare := _bare(text, at, start, How.HASHES)):
         return bare
     raw, start = _line(text, start)
-    words = plain(raw)
-    if _ANSWER_HEADING.fullmatch(words):
+    if _ANSWER_HEADING.fullmatch(raw):
         raw, start = _line(text, start + len(raw))
-        if bare := _bare(text, at, start, How.HASHES):
-            return bare
-        words = plain(raw)
-    if not words or is_heading(words):
+    words, end = plain(raw), start + len(raw)
+    if not words or HEADING_LINE.match(words):
         return None
-    final = not text[start + len(raw) : start + len(raw) + MAX_SPAN].strip(" \n\r\t#*`$")
+    final = not text[end : end + MAX_SPAN].strip(" \n\r\t#*`$")
     nothing = MarkedAnswer(None, How.NONE, words, at, start)
     if final and _instructed(text, at):
         return nothing
@@ -126,18 +114,12 @@ def read_hashes(text: str, at: int) -> MarkedAnswer | None:
     found = read_opening(words, mentions)
     if found is None and not final:
         return None  # a heading with a number in it
-    if refuses(words) or is_conditional(words) or is_numbered(words) or names_each(words) or is_open(words):
+    if not _commits(words):
         return nothing
     found = found or read_line_sentence(words)
-    if (found.calculated and works_on(text, start + len(raw))) or is_list(raw, text, start + len(raw)):
+    if (found.calculated and works_on(text, end)) or is_list(raw, text, end):
         return None  # working: the closing sentence has the answer
-    return MarkedAnswer(
-        found.value, How.HASHES, found.span, at, start + _raw_end(raw, found.span), found.equivalent, found.calculated
-    )
-
-
-_FLAT = re.compile(r"\{[^{}\n]{0,40}(?:\{[^{}\n]{0,40}\}[^{}\n]{0,40})?\}")
-_BRACE = re.compile(r"[{}\n]")
+    return _marked(found, How.HASHES, at, start, raw)
 
 
 def _read_box(text: str, at: int) -> MarkedAnswer | None:
@@ -146,21 +128,17 @@ def _read_box(text: str, at: int) -> MarkedAnswer | None:
     while text[start : start + 1] == " ":
         start += 1
     end = _box_end(text, start)
-    if _instructed(text, at):
-        return MarkedAnswer(None, How.NONE, "", at, end)
     words = plain(text[start:end])
-    value: Number | None
-    equivalent: Number | None = None
-    if bare := _bare(words, 0, 0, How.BOXED):
-        value, span = bare.value, bare.span
-    else:
-        mentions = line_numbers(words)
-        if not mentions:
-            return None if words.strip() else MarkedAnswer(None, How.NONE, "", at, end)  # an empty box
-        if refuses(words) or is_conditional(words) or is_open(words):
-            return MarkedAnswer(None, How.NONE, words, at, end)
-        found = read_opening(words, mentions) or read_line_sentence(words)
-        value, span, equivalent = found.value, found.span, found.equivalent
+    nothing = MarkedAnswer(None, How.NONE, words, at, end)
+    mentions = line_numbers(words)
+    if _instructed(text, at):
+        return nothing
+    if not mentions:
+        return None if words.strip() else nothing
+    if not _commits(words):
+        return nothing
+    found = read_opening(words, mentions) or read_line_sentence(words)
+    value = found.value
     if value is not None and text[at - 1 : at] == "-" and not text[max(0, at - 2) : at - 1].isalnum():
         value = negate(value)
     if value is not None and _DIGIT.search(text, end, end + 80):
@@ -168,13 +146,11 @@ def _read_box(text: str, at: int) -> MarkedAnswer | None:
         others = find_numerals(after)
         if others and others[0].value != value and link_between(after[: others[0].start]) in ("hedge", "range", "list"):
             value = None  # \boxed{18} or 20
-    return MarkedAnswer(value, How.BOXED, span, at, end, equivalent)
+    return MarkedAnswer(value, How.BOXED, found.span, at, end, found.equivalent)
 
 
 def _box_end(text: str, start: int) -> int:
     """The end of the braces that open at `start`, or of the line if they never close."""
-    if flat := _FLAT.match(text, start):
-        return flat.end()
     if text[start : start + 1] != "{":
         return start + len(text[start : start + 40].split("\n")[0])
     depth = 0
@@ -183,39 +159,6 @@ def _box_end(text: str, start: int) -> int:
         if depth <= 0:
             return brace.end()
     return min(len(text), start + MAX_SPAN)
-
-
-_PHRASE = re.compile(
-    r"""s?['"*_`)>\]\s]*(?:\([^()\n]{0,40}\))?[\s*_]*
-    (?P<about>(?:to|for|in|of|here|given|that|we|i|should|must|would|will|can|could|might|may|,)(?!\w)
-       [^.:=?\n]{0,100}?)?
-    (?:\b(?P<verb>is|was|are|be|equals|becomes)\b\s*:?|(?P<label>[:=>]+|-+>?(?=\s)|\n))[\s*_`"']*""",
-    re.VERBOSE | re.IGNORECASE,
-)
-_NOT_THE_NOUN = Cue(
-    "to |we |can |if |suppose |assume |think |guess |say |expect |first |second |third |ease |/|wrong |incorrect "
-    "|mistaken |common |naive |tempting |initial |previous |original |old |earlier |partial |intermediate |that |not ",
-    r"(?:\b(?:to|we|can|first|second|third|(?:wrong|incorrect|mistaken|common|naive|tempting|initial|previous"
-    r"|original|old"
-    r"|earlier|partial|intermediate)(?: final)?|not (?:an|the)"
-    r"|(?:if|suppose|assume|(?:might|may|could|would) (?:think|guess|say|expect)(?: that)?)(?: the)?) |ease |/)\Z",
-)
-# "The answer is reasonable because ..." is a remark on an answer
-_NO_ANSWER = re.compile(
-    r"\W*(?:indeed |also |clearly |quite |therefore |obtained |found |given |verified |consistent |in |expressed "
-    r"|rounded )*"
-    r"(?:correct|right|reasonable|plausible|valid|consistent|verified|sensible|positive|obvious|in (?:dollars|cents"
-    r"|units"
-    r"|hours|minutes)|independent|based|expected|checked|easy|simple|straightforward|a whole number|(?:more|less"
-    r"|greater"
-    r"|smaller|larger|higher|lower) than the|derived|obtained|found)\b(?!\W*(?:answer|one|value)?\W*(?:is|:|=)?\W*\d)",
-    re.IGNORECASE,
-)
-_DENIAL = re.compile(
-    r"\W*(?:certainly |definitely |obviously |just |simply )?(?:not|never|n't)\b[^.?!]{0,24}", re.IGNORECASE
-)
-_INSTEAD = re.compile(r"\b(?:but|rather|instead|it'?s|it is|answer)\b[^\n]*\d", re.IGNORECASE)
-_NOT_FINAL = re.compile(r"\b(?:part|first|step|sub|previous|second)\b", re.IGNORECASE)
 
 
 def _read_phrase(text: str, at: int, question: str | None) -> MarkedAnswer | None:
@@ -227,54 +170,48 @@ def _read_phrase(text: str, at: int, question: str | None) -> MarkedAnswer | Non
         return None
     if bare := _bare(text, at, match.end(), How.PHRASE):
         return bare
-    raw, start = _line(text, match.end())
-    if "\n" in match[0] and is_list(raw, text, start + len(raw)):
+    below, raw, start = "\n" in match[0], *_line(text, match.end())
+    if below and is_list(raw, text, start + len(raw)):
         return None  # the closing sentence has the answer
-    if "\n" in match[0] and raw.startswith("- "):
+    if below and raw.startswith("- "):
         raw, start = raw[2:], start + 2  # a bullet, not a minus
     raw = raw[: raw.find("####") if raw.find("####") > 0 else None]
-    words = plain(raw)
-    if bare := _bare(words, at, 0, How.PHRASE):
-        return bare._replace(end=start + _raw_end(raw, bare.span))
+    words, end = plain(raw), start + len(raw)
     mentions = line_numbers(words)
     if not mentions or _NO_ANSWER.match(words):
         return None
     nothing = MarkedAnswer(None, How.NONE, words, at, start)
-    if _DENIAL.fullmatch(words, 0, mentions[0].start) and not _INSTEAD.search(words, mentions[0].end):
-        return nothing._replace(span=words[mentions[0].start : mentions[0].end], denied=True)
+    first = mentions[0]
+    if _DENIAL.fullmatch(words, 0, first.start) and not _INSTEAD.search(words, first.end):
+        return nothing._replace(span=words[first.start : first.end], denied=True)
     if refuses(words):
         return nothing
-    more = _DIGIT.search(text, start + len(raw), start + len(raw) + MAX_SPAN)
+    heads = below or match["label"] is not None  # a heading or a label, over working if more numbers follow
+    more = _DIGIT.search(text, end, end + MAX_SPAN) is not None
     found = read_opening(words, mentions)
-    if found is not None and (is_conditional(words[max(0, mentions[0].start - 24) :]) or is_numbered(words)):
-        return nothing
-    if found is None:
-        parts = sentences(words)
-        if (match["label"] or "\n" in match[0]) and (more or len(parts) > 1):
-            return None  # a label over working: the closing sentence has the answer
-        if not find_numbers(parts[0]):
-            return None
-        if has_two_cases(words):
+    if found is not None:
+        if not _commits(words):
             return nothing
-        found = read_sentence(parts[0], question=question)
-        found = found._replace(calculated="=" in parts[0])
-    elif found.calculated and (
-        ((match["label"] or "\n" in match[0]) and (more or _DIGIT.search(words, found.end)))
-        or works_on(text, start + len(raw))
-    ):
-        return None
-    return MarkedAnswer(
-        found.value, How.PHRASE, found.span, at, start + _raw_end(raw, found.span), found.equivalent, found.calculated
-    )
+        goes_on = (heads and (more or _DIGIT.search(words, found.end))) or works_on(text, end)
+        return None if found.calculated and goes_on else _marked(found, How.PHRASE, at, start, raw)
+    parts = sentences(words)
+    if (heads and (more or len(parts) > 1)) or not find_numbers(parts[0]):
+        return None  # the closing sentence has the answer
+    if OTHERWISE.search(words):
+        return nothing
+    found = read_sentence(parts[0], question=question)
+    return _marked(found._replace(calculated="=" in parts[0]), How.PHRASE, at, start, raw)
+
+
+def _commits(words: str) -> bool:
+    """True unless an answer line refuses, names a case or a variable, or lists several numbers."""
+    several = NUMBERED.match(words) or NAMED.fullmatch(words)
+    return not (several or refuses(words) or is_conditional(words) or is_open(words))
 
 
 def _instructed(text: str, at: int) -> bool:
     """True if the marker at `at` belongs to an instruction about the format, as quoted from a prompt."""
     return _INSTRUCTION.search(text[max(0, at - 60) : at]) is not None
-
-
-_RUN = re.compile(r"[\d.,]*")
-_DIGIT = re.compile(r"\d")
 
 
 def _line(text: str, start: int) -> tuple[str, int]:
@@ -291,7 +228,38 @@ def _line(text: str, start: int) -> tuple[str, int]:
     return text[start:end], start
 
 
-def _raw_end(raw: str, span: str) -> int:
-    """The end of the number in the raw text; the end of that text if markup hides the number."""
-    at = raw.find(span)
-    return at + len(span) if at >= 0 else len(raw)
+_RUN = re.compile(r"[\d.,]*")
+_DIGIT = re.compile(r"\d")
+_BRACE = re.compile(r"[{}\n]")
+_ANSWER_HEADING = cue(r"\W*(?:the )?(?:final )?answer\W*")
+_INSTRUCTION = cue(
+    r"\b(?:your|you should|(?:put|write|give) (?:your|the)|e\.g|for example|format is|in the format|such as"
+    r"|(?:end|finish) (?:it )?with)\b[^\n]*\Z"
+)
+_PHRASE = re.compile(
+    r"""s?['"*_`)>\]\s]*(?:\([^()\n]{0,40}\))?[\s*_]*
+    (?P<about>(?:to|for|in|of|here|given|that|we|i|should|must|would|will|can|could|might|may|,)(?!\w)
+       [^.:=?\n]{0,100}?)?
+    (?:\b(?P<verb>is|was|are|be|equals|becomes)\b\s*:?|(?P<label>[:=>]+|-+>?(?=\s)|\n))[\s*_`"']*""",
+    re.VERBOSE | re.IGNORECASE,
+)
+_OTHER_ANSWER = any_of("""
+    first|second|third|wrong|incorrect|mistaken|common|naive|tempting|initial|previous|original|old|earlier|partial
+    intermediate
+""")
+_NOT_THE_NOUN = cue(
+    rf"(?:\b(?:to|we|can|{_OTHER_ANSWER}(?: final)?|not (?:an|the)"
+    r"|(?:if|suppose|assume|(?:might|may|could|would) (?:think|guess|say|expect)(?: that)?)(?: the)?) |ease |/)\Z"
+)
+_ADJECTIVE = any_of("""
+    correct|right|reasonable|plausible|valid|consistent|verified|sensible|positive|obvious|independent|based|expected
+    in (dollars|cents|units|hours|minutes)|checked|easy|simple|straightforward|a whole number|derived|obtained|found
+    (more|less|greater|smaller|larger|higher|lower) than the
+""")
+_NO_ANSWER = cue(  # "The answer is reasonable because ..." is a remark on an answer
+    r"\W*(?:indeed |also |clearly |quite |therefore |obtained |found |given |verified |consistent |in |expressed "
+    rf"|rounded )*{_ADJECTIVE}\b(?!\W*(?:answer|one|value)?\W*(?:is|:|=)?\W*\d)"
+)
+_DENIAL = cue(r"\W*(?:certainly |definitely |obviously |just |simply )?(?:not|never|n't)\b[^.?!]{0,24}")
+_INSTEAD = cue(r"\b(?:but|rather|instead|it'?s|it is|answer)\b[^\n]*\d")
+_NOT_FINAL = cue(r"\b(?:part|first|step|sub|previous|second)\b")

@@ -2,18 +2,18 @@
 
 A sentence with an equals sign states what stands after the last one. Otherwise every number in it that is neither
 withdrawn nor denied is a candidate, and two that close the sentence as alternatives leave no answer. Among several
-candidates the one with the most points is the result: `result_points` adds them up from the word lists and patterns
-below, and docs/grading.md works through examples.
+candidates the one with the most points is the result.
 """
 
 import re
 from itertools import pairwise
 
-from tiny_math_solver.grading.cues import CORRECTED, HEDGED, Cue, word_set
+from tiny_math_solver.grading.cues import HEDGE, HEDGED, cue
 from tiny_math_solver.grading.gaps import LINKS, MAX_GAP
 from tiny_math_solver.grading.links import MONTH, Reading, follow_links, unevaluated
-from tiny_math_solver.grading.markup import plain
-from tiny_math_solver.grading.numerals import Mention, Number, find_number_words, find_numerals, write_number
+from tiny_math_solver.grading.numerals import Mention, find_number_words, find_numerals
+from tiny_math_solver.grading.points import COMPARED, CONTEXT_WORDS, result_points
+from tiny_math_solver.grading.retractions import CORRECTED
 from tiny_math_solver.grading.units import counts_things, same_quantity, single_things
 
 
@@ -35,7 +35,7 @@ def read_line_sentence(text: str) -> Reading:
     """As `read_sentence`, for an answer line: a number after a word such as "the" or "for" is not its result."""
     found = read_sentence(text)
     lead = text[: text.rfind(found.span)].lower().rstrip(" -$").rpartition(" ")[2] if found.value is not None else ""
-    return found._replace(value=None) if lead != "of" and lead in _CONTEXT_WORDS else found
+    return found._replace(value=None) if lead != "of" and lead in CONTEXT_WORDS else found
 
 
 def _read_equation(text: str, equals: int) -> Reading | None:
@@ -104,10 +104,13 @@ def _sentence_numbers(text: str) -> list[Mention]:
     numerals, words = find_numerals(text), find_number_words(text)
     if not numerals or not words:
         return numerals or words
+    ends = [numeral.end for numeral in numerals]
     counted = [
         word
         for word in words
-        if word.value not in (None, 1) and _COUNTS.search(text[: word.start]) and not _PART_OF.match(text, word.end)
+        if word.value not in (None, 1)
+        and not _PART_OF.match(text, word.end)
+        and (_COUNTS.search(text[: word.start]) or any(_OR.fullmatch(text, end, word.start) for end in ends))
     ]
     return sorted([*numerals, *counted], key=lambda mention: mention.start) if counted else numerals
 
@@ -118,14 +121,12 @@ _COUNTS = re.compile(
     r"|at least )?)\Z",
     re.IGNORECASE,
 )
+_OR = cue(rf"[^\d.]{{0,24}}\b{HEDGE}\b\W*")
 _PART_OF = re.compile(
     r"-| (?:of|times|more|less|fewer|other|friends?|people|types?|kinds?|boys?|girls?|men|women|sisters?|brothers?"
     r"|hundred|\d)"
 )
 _LISTED = re.compile(r"[\s%)]*[,;]\s*(?:and )?(?:\w+\s*[:=]\s*)?[(\s]*|\s+|\s*\(?[A-E][).:]\s*", re.IGNORECASE)
-_OPERATED = re.compile(
-    r"[\s%)]*(?:[a-z/]+\s+){0,2}(?:[-+*^/x]|times|plus|minus|divided by|multiplied by)[\s(]*", re.IGNORECASE
-)
 _PAIR = re.compile(r"\b(?:between|from|either|sum of|product of|difference of)\s*$", re.IGNORECASE)
 
 
@@ -142,17 +143,18 @@ def _relation(text: str, mentions: list[Mention], index: int) -> str | None:
     if left.value == right.value or len(gap) > MAX_GAP:
         return None
     final = index == len(mentions) - 1
+    signed = gap.endswith("-") and right.value is not None and right.value < 0
     lead = text[max(0, left.start - 20) : left.start]
     if LINKS["compound"].fullmatch(gap) or (bare in ("and", "to", "up to", "-") and _PAIR.search(lead)):
         return "pair"
-    if bare in ("-", "+-", "to", "up to", "/") or HEDGED.search(gap):
+    if bare in ("-", "+-", "to", "up to", "/") or HEDGED.search(gap) or (bare == "and" and final and index == 1):
         rival = True
-    elif not final or _COMPARED.match(text, right.end):
+    elif not final or COMPARED.match(text, right.end):
         rival = False
     elif _LISTED.fullmatch(gap):
         rival = not lead.endswith((" in ", " on ", " by ")) and not counts_things(text, gap, right)
     else:
-        rival = _OPERATED.fullmatch(gap) is not None
+        rival = not signed and LINKS["operator"].fullmatch(gap) is not None
     return "rival" if rival and not same_quantity(text, left, right) else None
 
 
@@ -170,111 +172,3 @@ def _owners(text: str, mentions: list[Mention]) -> list[tuple[Mention, str]] | N
         verb, end = verb or match[2], mention.end
         owners.append((mention, match[1]))
     return owners if len({name for _, name in owners}) == len(owners) else None
-
-
-# The points of `result_points`
-AFTER_RESULT_WORD = 4  # "is", "makes", "a total of"
-AFTER_OTHER_WORD = 2
-AFTER_CONTEXT_WORD = 0  # "for", "in", "after"; also of a number in an adjective ("40-minute") or in a purpose
-IN_ASIDE = -4  # a subordinate clause or parentheses
-IN_LAST_CLAUSE = 3
-IN_CONCLUSION = 6  # a last clause that begins with a word such as "so"
-COMPUTED = 3  # equals what the last equation before the sentence comes to
-NOT_ONE_NUMBER = -6  # such as 2:30
-NEW_IN_TEXT = 2  # does not occur in the completion before the sentence
-NEW_IN_QUESTION = 3  # does not occur in the question, if that is known
-
-
-def result_points(text: str, mentions: list[Mention], before: str, question: str) -> list[int]:
-    """The points of every number of a sentence: the more, the more signs of being its result."""
-    computed = _last_result(before)
-    asides = _SUBORDINATE.spans(text)
-    clauses = _CLAUSE.spans(text[mentions[0].end : mentions[-1].start])
-    main = mentions[0].end + clauses[-1][1] if clauses else 0  # where the last clause begins
-    concluded = text[main - 1 : main].isalpha()  # with a word, not a comma
-
-    def points_of(mention: Mention) -> int:
-        points = _lead_points(text, mention, is_first=mention is mentions[0])
-        if any(start <= mention.start < end for start, end in asides):
-            points += IN_ASIDE
-        elif mention.start >= main:
-            points += IN_CONCLUSION if concluded else IN_LAST_CLAUSE
-        if mention.value is None:
-            points += NOT_ONE_NUMBER
-        if mention.value == computed:
-            points += COMPUTED
-        number = text[mention.start : mention.end]
-        if number.isalpha() and mention.value is not None:
-            digits = write_number(mention.value)
-            known = [number.lower() in known.lower() or _occurs(digits, known) for known in (before, question)]
-        else:
-            known = [_occurs(number, before), _occurs(number, question)]
-        if not known[0]:
-            points += NEW_IN_TEXT
-        if question and not known[1]:
-            points += NEW_IN_QUESTION
-        return points
-
-    return [points_of(mention) for mention in mentions]
-
-
-def _lead_points(text: str, mention: Mention, *, is_first: bool) -> int:
-    """The points for the words around a number; pronouns are skipped, as in "gives her 18"."""
-    lead = text[max(0, mention.start - 30) : mention.start]
-    if _ADJECTIVE.match(text, mention.end) or (not is_first and " to " in lead and _PURPOSE.search(lead)):
-        return AFTER_CONTEXT_WORD
-    words = [word for word in lead.lower().rstrip(" -").split() if word not in _OBJECTS][-2:] or [""]
-    if not _RESULT_WORDS.isdisjoint((words[-1], words[-1].removesuffix("s"))) or " ".join(words) in _RESULT_PAIRS:
-        return AFTER_RESULT_WORD
-    return AFTER_CONTEXT_WORD if words[-1] in _CONTEXT_WORDS else AFTER_OTHER_WORD
-
-
-_RESULT_WORDS = word_set(  # with or without a final s
-    "is are was were be been total equal make made earn earned have has had cost pay paid need take spent spend get"
-    " save receive give leaving worth become only exactly approximately about sold sell use used ate eat"
-)
-_OBJECTS = word_set("her him them us")
-_RESULT_PAIRS = {"total of", "sum of", "average of", "profit of", "maximum of", "minimum of", "left with"}
-_CONTEXT_WORDS = word_set(
-    "for in after of per every from with at by within during over than each the if these those all both other"
-    " first next last plus minus day week step age her his their another and"
-)
-_SUBORDINATE = Cue(
-    "by|knowing|because|since|after|if|when|given|while|before|assuming|provid|wh|out of|that|(|i.e",
-    r"(?<=\d)(?: [\w'-]+){1,12} (?:if|because|since|assuming|provided|so that)\b(?:(?!,? (?:so|then)\b).)*"
-    r"|\b(?:by [a-z]+ing|knowing|because|since|after|if|when|given|while|before|assuming|provided|where|who"
-    r"|from which|out of|so that|that costs?"
-    r"|which (?:is|are|was) (?:the|a|an|how|[\d.,]+ (?:more|less|fewer|times)))\b[^,;]*|\([^()]*\)|\bi\.e\..*",
-)
-_CLAUSE = Cue(
-    ",|so|therefore|thus|hence|then",
-    r"\b(?:so(?! that)|therefore|thus|hence|then)\b|,",
-)
-_PURPOSE = re.compile(
-    r"(?<! by \d )(?<! by \d\d )(?<!need )(?<!needs )(?<!has )(?<!have )(?<!had )\bto [a-z]+(?: [a-z]+){0,4}\s*$"
-)
-_COMPARED = re.compile(
-    r" (?:of (?:which|whom|them|these|those)|times (?:as|more|the|that|what|his|her)|as (?:much|many)"
-    r"|(?:more|less|fewer) than)\b"
-)
-_ADJECTIVE = re.compile(rf"{_COMPARED.pattern}|-[a-z]")
-
-
-def _last_result(text: str) -> Number | None:
-    """The number after the last `=` of the text."""
-    at = text.rfind("=")
-    right = plain(text[at + 1 : at + 32]) if at >= 0 else ""
-    mentions = find_numerals(right, most=1)
-    return mentions[0].value if mentions and not right[: mentions[0].start].strip(" (-") else None
-
-
-def _occurs(number: str, text: str) -> bool:
-    """True if the text contains the number, and not only as part of a longer one."""
-    at = text.rfind(number)
-    for _ in range(8):
-        if at < 0:
-            return False
-        if not text[at - 1 : at].isdigit() and not text[at + len(number) : at + len(number) + 1].isdigit():
-            return True
-        at = text.rfind(number, 0, at)
-    return False

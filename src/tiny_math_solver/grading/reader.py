@@ -1,33 +1,21 @@
 r"""The reader: the one number that a completion commits to.
 
 Taking the last number of a text agrees with most honest completions and makes the worst reward: it pays for hedging,
-for copied prompts and for text that happens to be cut off in the right place. A completion has to commit to one
-number instead:
-
-1.  Only the completion's own text counts: not its <think> block, copies of the prompt, or a next problem it makes up.
-2.  The last explicit marker decides: `#### 18`, `\boxed{18}`, "the answer is 18". A marker without a number, such as
-    the heading `#### Step 1`, is passed over; one with two candidates, a range or an unfinished calculation means that
-    there is no answer.
-3.  The text after the marker may revise it: a correction ("wait, that's wrong ... 18") replaces the number, an
-    alternative ("or maybe 20") withdraws it. Other remarks leave it alone.
-4.  Without a marker, the closing sentence has to state one number as its result.
-5.  One quantity in two units, "1.5 hours (90 minutes)", is one answer, and either number may be the gold.
-
-Every pattern is applied to a bounded slice, so reading takes bounded time on any text. docs/grading.md shows each step
-with examples.
+for copied prompts and for text that happens to be cut off in the right place. Here the last explicit marker decides,
+`#### 18`, `\boxed{18}` or "the answer is 18", with what the text around it revises; without a marker, the closing
+sentence. Every pattern is applied to a bounded slice, so reading takes bounded time on any text. docs/grading.md shows
+each step with examples.
 """
 
 from typing import NamedTuple
 
 from tiny_math_solver.grading.closing import read_closing
-from tiny_math_solver.grading.gold import parse_gold
 from tiny_math_solver.grading.judge import speaks_to_judge
-from tiny_math_solver.grading.loops import unlooped
 from tiny_math_solver.grading.markers import How, read_hashes, read_last_marker
 from tiny_math_solver.grading.numerals import Number
 from tiny_math_solver.grading.own_text import own_text
 from tiny_math_solver.grading.revision import has_rival, revised
-from tiny_math_solver.grading.truncation import is_cut
+from tiny_math_solver.grading.truncation import is_cut, unlooped
 
 
 class Answer(NamedTuple):
@@ -43,42 +31,31 @@ class Answer(NamedTuple):
         return number == self.value or (self.equivalent is not None and number == self.equivalent)
 
 
+NO_ANSWER = Answer(None, How.NONE, "")
+
+
 def extract_answer(text: str | None, *, question: str | None = None) -> Answer:
     """Read the one number that a completion commits to.
 
     `question` is the prompt, if known; whatever the completion copies from it is not an answer. Never raises.
     """
     if not text:
-        return Answer(None, How.NONE, "")
+        return NO_ANSWER
     body, is_loop = unlooped(own_text(text, question))
-    if speaks_to_judge(body):
-        return Answer(None, How.NONE, "")
-    if is_cut(body):
-        return Answer(None, How.NONE, "")
+    if speaks_to_judge(body) or is_cut(body):
+        return NO_ANSWER
     marked = read_last_marker(body, question)
-    if marked is None and is_loop:
-        return Answer(None, How.NONE, "")
     if marked is None:
-        found = read_closing(body, question)
-        return Answer(found.value, How.CLOSING if found.value is not None else How.NONE, found.span, found.equivalent)
-    value, how, span = marked.value, marked.how, marked.span
-    if value is not None:
-        value, how, span = revised(body, marked, question)
-    if value is None or (how is marked.how and has_rival(body, value, marked.start)):
-        return Answer(None, How.NONE, span)
+        if is_loop:
+            return NO_ANSWER
+        stated = read_closing(body, question)
+        how = How.CLOSING if stated.value is not None else How.NONE
+        return Answer(stated.value, how, stated.span, stated.equivalent)
+    found = revised(body, marked, question) if marked.value is not None else marked
+    if found.value is None or (found.how is marked.how and has_rival(body, found.value, marked.start)):
+        return Answer(None, How.NONE, found.span)
+    how = found.how
     if how is not How.HASHES and "####" in body:
         hashes = read_hashes(body, body.rfind("####"))
-        how = How.HASHES if hashes and hashes.value == value else how
-    return Answer(value, how, span, marked.equivalent if value == marked.value else None)
-
-
-def is_correct(
-    text: str | None, gold: "str | int | float | Number", *, strict: bool = False, question: str | None = None
-) -> bool:
-    """True if a completion's answer equals the gold number; with `strict` only if it stands after `####`.
-
-    Raises ValueError if the gold cannot be read.
-    """
-    expected = parse_gold(gold)
-    answer = extract_answer(text, question=question)
-    return answer.equals(expected) and (answer.how is How.HASHES or not strict)
+        how = How.HASHES if hashes and hashes.value == found.value else how
+    return Answer(found.value, how, found.span, found.equivalent)

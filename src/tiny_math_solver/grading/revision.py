@@ -3,47 +3,41 @@
 import re
 
 from tiny_math_solver.grading.closing import MAX_TAIL, read_closing
-from tiny_math_solver.grading.cues import HEDGE, concludes
-from tiny_math_solver.grading.markers import MAX_SPAN, How, MarkedAnswer
+from tiny_math_solver.grading.cues import COMES_TO, CONCLUDES, CONCLUSION, FILLER, HEDGE, any_of, cue
+from tiny_math_solver.grading.markers import MAX_SPAN, How, MarkedAnswer, read_last_marker
 from tiny_math_solver.grading.markup import plain, sentences
-from tiny_math_solver.grading.numerals import Number, find_numerals
+from tiny_math_solver.grading.numerals import Number, find_numbers, find_numerals
 from tiny_math_solver.grading.refusals import GIVES_UP
 from tiny_math_solver.grading.retractions import FAULT, RETRACTED, WITHDRAWN
 from tiny_math_solver.grading.units import restated
 
-Revision = tuple[Number | None, How, str]  # the value, how it was found, and its span
 
-
-def revised(text: str, marked: MarkedAnswer, question: str | None) -> Revision:
+def revised(text: str, marked: MarkedAnswer, question: str | None) -> MarkedAnswer:
     """The answer after what follows the marker: a correction, a refusal, an alternative or another step."""
-    unchanged = marked.value, marked.how, marked.span
-    nothing = None, How.NONE, marked.span
+    nothing = marked._replace(value=None)
     rest = text[marked.end : marked.end + MAX_TAIL]
-    if len(rest) < 3 or not (_DIGIT.search(rest) or _has_turn(rest.lower())):
-        return unchanged
-    cue = RETRACTED.search(rest)
-    if cue and not _about_another(rest, cue, marked.value):
-        correction = rest[cue.start() :].lstrip(".!?;:,\n ")
+    if len(rest) < 3:
+        return marked
+    retracted = RETRACTED.search(rest)
+    if retracted and not _about_another(rest, retracted, marked.value):
+        correction = rest[retracted.start() :].lstrip(".!?;:,\n ")
         value, span = _corrected(correction, marked, question)
         if value is None and WITHDRAWN.search(correction[:200]):
             return nothing
-        if value not in (None, marked.value):
-            return value, marked.how if "\n" not in rest[: rest.find(span)] else How.CLOSING, span
-        return unchanged
+        if value in (None, marked.value):
+            return marked
+        how = marked.how if "\n" not in rest[: rest.find(span)] else How.CLOSING
+        return marked._replace(value=value, how=how, span=span, equivalent=None)
     if GIVES_UP.search(rest) or _has_alternative(rest, marked.value) or _other_number_below(rest, marked.value):
         return nothing
-    return _next_step(rest, marked, question) or unchanged
+    return _next_step(rest, marked, question)
 
 
-def _has_turn(lower: str) -> bool:
-    return any(turn in lower for turn in _TURNS)
-
-
-def _about_another(rest: str, cue: re.Match[str], value: Number | None) -> bool:
+def _about_another(rest: str, retracted: re.Match[str], value: Number | None) -> bool:
     """True if what is said to be wrong is another number: "I also considered 20, but that ignores the muffins"."""
-    if FAULT.fullmatch(cue[0].lstrip(" ,.;:!?-")) is None:
+    if FAULT.fullmatch(retracted[0].lstrip(" ,.;:!?-")) is None:
         return False
-    ahead = sentences(rest[: cue.start()].rpartition("\n")[2])[-1]
+    ahead = sentences(rest[: retracted.start()].rpartition("\n")[2])[-1]
     numbers = find_numerals(plain(ahead))
     return bool(numbers) and value not in {number.value for number in numbers} and not ahead.rstrip().endswith(".")
 
@@ -53,8 +47,7 @@ def _corrected(correction: str, marked: MarkedAnswer, question: str | None) -> t
     later = read_closing(correction, question)
     if later.value in (None, marked.value):
         return later.value, later.span
-    confirmed = _CONFIRMED.search(correction)
-    if confirmed and not _OTHER_CONFIRMED.search(correction):
+    if _CONFIRMED.search(correction) and not _OTHER_CONFIRMED.search(correction):
         return marked.value, marked.span
     own = sentences(correction.partition("\n")[0])[0]  # "I forgot the 4 muffins" gives no answer yet
     if FAULT.search(own) and later.span in own and not _GIVES_RESULT.search(own):
@@ -72,60 +65,51 @@ def _claims(text: str, number: str) -> bool:
 def _has_alternative(rest: str, value: Number | None) -> bool:
     """True if another number is offered as the answer: "or maybe 20", "Alternatively, 10 * 2 = 20"."""
     for doubt in _OTHERWISE.finditer(rest):
-        offered = plain(rest[doubt.end() : doubt.end() + MAX_SPAN].partition("\n")[0])
-        claim = sentences(offered)[0]
+        claim = sentences(plain(rest[doubt.end() : doubt.end() + MAX_SPAN].partition("\n")[0]))[0]
         if doubt["other"] and doubt[0].lower().endswith("or"):
             claim = _CASE.sub("", claim)
-        others = find_numerals(claim)
-        if not others:
+        others = find_numbers(claim)
+        if not others or (value is not None and restated(value, claim, others[0])):
             continue
         first = others[0]
-        if value is not None and restated(value, claim, first):
-            continue
         if first.value != value and _CLAIM.fullmatch(claim, 0, first.start) and _UNIT_ONLY.match(claim, first.end):
             return True
-        if (
-            doubt["other"]
-            and "=" in claim
-            and not _SUPPOSED.search(claim)
-            and value not in {other.value for other in others}
-        ):
+        known = value in {other.value for other in others}
+        if doubt["other"] and "=" in claim and not _SUPPOSED.search(claim) and not known:
             return True
-    claims = _CLAIMED.finditer(rest)
-    return any(
-        others[0].value != value
-        for claim in claims
-        if (others := find_numerals(plain(rest[claim.end() - 1 : claim.end() + 24]), most=1))
-    )
+    if any(_differs(also[0], value) for also in _ALSO.finditer(rest)):
+        return True
+    return any(_differs(rest[claim.end() - 1 : claim.end() + 24], value) for claim in _CLAIMED.finditer(rest))
 
 
 def _other_number_below(rest: str, value: Number | None) -> bool:
     """True if the next line is another number and nothing else."""
     match = _BARE_LINE.match(rest)
-    if match is None:
-        return False
-    others = find_numerals(plain(match[1]), most=1)
-    return bool(others) and others[0].value != value
+    return match is not None and _differs(match[1], value)
 
 
-def _next_step(rest: str, marked: MarkedAnswer, question: str | None) -> Revision | None:
-    """The answer if the line goes on calculating with the number after the marker."""
+def _differs(text: str, value: Number | None) -> bool:
+    """True if the first number of a text is not `value`."""
+    first = find_numerals(plain(text), most=1)
+    return bool(first) and first[0].value != value
+
+
+def _next_step(rest: str, marked: MarkedAnswer, question: str | None) -> MarkedAnswer:
+    """The answer once the line has gone on calculating with the number after the marker, if it does."""
     line = rest[:MAX_SPAN].partition("\n")[0].rstrip()
     parts = sentences(line)
-    if len(parts) < 2:
-        return None
-    if marked.how is How.PHRASE and concludes(parts[-1]):  # Answer: 5 a day. So a week takes 35.
-        later = read_closing(line, question)
-        return (later.value, How.CLOSING, later.span) if later.value not in (None, marked.value) else None
-    if marked.how is not How.HASHES and not marked.calculated:
-        return None
-    steps = [part for part in parts[1:] if _goes_on(part, marked.value)]
-    if not steps:
-        return None
+    concluded = marked.how is How.PHRASE and CONCLUDES.match(parts[-1])  # Answer: 5 a day. So a week takes 35.
+    if len(parts) < 2 or not (concluded or marked.how is How.HASHES or marked.calculated):
+        return marked
+    if not concluded and not any(_goes_on(part, marked.value) for part in parts[1:]):
+        return marked
     later = read_closing(line, question)
-    if not marked.calculated or later.value is None:
-        return None, How.NONE, marked.span
-    return (later.value, marked.how, later.span) if later.value != marked.value else None
+    if not concluded and (later.value is None or not marked.calculated):
+        return marked._replace(value=None)
+    if later.value in (None, marked.value):
+        return marked
+    how = How.CLOSING if concluded else marked.how
+    return marked._replace(value=later.value, how=how, span=later.span, equivalent=None)
 
 
 def _goes_on(part: str, value: Number | None) -> bool:
@@ -139,137 +123,58 @@ def _goes_on(part: str, value: Number | None) -> bool:
 
 def has_rival(text: str, value: Number, start: int) -> bool:
     """True if a marker with another number stands right before the one at `start`, as in `#### 18` `#### 20`."""
-    ahead = text[max(0, start - 80) : start].lower()
-    if not ("####" in ahead or "\\boxed" in ahead or "answer" in ahead):
+    ahead = text[max(0, start - 80) : start]
+    rival = read_last_marker(ahead)
+    if rival is None or rival.calculated or rival.value in (None, value):
         return False
-    digit = _LAST_DIGIT.search(ahead)
-    at = max(ahead.rfind(marker, 0, digit.start()) for marker in ("####", "\\boxed", "answer")) if digit else -1
-    if at < 0:
-        return False
-    between = plain(ahead[at:])
-    mentions = find_numerals(between)
-    return (
-        len(mentions) == 1
-        and mentions[0].value != value
-        and _CONNECTOR.fullmatch(between, 0, mentions[0].start) is not None
-        and (_CONNECTOR.fullmatch(between, mentions[0].end) or _ANOTHER.search(between, mentions[0].end)) is not None
-    )
+    between = plain(ahead[rival.end :])
+    return (_CONNECTOR.fullmatch(between) or _ANOTHER.search(between)) is not None
 
 
-_DIGIT = re.compile(r"\d")
-# Text without a digit revises a number only if one of these occurs
-_TURNS = [
-    "wait",
-    "actual",
-    "no,",
-    "no.",
-    "sorry",
-    "oops",
-    "hmm",
-    "hold",
-    "wrong",
-    "incorrect",
-    "mistake",
-    "error",
-    "typo",
-    "not ",
-    "n't",
-    "back",
-    "disregard",
-    "scratch",
-    "strike",
-    "never",
-    "ignore",
-    "forg",
-    "mis",
-    "overlook",
-    "left out",
-    "neglect",
-    "fail",
-    "count",
-    "mess",
-    "slip",
-    "skip",
-    "should",
-    "change",
-    "stand",
-    "off",
-    "too ",
-    "sure",
-    "certain",
-    "confident",
-    "know",
-    "guess",
-    "depend",
-    "unsolv",
-    "unanswer",
-    "idea",
-    "insuff",
-    "omit",
-    "include",
-    "rather",
-    "or ",
-    "maybe",
-    "perhaps",
-]
-_CONFIRMED = re.compile(
+_CONFIRMED = cue(
     r"(?:\b(?:is|are|was|looks|seems|all|yes,?|so)|'s) (?:indeed |also |all )?(?:correct|right|fine|good)\b|confirm"
-    r"|checks out|match(?:es)?|verified|stands|as given|as expected|\u2713|\u2705",
-    re.IGNORECASE,
+    r"|checks out|match(?:es)?|verified|stands|as given|as expected|\u2713|\u2705"
 )
-_OTHER_CONFIRMED = re.compile(r"= ?\$?[\d.,]+(?: \w+)? (?:is|looks) (?:correct|right)\b", re.IGNORECASE)
-_GIVES_RESULT = re.compile(
-    r"=|\b(?:so|therefore|thus|hence|giving|gives?|makes?|making|should be|answer|it'?s|it is|leaving|leaves|total)\b",
-    re.I,
-)
-_OTHERWISE = re.compile(
+_OTHER_CONFIRMED = cue(r"= ?\$?[\d.,]+(?: \w+)? (?:is|looks) (?:correct|right)\b")
+_GIVES_RESULT = cue(rf"=|\b(?:{CONCLUSION}|{COMES_TO}|should be|answer|it'?s)\b")
+_OTHERWISE = cue(
     r"(?P<other>(?:\A|[.!?\n])[^\w\n]*(?:alternatively|otherwise|or else|or)\b)"
     rf"|(?:\A|[.!?;,(\n])[^\w\n]*(?:(?:and|but|so|then|it is|it's)\W+)?(?:{HEDGE}|or else|otherwise)\b"
-    r"|\b(?:could|might|may) (?:also |well |equally )*(?:be|have been)\b",
-    re.IGNORECASE,
+    r"|\b(?:could|might|may) (?:also |well |equally )*(?:be|have been)\b"
 )
-_CASE = re.compile(r"\A\W*if [^,\d]{1,60},")  # Or, if you count Tom, 7
-_PRONOUN = (
-    r"(?:it|the|this|that|these|an?|answer|result|correct|final|total|value|number|could|might|may|can|also|would"
-    r"|should|be|is"
-    r"|was|been|have|about|around|even|just|maybe|perhaps|possibly|equally|well|or|say|i|we|one|get|gets|argue|say"
-    r"|you|think"
-    r"|guess|closer|to|as|little|as|much|many|as|low|high|\$|roughly|approximately|more|like"
-    r"|(?:she|he|they|we|it|there) (?:makes?|has|have|earns?|needs?|gets?|pays?|costs?|is|are))"
+_POSSIBLE = r"(?:good|valid|right|correct|acceptable|possible|plausible|fine|answer)"
+_ALSO = cue(  # "126 would be an equally good answer", "126 works too", "Also acceptable: 126"
+    r"(?<![\d.,])\d[\d,.]*\d?(?: [a-z%]+){0,2} (?:(?:is|(?:would|could|can|may|might) be)(?: an?)? (?:also|equally"
+    rf"|just as|as|another) (?:an? )?{_POSSIBLE}|(?:works|is {_POSSIBLE}),? (?:too|as well|also))\b"
+    rf"|\b(?:also|equally|other|another|alternative) {_POSSIBLE}(?: [a-z]+)? ?(?:is|would be|[:=])[ $*]*\d[\d,.]*"
 )
-_CLAIM = re.compile(rf"(?:[^\w]|\b{_PRONOUN}\b)*", re.IGNORECASE)
-_UNIT_ONLY = re.compile(
-    r"(?:\s*(?!(?:more|less|fewer|times|of|other)\b)[a-z%]+){0,3}\s*(?:[.!?,;:)]|\Z| if | depending )", re.I
+_CASE = cue(r"\A\W*if [^,\d]{1,60},")  # Or, if you count Tom, 7
+_CLAIM = cue(rf"(?:\W|\b(?:{FILLER}|correct)\b)*")
+_UNIT_ONLY = cue(r"(?:\s*(?!(?:more|less|fewer|times|of|other)\b)[a-z%]+){0,3}\s*(?:[.!?,;:)]|\Z| if | depending )")
+_SUPPOSED = cue(r"\b(?:if|would|could|had|were|suppose|check|verif\w+)\b")
+_CORRECT_ANSWER = (
+    r"(?:(?:correct|real|actual|true|right|final|proper)(?: final)?"
+    r" (?:answer|total|result|value|amount|number|solution)(?: \w+){0,3}?|answer|result)"
 )
-_SUPPOSED = re.compile(r"\b(?:if|would|could|had|were|suppose|check|verif\w+)\b", re.IGNORECASE)
-_CLAIMED = re.compile(  # "The correct total is 20", "It should be 20", "Final: 20"
-    r"(?:\A|[.!?]\s|\n)[^\w\n]*(?:(?:so|therefore|thus|hence|but|and|however|in fact|now|oh)\W+)*(?:(?:the|my|our"
-    r"|your) )?(?:(?:final|corrected|revised|updated|new)(?: \w+)? ?[:=]|(?:(?:correct|real|actual|true|right|final"
-    r"|proper)(?: final)? (?:answer|total|result|value|amount|number|solution)(?: \w+){0,3}?|answer|result)"
-    r" (?:is|should be|must be|would be|=|:|becomes)|(?:it )?(?:should|must|has to|ought to) be)"
-    r"(?: (?:about|around|exactly|actually|only|really|instead))*:?\s*[*$(]*\d(?![\d.,]*[^\S\n]*[-+*/x\u00d7\u00f7])",
-    re.IGNORECASE,
+_NEW_ANSWER = any_of(rf"""
+    (final|corrected|revised|updated|new)( \w+)? ?[:=]|{_CORRECT_ANSWER} (is|(should|must|would) be|=|:|becomes)
+    (it )?(should|must|has to|ought to) be
+""")
+_CLAIMED = cue(  # "The correct total is 20", "It should be 20", "Final: 20"
+    rf"(?:\A|[.!?]\s|\n)[^\w\n]*(?:(?:{CONCLUSION}|but|and|however|in fact|now|oh)\W+)*(?:(?:the|my|our|your) )?"
+    rf"{_NEW_ANSWER}(?: (?:about|around|exactly|actually|only|really|instead))*:?\s*[*$(]*"
+    r"\d(?![\d.,]*[^\S\n]*[-+*/x\u00d7\u00f7])"
 )
-_BARE_LINE = re.compile(
-    r"[^\n]{0,40}\n\s*(?:[-*]\s+|or )?([*$]*\d[\d.,]*%?[*$]*(?: [a-z]+){0,2})[. ]*(?:\n|\Z)", re.IGNORECASE
-)
-_REMARK = re.compile(
+_BARE_LINE = cue(r"[^\n]{0,40}\n\s*(?:[-*]\s+|or )?([*$]*\d[\d.,]*%?[*$]*(?: [a-z]+){0,2})[. ]*(?:\n|\Z)")
+_REMARK = cue(
     r"\W*(?:note|check|verif|because|since|this|that(?:'s| is)|here|as\b|i\.e|thank|hope|good luck|explanation|proof"
-    r"|rounded"
-    r"|alternativ|if\b|for\b|where|to (?:see|check|verify)|let me (?:check|verify)|remember|confidence|time|\()",
-    re.IGNORECASE,
+    r"|rounded|alternativ|if\b|for\b|where|to (?:see|check|verify)|let me (?:check|verify)|remember|confidence|time|\()"
 )
-_CLAIM_LEAD = re.compile(
-    r"(?:\A|[,.:;!?(=>-]|'s|\b(?:is|are|was|be|been|equals?|makes?|making|gives?|giving|leaves?|leaving|costs?|totals?"
-    r"|total of|comes? to|so|thus|therefore|hence|gets?|becomes?|needs?|has|have|had|means?|meant|answer|only|exactly"
-    r"|about|actually|rather|say|think|earns?|pays?|receives?|spends?|takes?|left with|to|just|her|him|them|it|wait|no"
-    r"|kidding|oops|sorry|correction))[\s*$(=:]*\Z",
-    re.IGNORECASE,
-)
-_CONNECTOR = re.compile(
-    rf"(?:\W|\b(?:{HEDGE}|and|also|so|therefore|the|my|final|is|it|answer|boxed|could|might|be|either|a|should"
-    rf"|must)\b)*",
-    re.IGNORECASE,
-)
-_LAST_DIGIT = re.compile(r"\d(?=\D*\Z)")
-_ANOTHER = re.compile(r"\b(?:another|alternative|other) (?:reading|answer|interpretation|possib|solution|option)")
+_CLAIM_WORDS = any_of("""
+    was|be|been|equals?|costs?|total of|gets?|needs?|has|have|had|means?|meant|answer|only|exactly|about|actually|rather
+    say|think|earns?|pays?|receives?|spends?|takes?|left with|to|just|her|him|them|it|wait|no|kidding|oops|sorry
+    correction|thought
+""")
+_CLAIM_LEAD = cue(rf"(?:\A|[,.:;!?(=>-]|'s|\b(?:{COMES_TO}|{CONCLUSION}|{_CLAIM_WORDS}))[\s*_$(=:]*\Z")
+_CONNECTOR = cue(rf"(?:\W|\b(?:{FILLER}|{HEDGE}|{CONCLUSION}|and|my|boxed|either)\b)*")
+_ANOTHER = cue(r"\b(?:another|alternative|other) (?:reading|answer|interpretation|possib|solution|option)")

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from tiny_math_solver.grading.gold import parse_gold
-from tiny_math_solver.grading.grade import CORRECTNESS_REWARD, FORMAT_REWARD, grade, grade_against
+from tiny_math_solver.grading.grade import CORRECTNESS_REWARD, FORMAT_REWARD, grade, grade_against, parse_gold
 
 __all__ = ["CORRECTNESS_REWARD", "FORMAT_REWARD", "as_text", "correctness_reward", "format_reward"]
 

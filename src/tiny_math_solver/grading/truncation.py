@@ -1,20 +1,30 @@
-"""Truncation: a number at the very end of a text of which the length limit has cut off the last digits."""
+"""Truncation: texts that the length limit has cut, in a number or in words that would go on without an end."""
 
 import re
 from fractions import Fraction
 
 from tiny_math_solver.grading.markup import plain
 
-_RESULT = re.compile(r"[\s$*<>(\\]*(\d[\d,]*)")
-_EQUATION = re.compile(
-    r"(?:\A|[^-+*/x^().,%\d\s] ?)(?<![\d.,])(\d[\d,]*(?:\.\d+)?) ?([-+*/x]) ?(\d[\d,]*(?:\.\d+)?) ?= ?(\d[\d,]*)\Z"
-)
+PROBE = 32  # characters at the end of the text that have to occur once more before it
+LONGEST = 4096  # characters of a repeated part
+REPEATS = 4  # times a part has to occur to be a loop
 
-_COMMA = re.compile(r"(?:\A|\n)(?!\s*#)[^\n]*(?<![\d,.])\d{1,3}(?:,\d{3})*,\Z")  # 1,200 cut after the comma
-_OPERATOR = re.compile(
-    r"(?:####|\b[Aa]nswer)[^\n]*\d[^\n]* [-+*/\u00d7\u00f7=]\Z"
-)  # #### 75 * 2 = 150, and finally 150 -
-_TALK = re.compile(r"\d|(?:\w+\W+){8}")  # more than a unit and a marker between a result and the number
+
+def unlooped(text: str) -> tuple[str, bool]:
+    """The text with its looping end kept once, and whether there was a loop."""
+    size = len(text)
+    at = text.rfind(text[-PROBE:], max(0, size - PROBE - LONGEST), size - 1)
+    if at < 0 or size <= PROBE:
+        return text, False
+    period = size - PROBE - at
+    start = size - period
+    while start >= period and text[start - period : start] == text[start : start + period]:
+        start -= period
+    if size - start < REPEATS * period or text[start : start + period].isdigit():
+        return text, False
+    while start > 0 and text[start - 1] == text[start - 1 + period]:
+        start -= 1
+    return text[: start + period], True
 
 
 def is_cut(text: str) -> bool:
@@ -23,18 +33,20 @@ def is_cut(text: str) -> bool:
     That number is the last result before, as in `9 * 200 = 1800` and then `#### 18`, or what the last equation comes
     to, as in `9 * 200 = 18`.
     """
-    if text[-2:-1] == " " and _OPERATOR.search(text[-80:].rpartition("\n")[2]):
+    line = text[-80:].rpartition("\n")[2]
+    if text[-2:-1] == " " and _OPERATOR.search(line):
         return True
     if not "0" <= text[-1:] <= "9":
         return text[-1:] == "," and _COMMA.search(text[-80:]) is not None and not _is_result(text)
-    tail = text[-24:]
-    start = len(text) - len(tail) + len(tail.rstrip("0123456789,"))
+    head = text[-24:].rstrip("0123456789,")
+    start = max(0, len(text) - 24) + len(head)
     at = text.rfind("=", 0, start)
     if at < 0:
         return False
     number = text[start:].replace(",", "")
-    if "\n" not in text[at:] and (equation := _EQUATION.search(plain(text[-80:].rpartition("\n")[2]))):
-        return _begins(number, _value(*equation.groups()[:3]))
+    if "\n" not in text[at:] and (equation := _EQUATION.search(plain(line))):
+        whole = _value(*equation.groups()[:3])
+        return len(number) < len(whole) and whole.startswith(number)
     shown = text[at + 1 : at + 24].lstrip(" $*<").replace(",", "")
     if not shown.startswith(number) or not shown[len(number) :][:1].isdecimal():
         return False
@@ -42,15 +54,20 @@ def is_cut(text: str) -> bool:
     return result is not None and _TALK.search(text[result.end() : start]) is None
 
 
+_RESULT = re.compile(r"[\s$*<>(\\]*(\d[\d,]*)(?:>>\$?\1)?")  # 18, or <<9*2=18>>18
+_EQUATION = re.compile(
+    r"(?:\A|[^-+*/x^().,%\d\s] ?)(?<![\d.,])(\d[\d,]*(?:\.\d+)?) ?([-+*/x]) ?(\d[\d,]*(?:\.\d+)?) ?= ?(\d[\d,]*)\Z"
+)
+_COMMA = re.compile(r"(?:\A|\n)(?!\s*#)[^\n]*(?<![\d,.])\d{1,3}(?:,\d{3})*,\Z")  # 1,200 cut after the comma
+_OPERATOR = re.compile(r"(?:####|\b[Aa]nswer).*\d.* [-+*/\u00d7\u00f7=]\Z")  # #### 75 * 2 = 150, and finally 150 -
+_TALK = re.compile(r"\d|(?:\w+\W+){8}")  # more than a unit and a marker between a result and the number
+
+
 def _is_result(text: str) -> bool:
     """True if the number before the comma that ends the text is the last result, and so is whole."""
     number = text[-24:-1].replace(",", "")
     result = _RESULT.match(text, text.rfind("=") + 1)
     return result is not None and "=" in text and number.endswith(f" {result[1].replace(',', '')}")
-
-
-def _begins(number: str, whole: str) -> bool:
-    return len(number) < len(whole) and whole.startswith(number)
 
 
 def _value(left: str, operator: str, right: str) -> str:

@@ -1,5 +1,4 @@
-"""Turns: a model's text without its hidden reasoning and the tokens that end a turn, for completions and golds "
-"alike."""
+"""Turns: the text of a completion or a gold without hidden reasoning and the tokens that end a turn."""
 
 import re
 
@@ -9,6 +8,8 @@ def visible(text: str) -> str:
 
     Reasoning that never ends hides the whole text, unless an answer is marked in it.
     """
+    if "<" not in text and "INST]" not in text:
+        return text
     if "</think>" in text:
         text = text.rpartition("</think>")[2]
     elif "<think>" in text and "####" not in text and "\\boxed" not in text:

@@ -8,22 +8,18 @@ count as well.
 import re
 from fractions import Fraction
 
-from tiny_math_solver.grading.cues import Cue
+from tiny_math_solver.grading.cues import cue
 from tiny_math_solver.grading.numerals import Mention, Number, canonical
 from tiny_math_solver.grading.scales import batch_at
 
 
 def same_quantity(text: str, left: Mention, right: Mention) -> bool:
     """True if both numbers are one quantity in two units, as in `90 minutes or 1.5 hours`, `0.54 or 54%`."""
-    if not (left.value and right.value) or not RESTATES.fullmatch(text[left.end : right.start]):
+    if not RESTATES.fullmatch(text[left.end : right.start]):
         return False
     one, other = sorted((_unit(text, left), _unit(text, right)))
-    if one == other or not other.startswith(_MEASURES if one else _HUNDREDTHS):
-        return False
-    if one and not one.startswith(_MEASURES):
-        return False
-    ratio = abs(Fraction(left.value) / Fraction(right.value))
-    return ratio in _RATIOS or 1 / ratio in _RATIOS
+    measured = other.startswith(_MEASURES) and one.startswith(_MEASURES) if one else other.startswith(_HUNDREDTHS)
+    return one != other and measured and _converts(left.value, right.value)
 
 
 def single_things(text: str, mention: Mention, value: Number) -> Number | None:
@@ -34,9 +30,13 @@ def single_things(text: str, mention: Mention, value: Number) -> Number | None:
 
 def restated(value: Number, text: str, mention: Mention) -> bool:
     """True if a number is `value` in another unit of measure: 1800 in `1800 cents`, for 18 dollars."""
-    if not (value and mention.value) or not _unit(text, mention).startswith(_MEASURES):
+    return _unit(text, mention).startswith(_MEASURES) and _converts(value, mention.value)
+
+
+def _converts(value: Number | None, other: Number | None) -> bool:
+    if not value or not other:
         return False
-    ratio = abs(Fraction(value) / Fraction(mention.value))
+    ratio = abs(Fraction(value) / Fraction(other))
     return ratio in _RATIOS or 1 / ratio in _RATIOS
 
 
@@ -54,8 +54,7 @@ def counts_things(text: str, gap: str, mention: Mention) -> bool:
 
 
 _UNIT = re.compile(r"\s*((?:per |a )?(?!or\b|and\b|is\b)[A-Za-z]{1,12})")
-RESTATES = Cue(  # an opening parenthesis, a slash, an equals sign, or a word such as "or"
-    "(|/|=| or|,or| is|equals|i.e",
+RESTATES = cue(  # an opening parenthesis, a slash, an equals sign, or a word such as "or"
     r"[\sa-z.%]{0,20}(?:[(/=]|[ ,]+(?:or|is|equals|i\.e\.))[\s(,=~]*(?:about |exactly |equivalently )?",
 )
 _RATIOS = {7, 12, 24, 60, 100, 365, 1000, 3600}
