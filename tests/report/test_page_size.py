@@ -4,6 +4,7 @@ import json
 import math
 import random
 import tracemalloc
+from array import array
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -15,14 +16,18 @@ from helpers.long_run import rows, write_rollouts
 from helpers.made_up_run import write_run
 from tiny_math_solver.report import PAGE_BYTES, page, page_data, room_for_data
 from tiny_math_solver.report.clipping import HEAD, TAIL, clip, clipped_length
-from tiny_math_solver.report.curves import NUMBERS, curves, read_columns, steps_per_point
+from tiny_math_solver.report.curves import NUMBERS, curves, read_columns, steps_per_point, total
 from tiny_math_solver.report.packing import as_json, fitting, packed, packed_size, unpacked
 
 # -- Packing --------------------------------------------------------------------------------------------------------
 
 
 def test_packed_data_are_the_data():
-    data = {"text": "a\u2028</script>\0 − 数学 🧮", "numbers": [1, 2.5, None, True], "nested": [{"": []}]}
+    data: dict[str, Any] = {
+        "text": "a\u2028</script>\0 − 数学 🧮",
+        "numbers": [1, 2.5, None, True],
+        "nested": [{"": []}],
+    }
     assert json.loads(unpacked(packed(as_json(data)))) == data
     assert packed(as_json(data)) == packed(as_json(data))
     assert len(packed(as_json(data))) == packed_size(data)
@@ -64,6 +69,9 @@ def test_long_curves_are_means(tmp_path: Path):
     assert curves(columns, 3) == {
         "step": [3, 6, 8], "a": [0.666667, 1.66667, 2.33333], "late": [None, 8, 8],
     }  # fmt: skip
+    assert total(columns, "late") == 24
+    assert total({"step": array("d", [2, 4, 6]), "a": array("d", [1.5, math.nan, 3])}, "a") == 9  # each second step
+    assert total(columns, "sampler/skipped") == 0
     columns["step"].extend(range(NUMBERS))
     assert steps_per_point(columns) == 2
     assert steps_per_point(columns, runs=10) == 11

@@ -119,6 +119,8 @@ def test_training_problems_are_filtered_by_how_they_went(opened: Any, tmp_path: 
     ]  # fmt: skip
     page.click('#training button[data-column="change"]')
     assert [row[2] for row in listed()] == ["−100", "+0", "+0", "+0", "+50"]
+    page.click('#training button[data-column="how it went"]')  # by how it went last
+    assert [row[3] for row in listed()] == ["▁▁", "█▁", "▅▅", "▃▆", "██"]
     tiles.nth(1).click()
     assert [row[4] for row in listed()] == ["Q of better"]
     tiles.nth(1).click()

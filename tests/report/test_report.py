@@ -121,7 +121,7 @@ def test_what_sampler_and_share_kept_from_the_update_is_counted(tmp_path: Path):
     assert "about 14 completions with 220 tokens were not sampled" in found[0]["meaning"]  # 7 / 3 and 110 / 3 a group
     assert "2 completions with 40 tokens were set aside" in found[1]["meaning"]
     assert "43% fewer tokens" in found[2]["meaning"]  # 30 of 70
-    assert savings(steps_of([rollout(1, "a", True, 0.5)], tmp_path), skipped=None) == []
+    assert savings(steps_of([rollout(1, "a", True, 0.5)], tmp_path), skipped=0) == []
 
 
 @pytest.mark.parametrize(

@@ -91,9 +91,15 @@ def test_a_file_that_grows_is_read_on_from_its_last_step(tmp_path: Path, monkeyp
     made = list(rows(96, 10, per_step=16))
     lines = [json.dumps(row) + "\n" for row in made]
     path = tmp_path / "rollouts.jsonl"
-    log, starts = RolloutLog(path), []
+    log = RolloutLog(path)
+    starts: list[int] = []
     read = rollouts.read_jsonl_from
-    monkeypatch.setattr(rollouts, "read_jsonl_from", lambda *a: starts.append(a[1]) or read(*a))
+
+    def noted(path: Path, place: int, lines: int) -> Any:
+        starts.append(place)
+        return read(path, place, lines)
+
+    monkeypatch.setattr(rollouts, "read_jsonl_from", noted)
     log.update()
     assert log.steps == []
     for end in (5, 16, 40, 41, 96):

@@ -3,6 +3,7 @@
 import math
 from array import array
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,14 @@ def curves(columns: Columns, size: int) -> dict[str, list[float | None]]:
         ]
         for name, column in columns.items()
     }
+
+
+def total(columns: Columns, name: str) -> float:
+    """The sum of a metric over all steps; a row stands for the steps since the row before, with their mean."""
+    if name not in columns:
+        return 0.0
+    spans = zip(columns[name], pairwise([0.0, *columns["step"]]), strict=True)
+    return sum(value * (step - before) for value, (before, step) in spans if math.isfinite(value))
 
 
 def _mean(values: Iterable[float]) -> float:

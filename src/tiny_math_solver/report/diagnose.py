@@ -124,7 +124,7 @@ def waste(steps: Iterable[Step]) -> dict[str, float]:
     return {name: tokens[name] / (tokens["all"] or 1) for name in WASTE}
 
 
-def savings(steps: Sequence[Step], skipped: int | None) -> list[dict[str, str]]:
+def savings(steps: Sequence[Step], skipped: int) -> list[dict[str, str]]:
     """Each thing that sampler and `update.share` did for the update, counted; none of a run in which they did nothing.
 
     `skipped` is the number of problems that the sampler passed over.
@@ -135,7 +135,7 @@ def savings(steps: Sequence[Step], skipped: int | None) -> list[dict[str, str]]:
         unused += step.unused
     completions = sum(len(step.places) for step in steps) or 1
     groups = sum(step.groups.total() for step in steps) or 1
-    spared = (skipped or 0) * completions / groups
+    spared = skipped * completions / groups
     replaced = sum(step.groups["replaced"] for step in steps)
     left_out = unused["left out, completions"]
     share = unused["left out, tokens"] / max(1, tokens["all"] - unused["replaced, tokens"])

@@ -9,7 +9,7 @@ from typing import Any
 
 from tiny_math_solver.evaluation.statistics import mcnemar, wilson_interval
 from tiny_math_solver.report.clipping import clip
-from tiny_math_solver.report.curves import Columns, curves, read_columns, steps_per_point
+from tiny_math_solver.report.curves import Columns, curves, read_columns, steps_per_point, total
 from tiny_math_solver.report.diagnose import (
     FAILURES,
     WASTE,
@@ -68,7 +68,6 @@ class RunRecords:
             return self._figures(steps_per_point(self.columns, runs))
 
     def _figures(self, size: int) -> dict[str, Any]:
-        skipped = self.columns.get("sampler/skipped")
         failures = [Counter(row["failure"] for row in rows) for rows in (self.before, self.after)]
         steps = self.rollouts.steps
         return {
@@ -82,7 +81,7 @@ class RunRecords:
             "dev": self.dev,
             "dead": dead_groups(steps, size),
             "waste": [{"name": name, "share": share, "advice": WASTE[name]} for name, share in waste(steps).items()],
-            "savings": savings(steps, skipped and round(sum(value for value in skipped if value == value))),
+            "savings": savings(steps, round(total(self.columns, "sampler/skipped"))),
             "gain": gain(self.before, self.after) if self.before and self.after else None,
             "failures": [
                 {"name": name, "meaning": meaning, "before": failures[0][name], "after": failures[1][name]}

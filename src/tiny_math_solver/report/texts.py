@@ -15,7 +15,9 @@ ROW = 100  # characters of a rollout beside its completion
 
 
 class Texts(Protocol):
-    sizes: Sequence[int]  # of each text, in characters
+    @property
+    def sizes(self) -> Sequence[int]:
+        """The size of each text, in characters."""
 
     def first(self, n: int) -> Any:
         """The data for the page with the first `n` texts."""

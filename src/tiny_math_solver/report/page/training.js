@@ -5,9 +5,11 @@ const PROBLEM_COLUMNS = [
   ["samples", "", (row) => count(row.samples)],
   ["right", "", (row) => percent(row.rate, 0), (row) => row.rate],
   ["change", "wide", (row) => (row.change === null ? "–" : signed(row.change)), (row) => row.change ?? -2],
-  ["how it went", "course", (row) => row.points.map(([, right, all]) => BARS[Math.round((7 * right) / all)]).join("")],
-  ["problem", "", (row) => row.question.replaceAll("\n", " ")],
+  ["how it went", "course", (row) => row.points.map(bar).join(""), (row) => rateOf(row.points[row.points.length - 1])],
+  ["problem", "", (row) => row.question.replaceAll("\n", " "), (row) => row.question],
 ];
+const rateOf = ([, right, all]) => right / all;
+const bar = (visit) => BARS[Math.round(7 * rateOf(visit))];
 const signed = (x) => (x < 0 ? "−" : "+") + Math.abs(100 * x).toFixed(0);
 
 class TrainingProblems {
@@ -90,5 +92,3 @@ class TrainingProblems {
     ];
   }
 }
-
-const rateOf = ([, right, all]) => right / all;
