@@ -7,7 +7,7 @@ PIP = $(BIN)/python -m pip install --disable-pip-version-check --quiet --constra
 # two workers of one thread each; whoever has run out of tests takes some of the other's
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
-# every call of a kernel is checked: addresses, sizes, indices
+# in the tests of kernels, rollouts and update every call of a kernel is checked: addresses, sizes, indices
 CHECKED = TINY_MATH_CHECK_KERNELS=1 $(PYTEST)
 EVERYDAY = not slow and not fuzz and not browser and not large
 

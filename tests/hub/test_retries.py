@@ -17,11 +17,10 @@ def requests(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     module = import_module("huggingface_hub.utils._http")
     monkeypatch.setattr(module, "_GLOBAL_CLIENT_FACTORY", module._GLOBAL_CLIENT_FACTORY)
     monkeypatch.setattr(module, "_GLOBAL_CLIENT", None)
-    http = import_module(type(huggingface_hub.get_session()).__module__.partition(".")[0])
+    http: Any = import_module(type(huggingface_hub.get_session()).__module__.partition(".")[0])
     statuses: list[int] = []
 
-    class Client(http.Client):
-        """Of a class and a module of the program's own."""
+    Client = type("Client", (http.Client,), {"__module__": "program"})  # noqa: N806  of the program's own
 
     def factory() -> Any:
         transport = http.MockTransport(lambda request: http.Response(statuses.pop(0), text="answered"))
@@ -47,7 +46,7 @@ def test_requests_are_retried_with_the_programs_own_client_which_stays(requests:
 
 
 def test_the_client_stays_after_trouble_too(requests: list[int]):
-    before = huggingface_hub.get_session()
+    before: Any = huggingface_hub.get_session()
     own = before.send = before.send  # wrapped by the program, as for tracing
     requests += [503, 503]
     with pytest.raises(UnreachableError, match="503 Service Unavailable; tries: 2"), retrying((0.0,)):
