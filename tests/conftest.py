@@ -16,10 +16,16 @@ from helpers.hub import HubStandin, build_qwen2, publish_defaults
 from helpers.paths import GSM8K_DATA
 
 
+def pytest_collection() -> None:
+    """Collect no garbage while the tests are imported, and with them hundreds of modules that stay."""
+    gc.disable()
+
+
 def pytest_collection_finish() -> None:
     """Exempt what the libraries have loaded from garbage collection, which every training run starts several times."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 CHECKS = "TINY_MATH_CHECK_KERNELS"
@@ -49,7 +55,7 @@ def forget_kernels() -> None:
 def short_forecast(monkeypatch: pytest.MonkeyPatch) -> None:
     """The forecast asks for 8 problems, not for 32, which would be most of what a run of one step samples."""
     if forecast := sys.modules.get("tiny_math_solver.preflight.forecast"):
-        monkeypatch.setattr(forecast, "PROBLEMS", 8)
+        monkeypatch.setattr(forecast, "PROBLEMS", 8, raising=False)
 
 
 @pytest.fixture(scope="session")

@@ -164,7 +164,7 @@ def test_a_row_of_100_000_tokens_needs_no_large_stack(library):
     before = threading.stack_size(2**19)
     try:
         with ThreadPoolExecutor(1) as small:
-            small.submit(library.cache_prompts, 1, length, keys, values, place, *prompts, length).result()
+            small.submit(lambda: library.cache_prompts(1, length, keys, values, place, *prompts, length)).result()
             small.submit(lambda: library.decode_attention(*arguments.values())).result()
     finally:
         threading.stack_size(before)
