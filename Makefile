@@ -4,10 +4,11 @@ BIN := .venv/bin
 # setup_lightning.sh leaves the versions that go with the torch it kept in .venv
 VERSIONS = $(firstword $(wildcard .venv/constraints.txt) constraints.txt)
 PIP = $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint $(VERSIONS)
-# two workers of one thread each; whoever has run out of tests takes some of the other's
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+# two workers of one thread each; whoever has run out of tests takes some of the other's. A test with two threads
+# has them sleep where they wait, since the other worker needs the core
+PYTEST = OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
-# every call of a kernel is checked: addresses, sizes, indices
+# in the tests of kernels, rollouts and update every call of a kernel is checked: addresses, sizes, indices
 CHECKED = TINY_MATH_CHECK_KERNELS=1 $(PYTEST)
 EVERYDAY = not slow and not fuzz and not browser and not large and not real
 

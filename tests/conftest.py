@@ -2,6 +2,7 @@
 
 import gc
 import os
+import sys
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when huggingface_hub is imported
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -15,10 +16,46 @@ from helpers.hub import HubStandin, build_qwen2, publish_defaults
 from helpers.paths import GSM8K_DATA
 
 
+def pytest_collection() -> None:
+    """Collect no garbage while the tests are imported, and with them hundreds of modules that stay."""
+    gc.disable()
+
+
 def pytest_collection_finish() -> None:
     """Exempt what the libraries have loaded from garbage collection, which every training run starts several times."""
     gc.collect()
     gc.freeze()
+    gc.enable()
+
+
+CHECKS = "TINY_MATH_CHECK_KERNELS"
+CHECKED_FOLDERS = {"kernels", "rollouts", "update"}  # the first of them has a whole training as well
+
+
+@pytest.fixture(scope="module", autouse=True)
+def kernel_checks(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Kernels check their calls, where the environment asks for it, in the tests that are about them: it takes time."""
+    if CHECKS not in os.environ or request.path.parent.name in CHECKED_FOLDERS:
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv(CHECKS)
+        forget_kernels()
+        yield
+    forget_kernels()
+
+
+def forget_kernels() -> None:
+    """Have the kernels loaded anew, with the checks that the environment asks for."""
+    if kernels := sys.modules.get("tiny_math_solver.kernels"):
+        kernels.load_kernels.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def short_forecast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The forecast asks for 8 problems, not for 32, which would be most of what a run of one step samples."""
+    if forecast := sys.modules.get("tiny_math_solver.preflight.forecast"):
+        monkeypatch.setattr(forecast, "PROBLEMS", 8, raising=False)
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from helpers.paths import ROOT
 
 PACKAGE = "tiny_math_solver"
 LAYERS = (  # from the top; a module may import its own layer and those below
-    ("cli", "bench", "playground"),
+    ("__main__", "cli", "bench", "playground"),
     ("train",),
     ("preflight",),
     ("training",),

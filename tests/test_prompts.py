@@ -9,10 +9,12 @@ import yaml
 
 from helpers.paths import QUICKSTART
 from helpers.runs import SHORT, run
+from tiny_math_solver.cli import main
 from tiny_math_solver.config.loading import load_config
 from tiny_math_solver.evaluation.prompt_settings import prompt_settings
 from tiny_math_solver.models.load import load_model, load_tokenizer
 from tiny_math_solver.playground.solver import Solver
+from tiny_math_solver.preflight.check import check
 from tiny_math_solver.prompts import (
     PromptFormat,
     check_variables,
@@ -140,13 +142,13 @@ def test_a_template_that_takes_no_finished_turn_tells_nothing(tokenizer: Any):
 
 
 def test_a_run_records_its_prompt_and_everything_after_it_asks_in_the_same_words(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
-    """Catches a switch or a date that training uses and evaluation, solve or a resumed run does not."""
+    """Catches a switch or a date that training uses and evaluation, solve, check or a resumed run does not."""
     model = tmp_path / "model"
     shutil.copytree(load_tokenizer("embedded").name_or_path, model)
     (model / "chat_template.jinja").write_text(SMOLLM3)
-    monkeypatch.setattr("tiny_math_solver.train.today", lambda: "2026-01-31")
+    monkeypatch.setattr("tiny_math_solver.training.plan.today", lambda: "2026-01-31")
     settings = [*SHORT, "--model.name", str(model), "--grpo.save_steps", "1", "--problems.train", "16"]
     settings += ["--grpo.chat_template_kwargs", '{"enable_thinking": false}', "--prompt.system", "Add. Answer: #### n"]
     done = run(tmp_path / "run", *settings, force=True)
@@ -170,6 +172,18 @@ def test_a_run_records_its_prompt_and_everything_after_it_asks_in_the_same_words
     assert recorded_date(folder, again, ResumeOptions()) is None  # it is finished: another one begins
     (done.folder / "summary.json").unlink()
     assert recorded_date(folder, again, ResumeOptions()) == "2026-01-31"
+    monkeypatch.setattr("tiny_math_solver.training.plan.today", lambda: "2026-02-01")
+    assert "its date is 2026-01-31" in next(found.text for found in check(again) if found.name == "template")
+    dry = ["train", str(QUICKSTART), "--dry-run", *settings, "--grpo.output_dir", str(done.folder)]
+    capsys.readouterr()
+    assert main(dry) == 0
+    planned = capsys.readouterr().out
+    assert "date: '2026-01-31'" in planned
+    assert planned.endswith(f"\nwould resume from {done.folder / 'checkpoint-1'}\n")
+    assert main([*dry, "--no-resume"]) == 0
+    planned = capsys.readouterr().out
+    assert "date: '2026-02-01'" in planned
+    assert "would resume" not in planned
     other = load_config(QUICKSTART, [*settings, "--grpo.output_dir", str(done.folder), "--grpo.beta", "0.5"])
     assert recorded_date(folder, other, ResumeOptions()) is None
 

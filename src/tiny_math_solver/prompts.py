@@ -30,6 +30,7 @@ PINNED_TODAY = (
     "{% for code, value in pinned_date.items() %}{% set pinned.text = pinned.text | replace(code, value) %}{% endfor %}"
     "{{ pinned.text }}{% endmacro %}\n"
 )
+TEMPLATE_VARIABLES = "grpo.chat_template_kwargs"  # the setting that has them
 ANSWER = "The sum is 7531."  # in the made-up turn that shows how a template closes one
 
 
@@ -160,13 +161,16 @@ def today() -> str:
     return date.today().isoformat()
 
 
-def check_variables(tokenizer: Any, prompt: PromptFormat) -> None:
-    """Raise UserError for variables that the chat template never mentions: they would change nothing."""
+def check_variables(tokenizer: Any, prompt: PromptFormat, setting: str = TEMPLATE_VARIABLES) -> None:
+    """Raise UserError for variables that the chat template never mentions: they would change nothing.
+
+    `setting` names, in the message, where they were set.
+    """
     known = _variables(chat_template(tokenizer))
     if unknown := sorted(set(prompt.variables) - known):
         own = sorted(known - STANDARD_VARIABLES - set(tokenizer.special_tokens_map))
         raise UserError(
-            f"grpo.chat_template_kwargs: the chat template of {tokenizer.name_or_path} never mentions "
+            f"{setting}: the chat template of {tokenizer.name_or_path} never mentions "
             f"{', '.join(unknown)}: it would change nothing; its own variables: {', '.join(own) or 'none'}"
         )
 
@@ -179,7 +183,7 @@ def idle_settings(tokenizer: Any, prompt: PromptFormat, question: str) -> list[s
         others = {other: kept for other, kept in prompt.variables.items() if other != name}
         with contextlib.suppress(UserError):  # a template that fails without it needs it
             if made == render(tokenizer, prompt.messages(question), replace(prompt, variables=others)):
-                notes.append(f"grpo.chat_template_kwargs: {name} = {value!r} leaves the prompt as it is without it")
+                notes.append(f"{TEMPLATE_VARIABLES}: {name} = {value!r} leaves the prompt as it is without it")
     if prompt.date and not puts_in_date(tokenizer):
         notes.append("prompt.date: the chat template puts in no date")
     return notes

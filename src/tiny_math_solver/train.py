@@ -21,7 +21,6 @@ from tiny_math_solver.evaluation.kept import Evaluator, KeptEvaluations
 from tiny_math_solver.evaluation.verdict import evaluation_lines
 from tiny_math_solver.models.load import load_model
 from tiny_math_solver.preflight.start import Preflight, preflight
-from tiny_math_solver.prompts import today
 from tiny_math_solver.report import REPORT, write_report
 from tiny_math_solver.rollouts import EngineRollouts, make_rollouts
 from tiny_math_solver.runs.checkpoints import checkpoint_step
@@ -29,14 +28,14 @@ from tiny_math_solver.runs.environment import command_line, write_environment
 from tiny_math_solver.runs.events import EventLog
 from tiny_math_solver.runs.folder import RunFolder
 from tiny_math_solver.runs.records import read_json
-from tiny_math_solver.runs.resume import ResumeOptions, recorded_date, starting_point
+from tiny_math_solver.runs.resume import ResumeOptions, starting_point
 from tiny_math_solver.support import processes
 from tiny_math_solver.support.console import Console, QuietConsole
 from tiny_math_solver.support.out_of_memory import oom_as_user_error
 from tiny_math_solver.support.redaction import without_secrets
 from tiny_math_solver.training.build import Training, build_training
 from tiny_math_solver.training.measures import require_scores
-from tiny_math_solver.training.plan import Prepared, prepare
+from tiny_math_solver.training.plan import Prepared, prepare, prompt_date
 from tiny_math_solver.training.trackers import wandb_defaults
 
 SETTINGS_THAT_SAVE_MEMORY = "rollouts.batch_size, update.tokens_per_pass or grpo.max_completion_length"
@@ -58,7 +57,7 @@ def train(config: Config, console: Console, options: ResumeOptions = ResumeOptio
     """
     _ = config.grpo_config  # sets up the device, and has the processes meet
     run = RunFolder(config.output_dir)
-    date = processes.on_main(lambda: recorded_date(run, config, options) or today())
+    date = processes.on_main(lambda: prompt_date(config, options))
     prepared = processes.main_first(lambda: prepare(config, date))
     config = prepared.config
     processes.on_main(run.check)

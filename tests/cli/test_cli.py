@@ -28,6 +28,14 @@ def test_help_answers_in_under_a_second():
     assert min(times) < 1
 
 
+@pytest.mark.parametrize("module", ["tiny_math_solver", "tiny_math_solver.cli"])
+def test_python_m_is_the_command(module: str):
+    """Catches: `No module named tiny_math_solver.__main__`, and an exit code that is lost on the way out."""
+    done = subprocess.run([sys.executable, "-m", module, "train"], capture_output=True, text=True)
+    refusal = "tiny-math: the following arguments are required: config; see tiny-math train --help\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", refusal)
+
+
 def test_help_loads_no_library_that_takes_seconds():
     code = (
         "import contextlib, sys\nfrom tiny_math_solver.cli import main\n"
@@ -110,6 +118,12 @@ def test_fields_lists_every_field_with_a_line_of_help(capsys):
     assert all(line.partition("): ")[2] for line in lines), [line for line in lines if not line.partition("): ")[2]]
     names = {line.split()[0] for line in lines}
     assert {"model.name", "problems.dev", "prompt.system", "evaluation.every", "lora.r", "grpo.beta"} <= names
+
+
+def test_fields_shows_a_single_field(capsys):
+    assert main(["fields", "lora.r"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("lora.r (int, default 16): ")
 
 
 def test_wandb_without_its_package_is_said_before_a_model_loads(monkeypatch, capsys):

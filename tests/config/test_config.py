@@ -1,17 +1,19 @@
 """Configuration: what is read, what is refused, and how the refusal reads."""
 
 import re
+import warnings
 from pathlib import Path
 
 import pytest
 
 from helpers.paths import GSM8K, QUICKSTART
-from tiny_math_solver.config.limits import checked
 from tiny_math_solver.config.loading import load_config, parse_overrides
 from tiny_math_solver.config.shares import same_batch
+from tiny_math_solver.config.values import checked
 from tiny_math_solver.evaluation.prompt_settings import prompt_settings
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.problems.splits import Splits
+from tiny_math_solver.support.console import Console
 from tiny_math_solver.support.errors import UserError
 from tiny_math_solver.training.plan import Plan
 
@@ -272,3 +274,20 @@ def test_names_that_windows_refuses_are_refused_at_the_start(
             checked("grpo.output_dir", str, folder)
     else:
         assert checked("grpo.output_dir", str, folder) == folder
+
+
+IGNORED = "`loftq_config` specified but will be ignored when `init_lora_weights` is not 'loftq'."
+
+
+def test_what_peft_warns_of_is_one_note_with_its_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Catches: the warning of a library with its file and line, once for each copy of the config."""
+    path = tmp_path / "c.yaml"
+    path.write_text("grpo: {}\nlora:\n  loftq_config: {loftq_bits: 4}\n  use_rslora: true\n")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        config = load_config(path, console=Console())
+        assert capsys.readouterr().err == f"tiny-math: {path}:2: lora: {IGNORED}\n"
+        assert config.with_grpo(beta=0.1).lora_config.use_rslora
+        path.write_text("lora: {init_lora_weights: pissa, use_rslora: true, rank_pattern: {q_proj: 4}}\n")
+        load_config(path, console=Console())
+    assert capsys.readouterr().err == ""  # it would be about an option of save_pretrained

@@ -3,11 +3,13 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
+from transformers import PreTrainedTokenizerBase
 
 from tiny_math_solver.cli import main
 from tiny_math_solver.evaluation.merge import prove_merge
@@ -54,9 +56,25 @@ def test_merging_in_float32_keeps_the_whole_update(tiny_model_folder: Path, adap
     assert {"model.safetensors", "config.json", "generation_config.json", "tokenizer.json"} <= names
 
 
-def test_the_default_dtype_is_the_bases_own(tiny_model_folder: Path, adapter: Path, tmp_path: Path):
+def test_the_default_dtype_is_the_bases_own_and_columns_may_be_named(
+    tiny_model_folder: Path, adapter: Path, tmp_path: Path, capsys
+):
     stored = load_file(tiny_model_folder / "model.safetensors")["model.norm.weight"].dtype
-    main(["merge", str(adapter), str(tmp_path / "m"), "--problems", "embedded"])
+    (tmp_path / "own.csv").write_text("ask;gold\nAva has 3 bags of 7 marbles. How many marbles?;21\nAnd who?;Tom\n")
+    named = [
+        "--problems",
+        str(tmp_path / "own.csv"),
+        "--question",
+        "ask",
+        "--answer",
+        "gold",
+        "--max-unreadable",
+        "0.5",
+    ]
+    assert main(["merge", str(adapter), str(tmp_path / "m"), *named]) in (0, 4)
+    out, err = capsys.readouterr()
+    assert "of 1 problems" in out  # one of the two rows of that file has a gold answer
+    assert "own.csv: question from ask, answer from gold" in err
     assert load_file(tmp_path / "m" / "model.safetensors")["model.norm.weight"].dtype == stored == torch.bfloat16
 
 
@@ -72,6 +90,18 @@ def test_an_occupied_folder_is_left_alone(adapter: Path, tmp_path: Path, capsys)
     assert main(["merge", str(adapter), str(tmp_path)]) == 2
     assert "exists already" in capsys.readouterr().err
     assert [f.name for f in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_merge_that_is_interrupted_leaves_no_half_of_a_model(adapter: Path, tmp_path: Path, monkeypatch, capsys):
+    """Catches: a folder with weights and no tokenizer, which the next attempt refuses to touch."""
+
+    def interrupt(*arguments: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(PreTrainedTokenizerBase, "save_pretrained", interrupt)
+    assert main(["merge", str(adapter), str(tmp_path / "m"), "--problems", "embedded"]) == 130
+    assert capsys.readouterr().err == "tiny-math: interrupted\n"
+    assert not (tmp_path / "m").exists()
 
 
 def test_an_adapter_whose_base_has_moved_is_merged_with_base(

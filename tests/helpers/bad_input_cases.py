@@ -129,6 +129,15 @@ SETTINGS = [
     setting("grpo.learning_rate nan", "grpo.learning_rate = 'nan'"),
     setting("grpo.learning_rate .inf", "grpo.learning_rate = inf: expected a finite number"),
     setting("grpo.learning_rate -1e-3", "grpo.learning_rate = -0.001: Input should be greater than or equal to 0"),
+    setting("grpo.learning_rate 0", "grpo.learning_rate = 0: nothing would be learned; for LoRA rates from 1e-5 to"),
+    setting("grpo.learning_rate 0.0", "grpo.learning_rate = 0.0: nothing would be learned"),
+    setting("grpo.reward_weights [0,0]", "grpo.reward_weights: nothing would be learned: no reward counts"),
+    setting("grpo.reward_weights []", "grpo.reward_weights: nothing would be learned: no reward counts"),
+    setting("grpo.top_k 1", "grpo.top_k = 1: nothing would be learned: all samples of a problem would be the same"),
+    setting("grpo.min_p 1", "grpo.min_p = 1: nothing would be learned: all samples of a problem would be the same"),
+    setting("lora.alpha_pattern '{q_proj: 0}'", "lora.alpha_pattern: q_proj: expected a number above 0"),
+    setting("lora.rank_pattern '{q_proj: 0}'", "lora.rank_pattern: q_proj: expected a number above 0"),
+    setting("lora.rank_pattern '{q_proj: many}'", "lora.rank_pattern: "),
     setting("grpo.temperature .nan", "expected a finite number"),
     setting("grpo.temperature .inf", "expected a finite number"),
     setting("grpo.temperature 0", "grpo.temperature must be above 0"),
@@ -410,9 +419,33 @@ def merging(folder: Path) -> None:
     shutil.copytree(TINY["adapter"], folder)
 
 
+def edited_run(folder: Path) -> None:
+    """A merged model with the settings of a run whose chat template had another variable."""
+    shutil.copytree(TINY["model"], folder)
+    (folder / "config.yaml").write_text("grpo:\n  chat_template_kwargs: {thinking: true}\n")
+
+
 COMMANDS = [
     Case("no command", "", "required: COMMAND; see tiny-math --help"),
     Case("unknown command", "trian x", "invalid choice: 'trian'"),
+    Case("command nearly right", "trian x", "; did you mean train?; see tiny-math --help"),
+    Case("option nearly right", f"train {QUICKSTART} --dryrun", "unknown argument '--dryrun'; did you mean --dry-run?"),
+    Case(
+        "option without its section",
+        f"train {QUICKSTART} --learning-rate 1",
+        "unknown argument '--learning-rate'; grpo.learning_rate does the same; overrides look like",
+    ),
+    Case(
+        "config without its folder",
+        "train quick",
+        "no such config file: quick; did you mean configs/quick.yaml?",
+        {"configs/quick.yaml": "grpo: {}"},
+    ),
+    Case(
+        "config without its ending", "check c", "no such config file: c; did you mean c.yaml?", {"c.yaml": "grpo: {}"}
+    ),
+    Case("question in place of the model", "solve 'What is 2 + 2?'", "'What is 2 + 2?' is no model: name one first"),
+    Case("embedded misspelt", "eval embeded", "no such model: embeded; did you mean embedded?"),
     Case("no config", "train", "required: config; see tiny-math train --help"),
     Case("two configs", f"train {QUICKSTART} {GSM8K}", "unknown argument"),
     Case("no model", "eval", "required: model; see tiny-math eval --help"),
@@ -463,6 +496,35 @@ COMMANDS = [
     Case("merge below a file", "merge a m/x", "m/x: cannot be written", {"a": merging, "m": "mine"}),
     Case("merge: dtype", "merge a out --dtype int3", "dtype 'int3': use auto", {"a": merging}),
     Case("merge: problems", "merge a out --problems ./nowhere.jsonl", "no such problem file", {"a": merging}),
+    Case("merge: no problems", "merge a out --problems ''", "--problems is empty; name a source", {"a": merging}),
+    Case("merge: column without problems", "merge a out --answer q", "--question, --answer and --max-unreadable go wi"),
+    Case(
+        "merge: unknown column",
+        "merge a out --problems ./p.jsonl --question quest",
+        "p.jsonl: no column 'quest', which --question names (found: question, answer); did you mean question?",
+        {"a": merging, "p.jsonl": ROW},
+    ),
+    Case(
+        "variable of no template",
+        "solve embedded q --chat-template-kwargs '{thinking: true}'",
+        "--chat-template-kwargs: the chat template of",
+    ),
+    Case(
+        "variable of no template in eval",
+        "eval embedded --problems embedded --limit 1 --chat-template-kwargs '{thinking: true}'",
+        "--chat-template-kwargs: the chat template of",
+    ),
+    Case(
+        "variable of no template in a run's file",
+        "solve r q",
+        "r/config.yaml: grpo.chat_template_kwargs: the chat template of",
+        {"r": edited_run},
+    ),
+    Case(
+        "date as a variable",
+        "solve embedded q --chat-template-kwargs '{strftime_now: 2026-01-31}'",
+        "--chat-template-kwargs: strftime_now is a function of the template; prompt.date (or --date) sets the date",
+    ),
     Case("allow without resume", f"train {QUICKSTART} --allow lora", "--allow needs --resume"),
     Case(
         "output is a file", f"train {QUICKSTART} --grpo.output_dir o", "o: exists and is not a run folder", {"o": "x"}
@@ -474,7 +536,9 @@ COMMANDS = [
         "exists and is not a run folder",
         {"o/photo.jpg": b"mine"},
     ),
-    Case("fields: section", "fields nope", "section: invalid choice: 'nope'"),
+    Case("fields: section", "fields nope", "no section is called 'nope'; choose from model, problems, prompt, ev"),
+    Case("fields: nearly a section", "fields gpro", "no section is called 'gpro'; did you mean grpo?"),
+    Case("fields: field", "fields grpo.bta", "no field in section grpo is called 'bta'; did you mean beta?"),
     Case("fetch: no config", "fetch nowhere.yaml", "no such config file: nowhere.yaml"),
     Case("bench: part", "bench rollout", "no part 'rollout' to measure"),
     Case("bench: Python", "bench --vllm-python /no/such/python", "no such Python: /no/such/python"),

@@ -13,6 +13,7 @@ from tiny_math_solver.train import Outcome, train
 SHORT = [
     "--grpo.max_steps", "1", "--problems.train", "64", "--problems.test", "4", "--problems.dev", "4",
     "--evaluation.samples", "0", "--grpo.gradient_accumulation_steps", "1", "--grpo.per_device_train_batch_size", "16",
+    "--update.tokens_per_pass", "512",  # the preflight tries a whole pass
 ]  # fmt: skip
 
 

@@ -2,6 +2,8 @@
 
 import shutil
 import subprocess
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from ctypes import ArgumentError
 from pathlib import Path
 from typing import Any
@@ -143,6 +145,35 @@ def decode_arguments(library: Kernels, rows: int) -> dict[str, Any]:
         "prompt_capacity": 16, "completion_keys": completion[0], "completion_values": completion[1],
         "completion_capacity": 32, "out": torch.zeros(3, 4 * 32),
     }  # fmt: skip
+
+
+@needs_compiler
+def test_a_row_of_100_000_tokens_needs_no_large_stack(library):
+    """Catches scores on the stack, of which a thread may have half a megabyte: such a row's take one."""
+    length, generator = 2**17, torch.Generator().manual_seed(0)
+    qkv = torch.randn(8, 32, generator=generator)
+    keys, values = torch.randn(2, 1, length, 2, 32, generator=generator)
+    rope = torch.tensor([1.0, 0.0]).repeat(length + 1, 16)  # turns nothing
+    prompts = torch.zeros(2, 1, 2, length, 32)
+    arguments = decode_arguments(library, 1) | {
+        "qkv": qkv, "rope_table": rope, "prompt_place": torch.tensor([0]), "prompt_length": torch.tensor([length]),
+        "completion_place": torch.tensor([0]), "generated": torch.tensor([1]), "prompt_keys": prompts[0],
+        "prompt_values": prompts[1], "prompt_capacity": length, "out": torch.zeros(4, 32),
+    }  # fmt: skip
+    place = arguments["prompt_place"]
+    before = threading.stack_size(2**19)
+    try:
+        with ThreadPoolExecutor(1) as small:
+            small.submit(lambda: library.cache_prompts(1, length, keys, values, place, *prompts, length)).result()
+            small.submit(lambda: library.decode_attention(*arguments.values())).result()
+    finally:
+        threading.stack_size(before)
+    own_key, own_value = qkv[4:6], qkv[6:]
+    for head in range(4):
+        all_keys = torch.cat([keys[0, :, head // 2], own_key[head // 2][None]]).double()
+        all_values = torch.cat([values[0, :, head // 2], own_value[head // 2][None]]).double()
+        expected = (all_keys @ qkv[head].double()).softmax(0) @ all_values
+        assert torch.allclose(arguments["out"][head].double(), expected, atol=1e-4)
 
 
 @needs_compiler

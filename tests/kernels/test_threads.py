@@ -28,7 +28,9 @@ def test_two_threads_compute_what_one_does(tmp_path: Path):
     for count in (1, 2):
         torch.set_num_threads(count)
         assert ctypes.CDLL(None).omp_get_max_threads() == count  # the OpenMP runtime that the kernels share with torch
-        folders.append(run(tmp_path / str(count), *SHORT, "--grpo.max_steps", "3").folder)
+        folders.append(
+            run(tmp_path / str(count), *SHORT, "--grpo.max_steps", "3", "--grpo.max_completion_length", "64").folder
+        )
     one, two = ((folder / "rollouts.jsonl").read_bytes() for folder in folders)
     assert one == two
     first, second = (load_file(folder / "adapter_model.safetensors") for folder in folders)

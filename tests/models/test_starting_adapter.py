@@ -25,7 +25,7 @@ from tiny_math_solver.prompts import PromptFormat
 from tiny_math_solver.rollouts import make_rollouts
 from tiny_math_solver.support.errors import UserError
 
-STILL = ["--grpo.learning_rate", "0"]
+STILL = ["--grpo.lr_scheduler_type", "linear", "--grpo.warmup_steps", "5"]  # the only step is at learning rate 0
 WEIGHTS = "adapter_model.safetensors"
 IDS = torch.arange(40)[None] + 5
 

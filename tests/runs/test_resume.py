@@ -36,6 +36,7 @@ SHORT = [
     "--problems.train", "24", "--problems.test", "8", "--problems.dev", "8", "--evaluation.every", "2",
     "--evaluation.samples", "2", "--evaluation.sampled_problems", "4", "--grpo.save_steps", "1",
     "--grpo.gradient_accumulation_steps", "2", "--grpo.per_device_train_batch_size", "16",
+    "--update.tokens_per_pass", "512",  # the preflight tries a whole pass
 ]  # fmt: skip
 ADAPTER = "adapter_model.safetensors"
 

@@ -131,6 +131,40 @@ def test_what_mps_cannot_do_is_said_in_one_line(
     assert line.endswith("; ACCELERATE_USE_CPU=true computes on the CPU")
 
 
+@pytest.mark.parametrize(
+    ("error", "is_limit"),
+    [
+        (NotImplementedError("The operator 'aten::foo' is not currently implemented for the MPS device. If you"), True),
+        (NotImplementedError("Could not run 'aten::foo' with arguments from the 'MPS' backend."), True),
+        (TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64."), True),
+        (TypeError("Trying to convert Double to the MPS backend but there is no mapping for it."), True),
+        (TypeError("BFloat16 is not supported on MPS"), True),
+        (RuntimeError("Output channels > 65536 not supported at the MPS device."), True),
+        (RuntimeError("MPS device does not support bmm for non-float inputs"), True),
+        (ValueError("no column in data/MPS device.csv"), False),
+        (RuntimeError("Error(s) in loading state_dict for MPSNet: size mismatch"), False),
+        (RuntimeError("file /data/MPS/model.safetensors is cut short"), False),
+        (RuntimeError("clamps device tensors"), False),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_errors_of_mps_are_known_by_their_wording(error: Exception, is_limit: bool):
+    """Catches: a path or a class with MPS in its name, taken for the limit of a device that is not even there."""
+    assert device.is_refused_by_mps(error) == is_limit
+
+
+@pytest.mark.parametrize("words", ["MPS backend out of memory (MPS allocated: 9 GB)", "CUDA out of memory. Tried"])
+def test_memory_that_runs_out_in_a_command_is_said_in_one_line(
+    words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def fail(*arguments: Any) -> int:
+        raise RuntimeError(words)
+
+    monkeypatch.setattr("tiny_math_solver.cli.fields.run", fail)
+    assert main(["fields"]) == 2
+    assert capsys.readouterr().err.startswith("tiny-math: out of memory: lower --batch-size")
+
+
 class Doubles(TorchDispatchMode):
     """Collects the operators whose result MPS could not hold."""
 

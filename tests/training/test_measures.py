@@ -101,6 +101,7 @@ SHORT = [
     "--problems.train", "64", "--problems.test", "4", "--problems.dev", "4", "--evaluation.samples", "0",
     "--evaluation.every", "100", "--grpo.per_device_train_batch_size", "16", "--grpo.gradient_accumulation_steps", "1",
     "--grpo.max_completion_length", "48", "--grpo.max_steps", "4",
+    "--update.tokens_per_pass", "512",  # the preflight tries a whole pass
 ]  # fmt: skip
 
 

@@ -28,6 +28,22 @@ def test_train_problems_with_too_long_a_prompt_are_dropped_and_counted():
     assert f"{too_long} train problems dropped: their prompt has over {limit} tokens" in prepared.plan.lines
 
 
+@pytest.mark.parametrize(
+    ("overrides", "is_still"),
+    [
+        ("--grpo.max_steps 1 --grpo.warmup_steps 1 --grpo.lr_scheduler_type linear", True),
+        ("--grpo.max_steps 1 --grpo.warmup_steps 0.05 --grpo.lr_scheduler_type cosine", True),
+        ("--grpo.max_steps 1 --grpo.lr_scheduler_type linear", False),
+        ("--grpo.max_steps 2 --grpo.warmup_steps 5 --grpo.lr_scheduler_type linear", False),
+        ("--grpo.max_steps 1 --grpo.warmup_steps 1 --grpo.lr_scheduler_type constant", False),
+    ],
+)
+def test_a_run_that_ends_before_it_has_warmed_up_is_said_to_learn_nothing(overrides: str, is_still: bool):
+    plan = prepare(load_config(QUICKSTART, [*FEW, *overrides.split()])).plan
+    warning = "nothing will be learned: a warm-up begins at learning rate 0, and there is one step; set warmup_steps 0"
+    assert (warning in plan.lines) == is_still
+
+
 def test_dropped_rows_and_prompts_are_in_the_plan_and_in_the_record_of_the_run(tmp_path: Path):
     rows = [{"Body": f"Ann has {n} pens", "Question": "and buys 2. How many?", "Answer": n + 2.0} for n in range(60)]
     rows[7]["Answer"] = rows[9]["Answer"] = "many"

@@ -18,6 +18,7 @@ from tiny_math_solver.support.console import Console, print_anything
 from tiny_math_solver.support.environment import check_library_variables
 from tiny_math_solver.support.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_NO_READER, StoppedError, UserError
 from tiny_math_solver.support.redaction import without_secrets
+from tiny_math_solver.support.signals import Ended, ended_by_signals
 
 COMMANDS = {
     "train": train,
@@ -48,14 +49,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print_anything()
     console = Console(ends_with_reader=True)
     try:
-        args = parse(sys.argv[1:] if arguments is None else arguments)
-        check_library_variables()
-        sys.argv[1:] = map(without_secrets, sys.argv[1:])  # trackers record the command line, and so do we
-        return COMMANDS[args.command].run(args, console)
-    except Exception as error:
+        with ended_by_signals():
+            args = parse(sys.argv[1:] if arguments is None else arguments)
+            check_library_variables()
+            sys.argv[1:] = map(without_secrets, sys.argv[1:])  # trackers record the command line, and so do we
+            return COMMANDS[args.command].run(args, console)
+    except (Exception, KeyboardInterrupt, Ended) as error:
         return _end(error, console)
-    except KeyboardInterrupt as interrupt:
-        return _end(interrupt, console)
 
 
 def _end(error: BaseException, console: Console) -> int:
@@ -63,11 +63,11 @@ def _end(error: BaseException, console: Console) -> int:
     if not processes.is_first_to_fail(error):
         return processes.exit_code(error)
     error = processes.lost_process(error) or error
-    if isinstance(error, (UserError, StoppedError)):
+    if isinstance(error, (UserError, StoppedError, Ended)):
         console.note(_on_one_line(error))
         return error.exit_code
-    if isinstance(error, (RuntimeError, TypeError)) and "MPS" in str(error):  # NotImplementedError is a RuntimeError
-        console.note(f"MPS: {_on_one_line(error)[:200]}; ACCELERATE_USE_CPU=true computes on the CPU")
+    if limit := _hardware_limit(error):
+        console.note(limit)
         return EXIT_BAD_INPUT
     if isinstance(error, KeyboardInterrupt):
         console.note("interrupted")
@@ -76,6 +76,18 @@ def _end(error: BaseException, console: Console) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python fails to flush it at exit
         return EXIT_NO_READER
     raise error
+
+
+def _hardware_limit(error: BaseException) -> str:
+    """The line for an error of the memory or of MPS, with the way round it; empty for every other error."""
+    if "torch" not in sys.modules:
+        return ""
+    from tiny_math_solver.support.device import is_refused_by_mps
+    from tiny_math_solver.support.out_of_memory import is_out_of_memory
+
+    if is_out_of_memory(error):
+        return "out of memory: lower --batch-size and --max-new-tokens where the command has them, or free some memory"
+    return f"MPS: {_on_one_line(error)[:200]}; ACCELERATE_USE_CPU=true computes on the CPU" * is_refused_by_mps(error)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -98,18 +110,18 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     overrides, rest = split_overrides(rest) if name in TAKE_OVERRIDES else ([], rest)
     rest = subparser.with_texts_joined(rest)
     args, unknown = subparser.parse_known_intermixed_args(rest, argparse.Namespace(command=name))
-    if name in TAKE_OVERRIDES:
+    argument = unknown[0].partition("=")[0] if unknown else ""  # the value after = may be a secret
+    hint = subparser.meant(argument)
+    if name in TAKE_OVERRIDES and not hint:
         args.overrides = overrides + unknown
     elif unknown:
-        argument = unknown[0].partition("=")[0]  # the value after = may be a secret
-        hint = (
-            "; a question that begins with a dash goes behind --" if name == "solve" and args.question is None else ""
-        )
+        if name == "solve" and args.question is None:
+            hint += "; a question that begins with a dash goes behind --"
         raise UserError(f"unknown argument {argument!r}{hint}; see tiny-math {name} --help")
     return args
 
 
-def _on_one_line(error: Exception) -> str:
+def _on_one_line(error: BaseException) -> str:
     """The message without line ends and control characters, which names read from files may hold."""
     text = " ".join(without_secrets(str(error)).split())
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -1,6 +1,8 @@
 """Arguments that several commands share: their types, groups of options, and the check of `--out`."""
 
 import argparse
+import difflib
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -13,7 +15,17 @@ class Parser(argparse.ArgumentParser):
     """An ArgumentParser that raises UserError instead of printing its usage and exiting."""
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message.removeprefix('argument ')}; see {self.prog} --help")
+        hint = ""
+        if found := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message):
+            hint = self.meant(found[1], re.findall(r"[\w-]+", found[2]))
+        raise UserError(f"{message.removeprefix('argument ')}{hint}; see {self.prog} --help")
+
+    def meant(self, typed: str, known: Sequence[str] | None = None) -> str:
+        """`; did you mean --dry-run?` for the one of `known`, by default the options, that is nearly what was typed."""
+        close = difflib.get_close_matches(
+            typed, list(self._option_string_actions if known is None else known), n=1, cutoff=0.7
+        )
+        return f"; did you mean {close[0]}?" if close else ""
 
     def with_texts_joined(self, arguments: Sequence[str]) -> list[str]:
         """`["--system", "-x"]` → `["--system=-x"]`: a text may begin with a dash, if it is no option itself."""
@@ -51,10 +63,12 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="embedded, a Hub name, a model folder, or an adapter folder")
-    parser.add_argument("--adapter", help="adapter folder to put on the model")
-    parser.add_argument("--revision", help="commit of a Hub model")
+    parser.add_argument("--adapter", metavar="FOLDER", help="adapter to put on the model")
+    parser.add_argument("--revision", metavar="COMMIT", help="of a Hub model (default: the pinned one, or main)")
     parser.add_argument("--dtype", default="auto", help="float32, bfloat16, float16 or auto (default)")
-    parser.add_argument("--system", help="system prompt (default: the run's own, else the one for GSM8K)")
+    parser.add_argument(
+        "--system", metavar="TEXT", help="system prompt (default: the run's own, else the one for GSM8K)"
+    )
     parser.add_argument(
         "--chat-template-kwargs",
         type=template_variables,
@@ -65,9 +79,27 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--date", type=iso_date, help="for chat templates that put in today's, as 2026-01-31 (default: the run's own)"
     )
     parser.add_argument(
-        "--max-new-tokens", type=token_count, help="longest completion, in tokens (default: the run's own, else 512)"
+        "--max-new-tokens",
+        type=token_count,
+        metavar="N",
+        help="longest completion, in tokens (default: the run's own, else 512)",
     )
-    parser.add_argument("--batch-size", type=positive, default=128, help="completions decoded at once (default 128)")
+    parser.add_argument(
+        "--batch-size", type=positive, metavar="N", default=128, help="completions decoded at once (default 128)"
+    )
+
+
+def check_model(args: argparse.Namespace) -> None:
+    """Raise UserError for a model that is none, before its name is looked up on the Hub."""
+    from tiny_math_solver.config.schema import EMBEDDED
+
+    name = args.model
+    if "/" in name or Path(name).exists():
+        return
+    if len(name.split()) > 1:
+        raise UserError(f'{name!r} is no model: name one first, as in tiny-math solve {EMBEDDED} "…"')
+    if difflib.get_close_matches(name.lower(), [EMBEDDED], cutoff=0.8) and name != EMBEDDED:
+        raise UserError(f"no such model: {name}; did you mean {EMBEDDED}?")
 
 
 def settings_of(args: argparse.Namespace) -> Any:
@@ -79,14 +111,47 @@ def settings_of(args: argparse.Namespace) -> Any:
     )
 
 
-def check_prompt(loaded: Any, settings: Any, console: Console) -> None:
+def check_prompt(args: argparse.Namespace, loaded: Any, settings: Any, console: Console) -> None:
     """Say what also ends completions. Raises UserError for variables that the model's chat template lacks."""
+    from tiny_math_solver.evaluation.prompt_settings import run_config
     from tiny_math_solver.models.ends import added_end_line
-    from tiny_math_solver.prompts import check_variables
+    from tiny_math_solver.prompts import TEMPLATE_VARIABLES, check_variables
 
     if loaded.added_end:
         console.say(added_end_line(loaded.added_end))
-    check_variables(loaded.tokenizer, settings.prompt)
+    setting = "--chat-template-kwargs"
+    if args.chat_template_kwargs is None:  # they are the run's own
+        setting = f"{run_config(Path(args.adapter or args.model))}: {TEMPLATE_VARIABLES}"
+    check_variables(loaded.tokenizer, settings.prompt, setting)
+
+
+def add_problem_arguments(parser: argparse.ArgumentParser, sources: str) -> None:
+    """`--problems`, with `sources` for its help, and how they are read."""
+    parser.add_argument("--problems", metavar="SOURCE", help=sources)
+    parser.add_argument(
+        "--question", metavar="COLUMN", help="column of the questions in --problems (default: recognised)"
+    )
+    parser.add_argument("--answer", metavar="COLUMN", help="column of the answers in --problems (default: recognised)")
+    parser.add_argument(
+        "--max-unreadable",
+        type=share,
+        metavar="SHARE",
+        help="share of the rows of --problems that may be dropped as unreadable (default: the run's own, else 0.05)",
+    )
+
+
+def check_problem_arguments(args: argparse.Namespace) -> None:
+    """Raise UserError if the arguments tell how to read problems, but not which."""
+    if args.problems is None and (args.question, args.answer, args.max_unreadable) != (None, None, None):
+        raise UserError("--question, --answer and --max-unreadable go with --problems")
+
+
+def read_options(args: argparse.Namespace, settings: Any) -> Any:
+    """The ReadOptions for `--problems`; `settings` are those of the model."""
+    from tiny_math_solver.problems.layouts import ReadOptions
+
+    unreadable = settings.problems.max_unreadable if args.max_unreadable is None else args.max_unreadable
+    return ReadOptions(args.question, args.answer, unreadable, ("--question", "--answer", "--max-unreadable"))
 
 
 def add_port_argument(parser: argparse.ArgumentParser) -> None:
@@ -159,7 +224,7 @@ def iso_date(text: str) -> str:
 
 def _setting(key: str, kind: type, value: Any) -> Any:
     """`value`, checked as the field of a configuration."""
-    from tiny_math_solver.config.limits import checked
+    from tiny_math_solver.config.values import checked
 
     try:
         return checked(key, kind, value)

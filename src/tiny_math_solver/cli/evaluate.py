@@ -8,15 +8,18 @@ from typing import Any
 
 from tiny_math_solver.cli.arguments import (
     add_model_arguments,
+    add_problem_arguments,
+    check_model,
     check_out,
+    check_problem_arguments,
     check_prompt,
     fraction,
     natural,
     not_negative,
     positive,
+    read_options,
     seed,
     settings_of,
-    share,
 )
 from tiny_math_solver.support.console import Console, NotesConsole
 from tiny_math_solver.support.errors import UserError
@@ -26,25 +29,29 @@ HELP = "measure a model: greedy accuracy, pass@k, maj@k, paired verdict"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
-    parser.add_argument("--problems", help="embedded, embedded:unseen, or as problems.source: a Hub dataset or a file")
-    parser.add_argument(
-        "--question", metavar="COLUMN", help="column of the questions in --problems (default: recognised)"
+    add_problem_arguments(
+        parser,
+        "embedded, embedded:unseen, or as problems.source is written: a Hub dataset or a file (default: the test "
+        "problems of the model's run; for embedded its own; else those of GSM8K)",
     )
-    parser.add_argument("--answer", metavar="COLUMN", help="column of the answers in --problems (default: recognised)")
+    parser.add_argument("--limit", type=positive, metavar="N", help="only the first N problems")
     parser.add_argument(
-        "--max-unreadable",
-        type=share,
-        metavar="SHARE",
-        help="share of the rows of --problems that may be dropped as unreadable (default: the run's own, else 0.05)",
+        "--samples",
+        type=natural,
+        metavar="N",
+        default=0,
+        help="sampled completions per problem, for pass@k (default 0)",
     )
-    parser.add_argument("--limit", type=positive, help="only the first N problems")
-    parser.add_argument("--samples", type=natural, default=0, help="sampled completions per problem, for pass@k")
-    parser.add_argument("--temperature", type=not_negative, default=1.0, help="of the samples (default 1.0)")
-    parser.add_argument("--top-p", type=fraction, default=1.0, help="of the samples (default 1.0: all tokens)")
-    parser.add_argument("--top-k", type=natural, default=0, help="of the samples (default 0: all tokens)")
-    parser.add_argument("--seed", type=seed, default=0, help="of the samples (default 0)")
+    parser.add_argument(
+        "--temperature", type=not_negative, default=1.0, metavar="T", help="of the samples (default 1.0)"
+    )
+    parser.add_argument(
+        "--top-p", type=fraction, default=1.0, metavar="P", help="of the samples (default 1.0: all tokens)"
+    )
+    parser.add_argument("--top-k", type=natural, default=0, metavar="K", help="of the samples (default 0: all tokens)")
+    parser.add_argument("--seed", type=seed, default=0, metavar="N", help="of the samples (default 0)")
     parser.add_argument("--against", metavar="OTHER", help="second, earlier model for a paired verdict")
-    parser.add_argument("--out", type=Path, help="JSONL file for the records, one line per completion")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="JSONL file for the records, one line per completion")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
 
 
@@ -53,14 +60,13 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from tiny_math_solver.evaluation.prompt_settings import evaluation_problems
     from tiny_math_solver.evaluation.verdict import evaluation_lines, paired_line
     from tiny_math_solver.models.load import load_model, locate
-    from tiny_math_solver.problems.layouts import ReadOptions
     from tiny_math_solver.rollouts import Sampling, make_rollouts
     from tiny_math_solver.support.files import json_lines, write_whole
 
     def measure(name: str, adapter: str | None = None) -> Any:
         loaded = load_model(name, adapter=adapter, revision=args.revision, dtype=args.dtype)
         try:
-            check_prompt(loaded, settings, notes)
+            check_prompt(args, loaded, settings, notes)
         except UserError as error:
             if name == args.model:
                 raise
@@ -84,19 +90,13 @@ def run(args: argparse.Namespace, console: Console) -> int:
     check_out(args.out, ".jsonl")
     if args.out and args.problems and args.out.exists() and args.out.resolve() == Path(args.problems).resolve():
         raise UserError(f"{args.out}: holds the problems; choose another --out")
-    if args.problems is None and (args.question, args.answer, args.max_unreadable) != (None, None, None):
-        raise UserError("--question, --answer and --max-unreadable go with --problems")
+    check_problem_arguments(args)
+    check_model(args)
     locate(args.model, args.revision, args.adapter)  # downloads come before any work
     if args.against is not None:
         locate(args.against, args.revision)
     settings = settings_of(args)
-    reading = ReadOptions(
-        args.question,
-        args.answer,
-        settings.problems.max_unreadable if args.max_unreadable is None else args.max_unreadable,
-        ("--question", "--answer", "--max-unreadable"),
-    )
-    problems, dropped, _ = evaluation_problems(args.problems, settings, reading)
+    problems, dropped, _ = evaluation_problems(args.problems, settings, read_options(args, settings))
     problems = problems[: args.limit]
     for note in dropped:
         console.note(note)

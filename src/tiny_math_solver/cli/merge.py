@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from tiny_math_solver.cli.arguments import add_problem_arguments, check_problem_arguments, read_options
 from tiny_math_solver.support.console import Console
 from tiny_math_solver.support.errors import EXIT_PROOF_FAILED
 
@@ -14,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", type=Path, help="folder for the merged model")
     parser.add_argument("--base", help="base model, if it is not where the adapter says: a Hub name or a folder")
     parser.add_argument("--dtype", help="float32, bfloat16 or float16 (default: the base's own)")
-    parser.add_argument("--problems", help="problems for the proof (default: the run's own, else embedded)")
+    add_problem_arguments(parser, "problems for the proof, as for eval (default: the run's own, else embedded)")
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
@@ -31,12 +32,13 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from tiny_math_solver.evaluation.prompt_settings import evaluation_problems, prompt_settings, run_config
     from tiny_math_solver.models.adapter import check_adapter_files
 
+    check_problem_arguments(args)
     refuse_occupied(args.out)
     check_adapter_files(args.adapter)
     settings = prompt_settings(str(args.adapter))
     # any questions will do to compare two models: an adapter of another program needs no dataset
-    source = args.problems or (None if run_config(args.adapter) else EMBEDDED)
-    problems, notes, _ = evaluation_problems(source, settings)
+    source = EMBEDDED if args.problems is None and not run_config(args.adapter) else args.problems
+    problems, notes, _ = evaluation_problems(source, settings, read_options(args, settings))
     for note in notes:
         console.note(note)
     dtype = merge_adapter(args.adapter, args.out, args.dtype, args.base)

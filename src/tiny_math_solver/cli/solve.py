@@ -3,7 +3,14 @@
 import argparse
 from typing import Any
 
-from tiny_math_solver.cli.arguments import add_model_arguments, check_prompt, natural, not_negative, settings_of
+from tiny_math_solver.cli.arguments import (
+    add_model_arguments,
+    check_model,
+    check_prompt,
+    natural,
+    not_negative,
+    settings_of,
+)
 from tiny_math_solver.support.console import Console, NotesConsole
 from tiny_math_solver.support.errors import UserError
 
@@ -16,8 +23,10 @@ EXAMPLE_QUESTION = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     parser.add_argument("question", nargs="?", help="a word problem in quotes")
-    parser.add_argument("--temperature", type=not_negative, default=0.0, help="default 0: greedy")
-    parser.add_argument("--samples", type=natural, default=0, help="also sample N completions and vote on the answer")
+    parser.add_argument("--temperature", type=not_negative, metavar="T", default=0.0, help="default 0: greedy")
+    parser.add_argument(
+        "--samples", type=natural, metavar="N", default=0, help="also sample N completions and vote on the answer"
+    )
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
@@ -39,10 +48,11 @@ def load_solver(args: argparse.Namespace) -> Any:
     from tiny_math_solver.playground.solver import Solver
     from tiny_math_solver.rollouts import make_rollouts
 
+    check_model(args)
     settings = settings_of(args)
     console = NotesConsole()
     loaded = load_model(args.model, adapter=args.adapter, revision=args.revision, dtype=args.dtype)
-    check_prompt(loaded, settings, console)
+    check_prompt(args, loaded, settings, console)
     rollouts = make_rollouts(
         loaded.model, loaded.tokenizer, args.batch_size, console=console, stop_strings=settings.stop_strings
     )

@@ -5,10 +5,11 @@ import shutil
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 from tiny_math_solver.cli.solve import EXAMPLE_QUESTION
 from tiny_math_solver.support import processes
-from tiny_math_solver.support.console import Console, QuietConsole
+from tiny_math_solver.support.console import CollectingConsole, Console, QuietConsole
 from tiny_math_solver.support.errors import EXIT_LEARNED_NOTHING, UserError
 
 HELP = "train an adapter with GRPO and measure what it gained"
@@ -49,18 +50,16 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from tiny_math_solver.runs.resume import ResumeOptions
     from tiny_math_solver.train import train
     from tiny_math_solver.training.live_view import training_console
-    from tiny_math_solver.training.plan import prepare
 
     check_arguments(config.grpo_config)
     if processes.is_main() and (text := processes.unused()):
         console.note(text)
+    options = ResumeOptions(args.resume, tuple(args.allow), args.force)
     if args.dry_run:
-        plan = processes.main_first(lambda: prepare(config)).plan
-        console.say(plan.config.to_yaml())
-        console.say("\n".join(plan.lines))
+        console.say(_dry_run(config, options))
         return 0
     with training_console(args.quiet or not processes.is_main()) as progress:
-        outcome = train(config, progress, ResumeOptions(args.resume, tuple(args.allow), args.force))
+        outcome = train(config, progress, options)
     processes.part()
     if not outcome.earned:
         if processes.is_main():
@@ -69,6 +68,20 @@ def run(args: argparse.Namespace, console: Console) -> int:
     console.say("\n".join(["", *run_lines(outcome.summary, outcome.folder)]))
     console.say(f'next: {_command_name()} solve {outcome.folder} "{EXAMPLE_QUESTION}"')
     return 0
+
+
+def _dry_run(config: Any, options: Any) -> str:
+    """The resolved configuration, the plan, and the point at which the run would start."""
+    from tiny_math_solver.runs.folder import RunFolder
+    from tiny_math_solver.runs.resume import starting_point
+    from tiny_math_solver.training.plan import prepare, prompt_date
+
+    plan = processes.main_first(lambda: prepare(config, prompt_date(config, options))).plan
+    console = CollectingConsole()
+    run = RunFolder(config.output_dir)
+    start = processes.on_main(lambda: starting_point(run, plan.config, plan.fingerprint, options, console))
+    resumed = [f"would resume from {start.checkpoint}"] if start.checkpoint else []
+    return "\n".join([plan.config.to_yaml(), *plan.lines, *console.lines, *resumed])
 
 
 def _command_name() -> str:

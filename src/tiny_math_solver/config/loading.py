@@ -10,10 +10,11 @@ from pydantic import ValidationError
 
 from tiny_math_solver.config.fields import known_fields
 from tiny_math_solver.config.generation_kwargs import check_generation_kwargs, stop_strings
-from tiny_math_solver.config.limits import CHOICES, checked, nearest, shown
+from tiny_math_solver.config.limits import CHOICES
 from tiny_math_solver.config.other_layouts import SECTIONS, counterpart, flat_layout
 from tiny_math_solver.config.overrides import field_type, parse_overrides
 from tiny_math_solver.config.schema import GRPO_DEFAULTS, LORA_DEFAULTS, Config
+from tiny_math_solver.config.values import checked, nearest, shown
 from tiny_math_solver.config.yaml_file import Comment, read_tree
 from tiny_math_solver.hub.datasets import DatasetName
 from tiny_math_solver.hub.snapshots import pinned
@@ -40,8 +41,8 @@ class Places:
 def load_config(path: str | Path, overrides: list[str] | None = None, console: Console | None = None) -> Config:
     """Read a YAML file, apply `--section.key value` overrides, check every key and value.
 
-    With a `console`, comments that may have been meant as text are noted there. Raises UserError naming file and line
-    (or the option), the key, and for unknown keys what does the same or is nearest.
+    With a `console`, comments that may have been meant as text and PEFT's warnings are noted there. Raises UserError
+    naming file and line (or the option), the key, and for unknown keys what does the same or is nearest.
     """
     path = Path(path)
     tree, lines, comments = read_tree(path)
@@ -68,7 +69,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None, console: C
     config.model.revision = pinned(config.model.name, config.model.revision)
     config.problems.revision = pinned(DatasetName.parse(config.problems.source).name, config.problems.revision)
     _check_batch(config, places)
-    _check_lora(config, places)
+    _check_lora(config, places, console)
     _check_generation(config, places)
     return config
 
@@ -150,12 +151,15 @@ def _build(values: dict[str, dict[str, Any]], places: Places) -> Config:
         raise UserError(f"{places.of(key)}: {key}{shown(key, problem['input'])}: {problem['msg']}") from None
 
 
-def _check_lora(config: Config, places: Places) -> None:
-    """Raise UserError where PEFT refuses fields that do not go together."""
+def _check_lora(config: Config, places: Places, console: Console | None) -> None:
+    """Note what PEFT warns of. Raises UserError where it refuses fields that do not go together."""
     try:
-        _ = config.lora_config
+        notes = config.lora_notes()
     except Exception as error:  # PEFT raises whatever comes up for values it does not check
         raise UserError(f"{places.of('lora')}: lora: {' '.join(str(error).split())}") from None
+    for note in notes:
+        if console:
+            console.note(f"{places.of('lora')}: lora: {note}")
 
 
 def _check_generation(config: Config, places: Places) -> None:

@@ -4,8 +4,9 @@ import re
 from typing import Any
 
 from tiny_math_solver.config.fields import known_fields
-from tiny_math_solver.config.limits import admits, shown
+from tiny_math_solver.config.other_layouts import counterpart
 from tiny_math_solver.config.schema import Config
+from tiny_math_solver.config.values import admits, shown
 from tiny_math_solver.config.yaml_file import read_value
 from tiny_math_solver.support.errors import UserError
 
@@ -20,7 +21,10 @@ def parse_overrides(arguments: list[str]) -> list[tuple[str, Any]]:
     while rest:
         key, equals, text = rest.pop(0).partition("=")  # the value after = may be a secret: it is in no message
         if not key.startswith("--") or "." not in key:
-            raise UserError(f"unknown argument {key!r}; overrides look like --grpo.learning_rate 2e-3")
+            hint = counterpart(key.lstrip("-").replace("-", "_")) if key.startswith("--") else ""
+            raise UserError(
+                f"unknown argument {key!r}; {hint + '; ' * bool(hint)}overrides look like --grpo.learning_rate 2e-3"
+            )
         if not equals:
             if not rest or is_override(rest[0]):
                 raise UserError(f"{key} has no value; write {key} VALUE")

@@ -7,6 +7,7 @@ objects, with their defaults filled in, are `Config.grpo_config` and `Config.lor
 
 from __future__ import annotations
 
+import warnings
 from copy import copy
 from functools import cached_property
 from pathlib import Path
@@ -264,10 +265,22 @@ class Config(Section):
 
     @cached_property
     def lora_config(self) -> LoraConfig:
-        """PEFT's LoraConfig, built at first use; raises whatever PEFT raises."""
+        """PEFT's LoraConfig, built at first use; raises whatever PEFT raises. Its warnings are in `lora_notes`."""
+        return self._build_lora()[0]
+
+    def lora_notes(self) -> list[str]:
+        """PEFT's warnings about section `lora`."""
+        texts = [" ".join(text.split()) for text in self._build_lora()[1]]
+        # one of them is about an option of save_pretrained that is not used here
+        return [text for text in texts if "path_initial_model_for_weight_conversion" not in text]
+
+    def _build_lora(self) -> tuple[LoraConfig, list[str]]:
         from peft import LoraConfig
 
-        return LoraConfig(**{"revision": self.model.revision, **self.lora})
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            built = LoraConfig(**{"revision": self.model.revision, **self.lora})
+        return built, [str(warning.message) for warning in caught]
 
     def with_grpo(self, **changes: Any) -> Config:
         """A copy with other values in section `grpo`."""

@@ -100,7 +100,7 @@ def _read_text(path: Path) -> str:
         if path.is_dir():
             raise UserError(f"{path} is a folder; expected a YAML file")
         if not path.is_file():
-            raise UserError(f"no such config file: {path}")
+            raise UserError(f"no such config file: {path}{_meant(path)}")
         with path.open("rb") as file:
             data = file.read(LARGEST_FILE + 1)
         if len(data) > LARGEST_FILE:
@@ -110,6 +110,13 @@ def _read_text(path: Path) -> str:
         raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _meant(path: Path) -> str:
+    """`; did you mean configs/quickstart.yaml?` where that is a file, and the folder or the ending was left out."""
+    places = (path.with_name(f"{path.name}.yaml"), Path("configs", path.name), Path("configs", f"{path.name}.yaml"))
+    close = next((place for place in places if place.is_file()), None)
+    return f"; did you mean {close}?" if close else ""
 
 
 def _on_one_line(message: object) -> str:

@@ -14,7 +14,7 @@ from tiny_math_solver.prompts import PromptFormat, encode_prompt
 from tiny_math_solver.rollouts import make_rollouts
 from tiny_math_solver.support.device import resolve_dtype
 from tiny_math_solver.support.errors import UserError
-from tiny_math_solver.support.files import occupied
+from tiny_math_solver.support.files import made_whole, occupied
 
 PROOF_PROBLEMS = 32
 FLOAT32_TOLERANCE = 1e-3  # logits of two float32 models that differ in rounding alone stay far below this
@@ -43,10 +43,11 @@ def merge_adapter(adapter: Path, out: Path, dtype: str | None = None, base: str 
     saved = resolve_dtype(dtype, "cpu") if dtype else stored_dtype(name, revision)
     merged = loaded.model.merge_and_unload().to(saved)
     try:
-        merged.save_pretrained(out)
-        loaded.tokenizer.save_pretrained(out)
-        if record := run_config(adapter):  # has the prompt settings
-            shutil.copy(record, out)
+        with made_whole(out):
+            merged.save_pretrained(out)
+            loaded.tokenizer.save_pretrained(out)
+            if record := run_config(adapter):  # has the prompt settings
+                shutil.copy(record, out)
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror or error})") from None
     return saved

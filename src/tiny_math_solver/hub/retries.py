@@ -6,7 +6,7 @@ and gives a Hub that does not answer six times a minute.
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
@@ -26,22 +26,23 @@ class UnreachableError(ConnectionError):
 def retrying(waits: Sequence[float], *, connecting: bool = True) -> Iterator[None]:
     """Inside the block huggingface_hub retries a failed request after each of `waits`, then raises UnreachableError.
 
-    With `connecting` False, a Hub that refuses the connection is given up at once. Does not nest.
+    With `connecting` False, a Hub that refuses the connection is given up at once. The client stays the one of the
+    program around us, which may have set one with proxies or certificates of its own (`set_client_factory`).
     """
     import huggingface_hub
 
-    default = huggingface_hub.get_session()
-    http = import_module(type(default).__module__.partition(".")[0])  # httpx, or httpx2 from huggingface_hub 2 on
-    options = {name: getattr(default, name) for name in ("event_hooks", "follow_redirects", "timeout")}
-    client, policy = _client_class(http), RetryPolicy(waits, connecting=connecting)
+    client: Any = huggingface_hub.get_session()
     logger = logging.getLogger("huggingface_hub")
-    level = logger.level
+    level, send = logger.level, vars(client).get("send")
     logger.setLevel(logging.ERROR)
-    huggingface_hub.set_client_factory(lambda: client(policy, **options))
+    client.send = _send_with_retries(client, RetryPolicy(waits, connecting=connecting))
     try:
         yield
     finally:
-        huggingface_hub.set_client_factory(lambda: http.Client(**options))
+        if send is None:
+            del client.send
+        else:
+            client.send = send
         logger.setLevel(level)
 
 
@@ -70,44 +71,45 @@ class RetryPolicy:
         time.sleep(wait)
 
 
-def _client_class(http: Any) -> Any:
-    """A client of the HTTP library `http` whose `send` follows a RetryPolicy.
+def _send_with_retries(client: Any, policy: RetryPolicy) -> Callable[..., Any]:
+    """The `send` of an HTTP client, following the policy.
 
-    Not a transport: a client that is given one leaves out the proxies of the environment, and a transport cannot
-    tell a short answer, whose request is repeated, from a download, which is resumed.
+    Not a transport, which could not tell a short answer, whose request is repeated, from a download, which is resumed.
     """
-    download, transient = _download_class(http), _transient(http)
+    http = _library(client)
+    send_once, download, transient = client.send, _download_class(http), _transient(http)
 
-    class RetryingClient(http.Client):
-        def __init__(self, policy: RetryPolicy, **options: Any):
-            super().__init__(**options)
-            self.policy = policy
+    def send(request: Any, *, stream: bool = False, **options: Any) -> Any:
+        host = request.url.host
+        if policy.given_up:
+            raise policy.given_up  # huggingface_hub has begun the file after the one that failed
+        request.extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), policy.timeout)
+        while True:
+            try:
+                response = send_once(request, stream=stream, **options)
+            except transient as error:
+                refused = isinstance(error, http.ConnectError)
+                policy.failed(host, _reason(http, error, policy), retry=policy.connecting or not refused)
+                continue
+            if response.status_code not in RETRY_STATUS:
+                break
+            response.close()
+            asked = response.headers.get("Retry-After", "")
+            reason = f"{response.status_code} {response.reason_phrase}" + (f" (asks for {asked} s)" * bool(asked))
+            policy.failed(host, reason, retry_after=float(asked) if asked.isdigit() else 0)
+        if stream:
+            response.stream = download(response.stream, host, policy)
+        else:
+            policy.succeeded()
+        return response
 
-        def send(self, request: Any, *, stream: bool = False, **options: Any) -> Any:
-            policy, host = self.policy, request.url.host
-            if policy.given_up:
-                raise policy.given_up  # huggingface_hub has begun the file after the one that failed
-            request.extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), policy.timeout)
-            while True:
-                try:
-                    response = super().send(request, stream=stream, **options)
-                except transient as error:
-                    refused = isinstance(error, http.ConnectError)
-                    policy.failed(host, _reason(http, error, policy), retry=policy.connecting or not refused)
-                    continue
-                if response.status_code not in RETRY_STATUS:
-                    break
-                response.close()
-                asked = response.headers.get("Retry-After", "")
-                reason = f"{response.status_code} {response.reason_phrase}" + (f" (asks for {asked} s)" * bool(asked))
-                policy.failed(host, reason, retry_after=float(asked) if asked.isdigit() else 0)
-            if stream:
-                response.stream = download(response.stream, host, policy)
-            else:
-                policy.succeeded()
-            return response
+    return send
 
-    return RetryingClient
+
+def _library(client: Any) -> Any:
+    """The HTTP library of a client, which may be of a class of its own: httpx, or httpx2 from huggingface_hub 2 on."""
+    bases = (base.__module__.partition(".")[0] for base in type(client).__mro__)
+    return import_module(next(name for name in bases if name in ("httpx", "httpx2")))
 
 
 def _download_class(http: Any) -> Any:

@@ -3,7 +3,17 @@
 // Slots 0 … rows-1 of the batch are running. A slot's completion has the cache place `completion_place[slot]` to
 // itself, and its prompt the place `prompt_place[slot]`, which the samples of a group share. `generated[slot]` counts
 // the tokens drawn so far.
+#include <vector>
+
 #include "attention.h"
+
+// `size` floats that the calling thread has to itself until it calls again. On the heap: what 100,000 tokens need is
+// more than the stack of a thread holds.
+static float* scratch(long size) {
+    static thread_local std::vector<float> floats;
+    if ((long)floats.size() < size) floats.resize(size);
+    return floats.data();
+}
 
 // x [rows, C] = the embedding of each slot's last token.
 extern "C" void embed(long rows, const int64_t* tokens, long columns, const int64_t* generated,
@@ -58,7 +68,7 @@ extern "C" void decode_attention(long rows, const scalar* qkv, const float* rope
             scalar *keys = completion_keys + (completion_place[r] * KV_HEADS + h) * completion_size,
                    *values = completion_values + (completion_place[r] * KV_HEADS + h) * completion_size;
             long prompt = (prompt_place[r] * KV_HEADS + h) * prompt_size;
-            float query[QUERIES][HEAD_DIM], key[HEAD_DIM], scores[QUERIES * stride];
+            float query[QUERIES][HEAD_DIM], key[HEAD_DIM], *__restrict scores = scratch(QUERIES * stride);
             for (int s = 0; s < QUERIES; s++)
                 rotate(row + (h * QUERIES + s) * HEAD_DIM, query_norm, eps, rope, scale, query[s]);
             rotate(row + (HEADS + h) * HEAD_DIM, key_norm, eps, rope, 1, key);
@@ -94,8 +104,8 @@ extern "C" void draw(long rows, const scalar* logits, const int64_t* logits_row,
         for (long v = 0; v < whole; v += LANES) highest = maximum(highest, load(row + v));
         float top = horizontal_max(highest), total = 0;
         for (long v = whole; v < V; v++) top = to_float(row[v]) > top ? to_float(row[v]) : top;
-        float ends[blocks];  // the running sum up to the end of each block
-        vec weights;         // unnormalised probabilities of one block
+        float* __restrict ends = scratch(blocks);  // the running sum up to the end of each block
+        vec weights;                               // unnormalised probabilities of one block
         auto weigh = [&](long block) {
             scalar last[LANES];
             const scalar* from = row + block * LANES;

@@ -113,6 +113,8 @@ def _with_model(config: Config, price: float | None, progress: Console) -> Itera
     golds = [parse_gold(p.answer) for part in (splits.train, splits.dev, splits.test, splits.unseen) for p in part]
     found = [f"{len(golds):,} with a readable gold answer", plan.step_line, *filter(None, [plan.dropped_line])]
     yield Check("warn" if plan.dropped or splits.unreadable else "ok", "problems", "; ".join([*found, *splits.notes]))
+    if plan.warm_up_line:
+        yield Check("warn", "warm-up", plan.warm_up_line)
     yield _template(prepared.config, tokenizer, splits.train[0].question, plan.notes)
     with tempfile.TemporaryDirectory() as nowhere:
         sandboxed = replace(prepared, config=prepared.config.with_grpo(output_dir=f"{nowhere}/run", report_to="none"))

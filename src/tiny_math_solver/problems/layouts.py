@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tiny_math_solver.config.limits import nearest
 from tiny_math_solver.config.schema import MAX_UNREADABLE
+from tiny_math_solver.config.values import nearest
 from tiny_math_solver.problems.rows import LONGEST_TEXT, UnreadableError, kind_of, listed
 from tiny_math_solver.support.errors import UserError
 

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -10,6 +11,15 @@ import torch
 
 from tiny_math_solver.support import processes
 from tiny_math_solver.support.errors import UserError
+
+MPS_ERRORS = (RuntimeError, TypeError)  # NotImplementedError is a RuntimeError
+# as in torch's "… not currently implemented for the MPS device", "… arguments from the 'MPS' backend", "Cannot convert
+# a MPS Tensor to float64 dtype as the MPS framework doesn't support float64", "BFloat16 is not supported on MPS"
+MPS_WORDS = re.compile(
+    r"\bMPS'? (device|backend|framework|tensor)\b|\bMPS does ?n[o']t support|supported (on|by|for|in) (the )?MPS\b|"
+    r"\bMPSNDArray|^\[?MPS\]?:",
+    re.IGNORECASE,
+)
 
 
 def default_device() -> str:
@@ -55,6 +65,11 @@ def empty_cache() -> None:
         torch.cuda.empty_cache()
     elif torch.backends.mps.is_available():
         torch.mps.empty_cache()
+
+
+def is_refused_by_mps(error: BaseException) -> bool:
+    """True if an error means that MPS lacks an operator, a type or a size, which the CPU has."""
+    return isinstance(error, MPS_ERRORS) and bool(MPS_WORDS.search(str(error)))
 
 
 def forked_rng(device: torch.device) -> AbstractContextManager[Any]:

@@ -1,9 +1,11 @@
 """Files that are written whole or not at all, and checks of where they are to go."""
 
+import contextlib
 import json
 import os
+import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,21 @@ def json_lines(rows: Iterable[Mapping[str, Any]]) -> str:
 def occupied(path: Path) -> bool:
     """True if something stands at `path`: a file, or a folder with more in it than hidden files."""
     return path.exists() and (not path.is_dir() or any(not file.name.startswith(".") for file in path.iterdir()))
+
+
+@contextlib.contextmanager
+def made_whole(folder: Path) -> Iterator[None]:
+    """Empty a folder that was empty, or remove it if it was not there, should the block fail that fills it."""
+    existed = folder.exists()
+    before = set(folder.iterdir()) if existed else set()
+    try:
+        yield
+    except BaseException:
+        for path in set(folder.iterdir()) - before if folder.is_dir() else ():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if not existed and folder.is_dir():
+            folder.rmdir()
+        raise
 
 
 def check_writable(folder: Path, advice: str) -> None:

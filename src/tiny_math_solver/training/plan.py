@@ -9,6 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from transformers import SchedulerType
+
 from tiny_math_solver.config.schema import EMBEDDED, Config
 from tiny_math_solver.models.adapter import is_hub_name
 from tiny_math_solver.models.load import embedding_rows, load_tokenizer
@@ -24,6 +26,8 @@ from tiny_math_solver.prompts import (
     train_prompts,
 )
 from tiny_math_solver.rollouts.rollout import refuse_unknown_ids
+from tiny_math_solver.runs.folder import RunFolder
+from tiny_math_solver.runs.resume import ResumeOptions, recorded_date
 from tiny_math_solver.support import processes
 from tiny_math_solver.support.errors import UserError
 
@@ -91,6 +95,15 @@ class Plan:
         return f"{self.dropped:,} train problems dropped: their prompt has over {self.config.prompt.max_tokens} tokens"
 
     @property
+    def warm_up_line(self) -> str:
+        """Empty unless the only step is one at which the learning rate is still 0."""
+        args: Any = self.config.grpo_config
+        has_warm_up = args.lr_scheduler_type not in (SchedulerType.CONSTANT, SchedulerType.REDUCE_ON_PLATEAU)
+        if self.steps > 1 or not has_warm_up or not args.get_warmup_steps(self.steps):
+            return ""
+        return "nothing will be learned: a warm-up begins at learning rate 0, and there is one step; set warmup_steps 0"
+
+    @property
     def record(self) -> dict[str, Any]:
         """The problems in numbers, for summary.json: those that are used and those that were dropped."""
         splits = self.splits
@@ -109,7 +122,7 @@ class Plan:
             f"problems: {config.problems.source}: {len(splits.train):,} train, {len(splits.dev):,} dev, "
             f"{len(splits.test):,} test" + (f", {len(splits.unseen):,} of unseen kinds" if splits.unseen else ""),
             *splits.notes,
-            *filter(None, [self.dropped_line]),
+            *filter(None, [self.dropped_line, self.warm_up_line]),
             *self.notes,
             self.step_line,
             f"{self.steps:,} steps in all: {self.steps * config.completions_per_step:,} completions of at most "
@@ -149,7 +162,7 @@ class Prepared:
 def prepare(config: Config, date: str | None = None) -> Prepared:
     """Load problems and tokenizer, and encode the train prompts; writes nothing.
 
-    A chat template that puts in today's date gets `date`, by default today's, unless the configuration sets one.
+    A chat template that puts in today's date gets `date`, by default `prompt_date`, unless the configuration sets one.
 
     Raises UserError where too few problems are left for a step.
     """
@@ -160,7 +173,7 @@ def prepare(config: Config, date: str | None = None) -> Prepared:
     splits = load_splits(config.problems)
     tokenizer = load_tokenizer(config.model.name, config.model.revision, adapter.folder if adapter else None)
     if config.prompt.date is None and puts_in_date(tokenizer):
-        config = config.with_sections(prompt=config.prompt.model_copy(update={"date": date or today()}))
+        config = config.with_sections(prompt=config.prompt.model_copy(update={"date": date or prompt_date(config)}))
     prompt = PromptFormat.of(config)
     check_variables(tokenizer, prompt)
     notes = idle_settings(tokenizer, prompt, splits.train[0].question)
@@ -176,6 +189,11 @@ def prepare(config: Config, date: str | None = None) -> Prepared:
             "grpo.per_device_train_batch_size"
         )
     return Prepared(config, plan.splits, prompts, tokenizer, plan)
+
+
+def prompt_date(config: Config, options: ResumeOptions = ResumeOptions()) -> str:  # noqa: B008  frozen
+    """The date for chat templates that put in today's: that of the run which this start resumes, else today's."""
+    return recorded_date(RunFolder(config.output_dir), config, options) or today()
 
 
 def _refuse_own_output(config: Config) -> None:

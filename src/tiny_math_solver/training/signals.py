@@ -15,10 +15,9 @@ from transformers.trainer_utils import SaveStrategy
 from tiny_math_solver.support import processes
 from tiny_math_solver.support.errors import StoppedError
 from tiny_math_solver.support.processes import EndedElsewhereError
+from tiny_math_solver.support.signals import SIGNALS
 
 ECHO = 5  # seconds in which a launcher passes on a signal that the terminal has sent to all processes
-NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")  # Windows has no SIGHUP, and sends SIGBREAK instead
-SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
 
 
 class StopOnSignal(TrainerCallback):

@@ -1,0 +1,47 @@
+"""The signals by which an operating system asks a program to end; Ctrl-C is a KeyboardInterrupt besides."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")  # Windows has no SIGHUP, and sends SIGBREAK instead
+SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
+
+
+class Ended(BaseException):
+    """A signal has ended the command: like Ctrl-C no `except Exception` swallows it, and all cleaning up is done."""
+
+    def __init__(self, number: int):
+        super().__init__(f"{signal.Signals(number).name}: stopped")
+        self.exit_code = 128 + number
+
+
+@contextlib.contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Raise `Ended` at the first signal but SIGINT inside the block, in the main thread; one that is ignored stays so.
+
+    More of them have no effect: a launcher passes on what all processes have received, amid their cleaning up.
+    """
+    ended = False
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal ended
+        if not ended:
+            ended = True
+            raise Ended(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python delivers signals to the main thread alone
+        return
+    before = {number: signal.getsignal(number) for number in SIGNALS if number != signal.SIGINT}
+    for number, handler in before.items():
+        if handler == signal.SIG_DFL:  # else nohup ignores it, or the program around us handles it
+            signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if handler == signal.SIG_DFL:
+                signal.signal(number, handler)
