@@ -6,7 +6,7 @@ Their fields may grow, not change. `summary.json` and the rows of `eval/*.jsonl`
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from tiny_math_solver.support.errors import UserError
 
@@ -33,6 +33,7 @@ class RolloutRow(TypedDict):
     finished: bool  # False if the length limit cut it off
     correct: bool  # lenient: the number may stand anywhere
     strict: bool  # it stands after ####
+    used: NotRequired[bool]  # False if it was not passed to the update; absent: it was
 
 
 class EventRow(TypedDict):

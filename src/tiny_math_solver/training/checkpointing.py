@@ -74,6 +74,7 @@ class Checkpointing(TrainerCallback):
             "metrics": metrics,
             "watchdog": watchdog,
             "rollout_batch": trainer.rollouts.batch_size,
+            "batches": trainer.batches,
         }
         if trainer.update is not None:
             self.parts["tokens_per_pass"] = trainer.update.tokens_per_pass
