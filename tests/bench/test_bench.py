@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from helpers.paths import QUICKSTART
-from tiny_math_solver.bench import rollouts, steps
+from tiny_math_solver.bench import rollouts, sampling, steps
 from tiny_math_solver.bench.rollouts import Case
 from tiny_math_solver.config.loading import load_config
 from tiny_math_solver.training.trainer import MathGRPOTrainer
@@ -42,8 +42,53 @@ def test_the_other_side_is_trl_itself():
             made.append(self.trainer)
 
     for stock in (True, False):
-        times = steps._train(steps.Side("side", stock), QUICKSTART, small, 2, None, Spy())
+        times = steps.train_side(steps.Side("side", stock), QUICKSTART, small, 2, None, Spy())
         assert len(times) == 2
         assert min(times) > 0
     assert type(made[0]) is steps.GRPOTrainer
     assert type(made[1]) is MathGRPOTrainer
+
+
+def point(seconds: float, completions: int, accuracy: float) -> dict[str, float]:
+    return {"seconds": seconds, "completions": completions, "accuracy": accuracy}
+
+
+def test_the_target_of_a_race_is_crossed_between_two_evaluations():
+    """Catches a target that counts from the next evaluation alone, and one that is crossed twice."""
+    points = [point(1, 100, 0.2), point(3, 300, 0.6), point(4, 400, 0.3), point(5, 500, 0.9)]
+    found = sampling.summary(points, 0.5)
+    assert found == pytest.approx({"seconds": 2.5, "completions": 250, "final_accuracy": 0.6, "total_seconds": 5})
+    assert sampling.summary(points, 0.1) == pytest.approx(
+        {**found, "seconds": 0.5, "completions": 50}
+    )  # from 0 at first
+    never = sampling.summary(points, 0.95)
+    assert never["seconds"] is never["completions"] is None
+    assert sampling.run_line(never) == "target not reached; 60.0% at the end, 5.0 s in all"
+
+
+def test_arms_of_a_race_are_compared_seed_by_seed():
+    """Medians of ratios, not the ratio of medians: 2 and 1/2 and 3 have median 2, whatever the seeds' own times."""
+
+    def runs(*seconds: float | None) -> list[dict[str, Any]]:
+        return [
+            {"seconds": s, "completions": s and 10 * s, "final_accuracy": 0.9, "total_seconds": 9.0} for s in seconds
+        ]
+
+    both = {"none": runs(2, 10, 3, None), "share": runs(1, 20, 1, 5)}
+    compared = sampling._compared(both)
+    assert compared["share"] == {"times": {"seconds": 2, "completions": 2}, "final_accuracy": 0}
+    lines = sampling.table({"target": 0.8, "runs": both, "against_none": compared})
+    assert lines[1] == (
+        "share: to 80% on dev 3.0 s (2.00×), 30 completions (2.00×), 4 of 4 seeds; at the end 90.0% (+0.0 points) "
+        "after 9.0 s"
+    )
+
+
+def test_the_arms_of_the_race_are_what_they_are_called():
+    """Catches a renamed setting, and an arm that leaves something out."""
+    for name, pupil in sampling.PUPILS.items():
+        for arm, overrides in sampling.ARMS.items():
+            config = load_config(QUICKSTART, [*pupil.overrides, *overrides])
+            on = config.problems.sampling == "adaptive", config.rollouts.replace_dead == 2, config.update.share == 0.5
+            assert sum(on) == {"none": 0, "all three": 3}.get(arm, 1), (name, arm)
+            assert arm in ("none", "all three") or load_config(QUICKSTART, ["--" + arm.split()[0], arm.split()[1]])

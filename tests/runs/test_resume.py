@@ -93,8 +93,34 @@ def same(one: Path, other: Path) -> None:
         ["--grpo.logging_steps", "3", "--grpo.beta", "0.05"],
         ["--update.own_passes", "false", "--rollouts.native", "false"],
         ["--problems.train", "9", "--grpo.steps_per_generation", "3"],  # steps that span two passes
+        ["--problems.sampling", "adaptive"],
+        ["--rollouts.replace_dead", "2"],
+        ["--update.share", "0.5"],
+        [
+            "--problems.sampling",
+            "adaptive",
+            "--rollouts.replace_dead",
+            "1",
+            "--update.share",
+            "0.5",
+            "--grpo.num_iterations",
+            "2",
+            "--grpo.steps_per_generation",
+            "4",
+        ],
     ],
-    ids=["plain", "dropout", "reused batches", "sparse log", "trl's micro-batches", "across epochs"],
+    ids=[
+        "plain",
+        "dropout",
+        "reused batches",
+        "sparse log",
+        "trl's micro-batches",
+        "across epochs",
+        "adaptive sampling",
+        "dead groups replaced",
+        "a share of the rows",
+        "all three, reused batches",
+    ],
 )
 def test_a_resumed_run_ends_as_one_straight_through(tmp_path: Path, overrides: list[str]):
     """Seven steps reach the second pass over the problems, whose order is another.

@@ -69,3 +69,15 @@ def test_too_few_problems_for_a_step_are_refused():
         prepare(load_config(QUICKSTART, [*FEW, "--prompt.max_tokens", "5"]))
     with pytest.raises(UserError, match="8 train problems are fewer than a generation batch"):
         prepare(load_config(QUICKSTART, [*FEW, "--problems.train", "8"]))
+
+
+def test_the_plan_says_what_is_chosen():
+    """Catches a setting that is on without a word, and a share that is said before it is rounded."""
+    assert prepare(load_config(QUICKSTART, FEW)).plan.choice_line == ""
+    chosen = ["--problems.sampling", "adaptive", "--rollouts.replace_dead", "2", "--update.share", "0.45"]
+    plan = prepare(load_config(QUICKSTART, [*FEW, *chosen])).plan
+    assert plan.choice_line in plan.lines
+    assert plan.choice_line == (
+        "problems that were all right or all wrong lately are asked less often; groups of equal rewards give way to "
+        "further problems, in up to 2 rounds a batch; 4 of the 8 completions of a problem are learned from"
+    )

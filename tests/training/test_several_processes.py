@@ -84,6 +84,32 @@ def test_a_group_over_two_processes_is_compared_as_one(tmp_path: Path):
         assert [row["advantage"] for row in group] == pytest.approx(expected, abs=1e-4)
 
 
+def test_two_processes_choose_the_same_problems_and_replace_the_same_groups(tmp_path: Path):
+    """A step has one and a half groups in each process. Catches processes whose histories or batches part ways.
+
+    What is used comes in whole groups, what was set aside too, and no problem is twice in a step.
+    """
+    folder = tmp_path / "run"
+    chosen = ["--problems.sampling", "adaptive", "--rollouts.replace_dead", "2", "--problems.train", "12"]
+    steps = ["--grpo.per_device_train_batch_size", "6", "--grpo.max_steps", "6", "--grpo.output_dir", str(folder)]
+    done = launch(2, *TINY, *chosen, *steps, script=patched(tmp_path, POLICY_OF_EACH))
+    assert done.returncode == 0, done.stderr
+    assert len({line.split()[1] for line in done.stdout.splitlines() if line.startswith("policy ")}) == 1
+    groups = defaultdict(list)
+    for row in rows(folder / "rollouts.jsonl"):
+        groups[row["step"], row["id"]].append(row)
+    assert {len(group) for group in groups.values()} == {4}
+    assert all(len({row.get("used", True) for row in group}) == 1 for group in groups.values())
+    used = Counter(step for (step, _), group in groups.items() if group[0].get("used", True))
+    assert used == dict.fromkeys(range(1, 7), 3)
+    aside = [group for group in groups.values() if "used" in group[0]]
+    assert aside  # the model blurts: most groups are dead at first
+    assert all(len({sum(row["rewards"].values()) for row in group}) == 1 for group in aside)
+    metrics = rows(folder / "metrics.jsonl")
+    assert sum(row["sampler/replaced"] for row in metrics) == len(aside)
+    assert sum(row["sampler/skipped"] for row in metrics) > 0
+
+
 FIXED_COMPLETIONS = """
 import torch.distributed as dist
 from tiny_math_solver.training.generation import Generation

@@ -150,6 +150,49 @@ def test_a_step_may_span_generation_batches_and_rows_without_any_token(tmp_path:
     assert got_loss == pytest.approx(expected_loss, abs=1e-5)
 
 
+def stock_gradient_of_used(trainer: Any, batches: list[dict[str, Any]], rows: int) -> torch.Tensor:
+    """TRL's gradient for micro-batches of `rows` used rows each."""
+    whole = {k: torch.cat([b[k] for b in batches]) if v.ndim else v for k, v in batches[0].items()}
+    chosen = whole["used"].nonzero()[:, 0]
+    trainer.current_gradient_accumulation_steps = len(chosen) // rows
+    trainer.args.steps_per_generation = len(chosen) // rows
+    update, trainer.update = trainer.update, None
+    for part in chosen.split(rows):
+        loss = trainer._compute_loss(trainer.model, {k: v[part] if v.ndim else v for k, v in whole.items()})
+        loss.backward()
+    trainer.update = update
+    return gradient(trainer)
+
+
+@pytest.mark.parametrize("loss", ["grpo", "dapo", "dr_grpo", "bnpo", "luspo", "cispo", "sapo", "vespo"])
+def test_the_gradient_is_trls_for_the_used_rows_alone(tmp_path: Path, loss: str, native: list[str]):
+    """Catches a mean that still counts the dropped rows, or their tokens. One row a micro-batch suits bnpo too."""
+    one = ["--grpo.per_device_train_batch_size", "1", "--grpo.gradient_accumulation_steps", "32"]
+    options = ["--update.share", "0.5", "--grpo.loss_type", loss, "--grpo.beta", "0.05", *one]
+    trainer = new_trainer(tmp_path / "run", *options, *native)
+    batches = micro_batches(trainer)
+    assert sum(int(batch["used"].sum()) for batch in batches) == 16
+    got, _ = own_gradient(trainer, batches)
+    expected = stock_gradient_of_used(trainer, batches, rows=1)
+    assert expected.norm() > 0
+    assert (got - expected).norm() / expected.norm() < 1e-4
+
+
+def test_dropped_rows_are_not_passed_through_the_model(tmp_path: Path, native: list[str]):
+    """Half of the rows, half of the work. Catches rows that only lose their advantage while beta keeps them in."""
+    trainer = new_trainer(tmp_path / "run", "--update.share", "0.5", "--grpo.beta", "0.05", *native)
+    batches = micro_batches(trainer)
+    scored, loss_of = [], trainer._compute_loss
+
+    def counted(model: Any, batch: dict[str, Any]) -> Any:
+        scored.append(len(batch["advantages"]))
+        return loss_of(model, batch)
+
+    trainer._compute_loss = counted
+    own_gradient(trainer, batches)
+    assert sum(scored) == 16
+
+
 def test_a_pass_in_which_nothing_is_scored_has_no_gradient(tmp_path: Path, native: list[str]):
     trainer = new_trainer(tmp_path / "run", *native)
     batches = micro_batches(trainer)

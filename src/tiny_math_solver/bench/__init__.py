@@ -3,6 +3,7 @@
 machine.py    what the hardware can do at best
 rollouts.py   the engine, transformers' generate and, from another environment, vLLM: the same rows and tokens
 steps.py      GRPO steps and the time to a dev accuracy: ours against TRL's own GRPOTrainer
+sampling.py   the time to a dev accuracy with the settings that choose problems and rows, and without
 report.py     all of it as a table and as JSON
 """
 
@@ -16,4 +17,5 @@ PARTS: dict[str, tuple[str, ...]] = {
     "steps-0.5b": ("cuda",),
     "memory": ("cuda",),
     "race": ("cpu",),
+    "sampling": (),  # half an hour: only if chosen
 }

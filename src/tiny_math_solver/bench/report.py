@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from tiny_math_solver.bench import PARTS, rollouts, steps
+from tiny_math_solver.bench import PARTS, rollouts, sampling, steps
 from tiny_math_solver.bench.machine import ceilings, describe
 from tiny_math_solver.runs.environment import command_line
 from tiny_math_solver.support.console import Console
@@ -18,6 +18,7 @@ from tiny_math_solver.support.errors import UserError
 
 CONFIG = Path("configs/quickstart.yaml")
 RACE_STEPS = 24
+SEEDS = 5
 
 
 def run(
@@ -65,6 +66,11 @@ def run(
     if "race" in parts:
         result["race"] = steps.race(CONFIG, [], RACE_STEPS, rounds=3)
         console.say(race_line(result["race"]))
+        save(result)
+    for name, pupil in sampling.PUPILS.items() if "sampling" in parts else ():
+        result.setdefault("sampling", {})[name] = measured = sampling.race(CONFIG, pupil, range(SEEDS), console.say)
+        for line in sampling.table(measured):
+            console.say(f"{name}: {line}")
         save(result)
     return result
 

@@ -75,7 +75,7 @@ def step_times(
                 gc.collect()  # an earlier side's trainer is in cycles
                 torch.cuda.empty_cache()
                 torch.cuda.reset_peak_memory_stats()
-            times = _train(side, config_path, overrides, steps, coin=coin)
+            times = train_side(side, config_path, overrides, steps, coin=coin)
             taken.setdefault(name, []).extend(times[1:])  # the first one warms up
             if torch.cuda.is_available():
                 peaks[name] = max(peaks.get(name, 0), torch.cuda.max_memory_allocated())
@@ -103,7 +103,7 @@ def race(config_path: Path, overrides: list[str], limit: int, rounds: int) -> di
         for name, finished in runs.items():
             times: list[float] = []
             reached = _Reached(config)
-            _train(both[name], config_path, [*overrides, "--grpo.seed", str(seed)], limit, times, reached)
+            train_side(both[name], config_path, [*overrides, "--grpo.seed", str(seed)], limit, times, reached)
             finished.append({"seconds": sum(times), "steps": len(times), "accuracy": reached.accuracy})
     seconds = {name: median(run["seconds"] for run in finished) for name, finished in runs.items()}
     return {
@@ -115,7 +115,7 @@ def race(config_path: Path, overrides: list[str], limit: int, rounds: int) -> di
     }
 
 
-def _train(
+def train_side(
     side: Side,
     path: Path,
     overrides: list[str],

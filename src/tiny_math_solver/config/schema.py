@@ -88,6 +88,11 @@ class ProblemsSection(Section):
         ge=1,
         description="test problems to use, or to carve from train if there are none; null: all (embedded: 500)",
     )
+    sampling: str = Field(
+        "uniform",
+        description="uniform: each problem once an epoch; adaptive: those that were all right or all wrong lately are "
+        "asked less often",
+    )
     seed: int = Field(0, description="seed of the embedded generator, and of the choice if only some are used")
 
 
@@ -117,12 +122,18 @@ class RolloutsSection(Section):
     batch_size: int = Field(128, ge=1, description="completions decoded at once, fewer if memory runs out")
     engine: bool = Field(True, description="decode with the engine; false: transformers' generate, many times slower")
     native: bool = Field(True, description="on a CPU: kernels compiled for this processor; false: torch, slower")
+    replace_dead: int = Field(
+        0, ge=0, description="rounds per batch in which groups of equal rewards give way to further problems; 0: none"
+    )
     fall_back: bool = Field(False, description="if the engine fails its check: true goes on with generate, false stops")
 
 
 class UpdateSection(Section):
     own_passes: bool = Field(
         True, description="passes by length, without zero-gradient rows; false: TRL's micro-batches"
+    )
+    share: float = Field(
+        1.0, gt=0, le=1, description="share of each group's completions to learn from: its best and its worst"
     )
     tokens_per_pass: int = Field(4096, ge=1, description="tokens of one forward and backward pass, padding included")
 

@@ -33,6 +33,7 @@ class RolloutRow(TypedDict):
     finished: bool  # False if the length limit cut it off
     correct: bool  # lenient: the number may stand anywhere
     strict: bool  # it stands after ####
+    used: NotRequired[bool]  # False if it was not passed to the update; absent: it was
 
 
 class EventRow(TypedDict):

@@ -29,10 +29,11 @@ from tiny_math_solver.support.batch_size import BatchSize
 from tiny_math_solver.support.console import Console
 from tiny_math_solver.support.errors import UserError
 from tiny_math_solver.training.agreement import Agreement
+from tiny_math_solver.training.batches import Batches
 from tiny_math_solver.training.checkpointing import Checkpointing
 from tiny_math_solver.training.dev_evaluation import DevEvaluation
 from tiny_math_solver.training.engine_watch import EngineWatch
-from tiny_math_solver.training.generation import Generation, dataset_rows, sampling_of
+from tiny_math_solver.training.generation import DatasetRow, Generation, dataset_rows, sampling_of
 from tiny_math_solver.training.metrics_log import MetricsLog
 from tiny_math_solver.training.plan import Prepared
 from tiny_math_solver.training.recorder import Recorder
@@ -46,6 +47,7 @@ from tiny_math_solver.update.kernel_scorer import KernelScorer
 from tiny_math_solver.update.kernel_scorer import unsupported as unsupported_by_kernels
 from tiny_math_solver.update.policy_update import PolicyUpdate
 from tiny_math_solver.update.scorer import Scorer
+from tiny_math_solver.update.share import kept_rows
 from tiny_math_solver.update.torch_scorer import TorchScorer
 
 REFERENCE = "ref"  # TRL's name for a copy of an adapter that was trained before, as reference of the KL term
@@ -127,11 +129,12 @@ def make_trainer(
     """A trainer with its rollouts and its update, and no callbacks. Raises UserError for what PEFT and TRL refuse."""
     _refuse_adapter(config, model)
     generation = Generation(prompts, sampling_of(config.grpo_config), StepMetrics())
+    rows = dataset_rows(problems, prompts, config.prompt.system)
     try:
         trainer = MathGRPOTrainer(
             model=model,
             args=config.grpo_config,
-            rows=dataset_rows(problems, prompts, config.prompt.system),
+            rows=rows,
             tokenizer=tokenizer,
             lora_config=None if isinstance(model, PeftModel) else config.lora_config,
             generation=generation,
@@ -161,8 +164,17 @@ def make_trainer(
         "out of memory",
         f"rollouts.batch_size is reduced to {rows} for the rest of the run; set it so to skip the retry",
     )
+    choose_problems(config, trainer, rows)
     trainer.update = make_update(config, trainer, console, events)
     return trainer
+
+
+def choose_problems(config: Config, trainer: MathGRPOTrainer, rows: list[DatasetRow]) -> None:
+    """Set up which of the problems in `rows` are asked."""
+    rounds = config.rollouts.replace_dead
+    if rounds and trainer.rollout_func is None:
+        raise UserError("rollouts.replace_dead: vLLM's completions cannot be replaced; set it to 0")
+    trainer.batches = Batches(trainer, rows, adaptive=config.problems.sampling == "adaptive", rounds=rounds)
 
 
 def _try_sampling(generation: Generation, prompt: Prompt) -> None:
@@ -188,6 +200,9 @@ def _refuse_adapter(config: Config, model: Any) -> None:
 def make_update(config: Config, trainer: MathGRPOTrainer, console: Console, events: EventLog) -> PolicyUpdate | None:
     """The update by passes of our own; None, and the reason said, if only TRL's micro-batches are right."""
     reason = _needs_micro_batches(trainer) if config.update.own_passes else "update.own_passes is false"
+    share = kept_rows(config.num_generations, config.update.share) / config.num_generations
+    if reason and share < 1:
+        raise UserError(f"update.share is below 1, which TRL's own micro-batches cannot take ({reason}); set it to 1")
     if reason:
         console.say(f"update in TRL's own micro-batches: {reason}")
         number_positions(trainer.model)
@@ -211,7 +226,13 @@ def make_update(config: Config, trainer: MathGRPOTrainer, console: Console, even
     )
     # without a KL term, rows of zero advantage have exactly no gradient
     return PolicyUpdate(
-        trainer.model, scorer, torch_scorer, tokens_per_pass, trainer.loss_type, skip_zero_advantage=trainer.beta == 0
+        trainer.model,
+        scorer,
+        torch_scorer,
+        tokens_per_pass,
+        trainer.loss_type,
+        skip_zero_advantage=trainer.beta == 0,
+        share=share,
     )
 
 

@@ -75,6 +75,7 @@ class Checkpointing(TrainerCallback):
             "rescue": watchdog.rescue,
             "watchdog": watchdog,
             "rollout_batch": trainer.rollouts.batch_size,
+            "batches": trainer.batches,
         }
         if trainer.update is not None:
             self.parts["tokens_per_pass"] = trainer.update.tokens_per_pass

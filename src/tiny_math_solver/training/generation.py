@@ -1,13 +1,14 @@
 """A generation batch on its way through TRL: prompts → rollouts → graded completions.
 
 TRL asks for the completions (`rollout_func`) and for the rewards, one function after the other. A row keeps the group
-of its prompt, its tokens stay ragged, and its completion is graded once.
+of its prompt, its tokens stay ragged, and its completion is graded once. Where a batch was put together beforehand
+(batches.py), TRL is given what there is.
 """
 
 import functools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from trl import GRPOConfig
@@ -38,8 +39,17 @@ def dataset_rows(problems: Sequence[Problem], prompts: Sequence[Prompt], system:
     ]
 
 
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One completion of a problem's row, graded."""
+
+    row: DatasetRow
+    rollout: Rollout
+    graded: Graded
+
+
 class Generation:
-    """Makes and grades one generation batch at a time: `begin`, then TRL's calls, then `records`.
+    """Makes and grades one generation batch at a time: `begin`, perhaps `hold`, then TRL's calls, then `records`.
 
     `prompts` are those of every problem that may come, found by their group. `rollouts` are of the policy under
     training, so they can only be made once the trainer has put the adapter on the model.
@@ -54,30 +64,46 @@ class Generation:
         self.rows: list[DatasetRow] = []
         self.graded: list[Graded] = []
         self.flaws: list[str] = []  # of the batch: rewards and log-probabilities that are missing or not finite
+        self._held: list[Sample] = []
         self._completion_ids: list[list[int]] = []
         self._seed = 0
 
     def begin(self, rows: list[DatasetRow], seed: int) -> None:
         """Take the rows of the next batch; their draws depend on `seed`."""
-        self.rows, self._seed, self.flaws = rows, seed, []
+        self.rows, self._seed, self.flaws, self._held = rows, seed, [], []
         self.step_metrics.batches += 1
+
+    def make(self, rows: list[DatasetRow], seed: int) -> list[Sample]:
+        """One graded completion for each of `rows`."""
+        rollouts = self._sampled(rows, seed)
+        ids = [rollout.completion_ids for rollout in rollouts]
+        graded = self._graded([row["prompt"] for row in rows], ids, [row["answer"] for row in rows])
+        return [Sample(*parts) for parts in zip(rows, rollouts, graded, strict=True)]
+
+    def hold(self, samples: list[Sample]) -> None:
+        """Take the batch as it is: TRL gets these completions and their rewards."""
+        self.rows, self._held = [sample.row for sample in samples], samples
 
     def rollout_func(self, prompts: list[Any], trainer: Any) -> dict[str, Any]:
         """TRL's hook for generation: one completion for each of `rows`, whose messages `prompts` repeats."""
-        asked = [self.prompts[row["group"]] for row in self.rows]
-        with self.step_metrics.timed("rollout"):
-            rollouts = self.rollouts.generate(asked, 1, replace(self.sampling, seed=self._seed))
-        self._check_logprobs(rollouts)
+        rollouts = [sample.rollout for sample in self._held] or self._sampled(self.rows, self._seed)
         has_logprobs = all(rollout.logprobs is not None for rollout in rollouts)
         return {
-            "prompt_ids": [prompt.ids for prompt in asked],
+            "prompt_ids": [rollout.prompt_ids for rollout in rollouts],
             "completion_ids": [rollout.completion_ids for rollout in rollouts],
             # TRL carries them along and reads them for vLLM's importance-sampling correction only
             "logprobs": [rollout.logprobs for rollout in rollouts] if has_logprobs else None,
         }
 
-    def _check_logprobs(self, rollouts: Sequence[Rollout]) -> None:
-        for row, rollout in zip(self.rows, rollouts, strict=True):
+    def _sampled(self, rows: list[DatasetRow], seed: int) -> list[Rollout]:
+        asked = [self.prompts[row["group"]] for row in rows]
+        with self.step_metrics.timed("rollout"):
+            rollouts = self.rollouts.generate(asked, 1, replace(self.sampling, seed=seed))
+        self._check_logprobs(rows, rollouts)
+        return rollouts
+
+    def _check_logprobs(self, rows: list[DatasetRow], rollouts: Sequence[Rollout]) -> None:
+        for row, rollout in zip(rows, rollouts, strict=True):
             if rollout.logprobs is None:
                 if isinstance(self.rollouts, EngineRollouts):  # transformers' generate was not asked for them
                     self.flaws.append("log-probabilities of the rollouts are missing")
@@ -119,40 +145,55 @@ class Generation:
         return [function(name) for name in REWARDS]
 
     def _grade(self, prompts: list[Any], completion_ids: list[list[int]], **columns: Any) -> None:
+        self._completion_ids = completion_ids
+        held = [sample.graded for sample in self._held]
+        self.graded = held or self._graded(prompts, completion_ids, columns["answer"])
+
+    def _graded(self, prompts: list[Any], completion_ids: list[list[int]], golds: list[str]) -> list[Graded]:
         with self.step_metrics.timed("reward"):
-            self._completion_ids = completion_ids
             endings = self.rollouts.endings
-            self.graded = [
+            return [
                 self.grade(as_text(prompt), endings.text(ids), gold)
-                for prompt, ids, gold in zip(prompts, completion_ids, columns["answer"], strict=True)
+                for prompt, ids, gold in zip(prompts, completion_ids, golds, strict=True)
             ]
 
     def ended(self) -> list[tuple[int, bool]]:
         """`(tokens, ended by itself)` of each completion of the batch."""
         return [(len(ids), self.rollouts.endings.finished(ids)) for ids in self._completion_ids]
 
-    def records(self, step: int, advantages: list[float]) -> list[RolloutRow]:
-        """The batch as rows of rollouts.jsonl."""
+    def records(self, step: int, advantages: list[float], used: list[bool] | None = None) -> list[RolloutRow]:
+        """The batch as rows of rollouts.jsonl; `used` False marks those that are not passed to the update."""
+        parts = zip(self.rows, self._completion_ids, self.graded, strict=True)
         return [
-            RolloutRow(
-                step=step,
-                id=row["id"],
-                question=row["question"],
-                gold=row["answer"],
-                completion=graded.text,
-                answer=graded.answer,
-                how=graded.how.value,
-                rewards=graded.rewards,
-                advantage=advantage,
-                tokens=len(ids),
-                finished=self.rollouts.endings.finished(ids),
-                correct=graded.correct,
-                strict=graded.strict,
-            )
-            for row, graded, advantage, ids in zip(
-                self.rows, self.graded, advantages, self._completion_ids, strict=True
+            self._row(step, row, ids, graded, advantage, is_used)
+            for (row, ids, graded), advantage, is_used in zip(
+                parts, advantages, used or [True] * len(advantages), strict=True
             )
         ]
+
+    def record(self, step: int, sample: Sample, advantage: float, *, used: bool) -> RolloutRow:
+        """One completion as a row of rollouts.jsonl."""
+        return self._row(step, sample.row, sample.rollout.completion_ids, sample.graded, advantage, used)
+
+    def _row(
+        self, step: int, row: DatasetRow, ids: list[int], graded: Graded, advantage: float, used: bool
+    ) -> RolloutRow:
+        made = RolloutRow(
+            step=step,
+            id=row["id"],
+            question=row["question"],
+            gold=row["answer"],
+            completion=graded.text,
+            answer=graded.answer,
+            how=graded.how.value,
+            rewards=graded.rewards,
+            advantage=advantage,
+            tokens=len(ids),
+            finished=self.rollouts.endings.finished(ids),
+            correct=graded.correct,
+            strict=graded.strict,
+        )
+        return made if used else {**made, "used": False}
 
 
 def sampling_of(args: GRPOConfig) -> Sampling:

@@ -30,6 +30,7 @@ from tiny_math_solver.runs.folder import RunFolder
 from tiny_math_solver.runs.resume import ResumeOptions, recorded_date
 from tiny_math_solver.support import processes
 from tiny_math_solver.support.errors import UserError
+from tiny_math_solver.update.share import kept_rows
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,18 @@ class Plan:
         )
 
     @property
+    def choice_line(self) -> str:
+        """The settings that choose problems and completions; empty if they leave all as it comes."""
+        config, parts = self.config, []
+        if config.problems.sampling == "adaptive":
+            parts.append("problems that were all right or all wrong lately are asked less often")
+        if rounds := config.rollouts.replace_dead:
+            parts.append(f"groups of equal rewards give way to further problems, in up to {rounds} rounds a batch")
+        if (kept := kept_rows(config.num_generations, config.update.share)) < config.num_generations:
+            parts.append(f"{kept} of the {config.num_generations} completions of a problem are learned from")
+        return "; ".join(parts)
+
+    @property
     def dropped_line(self) -> str:
         """Empty if no problem was dropped."""
         if not self.dropped:
@@ -125,6 +138,7 @@ class Plan:
             *filter(None, [self.dropped_line, self.warm_up_line]),
             *self.notes,
             self.step_line,
+            *filter(None, [self.choice_line]),
             f"{self.steps:,} steps in all: {self.steps * config.completions_per_step:,} completions of at most "
             f"{config.max_completion_length} tokens, temperature {grpo.temperature:g}, learning rate "
             f"{grpo.learning_rate:g}, beta {grpo.beta:g}",

@@ -3,7 +3,8 @@
 Loss functions, advantages, optimizer and schedule are TRL's own. docs/architecture.md has the figure of one step.
 
     _get_train_sampler                    the order of the problems, kept for resuming
-    _generate_and_score_completions       generation.py makes and grades a batch, recorder.py keeps it
+    _generate_and_score_completions       batches.py chooses problems, generation.py makes and grades their completions,
+                                          update/share.py chooses rows, recorder.py keeps all
     compute_loss                          update/ gathers micro-batches; the last one of a step makes the gradient
     _get_per_token_logps_and_entropies    what the loss asks for, from the update's scorer
     log                                   step_metrics.py adds its numbers
@@ -29,11 +30,13 @@ from tiny_math_solver.models.starting_adapter import MergedAdapter
 from tiny_math_solver.rollouts import EngineRollouts, Rollouts, Sampling
 from tiny_math_solver.support import processes
 from tiny_math_solver.support.out_of_memory import retry_on_oom
+from tiny_math_solver.training.batches import Batches
 from tiny_math_solver.training.generation import DatasetRow, Generation
 from tiny_math_solver.training.recorder import Recorder
 from tiny_math_solver.training.step_metrics import StepMetrics
 from tiny_math_solver.training.trl_state import GenerationBuffer, LoggedMetrics, Mark
 from tiny_math_solver.update.policy_update import PolicyUpdate
+from tiny_math_solver.update.share import down_sampled, kept_rows
 
 COMPARE_EVERY = 5  # steps between comparisons of the update's scorer with the model itself
 
@@ -53,6 +56,7 @@ class MathGRPOTrainer(GRPOTrainer):
     through the model; without a `saver` nothing is saved.
     """
 
+    batches: Batches
     update: PolicyUpdate | None = None
     saver: Saver | None = None
     states_kept = 0  # to go back to after a collapse (rescue.py)
@@ -135,19 +139,35 @@ class MathGRPOTrainer(GRPOTrainer):
     def _generate_and_score_completions(self, inputs: list[DatasetRow]) -> dict[str, Any]:
         # processes may share a group, so each needs draws of its own, and so does every batch
         batch = self.buffer.micro_step * self.accelerator.num_processes + self.accelerator.process_index
-        self.generation.begin(inputs, seed=(self.args.seed << 32) + batch)
+        inputs = self.batches.begin(inputs, seed=(self.args.seed << 32) + batch)
         mark = self.logged.mark()
         output = super()._generate_and_score_completions(inputs)
         if self.rollouts.endings.texts:
             self._count_stopped(mark)
+        self.logged.add(self.batches.metrics)
         output["group"] = torch.tensor([row["group"] for row in inputs], device=output["advantages"].device)
+        if self.update is not None and self.update.share < 1:
+            self._drop_rows(output, self.update.share)
         if not bool(output["advantages"].isfinite().all()):
             self.generation.flaws.append("advantage is not finite")
         self.flaws += chain(*processes.gather(self.generation.flaws))
-        step = self.state.global_step + 1
         if not self.flaws:  # or the records would hold what is no number
-            self.recorder.record(step, self.generation.records(step, output["advantages"].tolist()))
+            self._record(output)
         return output
+
+    def _drop_rows(self, output: dict[str, Any], share: float) -> None:
+        """Mark the rows that are not learned from, and compare the others among themselves."""
+        samples: Any = self.num_generations
+        by_group = self.scale_rewards == "group" and self.multi_objective_aggregation == "sum_then_normalize"
+        used, advantages = down_sampled(output["advantages"], samples, kept_rows(samples, share), rescale=by_group)
+        # what TRL's token-weighted losses divide by
+        output |= {"used": used, "advantages": advantages, "num_items_in_batch": output["completion_mask"][used].sum()}
+
+    def _record(self, output: dict[str, Any]) -> None:
+        step, used = self.state.global_step + 1, output.get("used")
+        rows = self.generation.records(step, output["advantages"].tolist(), None if used is None else used.tolist())
+        self.recorder.record(step, rows + self.batches.records(step))
+        self.batches.observe(step, self.recorder.last_rows)
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None

@@ -30,6 +30,11 @@ class LoggedMetrics:
         """What was added since `mark`."""
         return {name: values[mark.get(name, 0) :] for name, values in self._lists.items()}
 
+    def add(self, values: dict[str, float]) -> None:
+        """Add one value to each list."""
+        for name, value in values.items():
+            self._lists[name].append(value)
+
     def replace(self, mark: Mark, name: str, value: float) -> None:
         """Put one `value` in place of those added since `mark`."""
         self._lists[name][mark.get(name, 0) :] = [value]

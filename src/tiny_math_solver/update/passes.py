@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-Batch = dict[str, Any]  # the input of TRL's loss: tensors by name, a row per completion, and `group` [B]
+# The input of TRL's loss: tensors by name, a row per completion, and `group` [B]. `used` [B], if there, is False for
+# rows that were dropped from their group (share.py).
+Batch = dict[str, Any]
 
 # Losses that average over the rows of a micro-batch: a pass of another size has to be weighted.
 MEAN_OVER_ROWS = ("grpo", "dr_grpo", "sapo", "luspo")
@@ -31,24 +33,36 @@ class Pass:
 
 
 def passes(
-    micro_batches: list[Batch], loss_type: str, tokens: int, *, skip_zero_advantage: bool, by_group: bool = False
+    micro_batches: list[Batch],
+    loss_type: str,
+    tokens: int,
+    *,
+    skip_zero_advantage: bool,
+    by_group: bool = False,
+    share: float = 1.0,
 ) -> Iterator[Pass]:
     """Cut the rows of one optimizer step into passes of about `tokens` tokens.
 
     Rows of like length go together, or with `by_group` rows of the same group, whose prompt then counts once. The
     weighted losses add up to the sum of the micro-batches' losses.
+
+    `share` is that of the rows used in each group. A mean over rows is then one over as many as are used: each used
+    row weighs the same, however many of a micro-batch's rows are used. Where tokens of the generation batch are
+    counted, whoever drops rows counts those of used ones.
     """
     settings = {"skip_zero_advantage": skip_zero_advantage, "by_group": by_group}
     if loss_type == "bnpo":  # averages over the tokens of a micro-batch, so its rows are not mixed with those of others
         for micro_batch in micro_batches:
-            all_tokens = micro_batch["completion_mask"].sum().clamp(min=1)
+            used = used_rows(micro_batch)
+            all_tokens = micro_batch["completion_mask"][used].sum().clamp(min=1)
+            weight = len(used) / (len(micro_batch["advantages"]) * share)
             for batch in _cut(micro_batch, tokens, **settings):
-                yield Pass(batch, float(batch["completion_mask"].sum() / all_tokens))
+                yield Pass(batch, weight * float(batch["completion_mask"].sum() / all_tokens))
         return
     if loss_type in MEAN_OVER_ROWS:
         rows = len(micro_batches[0]["advantages"])
         for batch in _cut(joined(micro_batches), tokens, **settings):
-            yield Pass(batch, len(batch["advantages"]) / rows)
+            yield Pass(batch, len(batch["advantages"]) / (rows * share))
         return
     # the others divide by the tokens of the generation batch, and an optimizer step may span several of those
     for _, of_one in groupby(micro_batches, key=lambda batch: float(batch["num_items_in_batch"])):
@@ -93,11 +107,18 @@ def select_rows(batch: Batch, rows: Any) -> Batch:
     return {name: value[rows] if isinstance(value, Tensor) and value.ndim else value for name, value in batch.items()}
 
 
+def used_rows(batch: Batch) -> Tensor:
+    """Indices of the rows that are learned from."""
+    if "used" in batch:
+        return batch["used"].nonzero()[:, 0]
+    return torch.arange(len(batch["advantages"]), device=batch["advantages"].device)
+
+
 def _cut(batch: Batch, tokens: int, *, skip_zero_advantage: bool, by_group: bool) -> Iterator[Batch]:
     prompts, completions = batch["prompt_mask"].sum(1), batch["completion_mask"].sum(1)
-    rows = torch.arange(len(prompts), device=prompts.device)
+    rows = used_rows(batch)
     if skip_zero_advantage:
-        rows = batch["advantages"].nonzero()[:, 0]
+        rows = rows[batch["advantages"][rows] != 0]
     if by_group:
         parts = rows_by_group(batch["group"][rows], prompts[rows], completions[rows], tokens)
     else:

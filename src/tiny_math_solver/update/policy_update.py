@@ -34,7 +34,8 @@ class UpdateResult:
 class PolicyUpdate:
     """Gathers the micro-batches of an optimizer step in `window`; `run` leaves their gradient in the parameters.
 
-    `skip_zero_advantage` leaves out rows of zero advantage, which is exact where the loss has no other term.
+    `skip_zero_advantage` leaves out rows of zero advantage, which is exact where the loss has no other term. `share` is
+    that of the rows used in each group.
     """
 
     def __init__(
@@ -46,10 +47,11 @@ class PolicyUpdate:
         loss_type: str,
         *,
         skip_zero_advantage: bool,
+        share: float = 1.0,
     ):
         self.model, self.scorer, self.torch_scorer = model, scorer, torch_scorer
         self.tokens_per_pass, self.loss_type = tokens_per_pass, loss_type
-        self.skip_zero_advantage = skip_zero_advantage
+        self.skip_zero_advantage, self.share = skip_zero_advantage, share
         self.window: list[Batch] = []
         self._pass: Batch = {}  # under way
         self._pass_logprobs = torch.empty(0)
@@ -75,6 +77,7 @@ class PolicyUpdate:
             self.tokens_per_pass.value,
             skip_zero_advantage=self.skip_zero_advantage,
             by_group=self.scorer.by_group,
+            share=self.share,
         ):
             self._pass = part.batch
             loss = loss_of(part.batch) * part.weight
