@@ -103,7 +103,7 @@ _PLAN = cue(
     r"\W*(?:let'?s|let us|we (?:need|have) to|now,? (?:we|let)|next,? (?:we|let)|first,"
     r"|to (?:find|calculate|determine|solve))\b"
 )
-_SIGN_OFF = cue(r"\b(?:hope|help|answer|final|done|correct|thank|enjoy|glad|check|questions?|solution|therefore)\b")
+_SIGN_OFF = cue(r"\b(?:hope|help|answer|final|done|correct|thank|enjoy|glad|luck|questions?)\b")
 
 
 def _has_number_word(text: str) -> bool:

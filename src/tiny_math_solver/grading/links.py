@@ -91,8 +91,6 @@ class _Chain:
     def take(self, mention: Mention) -> bool:
         """Go on to the next number; False if the chain ends before it."""
         gap = self.text[self.last.end : mention.start]
-        if gap[-1:] == "-" and _SIGNED.search(gap):
-            gap = gap[:-1]
         if gap[-1:] == "^" and gap[-2:-1].isalpha():
             self.last = mention  # 18 cm^2
             return True
@@ -205,7 +203,6 @@ _TOTALLED = cue(r"(?: [a-z]+){0,2}(?: in total| total| altogether| in all| combi
 _OTHER_THING = cue(r"[,;] (?:the|her|his|their|its|those|these) \Z")
 _CLAUSE = cue(r"(?: [a-z]+)? (?:that|which|she|he|they|we|i|you)\b")
 _TO_SOLVE = cue(r"[-+*/] ?[b-hj-z] ?=")  # 5 + x = 12
-_SIGNED = re.compile(r"(?:\b(?:is|was|are|be|of|to|about|equals)|=)\s*-\Z")  # the sign of the number that follows
 
 MONTH = r"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]{0,6}\.?"
 # Text after a number that makes it something else: `18 squared`, `18 < x`, `18 is not the answer`, `18 eggs?`
