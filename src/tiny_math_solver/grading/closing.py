@@ -86,9 +86,11 @@ _REMARK = cue(
     r"|(?:assuming|(?:(?:this|that|it) is |that's )?because)\b(?!.*, .*\d))"
 )
 _NO_RESULT = cue(
-    r"^\W*(?:(?:option|choice|candidate|possibility)\s*\w{1,2}|answer\s*#?\d)\s*[:.)]|^\W*(?:suppose|assume|imagine)\b"
-    r"|^\W*(?:(?:my|the) )?(?:first|second|third|another|alternative) (?:answer|option|choice|guess|possibility)\b"
-    r"|\byour (?:final )?answer (?:should|must|in)\b"
+    any_of(r"""
+    ^\W*((option|choice|candidate|possibility)\s*\w{1,2}|answer\s*#?\d|possible( \w+)?)\s*[:.)]
+    ^\W*((my|the) )?(first|second|third|another|alternative) (answer|option|choice|guess|possibility)\b
+    ^\W*(suppose|assume|imagine)\b|\byour (final )?answer (should|must|in)\b
+    """)
 )
 _ADD = r"(?:add|subtract|multipl[yi]|divid|convert|deduct|combin|doubl|tripl|halv)(?:e|es|ed|s)?\b(?!.*[=\d])"
 _UNSETTLED = cue(  # denied, or unfinished: "We still have to add the eggs", "Next, multiply by the price"

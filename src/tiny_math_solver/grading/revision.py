@@ -143,10 +143,16 @@ _OTHERWISE = cue(
     r"|\b(?:could|might|may) (?:also |well |equally )*(?:be|have been)\b"
 )
 _POSSIBLE = r"(?:good|valid|right|correct|acceptable|possible|plausible|fine|answer)"
-_ALSO = cue(  # "126 would be an equally good answer", "126 works too", "Also acceptable: 126"
-    r"(?<![\d.,])\d[\d,.]*\d?(?: [a-z%]+){0,2} (?:(?:is|(?:would|could|can|may|might) be)(?: an?)? (?:also|equally"
-    rf"|just as|as|another) (?:an? )?{_POSSIBLE}|(?:works|is {_POSSIBLE}),? (?:too|as well|also))\b"
-    rf"|\b(?:also|equally|other|another|alternative) {_POSSIBLE}(?: [a-z]+)? ?(?:is|would be|[:=])[ $*]*\d[\d,.]*"
+_BARE_NUMBER = r"(?:it(?:'s| is) |then )?[$*]*\d[\d,.]*(?: [a-z]+){0,2}"
+_BE = r"(?:is|(?:would|could|can|may|might) be)"
+# "126 would be an equally good answer", "126 works too", "Also acceptable: 126", "With tax: 126"
+_ALSO = cue(
+    any_of(rf"""
+    (?<![\d.,])\d[\d,.]*\d?( [a-z%]+){{0,2}} {_BE}( an?)? (also|equally|just as|as|another) (an? )?{_POSSIBLE}\b
+    (?<![\d.,])\d[\d,.]*\d?( [a-z%]+){{0,2}} (works|is {_POSSIBLE}),? (too|as well|also)\b
+    \b(also|equally|other|another|alternative) {_POSSIBLE}( [a-z]+)? ?(is|would be|[:=])[ $*]*\d[\d,.]*
+    (\A|[.!?]\s|\n)\W*(if|with|without|including|excluding|counting) [^\d.,:\n]{{1,40}}[,:] {_BARE_NUMBER}\W*(\n|\Z)
+    """)
 )
 _CASE = cue(r"\A\W*if [^,\d]{1,60},")  # Or, if you count Tom, 7
 _CLAIM = cue(rf"(?:\W|\b(?:{FILLER}|correct)\b)*")
