@@ -11,7 +11,8 @@ _WORDS = {
     3: "k thousand grand tausend mille mila tysiąc тысяч тысяча тысячи हज़ार हजार 千 천",
     4: "万 萬 만",
     5: "lakh lac लाख",
-    6: "m mm mio mln mn million millionen millone millón milhão milhões milione milioni миллион миллиона миллионов 百万",
+    6: "m mm mio mln mn million millionen millone millón milhão milhões milione milioni"
+    " миллион миллиона миллионов 百万",
     7: "crore cr करोड़ करोड",
     8: "亿 億 억",
     9: "b bn arab mrd billion milliard milliarden miliardo miliardi миллиард миллиарда миллиардов",
