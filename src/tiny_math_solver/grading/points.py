@@ -38,7 +38,9 @@ def result_points(text: str, mentions: list[Mention], before: str, question: str
         if mention.value == computed:
             points += COMPUTED
         number = text[mention.start : mention.end]
-        forms = [number.lower(), write_number(mention.value)] if number.isalpha() and mention.value else [number]
+        forms = [number.lower()]
+        if number.isalpha() and mention.value is not None:
+            forms.append(write_number(mention.value))
         if not _occurs(forms, before):
             points += NEW_IN_TEXT
         if question and not _occurs(forms, question):
