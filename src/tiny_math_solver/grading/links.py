@@ -102,7 +102,7 @@ class _Chain:
             self.best, self.unfinished = mention.value, False
         elif kind is None or (kind == "list" and mention.value != self.best and counts_things(self.text, gap, mention)):
             return False
-        elif kind == "context" or (self.remark and kind in _UNFINISHED):
+        elif kind == "context" or (self.remark and kind in UNFINISHED):
             self.rival = self._is_aside(gap, mention)
             self.remark = self.remark or SAYS_MORE.search(gap) is not None
             self.last = mention
@@ -176,7 +176,8 @@ class _Chain:
         return Reading(best, span, end.end, self.calculated, equivalent)
 
 
-_UNFINISHED = ("operator", "compound", "list", "both", "range")
+# Links after which a number alone is no answer
+UNFINISHED = ("operator", "compound", "list", "both", "range")
 _ASIDE = cue(r"[^(]*\((?!(?:out of|from|of|in|for|at|per|by|see|step|on|with|to|after)\b)(?:[a-z']+[,:;]? ){0,3}")
 # In the patterns for the text around a number, # stands for it. An explanation is no link: `18 - 3 more than Ann`,
 # `56 pages, or 8 a day`, "25 books; the $48 she earned isn't needed"
