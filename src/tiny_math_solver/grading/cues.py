@@ -62,3 +62,12 @@ HEADING = r"(?:step|part|phase|case|method|section|question|problem|example|opti
 CONCLUSION = r"(?:so|therefore|thus|hence)"
 # How a conclusion begins
 CONCLUDES = cue(rf"\W*(?:{CONCLUSION}|in conclusion|in total|finally|overall)\b")
+# How a remark on a result begins, and what a check of it says
+REMARK = cue(
+    r"\W*(?:note|check|verif|because|since|this|that(?:'s| is)|here|as\b|i\.e|thank|hope|good luck|explanation|proof"
+    r"|rounded|alternativ|if\b|for\b|where|to (?:see|check|verify)|let me (?:check|verify)|remember|confidence|time|\()"
+)
+CONFIRMED = cue(
+    r"(?:\b(?:is|are|was|looks|seems|all|yes,?|so)|'s) (?:indeed |also |all )?(?:correct|right|fine|good)\b|confirm"
+    r"|checks out|match(?:es)?|verified|stands|as given|as expected|\u2713|\u2705"
+)

@@ -3,7 +3,7 @@
 import re
 
 from tiny_math_solver.grading.closing import MAX_TAIL, read_closing
-from tiny_math_solver.grading.cues import COMES_TO, CONCLUDES, CONCLUSION, FILLER, HEDGE, any_of, cue
+from tiny_math_solver.grading.cues import COMES_TO, CONCLUDES, CONCLUSION, CONFIRMED, FILLER, HEDGE, REMARK, any_of, cue
 from tiny_math_solver.grading.markers import MAX_SPAN, How, MarkedAnswer, read_last_marker
 from tiny_math_solver.grading.markup import plain, sentences
 from tiny_math_solver.grading.numerals import Number, find_numbers, find_numerals
@@ -47,7 +47,7 @@ def _corrected(correction: str, marked: MarkedAnswer, question: str | None) -> t
     later = read_closing(correction, question)
     if later.value in (None, marked.value):
         return later.value, later.span
-    if _CONFIRMED.search(correction) and not _OTHER_CONFIRMED.search(correction):
+    if CONFIRMED.search(correction) and not _OTHER_CONFIRMED.search(correction):
         return marked.value, marked.span
     own = sentences(correction.partition("\n")[0])[0]  # "I forgot the 4 muffins" gives no answer yet
     if FAULT.search(own) and later.span in own and not _GIVES_RESULT.search(own):
@@ -116,7 +116,7 @@ def _goes_on(part: str, value: Number | None) -> bool:
     """True if a sentence after the number comes to another one, and neither checks nor explains it."""
     words = plain(part)
     numbers = find_numerals(words)
-    if not numbers or numbers[-1].value == value or _REMARK.match(words) or _CONFIRMED.search(words):
+    if not numbers or numbers[-1].value == value or REMARK.match(words) or CONFIRMED.search(words):
         return False
     return "=" in words or _claims(words, words[numbers[-1].start : numbers[-1].end])
 
@@ -131,10 +131,6 @@ def has_rival(text: str, value: Number, start: int) -> bool:
     return (_CONNECTOR.fullmatch(between) or _ANOTHER.search(between)) is not None
 
 
-_CONFIRMED = cue(
-    r"(?:\b(?:is|are|was|looks|seems|all|yes,?|so)|'s) (?:indeed |also |all )?(?:correct|right|fine|good)\b|confirm"
-    r"|checks out|match(?:es)?|verified|stands|as given|as expected|\u2713|\u2705"
-)
 _OTHER_CONFIRMED = cue(r"= ?\$?[\d.,]+(?: \w+)? (?:is|looks) (?:correct|right)\b")
 _GIVES_RESULT = cue(rf"=|\b(?:{CONCLUSION}|{COMES_TO}|should be|answer|it'?s)\b")
 _OTHERWISE = cue(
@@ -172,10 +168,6 @@ _CLAIMED = cue(  # "The correct total is 20", "It should be 20", "Final: 20"
     r"\d(?![\d.,]*[^\S\n]*[-+*/x\u00d7\u00f7])"
 )
 _BARE_LINE = cue(r"[^\n]{0,40}\n\s*(?:[-*]\s+|or )?([*$]*\d[\d.,]*%?[*$]*(?: [a-z]+){0,2})[. ]*(?:\n|\Z)")
-_REMARK = cue(
-    r"\W*(?:note|check|verif|because|since|this|that(?:'s| is)|here|as\b|i\.e|thank|hope|good luck|explanation|proof"
-    r"|rounded|alternativ|if\b|for\b|where|to (?:see|check|verify)|let me (?:check|verify)|remember|confidence|time|\()"
-)
 _CLAIM_WORDS = any_of("""
     was|be|been|equals?|costs?|total of|gets?|needs?|has|have|had|means?|meant|answer|only|exactly|about|actually|rather
     say|think|earns?|pays?|receives?|spends?|takes?|left with|to|just|her|him|them|it|wait|no|kidding|oops|sorry
