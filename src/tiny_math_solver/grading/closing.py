@@ -141,8 +141,8 @@ def _is_list(line: str, other: str) -> bool:
     if not line or len(other) > 40 or len(line) > 40:
         return False
     one, two = ENTRY.fullmatch(plain(line)), ENTRY.fullmatch(plain(other))
-    items = one and two and (one["name"] or two["name"] or (ITEM.match(line) and ITEM.match(other)))
-    if items and not _SUM.search(two["name"] or ""):  # - Tom: 18 marbles
+    named = one and two and (one["name"] or two["name"] or (ITEM.match(line) and ITEM.match(other)))
+    if one and two and named and not _SUM.search(two["name"] or ""):  # - Tom: 18 marbles
         return parse_number(one["number"]) != parse_number(two["number"])
     value = parse_number(_LABEL.sub("", line))
     return value is not None and parse_number(_LABEL.sub("", other)) not in (None, value)
