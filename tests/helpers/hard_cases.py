@@ -915,6 +915,12 @@ GROUPS: dict[str, list[tuple[str, str, bool, str]]] = {
         ("Her collection now consists of 25 books, down from 45.", "25", True, CLOSING),
         ("So the feed eaten in one day is one hundred seventy kilograms.", "170", True, CLOSING),
         ("She needs one or three.", "3", False, NONE),
+        ("It is 18 because of 9 * 2.", "18", True, CLOSING),
+        ("The result is 18 since 16 + 2 works.", "18", True, CLOSING),
+        ("Because of the rain it is 9 * 2", "9", False, NONE),
+        ("#### <18>", "18", True, HASHES),
+        ("#### <$18>", "18", True, HASHES),
+        ("#### 18 < 20", "18", False, NONE),
     ],
     "a second candidate, in words or further on": [
         ("#### 18 or twenty", "18", False, NONE),

@@ -127,6 +127,7 @@ _PART_OF = re.compile(
     r"|hundred|\d)"
 )
 _LISTED = re.compile(r"[\s%)]*[,;]\s*(?:and )?(?:\w+\s*[:=]\s*)?[(\s]*|\s+|\s*\(?[A-E][).:]\s*", re.IGNORECASE)
+_REASON = cue(r"\b(?:because|since|as|from)\b")
 _PAIR = re.compile(r"\b(?:between|from|either|sum of|product of|difference of)\s*$", re.IGNORECASE)
 
 
@@ -155,6 +156,8 @@ def _relation(text: str, mentions: list[Mention], index: int) -> str | None:
         rival = not lead.endswith((" in ", " on ", " by ")) and not counts_things(text, gap, right)
     else:
         rival = not signed and LINKS["operator"].fullmatch(gap) is not None
+        if rival and _REASON.search(text, mentions[0].end, left.start):
+            return "pair"  # It is 18 because of 9 * 2
     return "rival" if rival and not same_quantity(text, left, right) else None
 
 
