@@ -67,7 +67,8 @@ def _from_the_end(body: str) -> Iterator[tuple[str, str, str, str]]:
 
 def _states_no_result(words: str) -> bool:
     """True of an option, a supposition, a plan and of two cases."""
-    return bool(_NO_RESULT.search(words) or (_PLAN.match(words) and "=" not in words) or OTHERWISE.search(words))
+    planned = _PLAN.match(words) and not _GIVES.search(words)
+    return bool(planned or _NO_RESULT.search(words) or OTHERWISE.search(words))
 
 
 _DIGIT = re.compile(r"\d")
@@ -102,9 +103,10 @@ _UNSETTLED = cue(  # denied, or unfinished: "We still have to add the eggs", "Ne
     """)
 )
 _PLAN = cue(
-    r"\W*(?:let'?s|let us|we (?:need|have) to|now,? (?:we|let)|next,? (?:we|let)|first,"
+    r"\W*(?:let'?s|let us|we (?:need|have) to|now,? (?:we(?! (?:know|have|see)\b)|let)|next,? (?:we|let)|first,"
     r"|to (?:find|calculate|determine|solve))\b"
 )
+_GIVES = cue(r"=|\b(?:gives?|giving|leaving|(?:to|we) get|so|which (?:is|makes|leaves))\b")  # add 2, which gives 18
 _SIGN_OFF = cue(r"\b(?:hope|help|answer|final|done|correct|thank|enjoy|glad|luck|questions?)\b")
 
 

@@ -57,7 +57,8 @@ LINKS = {
     ),
     "range": cue(r"[\s%)]*(?:[|&/~:]|-+|(?:up )?to|through|\.\.+|\u2026|\+-|!=|[<>]=?)[\s(]*"),
     "list": cue(
-        r"[\s%)]*(?:[a-z'/]+\s*){0,4}[,;]\s*(?:(?:and|then|plus|next|finally)\s+)*(?:\w+\s*[:=]?\s*)?[(\s]*|\s+"
+        r"[\s%)]*(?:[a-z'/]+\s*){0,4}[,;]\s*(?:(?:and|then|plus|next|finally)\s+)*"
+        r"(?:(?!(?:with|for|from|after|in|on|by|at|over) )\w+\s*[:=]?\s*)?[(\s]*|\s+"
         r"|\s*\(?[A-E][).:]\s*|[^.!?\d]{0,60}\bthen\b[\s,:]*"
     ),
     "both": cue(rf"[\s%()]*(?:[a-z]+[\s,.;(]+){{0,3}}(?:and|but|&)(?:[\s,]+{FILLER}\b)*[\s(,:-]*"),

@@ -161,6 +161,7 @@ def _relation(text: str, mentions: list[Mention], index: int) -> str | None:
     return "rival" if rival and not same_quantity(text, left, right) else None
 
 
+_NO_LIST = cue(r"\b(?:when|while|if|because|since|so|therefore|thus|then)\b")
 _OWNER = re.compile(r"\b([A-Z][a-z]+)\b(?: (?:will|would|can|should)\b)?(?: ([a-z]+)(?: [a-z]+){0,2})? \Z")
 
 
@@ -170,7 +171,9 @@ def _owners(text: str, mentions: list[Mention]) -> list[tuple[Mention, str]] | N
     verb, end = None, 0
     for mention in mentions:
         match = _OWNER.search(text, end, mention.start)
-        if match is None or (match[2] not in (verb, None) if owners else match[2] is None):
+        if match is None or (owners and _NO_LIST.search(text, end, mention.start)):
+            return None
+        if match[2] not in (verb, None) if owners else match[2] is None:
             return None
         verb, end = verb or match[2], mention.end
         owners.append((mention, match[1]))
