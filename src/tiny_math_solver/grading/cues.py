@@ -49,9 +49,9 @@ class Cue:
 FILLER = any_of("""
     the|an?|it|its|it's|that|that's|this|these|there|is|are|was|were|be|been|will|would|should|must|could|might|may|can
     so|then|answer|result|final|total|value|number|of|about|around|roughly|approximately|exactly|only|just|even
-    also|actually|really|instead|rather|well|say|i|we|you|he|she|they|one|have|has|had|gets?|got|let|me|see|right|to|as
-    think|guess|argue|maybe|perhaps|possibly|equally|or|else|closer|little|much|many|low|high|more|like|left|earns?
-    needs?|makes?|pays?|spends?|costs?|takes?
+    also|actually|really|instead|rather|say|i|we|you|he|she|they|one|have|has|had|gets?|got|let|me|see|right|to
+    think|guess|argue|maybe|perhaps|possibly|equally|or|else|closer|more|like|left|earns?
+    as (little|much|many|low|high) as|needs?|makes?|pays?|spends?|costs?|takes?
 """)
 COMES_TO = any_of("""
     is|are|makes?|making|gives?|giving|leaves?|leaving|yields?|totals?|totall?ing|comes? to|get|becomes?|adds? up to

@@ -205,7 +205,7 @@ _THE = r"(?:the|her|his|its|their)"
 _COSTS = r"(?:tax(?:es)?|tips?|costs?|price|discount|shipping|fees?|expenses|rent|interest|delivery|change|loss(?:es)?)"
 _UNDONE = cue(
     r"!\s*[-+*/=]|-?ish\b|[,;]? ?\(?(?:doubled|tripled|halved|twice\W*\Z|(?:multiply|divide) by)\b|\+\s*(?:[a-z.]|\Z)"
-    r"|\s*(?:[<>\u2717\u2718\u274c]|(?:squared|cubed|factorial|mod|choose|is not|isn't)\b)|[^.!?\n]{0,30}\?"
+    r"|\s*(?:[<>\u2717\u2718\u274c]|(?:squared|cubed|factorial|mod|choose|isn't|is (?:not|wrong))\b)|[^.!?\n]{0,30}\?"
     rf"| over [\d.,]+\W*\Z| {MONTH} \d{{4}}|(?<=%) of \d| percent of \d| (?:more|less|fewer) than \d"
     r"| or (?:more|less|fewer|higher|lower|greater|above|below)\b"
     r"|\(\d| / [knpqrxyz]\b|\s*[-+*^]\s*(?![ai]\b)[a-z]\b(?![.'])|(?: [a-z]+){0,3}(?:"  # 100 - y, 70 dollars + tax

@@ -17,7 +17,8 @@ GIVES_UP = cue(
     \bi ({_CANNOT}|am unable to) (\w+ )?(solve|answer|determine|be (sure|certain)|say)
     (not|n'?t) (\w+ ){{0,2}}(enough|sufficient) {_INFORMATION}|insufficient {_INFORMATION}
     \bi('?m| am) (really |honestly |just |still )?(not (\w+ )?(sure|certain|confident)|unsure|uncertain|guessing)
-    \bi (don'?t|do not) (really |actually )?know\b(?! (why|if you))|\bi have no idea\b|unsolvable|unanswerable
+    \bi (don'?t|do not) (really |actually )?know\b(?! (why|if you))|\bi have no idea\b|\b(just|only) guessing\b
+    unsolvable|unanswerable
     \b(is|was|that's|it's) (just |only )?(a|my best) (\w+ )?guess\b|\b(it|this|answer|that) (all |really )?depends on
     \bno (unique|definite|single) (answer|solution)
     """)
@@ -61,7 +62,7 @@ _OTHER_CASE = cue(
 _DOUBT = cue(
     r"(?:\bmin(?:imum)?\b|\blow(?:est)?\b)[^.]*\b(?:max(?:imum)?|high(?:est)?)\b|\b(?:maybe|perhaps|possibly|estimate"
     r"|either(?= \W*\d)|at (?:the )?(?:least|most)|no (?:more|less|fewer) than"
-    r"|or (?:more|less|fewer|nothing|none|neither)|could be (?:different|more|less|wrong|anything))\b"
+    r"|or (?:more|less|fewer|nothing|none|neither|not)|could be (?:different|more|less|wrong|anything))\b"
 )
 
 

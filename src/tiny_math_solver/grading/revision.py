@@ -22,12 +22,12 @@ def revised(text: str, marked: MarkedAnswer, question: str | None) -> MarkedAnsw
     if retracted and not _about_another(rest, retracted, marked.value):
         correction = rest[retracted.start() :].lstrip(".!?;:,\n ")
         value, span = _corrected(correction, marked, question)
-        if value is None and WITHDRAWN.search(correction[:200]):
+        if value is None and (WITHDRAWN.search(correction[:200]) or _has_alternative(correction, marked.value)):
             return nothing
-        if value in (None, marked.value):
-            return marked
-        how = marked.how if "\n" not in rest[: rest.find(span)] else How.CLOSING
-        return marked._replace(value=value, how=how, span=span, equivalent=None)
+        if value not in (None, marked.value):
+            how = marked.how if "\n" not in rest[: rest.find(span)] else How.CLOSING
+            return marked._replace(value=value, how=how, span=span, equivalent=None)
+        return marked
     if GIVES_UP.search(rest) or _has_alternative(rest, marked.value) or _other_number_below(rest, marked.value):
         return nothing
     return _next_step(rest, marked, question)
@@ -65,7 +65,7 @@ def _claims(text: str, number: str) -> bool:
 def _has_alternative(rest: str, value: Number | None) -> bool:
     """True if another number is offered as the answer: "or maybe 20", "Alternatively, 10 * 2 = 20"."""
     for doubt in _OTHERWISE.finditer(rest):
-        claim = sentences(plain(rest[doubt.end() : doubt.end() + MAX_SPAN].partition("\n")[0]))[0]
+        claim = sentences(plain(rest[doubt.end() : doubt.end() + MAX_SPAN].lstrip().partition("\n")[0]))[0]
         if doubt["other"] and doubt[0].lower().endswith("or"):
             claim = _CASE.sub("", claim)
         others = find_numbers(claim)
@@ -135,7 +135,7 @@ _OTHER_CONFIRMED = cue(r"= ?\$?[\d.,]+(?: \w+)? (?:is|looks) (?:correct|right)\b
 _GIVES_RESULT = cue(rf"=|\b(?:{CONCLUSION}|{COMES_TO}|should be|answer|it'?s)\b")
 _OTHERWISE = cue(
     r"(?P<other>(?:\A|[.!?\n])[^\w\n]*(?:alternatively|otherwise|or else|or)\b)"
-    rf"|(?:\A|[.!?;,(\n])[^\w\n]*(?:(?:and|but|so|then|it is|it's)\W+)?(?:{HEDGE}|or else|otherwise)\b"
+    rf"|(?:\A|[.!?;:,(\n])[^\w\n]*(?:(?:and|but|so|then|it is|it's)\W+)?(?:{HEDGE}|or else|otherwise)\b"
     r"|\b(?:could|might|may) (?:also |well |equally )*(?:be|have been)\b"
 )
 _POSSIBLE = r"(?:good|valid|right|correct|acceptable|possible|plausible|fine|answer)"
