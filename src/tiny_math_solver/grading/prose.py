@@ -148,6 +148,9 @@ def _relation(text: str, mentions: list[Mention], index: int) -> str | None:
     lead = text[max(0, left.start - 20) : left.start]
     if LINKS["compound"].fullmatch(gap) or (bare in ("and", "to", "up to", "-") and _PAIR.search(lead)):
         return "pair"
+    following = "" if final else text[right.end : mentions[index + 1].start]
+    if LINKS["result"].fullmatch(following) and LINKS["operator"].fullmatch(gap):
+        return "pair"  # 170 - 60 is 110
     if bare in ("-", "+-", "to", "up to", "/") or HEDGED.search(gap) or (bare == "and" and final and index == 1):
         rival = True
     elif not final or COMPARED.match(text, right.end):

@@ -147,6 +147,8 @@ _ALSO = cue(
     (?<![\d.,])\d[\d,.]*\d?( [a-z%]+){{0,2}} {_BE}( an?)? (also|equally|just as|as|another) (an? )?{_POSSIBLE}\b
     (?<![\d.,])\d[\d,.]*\d?( [a-z%]+){{0,2}} (works|is {_POSSIBLE}),? (too|as well|also)\b
     \b(also|equally|other|another|alternative) {_POSSIBLE}( [a-z]+)? ?(is|would be|[:=])[ $*]*\d[\d,.]*
+    \balternative( [a-z]+)? ?(is|would be|[:=])[ $*]*\d[\d,.]*
+    (\A|[.!?]\s|\n)\W*\d[\d,.]*( [a-z%]+){{0,2}} (if|when|counting|including|excluding)\b
     (\A|[.!?]\s|\n)\W*(if|with|without|including|excluding|counting) [^\d.,:\n]{{1,40}}[,:] {_BARE_NUMBER}\W*(\n|\Z)
     """)
 )
