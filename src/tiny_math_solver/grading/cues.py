@@ -20,6 +20,11 @@ def cue(pattern: str) -> "re.Pattern[str]":
     return re.compile(pattern, re.IGNORECASE)
 
 
+def phrases(table: str) -> "re.Pattern[str]":
+    """The compiled pattern of a table."""
+    return cue(any_of(table))
+
+
 def word_set(text: str) -> frozenset[str]:
     return frozenset(text.split())
 

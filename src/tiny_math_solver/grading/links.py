@@ -9,7 +9,7 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import NamedTuple
 
-from tiny_math_solver.grading.cues import any_of, cue
+from tiny_math_solver.grading.cues import cue, phrases
 from tiny_math_solver.grading.gaps import MAX_GAP, SAYS_MORE, link_between, without_asides
 from tiny_math_solver.grading.numerals import Mention, Number, find_number_words, find_numerals
 from tiny_math_solver.grading.units import RESTATES, counts_things, same_quantity, single_things
@@ -186,13 +186,11 @@ _EXPLAINS = cue(
     r"|[,;] (?:the|her|his|their|its|those|these) #(?: [a-z]+)? (?:that|which|she|he|they|we|i|you)\b"
 )
 # A second quantity, of each thing or for another case: `5 dogs with 4 legs each`; `20; with pears 27`
-_SECOND = cue(
-    any_of(r"""
+_SECOND = phrases(r"""
     \s(with|of|at|holding|containing|having|costing|for)\W*#((\s+[a-z]+){0,2}(\s+in)?\s+(each|apiece|per)\b|/)
     \beach (with|has|have|having|holds|holding|contains|containing|costs|costing)\W*#
     [,;] ?(with|without|including|excluding|counting) (the )?[a-z]+\W*#( [a-z]+){0,2}\W*\Z
-    """)
-)
+""")
 _OF_MANY = re.compile(r"\s[a-z]+ (?:of|holding|containing) \$?#")  # 3 boxes of 6 pens
 _TOTALLED = cue(r"#(?: [a-z]+){0,2} (?:(?:in )?total|altogether|in all|combined|overall)\b")  # 80 km, 140 km in total
 _SHARE = re.compile(r"(?:%|.? ?percent) of ")

@@ -2,7 +2,7 @@
 
 import re
 
-from tiny_math_solver.grading.cues import Cue, any_of, cue
+from tiny_math_solver.grading.cues import Cue, any_of, cue, phrases
 
 _INFORMATION = r"(?:information|info|data|details|context|facts)"
 _CANNOT = r"(?:do not|don'?t|cannot|can not|can'?t|could not|couldn'?t)"
@@ -11,8 +11,7 @@ _HARD = r"(?:(?:hard|difficult|impossible|not possible) to|no way (?:to|of))"
 _NEVER = r"(?:does not|doesn'?t|did not|didn'?t|never|isn'?t|is not|are not|aren'?t)"
 _STATED = r"(?:\w+ )?(?:say|state|tell|told|specif|give|given|mention|provid)"
 # Refusals that take back the answer before them
-GIVES_UP = cue(
-    any_of(rf"""
+GIVES_UP = phrases(rf"""
     \b{_CANNOT} (really |actually )?be (determin|answer|solv|known|calculat|comput|found|certain|sure)\w*
     \bi ({_CANNOT}|am unable to) (\w+ )?(solve|answer|determine|be (sure|certain)|say)
     (not|n'?t) (\w+ ){{0,2}}(enough|sufficient) {_INFORMATION}|insufficient {_INFORMATION}
@@ -21,8 +20,7 @@ GIVES_UP = cue(
     unsolvable|unanswerable
     \b(is|was|that's|it's) (just |only )?(a|my best) (\w+ )?guess\b|\b(it|this|answer|that) (all |really )?depends on
     \bno (unique|definite|single) (answer|solution)
-    """)
-)
+""")
 _REFUSAL = Cue(
     "not |n't|never|depends|dont|cant|couldnt|nable|mpossible|no answer|no solution|no unique|no definite|no single"
     "|no clear|no real|no possible|no final|no way|no idea|unknown|undetermined|insufficient|n/a|unclear|more info"

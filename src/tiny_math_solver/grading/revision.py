@@ -3,7 +3,18 @@
 import re
 
 from tiny_math_solver.grading.closing import MAX_TAIL, read_closing
-from tiny_math_solver.grading.cues import COMES_TO, CONCLUDES, CONCLUSION, CONFIRMED, FILLER, HEDGE, REMARK, any_of, cue
+from tiny_math_solver.grading.cues import (
+    COMES_TO,
+    CONCLUDES,
+    CONCLUSION,
+    CONFIRMED,
+    FILLER,
+    HEDGE,
+    REMARK,
+    any_of,
+    cue,
+    phrases,
+)
 from tiny_math_solver.grading.markers import MAX_SPAN, How, MarkedAnswer, read_last_marker
 from tiny_math_solver.grading.markup import plain, sentences
 from tiny_math_solver.grading.numerals import Number, find_numbers, find_numerals
@@ -142,16 +153,14 @@ _POSSIBLE = r"(?:good|valid|right|correct|acceptable|possible|plausible|fine|ans
 _BARE_NUMBER = r"(?:it(?:'s| is) |then )?[$*]*\d[\d,.]*(?: [a-z]+){0,2}"
 _BE = r"(?:is|(?:would|could|can|may|might) be)"
 # "126 would be an equally good answer", "126 works too", "Also acceptable: 126", "With tax: 126"
-_ALSO = cue(
-    any_of(rf"""
+_ALSO = phrases(rf"""
     (?<![\d.,])\d[\d,.]*\d?( [a-z%]+){{0,2}} {_BE}( an?)? (also|equally|just as|as|another) (an? )?{_POSSIBLE}\b
     (?<![\d.,])\d[\d,.]*\d?( [a-z%]+){{0,2}} (works|is {_POSSIBLE}),? (too|as well|also)\b
     \b(also|equally|other|another|alternative) {_POSSIBLE}( [a-z]+)? ?(is|would be|[:=])[ $*]*\d[\d,.]*
     \balternative( [a-z]+)? ?(is|would be|[:=])[ $*]*\d[\d,.]*
     (\A|[.!?]\s|\n)\W*\d[\d,.]*( [a-z%]+){{0,2}} (if|when|counting|including|excluding)\b
     (\A|[.!?]\s|\n)\W*(if|with|without|including|excluding|counting) [^\d.,:\n]{{1,40}}[,:] {_BARE_NUMBER}\W*(\n|\Z)
-    """)
-)
+""")
 _CASE = cue(r"\A\W*if [^,\d]{1,60},")  # Or, if you count Tom, 7
 _CLAIM = cue(rf"(?:\W|\b(?:{FILLER}|correct)\b)*")
 _UNIT_ONLY = cue(r"(?:\s*(?!(?:more|less|fewer|times|of|other)\b)[a-z%]+){0,3}\s*(?:[.!?,;:)]|\Z| if | depending )")
