@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from itertools import pairwise
 
-from tiny_math_solver.grading.cues import CONCLUDES, HEADING, any_of, cue
+from tiny_math_solver.grading.cues import CONCLUDES, HEADING, cue, phrases
 from tiny_math_solver.grading.links import Reading, read_opening
 from tiny_math_solver.grading.markup import last_characters, plain, sentences
 from tiny_math_solver.grading.numerals import find_number_words, find_numerals, parse_number
@@ -67,43 +67,41 @@ def _from_the_end(body: str) -> Iterator[tuple[str, str, str, str]]:
 
 def _states_no_result(words: str) -> bool:
     """True of an option, a supposition, a plan and of two cases."""
-    return bool(_NO_RESULT.search(words) or (_PLAN.match(words) and "=" not in words) or OTHERWISE.search(words))
+    planned = _PLAN.match(words) and not _GIVES.search(words)
+    return bool(planned or _NO_RESULT.search(words) or OTHERWISE.search(words))
 
 
 _DIGIT = re.compile(r"\d")
 _FOOTNOTE = re.compile(r"\n-{3,}\s*\n[*_(][^\n]*[*_)]\Z")
 _KEY = cue(r'"(?:final_?)?(?:result|solution|value|total|output)"\s*:')  # {"result": 18}
 _ITEM = cue(rf"[#>\s]*(?:{HEADING}\s*#?\d{{1,2}}\b[.):]?|\d{{1,2}}[.):]\s+|[-*\u2022]\s+)?")
-_PLEASANTRY = cue(
-    any_of(r"""
+_PLEASANTRY = phrases(r"""
     would you like|do you (have|need|want)|let me know|feel free|(i )?hope (this|that|it)|happy to help
     is there anything|does (this|that|it) (help|make)|any (other |more )?questions|(can|may) i (help|assist)
-    """)
-)
+""")
 _REMARK = cue(
     r"\W*(?:note\b|this assumes|remember|(?:(?:let me|let'?s|to|we can) )?(?:check|verify|double.check)|verif|proof"
     r"|explanation|(?<=\()[^()]*[a-z]{3}[^()]*\)\W*\Z|if [^.,]{0,80}\b(?:had|were)\b[^.,]*, [^.]*\bwould\b"
     r"|(?:assuming|(?:(?:this|that|it) is |that's )?because)\b(?!.*, .*\d))"
 )
-_NO_RESULT = cue(
-    r"^\W*(?:(?:option|choice|candidate|possibility)\s*\w{1,2}|answer\s*#?\d)\s*[:.)]|^\W*(?:suppose|assume|imagine)\b"
-    r"|^\W*(?:(?:my|the) )?(?:first|second|third|another|alternative) (?:answer|option|choice|guess|possibility)\b"
-    r"|\byour (?:final )?answer (?:should|must|in)\b"
-)
+_NO_RESULT = phrases(r"""
+    ^\W*((option|choice|candidate|possibility)\s*\w{1,2}|answer\s*#?\d|possible( \w+)?)\s*[:.)]
+    ^\W*((my|the) )?(first|second|third|another|alternative) (answer|option|choice|guess|possibility)\b
+    ^\W*(suppose|assume|imagine)\b|\byour (final )?answer (should|must|in)\b
+""")
 _ADD = r"(?:add|subtract|multipl[yi]|divid|convert|deduct|combin|doubl|tripl|halv)(?:e|es|ed|s)?\b(?!.*[=\d])"
-_UNSETTLED = cue(  # denied, or unfinished: "We still have to add the eggs", "Next, multiply by the price"
-    any_of(rf"""
+_UNSETTLED = phrases(rf"""
     \b(is|was|be|that's) ([a-z]+ly )?(incorrect|wrong|not (right|correct|the (\w+ )?answer))\b
     \b(we|i|you|she|he|they) (still |now |then |just |only )*(needs?|has|have|must) ((still|now|then|also|to) )*{_ADD}
     ^\W*(next|now|then),? (we |i )?(must |have to |need to )?{_ADD}
     \b(must|has to|have to|needs? to|should) (now |then |still )?be {_ADD}
-    """)
-)
+""")  # denied, or unfinished: "We still have to add the eggs", "Next, multiply by the price"
 _PLAN = cue(
-    r"\W*(?:let'?s|let us|we (?:need|have) to|now,? (?:we|let)|next,? (?:we|let)|first,"
+    r"\W*(?:let'?s|let us|we (?:need|have) to|now,? (?:we(?! (?:know|have|see)\b)|let)|next,? (?:we|let)|first,"
     r"|to (?:find|calculate|determine|solve))\b"
 )
-_SIGN_OFF = cue(r"\b(?:hope|help|answer|final|done|correct|thank|enjoy|glad|check|questions?|solution|therefore)\b")
+_GIVES = cue(r"=|\b(?:gives?|giving|leaving|(?:to|we) get|so|which (?:is|makes|leaves))\b")  # add 2, which gives 18
+_SIGN_OFF = cue(r"\b(?:hope|help|answer|final|done|correct|thank|enjoy|glad|luck|questions?)\b")
 
 
 def _has_number_word(text: str) -> bool:
@@ -139,8 +137,8 @@ def _is_list(line: str, other: str) -> bool:
     if not line or len(other) > 40 or len(line) > 40:
         return False
     one, two = ENTRY.fullmatch(plain(line)), ENTRY.fullmatch(plain(other))
-    items = one and two and (one["name"] or two["name"] or (ITEM.match(line) and ITEM.match(other)))
-    if items and not _SUM.search(two["name"] or ""):  # - Tom: 18 marbles
+    named = one and two and (one["name"] or two["name"] or (ITEM.match(line) and ITEM.match(other)))
+    if one and two and named and not _SUM.search(two["name"] or ""):  # - Tom: 18 marbles
         return parse_number(one["number"]) != parse_number(two["number"])
     value = parse_number(_LABEL.sub("", line))
     return value is not None and parse_number(_LABEL.sub("", other)) not in (None, value)

@@ -20,6 +20,11 @@ def cue(pattern: str) -> "re.Pattern[str]":
     return re.compile(pattern, re.IGNORECASE)
 
 
+def phrases(table: str) -> "re.Pattern[str]":
+    """The compiled pattern of a table."""
+    return cue(any_of(table))
+
+
 def word_set(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
@@ -49,9 +54,9 @@ class Cue:
 FILLER = any_of("""
     the|an?|it|its|it's|that|that's|this|these|there|is|are|was|were|be|been|will|would|should|must|could|might|may|can
     so|then|answer|result|final|total|value|number|of|about|around|roughly|approximately|exactly|only|just|even
-    also|actually|really|instead|rather|well|say|i|we|you|he|she|they|one|have|has|had|gets?|got|let|me|see|right|to|as
-    think|guess|argue|maybe|perhaps|possibly|equally|or|else|closer|little|much|many|low|high|more|like|left|earns?
-    needs?|makes?|pays?|spends?|costs?|takes?
+    also|actually|really|instead|rather|say|i|we|you|he|she|they|one|have|has|had|gets?|got|let|me|see|right|to
+    think|guess|argue|maybe|perhaps|possibly|equally|or|else|closer|more|like|left|earns?
+    as (little|much|many|low|high) as|needs?|makes?|pays?|spends?|costs?|takes?
 """)
 COMES_TO = any_of("""
     is|are|makes?|making|gives?|giving|leaves?|leaving|yields?|totals?|totall?ing|comes? to|get|becomes?|adds? up to
@@ -62,3 +67,12 @@ HEADING = r"(?:step|part|phase|case|method|section|question|problem|example|opti
 CONCLUSION = r"(?:so|therefore|thus|hence)"
 # How a conclusion begins
 CONCLUDES = cue(rf"\W*(?:{CONCLUSION}|in conclusion|in total|finally|overall)\b")
+# How a remark on a result begins, and what a check of it says
+REMARK = cue(
+    r"\W*(?:note|check|verif|because|since|this|that(?:'s| is)|here|as\b|i\.e|thank|hope|good luck|explanation|proof"
+    r"|rounded|alternativ|if\b|for\b|where|to (?:see|check|verify)|let me (?:check|verify)|remember|confidence|time|\()"
+)
+CONFIRMED = cue(
+    r"(?:\b(?:is|are|was|looks|seems|all|yes,?|so)|'s) (?:indeed |also |all )?(?:correct|right|fine|good)\b|confirm"
+    r"|checks out|match(?:es)?|verified|stands|as given|as expected|\u2713|\u2705"
+)

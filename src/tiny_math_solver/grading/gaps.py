@@ -57,15 +57,16 @@ LINKS = {
     ),
     "range": cue(r"[\s%)]*(?:[|&/~:]|-+|(?:up )?to|through|\.\.+|\u2026|\+-|!=|[<>]=?)[\s(]*"),
     "list": cue(
-        r"[\s%)]*(?:[a-z'/]+\s*){0,4}[,;]\s*(?:(?:and|then|plus|next|finally)\s+)*(?:\w+\s*[:=]?\s*)?[(\s]*|\s+"
+        r"[\s%)]*(?:[a-z'/]+\s*){0,4}[,;]\s*(?:(?:and|then|plus|next|finally)\s+)*"
+        r"(?:(?!(?:with|for|from|after|in|on|by|at|over) )\w+\s*[:=]?\s*)?[(\s]*|\s+"
         r"|\s*\(?[A-E][).:]\s*|[^.!?\d]{0,60}\bthen\b[\s,:]*"
     ),
-    "both": cue(rf"[\s%()]*(?:[a-z]+[\s,.;(]+){{0,3}}(?:and|but|&)(?:[\s,]+{FILLER}\b)*[\s(,:-]*"),
+    "both": cue(rf"[\s%()]*(?:[a-z]+[\s,.;(]+){{0,3}}(?:and|but|&|as well as)(?:[\s,]+{FILLER}\b)*[\s(,:-]*"),
 }
 # Words after which the rest of a line explains its number instead of going on with it
 _EXPLAINS = re.compile(
-    r"\b(?:because|since|as|which|where|whereas|who|whose|given|assuming|i\.e|e\.g|than|note|check\w*|verif\w*|not"
-    r"|instead|when|while|out of|if|unless)\b|[.!?][\"')*]*\s"
+    r"\b(?:because|since|(?<!well )as(?! well)|which|where|whereas|who|whose|given|assuming|i\.e|e\.g|than|note"
+    r"|check\w*|verif\w*|not|instead|when|while|out of|if|unless)\b|[.!?][\"')*]*\s"
 )
 # A number after one of these words says more about the one before: 18 eggs in 3 days
 SAYS_MORE = re.compile(

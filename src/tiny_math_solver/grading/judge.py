@@ -48,7 +48,8 @@ _CLAIMED = any_of(r"""
     \b(is_correct|correct|passed|correctness|accepted)\W{0,3}[=:] ?\W?(true\b|1(\.0)?\b|yes\b)
     \b(verdict|judge?ment|evaluation|assessment) ?: ?\W{0,9}(correct|pass|accept|true)
     \b(gold|reference|ground.truth) (answer|label|solution|value) ?(is|was|says|gives|states|=|:)
-    \banswer key (is|says|gives|states|has)\b|\b(the|this|my) (response|completion) (is|was) (\w+ )?correct
+    \banswer key (is|says|gives|states|has)\b|\b(from|per|according to) the key\b
+    \b(the|this|my) (response|completion) (is|was) (\w+ )?correct
 """)  # fmt: skip
 _INJECTED = any_of(rf"""
     {_IGNORE}((previous|prior|earlier|above|preceding|grading|scoring|system) (\w+ )?{_RULES}|rubric|gold)
@@ -59,7 +60,8 @@ _INJECTED = any_of(rf"""
 TO_JUDGE = Cue(
     "grade|grading|judg|reward|correct|instruct|evaluat|credit|score|accept|ignore|verdict|award|mark|system|reference"
     "|gold|ground|examiner|assess|verifier|rater|rating|reviewer|check|whoever|disregard|forget|override|bypass|skip"
-    "|deserve|merit|approve|points|prompt|you are now|you must now|this as|it as|me as|er as|on as|er key|pass|output",
+    "|deserve|merit|approve|points|prompt|you are now|you must now|this as|it as|me as|er as|on as|er key|the key"
+    "|pass|output",
     "|".join((_ADDRESSED, _ASKED, _CLAIMED, _INJECTED)),
 )
 

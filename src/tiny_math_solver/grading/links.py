@@ -9,8 +9,8 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import NamedTuple
 
-from tiny_math_solver.grading.cues import cue
-from tiny_math_solver.grading.gaps import SAYS_MORE, link_between, without_asides
+from tiny_math_solver.grading.cues import cue, phrases
+from tiny_math_solver.grading.gaps import MAX_GAP, SAYS_MORE, link_between, without_asides
 from tiny_math_solver.grading.numerals import Mention, Number, find_number_words, find_numerals
 from tiny_math_solver.grading.units import RESTATES, counts_things, same_quantity, single_things
 
@@ -91,8 +91,6 @@ class _Chain:
     def take(self, mention: Mention) -> bool:
         """Go on to the next number; False if the chain ends before it."""
         gap = self.text[self.last.end : mention.start]
-        if gap[-1:] == "-" and _SIGNED.search(gap):
-            gap = gap[:-1]
         if gap[-1:] == "^" and gap[-2:-1].isalpha():
             self.last = mention  # 18 cm^2
             return True
@@ -104,7 +102,7 @@ class _Chain:
             self.best, self.unfinished = mention.value, False
         elif kind is None or (kind == "list" and mention.value != self.best and counts_things(self.text, gap, mention)):
             return False
-        elif kind == "context" or (self.remark and kind in _UNFINISHED):
+        elif kind == "context" or (self.remark and kind in UNFINISHED):
             self.rival = self._is_aside(gap, mention)
             self.remark = self.remark or SAYS_MORE.search(gap) is not None
             self.last = mention
@@ -115,32 +113,24 @@ class _Chain:
         return not self.rival
 
     def _kind(self, gap: str, mention: Mention) -> str | None:
-        text = self.text
         kind = link_between(gap, unfinished=self.unfinished or self.corrected)
+        around = f"{gap}#{self.text[mention.end : mention.end + MAX_GAP]}"  # with # for the number
         if gap == "(":
             return "operator"  # 22(.50) = 11
-        compared = kind == "operator" and _COMPARED.match(text, mention.end)  # 18 - 3 more than Ann
-        if compared or (kind == "hedge" and _RATE.match(text, mention.end) and gap.strip(" ,or")):
-            return None  # 56 pages, or 8 a day
+        if _EXPLAINS.search(around) and kind in ("operator", "hedge", "list"):
+            return None
         if kind == "context":
-            fraction = "/" in text[self.last.start : self.last.end] and _OF.match(gap)
-            if fraction or _SHARE.match(text, self.last.end - 1):
+            fraction = "/" in self.text[self.last.start : self.last.end] and _OF.match(gap)
+            if fraction or _SHARE.match(self.text, self.last.end - 1):
                 return "operator"
-            second = self.last is self.end and self._is_second(gap, mention)
+            second = self.last is self.end and (
+                _SECOND.search(around) or (_OF_MANY.match(around) and not self.calculated)
+            )
             if self.is_answer_line and (second or not (self.remark or SAYS_MORE.search(gap))):
                 return "list"
-        if kind == "list" and _OTHER_THING.search(gap) and _CLAUSE.match(text, mention.end):
-            return None  # 25 books; the $48 she earned isn't needed
-        if self.unfinished and kind in ("list", "both") and _TOTALLED.match(text, mention.end):
-            return "conclusion"  # 80 km, 60 km, 140 km in total
+        if self.unfinished and kind in ("list", "both") and _TOTALLED.search(around):
+            return "conclusion"
         return kind
-
-    def _is_second(self, gap: str, mention: Mention) -> bool:
-        """True if a number is a second quantity, of each thing or for another case: `5 dogs with 4 legs each`."""
-        if _EACH_HAS.search(gap) or (not self.calculated and _OF_MANY.fullmatch(gap)):
-            return True
-        behind = _EACH if _HOLDS.search(gap) else _TO_END if _OTHER_CASE.search(gap) else None
-        return behind is not None and behind.match(self.text, mention.end) is not None
 
     def _is_aside(self, gap: str, mention: Mention) -> bool:
         """True if another number stands alone in parentheses: `44 (typo, 45)`."""
@@ -154,21 +144,20 @@ class _Chain:
         if kind in ("operator", "compound"):
             self.unfinished = self.calculated = True
             self.compound, self.contradicted = kind == "compound", False
-        elif kind in ("equals", "result", "conclusion"):
-            self.rival = kind == "equals" and _TO_SOLVE.search(gap) is not None
-            alone = self.last is self.end and not self.unfinished and not gap.strip(" ()=")
-            self.contradicted = alone and not _agree(self.best, mention.value)  # 18 = 81
-            self.left = self.left if self.unfinished else self.best
-            self.best, self.equivalent, self.unfinished, self.remark = mention.value, None, False, False
-            self.calculated = True
-        elif kind == "corrected":
-            self.best, self.equivalent, self.unfinished, self.remark = mention.value, None, False, False
-            self.corrected = True  # by a number, or by what a calculation in words comes to
-        elif mention.value != self.best or (self.unfinished and kind in ("list", "both")):
-            if kind in ("list", "both"):
-                self.unfinished, self.left = True, None
+        elif kind in ("equals", "result", "conclusion", "corrected"):
+            if kind == "corrected":
+                self.corrected = True  # by a number, or by what a calculation in words comes to
             else:
-                self.rival = True
+                self.rival = kind == "equals" and _TO_SOLVE.search(gap) is not None
+                alone = self.last is self.end and not self.unfinished and not gap.strip(" ()=")
+                self.contradicted = alone and not _agree(self.best, mention.value)  # 18 = 81
+                self.left = self.left if self.unfinished else self.best
+                self.calculated = True
+            self.best, self.equivalent, self.unfinished, self.remark = mention.value, None, False, False
+        elif kind in ("list", "both") and (self.unfinished or mention.value != self.best):
+            self.unfinished, self.left = True, None
+        elif mention.value != self.best:
+            self.rival = True
 
     def reading(self) -> Reading:
         """The reading, once every linked number is taken."""
@@ -176,8 +165,7 @@ class _Chain:
         if self.rival:
             return Reading(None, text[self.first.start : end.end], end.end)
         best = self.left if self.unfinished else self.best  # `18 = 9 * 2` keeps 18; `9 * 2` alone is no answer
-        undone = _UNDONE.match(text, end.end) or _OPEN_TERM.match(text, end.end)
-        undone = undone or (self.is_answer_line and _MULTIPLE.match(text, end.end))
+        undone = _UNDONE.match(text, end.end) or (self.is_answer_line and _MULTIPLE.match(text, end.end))
         if undone or (self.contradicted and not self.unfinished):
             best = None
         equivalent = self.equivalent
@@ -188,37 +176,37 @@ class _Chain:
         return Reading(best, span, end.end, self.calculated, equivalent)
 
 
-_UNFINISHED = ("operator", "compound", "list", "both", "range")
+# Links after which a number alone is no answer
+UNFINISHED = ("operator", "compound", "list", "both", "range")
 _ASIDE = cue(r"[^(]*\((?!(?:out of|from|of|in|for|at|per|by|see|step|on|with|to|after)\b)(?:[a-z']+[,:;]? ){0,3}")
-_COMPARED = re.compile(r" (?:more|less|fewer) than\b")
-_RATE = re.compile(r" (?:per|a|an|each)\b")
-_HOLDS = re.compile(r"\s(?:with|of|at|holding|containing|having|costing|for)\W*\Z")
-_EACH = re.compile(r"(?:\s+[a-z]+){0,2}(?:\s+in)?\s+(?:each|apiece|per)\b|/")
-_OF_MANY = re.compile(r"\s[a-z]+ (?:of|holding|containing) \$?")  # 3 boxes of 6 pens
-_EACH_HAS = re.compile(r"\beach (?:with|has|have|having|holds|holding|contains|containing|costs|costing)\W*\Z")
-# 20; with pears 27
-_OTHER_CASE = re.compile(r"[,;] ?(?:with|without|including|excluding|counting) (?:the )?[a-z]+\W*\Z")
-_TO_END = re.compile(r"(?: [a-z]+){0,2}\W*\Z")
+# In the patterns for the text around a number, # stands for it. An explanation is no link: `18 - 3 more than Ann`,
+# `56 pages, or 8 a day`, "25 books; the $48 she earned isn't needed"
+_EXPLAINS = cue(
+    r"[-+] ?#(?: [a-z]+)? (?:more|less|fewer) than\b|[a-z],? or \$?#(?: per| an?| each)\b"
+    r"|[,;] (?:the|her|his|their|its|those|these) #(?: [a-z]+)? (?:that|which|she|he|they|we|i|you)\b"
+)
+# A second quantity, of each thing or for another case: `5 dogs with 4 legs each`; `20; with pears 27`
+_SECOND = phrases(r"""
+    \s(with|of|at|holding|containing|having|costing|for)\W*#((\s+[a-z]+){0,2}(\s+in)?\s+(each|apiece|per)\b|/)
+    \beach (with|has|have|having|holds|holding|contains|containing|costs|costing)\W*#
+    [,;] ?(with|without|including|excluding|counting) (the )?[a-z]+\W*#( [a-z]+){0,2}\W*\Z
+""")
+_OF_MANY = re.compile(r"\s[a-z]+ (?:of|holding|containing) \$?#")  # 3 boxes of 6 pens
+_TOTALLED = cue(r"#(?: [a-z]+){0,2} (?:(?:in )?total|altogether|in all|combined|overall)\b")  # 80 km, 140 km in total
 _SHARE = re.compile(r"(?:%|.? ?percent) of ")
 _OF = re.compile(r"\s*of (?:the )?\Z")  # 20% of 90
-_TOTALLED = cue(r"(?: [a-z]+){0,2}(?: in total| total| altogether| in all| combined| overall)\b")
-_OTHER_THING = cue(r"[,;] (?:the|her|his|their|its|those|these) \Z")
-_CLAUSE = cue(r"(?: [a-z]+)? (?:that|which|she|he|they|we|i|you)\b")
 _TO_SOLVE = cue(r"[-+*/] ?[b-hj-z] ?=")  # 5 + x = 12
-_SIGNED = re.compile(r"(?:\b(?:is|was|are|be|of|to|about|equals)|=)\s*-\Z")  # the sign of the number that follows
 
 MONTH = r"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]{0,6}\.?"
 # Text after a number that makes it something else: `18 squared`, `18 < x`, `18 is not the answer`, `18 eggs?`
-_UNDONE = re.compile(
-    r"!\s*[-+*/=]|-?ish\b|[,;]? ?\(?(?:doubled|tripled|halved|twice\W*\Z|(?:multiply|divide) by)\b|\+\s*(?:[a-z.]|\Z)"
-    r"|\s*(?:[<>\u2717\u2718\u274c]|(?:squared|cubed|factorial|mod|choose|is not|isn't)\b)|[^.!?\n]{0,30}\?"
-    rf"| over [\d.,]+\W*\Z| {MONTH} \d{{4}}|(?<=%) of \d| percent of \d| (?:more|less|fewer) than \d"
-    r"| or (?:more|less|fewer|higher|lower|greater|above|below)\b"
-)
 _THE = r"(?:the|her|his|its|their)"
 _COSTS = r"(?:tax(?:es)?|tips?|costs?|price|discount|shipping|fees?|expenses|rent|interest|delivery|change|loss(?:es)?)"
-_OPEN_TERM = cue(  # 100 - y, 70 dollars + shipping
-    r"\(\d| / [knpqrxyz]\b|\s*[-+*^]\s*(?![ai]\b)[a-z]\b(?![.'])|(?: [a-z]+){0,3}(?:"
+_UNDONE = cue(
+    r"!\s*[-+*/=]|-?ish\b|[,;]? ?\(?(?:doubled|tripled|halved|twice\W*\Z|(?:multiply|divide) by)\b|\+\s*(?:[a-z.]|\Z)"
+    r"|\s*(?:[<>\u2717\u2718\u274c]|(?:squared|cubed|factorial|mod|choose|isn't|is (?:not|wrong))\b)|[^.!?\n]{0,30}\?"
+    rf"| over [\d.,]+\W*\Z| {MONTH} \d{{4}}|(?<=%) of \d| percent of \d| (?:more|less|fewer) than \d"
+    r"| or (?:more|less|fewer|higher|lower|greater|above|below)\b"
+    r"|\(\d| / [knpqrxyz]\b|\s*[-+*^]\s*(?![ai]\b)[a-z]\b(?![.'])|(?: [a-z]+){0,3}(?:"  # 100 - y, 70 dollars + tax
     r" (?:increased|decreased|reduced|raised|lowered|multiplied|divided|doubled|tripled|halved|squared)\b| [+*] [a-z(]"
     rf"| (?:plus|minus|divided by|multiplied by)\b| times [b-hj-z]\b| [a-z]+ times (?:{_THE}|that)\b"
     rf"| less (?:{_THE}|an?)\b| - (?:{_THE} |any )?{_COSTS}\W*\Z)"

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from tiny_math_solver.grading.cues import any_of, cue
 from tiny_math_solver.grading.gaps import link_between
-from tiny_math_solver.grading.links import Reading, line_numbers, read_opening
+from tiny_math_solver.grading.links import UNFINISHED, Reading, line_numbers, read_opening
 from tiny_math_solver.grading.markup import plain, sentences
 from tiny_math_solver.grading.numerals import MAX_DIGITS, Number, find_numbers, find_numerals, negate
 from tiny_math_solver.grading.prose import read_line_sentence, read_sentence
@@ -144,8 +144,8 @@ def _read_box(text: str, at: int) -> MarkedAnswer | None:
     if value is not None and _DIGIT.search(text, end, end + 80):
         after = plain(text[end : end + 80].partition("\n")[0])
         others = find_numerals(after)
-        if others and others[0].value != value and link_between(after[: others[0].start]) in ("hedge", "range", "list"):
-            value = None  # \boxed{18} or 20
+        if others and others[0].value != value and link_between(after[: others[0].start]) in ("hedge", *UNFINISHED):
+            value = None  # \boxed{18}, 20; \boxed{18} * 2
     return MarkedAnswer(value, How.BOXED, found.span, at, end, found.equivalent)
 
 

@@ -12,7 +12,7 @@ def plain(text: str) -> str:
     if "&" in text and ";" in text:
         text = html.unescape(text).translate(_ASCII)
     if "<" in text or "~~" in text:
-        text = _ANNOTATION.sub("", text)
+        text = _PLACEHOLDER.sub(r"\1", _ANNOTATION.sub("", text))
     if "\\" in text:
         text = _latex(text)
     if "{" in text or "}" in text:
@@ -59,6 +59,7 @@ _ASCII.update(
 )  # fmt: skip
 
 _ANNOTATION = re.compile(r"<<[^<>\n]*>>|~~[^~\n]*~~|</?[A-Za-z][^<>\n]{0,20}>")  # calculator, struck out, tags
+_PLACEHOLDER = re.compile(r"<(\$?\d[\d.,]*)>")  # <18>, where the prompt said <answer>
 _MILLIONS = re.compile(r"([$\u20ac\u00a3\u20b9\u00a5] ?\d[\d.,]* ?)m(?:il|ln|n)?\b")  # $1.2m is money, 1.2m a length
 _CURRENCY = re.compile(r"\$(?<=\w\$)(?=\d)")  # US$18 is no identifier
 

@@ -125,22 +125,17 @@ _PARTS = {"half": Fraction(1, 2), "third": Fraction(1, 3), "quarter": Fraction(1
 
 def _value(text: str, match: "re.Match[str]") -> Number | None:
     body = match["body"]
-    value: Number | None
-    if len(body) < 16 and body.isdigit():
-        value = Decimal(body)
-    elif len(body) > MAX_DIGITS or match["glued"]:
+    if len(body) > MAX_DIGITS or match["glued"]:
         return None
-    else:
-        value = _body_value(body, match["ten"])
+    value = Decimal(body) if len(body) < 16 and body.isdigit() else _body_value(body, match["ten"])
     if match.end("body") != match.end() and value is not None:
-        value = None if match["glued"] else _scaled(value, match)
+        value = _scaled(value, match)
     return negate(value) if value is not None and _negative(text, match.start()) else value
 
 
 def _body_value(body: str, ten: str | None) -> Number | None:
     if ten:
-        mantissa = body[: len(body) - len(ten)] if "*" in ten or "x" in ten else "1"
-        value = _decimal(mantissa)
+        value = _decimal(body[: len(body) - len(ten)] if "*" in ten or "x" in ten else "1")
         return None if value is None else _shifted(value, int(ten.partition("^")[2].strip("()")))
     if "/" not in body:
         return _decimal(body)
@@ -199,19 +194,18 @@ def _negative(text: str, start: int) -> bool:
 # -- Words ----------------------------------------------------------------------------------------------------
 
 _UNITS = (
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
-    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
-)  # fmt: skip
-_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
-_WORDS = {word: value for value, word in enumerate(_UNITS)}
-_WORDS |= {word: 10 * value for value, word in enumerate(_TENS, start=2)}
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen"
+    " eighteen nineteen"
+)
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
+_WORDS = {word: value for value, word in enumerate(_UNITS.split())}
+_WORDS |= {word: 10 * value for value, word in enumerate(_TENS.split(), start=2)}
 _STEMS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "ty", "el", "zero", "hund")
-_SPELLED_SCALES = ("thousand", "million", "billion", "trillion", "lakh", "crore")
+_SCALES = "thousand|million|billion|trillion|lakh|crore"
 _SPELLED = re.compile(
-    r"\b(?P<words>(?:{0}|an? (?=hundred|thousand|million|billion|lakh|crore|dozen))"
-    r"(?:[\s-]*(?:\band\s+)?\b(?:{0}|hundred|thousand|million|billion|trillion|lakh|crore)\b)*)\b"
-    r"(?P<part>(?: and a|-a)?[ -](?:half|halves|(?:third|quarter|(?:four|fif|six|seven|eigh|nin|ten)th)s?)\b)?"
-    "".format("|".join(_WORDS)),
+    rf"\b(?P<words>(?:{'|'.join(_WORDS)}|an? (?=hundred|dozen|{_SCALES}))"
+    rf"(?:[\s-]*(?:\band\s+)?\b(?:{'|'.join(_WORDS)}|hundred|{_SCALES})\b)*)\b"
+    r"(?P<part>(?: and a|-a)?[ -](?:half|halves|(?:third|quarter|(?:four|fif|six|seven|eigh|nin|ten)th)s?)\b)?",
     re.ASCII | re.IGNORECASE,
 )
 
@@ -219,12 +213,10 @@ _SPELLED = re.compile(
 def _words_value(words: str) -> Decimal:
     total = group = 0
     for word in re.split(r"[\s-]+", words):
-        if word in ("a", "an"):
-            group = 1
-        elif word == "hundred":
+        if word == "hundred":
             group *= 100
-        elif word in _SPELLED_SCALES:
+        elif word in POWERS:
             total, group = (total + group) * 10 ** POWERS[word], 0
         else:
-            group += _WORDS.get(word, 0)
+            group += 1 if word in ("a", "an") else _WORDS.get(word, 0)
     return Decimal(total + group)

@@ -25,7 +25,9 @@ def own_text(text: str, question: str | None) -> str:
         if head.strip() and (read_last_marker(head) or read_closing(head, question).value is not None):
             return head
     text = _without_copied_lines(text, question)
-    for asking in islice(_ASKING.finditer(text, 0, MAX_SEARCHED), 8) if "?" in text else ():
+    if "?" not in text:
+        return text
+    for asking in islice(_ASKING.finditer(text, 0, MAX_SEARCHED), 8):
         if _is_problem(asking[1]) and not _asked_before(text, asking.start(), asking.start(1), question):
             head = text[: asking.start()]
             marked = read_last_marker(head)

@@ -2,7 +2,7 @@
 
 import re
 
-from tiny_math_solver.grading.cues import cue, word_set
+from tiny_math_solver.grading.cues import any_of, cue, word_set
 from tiny_math_solver.grading.markup import plain
 from tiny_math_solver.grading.numerals import Mention, Number, find_numerals, write_number
 
@@ -38,7 +38,9 @@ def result_points(text: str, mentions: list[Mention], before: str, question: str
         if mention.value == computed:
             points += COMPUTED
         number = text[mention.start : mention.end]
-        forms = [number.lower(), write_number(mention.value)] if number.isalpha() and mention.value else [number]
+        forms = [number.lower()]
+        if number.isalpha() and mention.value is not None:
+            forms.append(write_number(mention.value))
         if not _occurs(forms, before):
             points += NEW_IN_TEXT
         if question and not _occurs(forms, question):
@@ -73,15 +75,19 @@ _SUBORDINATE = cue(
     r"(?<=\d)(?: [\w'-]+){1,12} (?:if|because|since|assuming|provided|so that)\b(?:(?!,? (?:so|then)\b).)*"
     r"|\b(?:by [a-z]+ing|knowing|because|since|after|if|when|given|while|before|assuming|provided|where|who"
     r"|(?:up|down) from|from which|out of|so that|that costs?"
+    r"|which (?:takes?|costs?|lasts?|weighs?|holds?|includes?|contains?|covers?)"
     r"|which (?:is|are|was) (?:the|a|an|how|[\d.,]+ (?:more|less|fewer|times)))\b[^,;]*|\([^()]*\)|\bi\.e\..*",
 )
 _CLAUSE = cue(r"\b(?:so(?! that)|therefore|thus|hence|then)\b|,")
 _PURPOSE = re.compile(
     r"(?<! by \d )(?<! by \d\d )(?<!need )(?<!needs )(?<!has )(?<!have )(?<!had )\bto [a-z]+(?: [a-z]+){0,4}\s*$"
 )
+_MORE = any_of("""
+    more|less|fewer|older|younger|taller|shorter|longer|heavier|lighter|faster|slower|higher|lower|larger|smaller|bigger
+""")
 COMPARED = re.compile(
     r" (?:of (?:which|whom|them|these|those)|times (?:as|more|the|that|what|his|her)|as (?:much|many)"
-    r"|(?:more|less|fewer) than)\b"
+    rf"|(?:[a-z]+ )?{_MORE} than)\b"
 )
 _ADJECTIVE = re.compile(rf"{COMPARED.pattern}|-[a-z]")
 

@@ -127,6 +127,7 @@ _PART_OF = re.compile(
     r"|hundred|\d)"
 )
 _LISTED = re.compile(r"[\s%)]*[,;]\s*(?:and )?(?:\w+\s*[:=]\s*)?[(\s]*|\s+|\s*\(?[A-E][).:]\s*", re.IGNORECASE)
+_REASON = cue(r"\b(?:because|since|as|from)\b")
 _PAIR = re.compile(r"\b(?:between|from|either|sum of|product of|difference of)\s*$", re.IGNORECASE)
 
 
@@ -147,6 +148,9 @@ def _relation(text: str, mentions: list[Mention], index: int) -> str | None:
     lead = text[max(0, left.start - 20) : left.start]
     if LINKS["compound"].fullmatch(gap) or (bare in ("and", "to", "up to", "-") and _PAIR.search(lead)):
         return "pair"
+    following = "" if final else text[right.end : mentions[index + 1].start]
+    if LINKS["result"].fullmatch(following) and LINKS["operator"].fullmatch(gap):
+        return "pair"  # 170 - 60 is 110
     if bare in ("-", "+-", "to", "up to", "/") or HEDGED.search(gap) or (bare == "and" and final and index == 1):
         rival = True
     elif not final or COMPARED.match(text, right.end):
@@ -155,9 +159,12 @@ def _relation(text: str, mentions: list[Mention], index: int) -> str | None:
         rival = not lead.endswith((" in ", " on ", " by ")) and not counts_things(text, gap, right)
     else:
         rival = not signed and LINKS["operator"].fullmatch(gap) is not None
+        if rival and _REASON.search(text, mentions[0].end, left.start):
+            return "pair"  # It is 18 because of 9 * 2
     return "rival" if rival and not same_quantity(text, left, right) else None
 
 
+_NO_LIST = cue(r"\b(?:when|while|if|because|since|so|therefore|thus|then)\b")
 _OWNER = re.compile(r"\b([A-Z][a-z]+)\b(?: (?:will|would|can|should)\b)?(?: ([a-z]+)(?: [a-z]+){0,2})? \Z")
 
 
@@ -167,7 +174,9 @@ def _owners(text: str, mentions: list[Mention]) -> list[tuple[Mention, str]] | N
     verb, end = None, 0
     for mention in mentions:
         match = _OWNER.search(text, end, mention.start)
-        if match is None or (match[2] not in (verb, None) if owners else match[2] is None):
+        if match is None or (owners and _NO_LIST.search(text, end, mention.start)):
+            return None
+        if match[2] not in (verb, None) if owners else match[2] is None:
             return None
         verb, end = verb or match[2], mention.end
         owners.append((mention, match[1]))

@@ -2,7 +2,7 @@
 
 import re
 
-from tiny_math_solver.grading.cues import Cue, any_of, cue
+from tiny_math_solver.grading.cues import Cue, any_of, cue, phrases
 
 _INFORMATION = r"(?:information|info|data|details|context|facts)"
 _CANNOT = r"(?:do not|don'?t|cannot|can not|can'?t|could not|couldn'?t)"
@@ -11,17 +11,16 @@ _HARD = r"(?:(?:hard|difficult|impossible|not possible) to|no way (?:to|of))"
 _NEVER = r"(?:does not|doesn'?t|did not|didn'?t|never|isn'?t|is not|are not|aren'?t)"
 _STATED = r"(?:\w+ )?(?:say|state|tell|told|specif|give|given|mention|provid)"
 # Refusals that take back the answer before them
-GIVES_UP = cue(
-    any_of(rf"""
+GIVES_UP = phrases(rf"""
     \b{_CANNOT} (really |actually )?be (determin|answer|solv|known|calculat|comput|found|certain|sure)\w*
     \bi ({_CANNOT}|am unable to) (\w+ )?(solve|answer|determine|be (sure|certain)|say)
     (not|n'?t) (\w+ ){{0,2}}(enough|sufficient) {_INFORMATION}|insufficient {_INFORMATION}
     \bi('?m| am) (really |honestly |just |still )?(not (\w+ )?(sure|certain|confident)|unsure|uncertain|guessing)
-    \bi (don'?t|do not) (really |actually )?know\b(?! (why|if you))|\bi have no idea\b|unsolvable|unanswerable
+    \bi (don'?t|do not) (really |actually )?know\b(?! (why|if you))|\bi have no idea\b|\b(just|only) guessing\b
+    unsolvable|unanswerable
     \b(is|was|that's|it's) (just |only )?(a|my best) (\w+ )?guess\b|\b(it|this|answer|that) (all |really )?depends on
     \bno (unique|definite|single) (answer|solution)
-    """)
-)
+""")
 _REFUSAL = Cue(
     "not |n't|never|depends|dont|cant|couldnt|nable|mpossible|no answer|no solution|no unique|no definite|no single"
     "|no clear|no real|no possible|no final|no way|no idea|unknown|undetermined|insufficient|n/a|unclear|more info"
@@ -61,7 +60,7 @@ _OTHER_CASE = cue(
 _DOUBT = cue(
     r"(?:\bmin(?:imum)?\b|\blow(?:est)?\b)[^.]*\b(?:max(?:imum)?|high(?:est)?)\b|\b(?:maybe|perhaps|possibly|estimate"
     r"|either(?= \W*\d)|at (?:the )?(?:least|most)|no (?:more|less|fewer) than"
-    r"|or (?:more|less|fewer|nothing|none|neither)|could be (?:different|more|less|wrong|anything))\b"
+    r"|or (?:more|less|fewer|nothing|none|neither|not)|could be (?:different|more|less|wrong|anything))\b"
 )
 
 

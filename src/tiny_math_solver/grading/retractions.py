@@ -28,6 +28,7 @@ CORRECTS = cue(
 )
 
 _INCLUDE = r"(?:account|subtract|includ|count|add|consider|multipl|divid|read|notic|tak|deduct|factor|convert|remember)"
+_DONE = r"(?:add|subtract|multipli|divid|count|calculat|round|read|us)ed"
 # What went wrong, in the first person: "I forgot the muffins"
 _FAULTS = any_of(rf"""
     forgot(ten)?|misread|misunderstood|misinterpreted|miscounted|miscalculated|miswrote|mistook|mistyped|mixed up
@@ -35,8 +36,7 @@ _FAULTS = any_of(rf"""
     should( have|'ve)|(need|have|had)(ed)? to (correct|fix|redo|account|go back|revise)|was wrong|stand corrected
     (did not|didn'?t|haven'?t|have not|had not|hadn'?t) (yet |even |actually |properly )?{_INCLUDE}\w*
     (made|see|found|spotted|noticed?|caught) an? (\w+ )?(mistake|error|slip|typo)|got (that|it|this) wrong
-    (add|subtract|multipli|divid|count|calculat|round|read|us)ed (it |that |this |them )?(wrong|incorrectly)
-    (add|subtract|multipli|divid|count|calculat|round|read|us)ed (it |that |this |them )?(twice|instead|the wrong)
+    {_DONE} (it |that |this |them )?(wrong|incorrectly|twice|instead|the wrong)
     take (that|it|this) back|changed? my (mind|answer)
 """)
 _IT = r"\b(?:that|this|it|answer|above|result|total|number|calculation|\d)\)?"

@@ -3,7 +3,18 @@
 import re
 
 from tiny_math_solver.grading.closing import MAX_TAIL, read_closing
-from tiny_math_solver.grading.cues import COMES_TO, CONCLUDES, CONCLUSION, FILLER, HEDGE, any_of, cue
+from tiny_math_solver.grading.cues import (
+    COMES_TO,
+    CONCLUDES,
+    CONCLUSION,
+    CONFIRMED,
+    FILLER,
+    HEDGE,
+    REMARK,
+    any_of,
+    cue,
+    phrases,
+)
 from tiny_math_solver.grading.markers import MAX_SPAN, How, MarkedAnswer, read_last_marker
 from tiny_math_solver.grading.markup import plain, sentences
 from tiny_math_solver.grading.numerals import Number, find_numbers, find_numerals
@@ -22,12 +33,12 @@ def revised(text: str, marked: MarkedAnswer, question: str | None) -> MarkedAnsw
     if retracted and not _about_another(rest, retracted, marked.value):
         correction = rest[retracted.start() :].lstrip(".!?;:,\n ")
         value, span = _corrected(correction, marked, question)
-        if value is None and WITHDRAWN.search(correction[:200]):
+        if value is None and (WITHDRAWN.search(correction[:200]) or _has_alternative(correction, marked.value)):
             return nothing
-        if value in (None, marked.value):
-            return marked
-        how = marked.how if "\n" not in rest[: rest.find(span)] else How.CLOSING
-        return marked._replace(value=value, how=how, span=span, equivalent=None)
+        if value not in (None, marked.value):
+            how = marked.how if "\n" not in rest[: rest.find(span)] else How.CLOSING
+            return marked._replace(value=value, how=how, span=span, equivalent=None)
+        return marked
     if GIVES_UP.search(rest) or _has_alternative(rest, marked.value) or _other_number_below(rest, marked.value):
         return nothing
     return _next_step(rest, marked, question)
@@ -47,7 +58,7 @@ def _corrected(correction: str, marked: MarkedAnswer, question: str | None) -> t
     later = read_closing(correction, question)
     if later.value in (None, marked.value):
         return later.value, later.span
-    if _CONFIRMED.search(correction) and not _OTHER_CONFIRMED.search(correction):
+    if CONFIRMED.search(correction) and not _OTHER_CONFIRMED.search(correction):
         return marked.value, marked.span
     own = sentences(correction.partition("\n")[0])[0]  # "I forgot the 4 muffins" gives no answer yet
     if FAULT.search(own) and later.span in own and not _GIVES_RESULT.search(own):
@@ -65,7 +76,7 @@ def _claims(text: str, number: str) -> bool:
 def _has_alternative(rest: str, value: Number | None) -> bool:
     """True if another number is offered as the answer: "or maybe 20", "Alternatively, 10 * 2 = 20"."""
     for doubt in _OTHERWISE.finditer(rest):
-        claim = sentences(plain(rest[doubt.end() : doubt.end() + MAX_SPAN].partition("\n")[0]))[0]
+        claim = sentences(plain(rest[doubt.end() : doubt.end() + MAX_SPAN].lstrip().partition("\n")[0]))[0]
         if doubt["other"] and doubt[0].lower().endswith("or"):
             claim = _CASE.sub("", claim)
         others = find_numbers(claim)
@@ -116,7 +127,7 @@ def _goes_on(part: str, value: Number | None) -> bool:
     """True if a sentence after the number comes to another one, and neither checks nor explains it."""
     words = plain(part)
     numbers = find_numerals(words)
-    if not numbers or numbers[-1].value == value or _REMARK.match(words) or _CONFIRMED.search(words):
+    if not numbers or numbers[-1].value == value or REMARK.match(words) or CONFIRMED.search(words):
         return False
     return "=" in words or _claims(words, words[numbers[-1].start : numbers[-1].end])
 
@@ -131,23 +142,25 @@ def has_rival(text: str, value: Number, start: int) -> bool:
     return (_CONNECTOR.fullmatch(between) or _ANOTHER.search(between)) is not None
 
 
-_CONFIRMED = cue(
-    r"(?:\b(?:is|are|was|looks|seems|all|yes,?|so)|'s) (?:indeed |also |all )?(?:correct|right|fine|good)\b|confirm"
-    r"|checks out|match(?:es)?|verified|stands|as given|as expected|\u2713|\u2705"
-)
 _OTHER_CONFIRMED = cue(r"= ?\$?[\d.,]+(?: \w+)? (?:is|looks) (?:correct|right)\b")
 _GIVES_RESULT = cue(rf"=|\b(?:{CONCLUSION}|{COMES_TO}|should be|answer|it'?s)\b")
 _OTHERWISE = cue(
     r"(?P<other>(?:\A|[.!?\n])[^\w\n]*(?:alternatively|otherwise|or else|or)\b)"
-    rf"|(?:\A|[.!?;,(\n])[^\w\n]*(?:(?:and|but|so|then|it is|it's)\W+)?(?:{HEDGE}|or else|otherwise)\b"
+    rf"|(?:\A|[.!?;:,(\n])[^\w\n]*(?:(?:and|but|so|then|it is|it's)\W+)?(?:{HEDGE}|or else|otherwise)\b"
     r"|\b(?:could|might|may) (?:also |well |equally )*(?:be|have been)\b"
 )
 _POSSIBLE = r"(?:good|valid|right|correct|acceptable|possible|plausible|fine|answer)"
-_ALSO = cue(  # "126 would be an equally good answer", "126 works too", "Also acceptable: 126"
-    r"(?<![\d.,])\d[\d,.]*\d?(?: [a-z%]+){0,2} (?:(?:is|(?:would|could|can|may|might) be)(?: an?)? (?:also|equally"
-    rf"|just as|as|another) (?:an? )?{_POSSIBLE}|(?:works|is {_POSSIBLE}),? (?:too|as well|also))\b"
-    rf"|\b(?:also|equally|other|another|alternative) {_POSSIBLE}(?: [a-z]+)? ?(?:is|would be|[:=])[ $*]*\d[\d,.]*"
-)
+_BARE_NUMBER = r"(?:it(?:'s| is) |then )?[$*]*\d[\d,.]*(?: [a-z]+){0,2}"
+_BE = r"(?:is|(?:would|could|can|may|might) be)"
+# "126 would be an equally good answer", "126 works too", "Also acceptable: 126", "With tax: 126"
+_ALSO = phrases(rf"""
+    (?<![\d.,])\d[\d,.]*\d?( [a-z%]+){{0,2}} {_BE}( an?)? (also|equally|just as|as|another) (an? )?{_POSSIBLE}\b
+    (?<![\d.,])\d[\d,.]*\d?( [a-z%]+){{0,2}} (works|is {_POSSIBLE}),? (too|as well|also)\b
+    \b(also|equally|other|another|alternative) {_POSSIBLE}( [a-z]+)? ?(is|would be|[:=])[ $*]*\d[\d,.]*
+    \balternative( [a-z]+)? ?(is|would be|[:=])[ $*]*\d[\d,.]*
+    (\A|[.!?]\s|\n)\W*\d[\d,.]*( [a-z%]+){{0,2}} (if|when|counting|including|excluding)\b
+    (\A|[.!?]\s|\n)\W*(if|with|without|including|excluding|counting) [^\d.,:\n]{{1,40}}[,:] {_BARE_NUMBER}\W*(\n|\Z)
+""")
 _CASE = cue(r"\A\W*if [^,\d]{1,60},")  # Or, if you count Tom, 7
 _CLAIM = cue(rf"(?:\W|\b(?:{FILLER}|correct)\b)*")
 _UNIT_ONLY = cue(r"(?:\s*(?!(?:more|less|fewer|times|of|other)\b)[a-z%]+){0,3}\s*(?:[.!?,;:)]|\Z| if | depending )")
@@ -166,10 +179,6 @@ _CLAIMED = cue(  # "The correct total is 20", "It should be 20", "Final: 20"
     r"\d(?![\d.,]*[^\S\n]*[-+*/x\u00d7\u00f7])"
 )
 _BARE_LINE = cue(r"[^\n]{0,40}\n\s*(?:[-*]\s+|or )?([*$]*\d[\d.,]*%?[*$]*(?: [a-z]+){0,2})[. ]*(?:\n|\Z)")
-_REMARK = cue(
-    r"\W*(?:note|check|verif|because|since|this|that(?:'s| is)|here|as\b|i\.e|thank|hope|good luck|explanation|proof"
-    r"|rounded|alternativ|if\b|for\b|where|to (?:see|check|verify)|let me (?:check|verify)|remember|confidence|time|\()"
-)
 _CLAIM_WORDS = any_of("""
     was|be|been|equals?|costs?|total of|gets?|needs?|has|have|had|means?|meant|answer|only|exactly|about|actually|rather
     say|think|earns?|pays?|receives?|spends?|takes?|left with|to|just|her|him|them|it|wait|no|kidding|oops|sorry

@@ -11,7 +11,8 @@ _WORDS = {
     3: "k thousand grand tausend mille mila tysiąc тысяч тысяча тысячи हज़ार हजार 千 천",
     4: "万 萬 만",
     5: "lakh lac लाख",
-    6: "m mm mio mln mn million millionen millone millón milhão milhõe milione milioni миллион миллиона миллионов 百万",
+    6: "m mm mio mln mn million millionen millone millón milhão milhões milione milioni"
+    " миллион миллиона миллионов 百万",
     7: "crore cr करोड़ करोड",
     8: "亿 億 억",
     9: "b bn arab mrd billion milliard milliarden miliardo miliardi миллиард миллиарда миллиардов",
@@ -21,15 +22,14 @@ _WORDS = {
 }
 POWERS = {word: power for power, words in _WORDS.items() for word in words.split()}
 
+_LONGEST_FIRST = sorted(POWERS, key=len, reverse=True)
+_LATIN = "|".join(word for word in _LONGEST_FIRST if word.isascii() and len(word) > 1 and word not in ("mm", "grand"))
+_SCRIPTS = "|".join(word for word in _LONGEST_FIRST if not word.isascii() and word != "千")
 # Words that multiply, those of which a language at least says something else (`5 mil`), and those cut off at the end
 SCALE = (
-    r"(?:\s?(?:[kKMB]|MM)(?![\w&'/-])|(?:\s?(?i:hundreds?|thousands?|grand(?=\W*\Z|[.,;:!?)])|lakhs?|lacs?|arab"
-    r"|crores?|cr"
-    r"|mio|mln|mn|bn|tenths?|hundredths?|thousandths?"
-    r"|mrd|trn|mil|hundert|tausend|mille|mila|(?:[a-z]*ill|mil)(?:ions?|iards?|ionen|iarden|ones|ioni|ione|iardi|iardo)"
-    r"|mill\u00f3n|milh\u00e3o|milh\u00f5es)(?![A-Za-z]))+"
-    r"|\s?(?:тысяч[аи]?|миллион(?:а|ов)?|миллиард(?:а|ов)?|हज़ार|हजार|लाख|करोड़|करोड|tysiąc|百万|千(?![克米瓦卡])|천"
-    r"|[万萬만亿億억兆조])"
+    rf"(?:\s?(?:[kKMB]|MM)(?![\w&'/-])|(?:\s?(?i:(?:{_LATIN})s?|grand(?=\W*\Z|[.,;:!?)])|(?:ten|hundred|thousand)ths?"
+    r"|mil|(?:[a-z]*ill|mil)(?:ions?|iards?|ionen|iarden|ones|ioni|ione|iardi|iardo))(?![A-Za-z]))+"
+    rf"|\s?(?:{_SCRIPTS}|千(?![克米瓦卡]))"
     r"|\s?(?i:hundr?e?|thou|thous|thousa|thousan|milli?|millio|billi?|billio|trill?|trilli|trillio|lak|cror?)\Z)"
 )
 _PLURAL = re.compile(r"(?<=[a-z]{3})s\Z")

@@ -2,7 +2,7 @@
 
 import re
 
-from tiny_math_solver.grading.cues import HEADING, any_of, cue
+from tiny_math_solver.grading.cues import CONFIRMED, HEADING, REMARK, any_of, cue
 
 MAX_LOOK = 400  # characters read below a line
 
@@ -41,7 +41,7 @@ def is_open(line: str) -> bool:
 def works_on(text: str, end: int) -> bool:
     """True if the line after `end` is an equation that goes on with the working, and no check of it."""
     line = _next_line(text, end)
-    return _EQUATION.search(line) is not None and _CHECK.search(line) is None
+    return _EQUATION.search(line) is not None and not (REMARK.match(line) or CONFIRMED.search(line))
 
 
 def _next_line(text: str, end: int) -> str:
@@ -54,7 +54,3 @@ _OPEN = re.compile(
     r"|\d ?[-+*^] ?[b-hj-z](?![\w'.])"
 )
 _EQUATION = re.compile(r"\d[^=\n]{0,60}?[-+*/x\u00d7\u00f7][^=\n]{0,60}?\d[^=\n]{0,30}=")
-_CHECK = cue(
-    r"\W*(?:note|check|verif|proof|because|since|alternativ|this|that|explanation|where|here|to see|to check|double)"
-    r"|match|correct|as given|as expected|confirm|check|\u2713|\u2705"
-)
