@@ -59,7 +59,7 @@ def test_dropped_rows_and_prompts_are_in_the_plan_and_in_the_record_of_the_run(t
         f"{path}: 2 of 60 rows dropped as unreadable: {path} row 8: cannot read a gold number from the answer 'many'; "
         f"{path} row 10: cannot read a gold number from the answer 'many'",
     }
-    counts = {"train": 47, "dev": 4, "test": 6, "unseen": 0, "unreadable": 2, "too_long": 1}
+    counts = {"train": 47, "dev": 4, "test": 6, "unseen": 0, "tested": 6, "unreadable": 2, "too_long": 1}
     assert plan.record == {**counts, "notes": plan.splits.notes}
     assert "6 test problems carved from train; problems.test_source names others" in plan.splits.notes
 

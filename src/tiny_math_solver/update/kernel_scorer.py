@@ -189,11 +189,8 @@ class KernelScorer:
         self.kernels.add_weight_gradient(len(x), out_grad, out_grad.shape[1], x, x.shape[1], self.weight_grads[linear])
 
     def _input_grad(self, out_grad: Tensor, linear: Linear, out: Tensor) -> Tensor:
-        no_bias = out.new_zeros(out.shape[1])
-        self.kernels.linear(
-            len(out_grad), out_grad, out_grad.shape[1], self.transposed[linear], no_bias,
-            None, out, out.shape[1],
-        )  # fmt: skip
+        rows, columns, no_bias = len(out_grad), out_grad.shape[1], out.new_zeros(out.shape[1])
+        self.kernels.linear(rows, out_grad, columns, self.transposed[linear], no_bias, None, out, out.shape[1])
         return out
 
     # -- Kernels of one operation ---------------------------------------------------------------------------------
@@ -204,10 +201,7 @@ class KernelScorer:
         return out
 
     def _norm_backward(self, x: Tensor, weight: Tensor, out_grad: Tensor, x_grad: Tensor, add: bool) -> None:
-        self.kernels.rms_norm_backward(
-            len(x), x, weight, self.weights.eps, x.shape[1], out_grad,
-            add, x_grad,
-        )  # fmt: skip
+        self.kernels.rms_norm_backward(len(x), x, weight, self.weights.eps, x.shape[1], out_grad, add, x_grad)
 
     def _rotate(self, qkv: Tensor, tokens: "RaggedTokens", backward: bool) -> None:
         scale = self.weights.head_dim**-0.5
