@@ -64,7 +64,7 @@ def test_the_models_generation_settings_reach_neither_evaluation_nor_rollouts(
     qwen: LoadedModel, prompts: list[Prompt], kind: Any, temperature: float
 ):
     """Catches a repetition_penalty of 1.1, top_k or top_p of generation_config.json that shapes completions."""
-    own, sampling = qwen.model.generation_config, Sampling(48, temperature)
+    own, sampling = qwen.model.generation_config, Sampling(32, temperature)
     assert (own.repetition_penalty, own.top_k, own.top_p) == (1.1, 20, 0.8)
     rollouts = kind(qwen.model, qwen.tokenizer)
     with_settings = ids(rollouts.generate(prompts, 2, sampling))
@@ -78,10 +78,10 @@ def test_the_models_generation_settings_reach_neither_evaluation_nor_rollouts(
 
 def test_with_the_models_generation_settings_the_answers_would_be_others(qwen, engine, prompts):
     """Catches a comparison that cannot fail: the penalty does change what this model says."""
-    ours = ids(engine.generate(prompts, 1, Sampling(96, temperature=0)))
-    assert [generate(qwen, prompt, 96, repetition_penalty=1.0) for prompt in prompts] == ours
-    leaked = [generate(qwen, prompt, 96) for prompt in prompts]
-    assert all(one != other for one, other in zip(leaked, ours, strict=True))
+    ours = ids(engine.generate(prompts, 1, Sampling(64, temperature=0)))
+    assert [generate(qwen, prompt, 64, repetition_penalty=1.0) for prompt in prompts] == ours
+    leaked = [generate(qwen, prompt, 64) for prompt in prompts]
+    assert sum(one != other for one, other in zip(leaked, ours, strict=True)) >= 2
 
 
 def test_sampled_log_probabilities_are_those_of_the_whole_distribution(qwen, engine, prompts):
@@ -146,7 +146,7 @@ def stated_last(record: EvaluationRecord) -> bool:
 
 def test_the_engine_says_what_transformers_says(qwen, problems: list[Problem], answers: Evaluation):
     """Catches an engine that drifts from transformers over a whole answer, which the check of 32 tokens misses."""
-    shortest = sorted((r for r in answers.greedy if r.finished), key=lambda record: record.tokens)[:4]
+    shortest = sorted((r for r in answers.greedy if r.finished), key=lambda record: record.tokens)[:3]
     questions = {problem.id: problem.question for problem in problems}
     for record in shortest:
         prompt = Prompt(encode_prompt(qwen.tokenizer, FORMAT.messages(questions[record.id]), FORMAT), 0)
