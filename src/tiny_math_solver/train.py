@@ -84,7 +84,7 @@ def _run(
     found = preflight(prepared, run, training, console, fresh=checkpoint is None, force=force)
     processes.gather(None)  # all can start
     processes.on_main(lambda: _open_folder(config, run, training, checkpoint, events))
-    processes.on_main(lambda: _keep_forecast(run, found))
+    _keep_forecast(run, training, found)
     evaluator = Evaluator(console, found.pace.asking, KeptEvaluations(run.path))
     with training.signals.listening():
         before = processes.on_main(lambda: _before(prepared, run, training, evaluator))
@@ -126,14 +126,18 @@ def _open_folder(config: Config, run: RunFolder, training: Training, checkpoint:
     events.open()
 
 
-def _keep_forecast(run: RunFolder, found: Preflight) -> None:
-    """Record the forecast of a fresh run.
+def _keep_forecast(run: RunFolder, training: Training, found: Preflight) -> None:
+    """Record the forecast of a fresh run, and begin the history of its problems with it.
 
-    What training learns from it may only be its `reproducible_outcomes`: how many problems it asks beyond those depends
-    on the speed of the machine, and the same seed is to give the same run.
+    The history takes the `reproducible_outcomes` alone: how many problems are asked beyond those depends on the speed
+    of the machine, and the same seed is to give the same run.
     """
-    if found.forecast is not None:
-        run.write_json("forecast.json", found.forecast.to_dict())
+    if found.forecast is None:
+        return
+    for problem, right, samples in found.forecast.reproducible_outcomes:
+        training.trainer.batches.history.observe(0, problem, right, samples)
+    record = found.forecast.to_dict()
+    processes.on_main(lambda: run.write_json("forecast.json", record))
 
 
 def _before(prepared: Prepared, run: RunFolder, training: Training, evaluator: Evaluator) -> TestResult:
