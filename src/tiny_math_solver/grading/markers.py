@@ -146,7 +146,7 @@ def _read_box(text: str, at: int) -> MarkedAnswer | None:
         others = find_numerals(after)
         if others and others[0].value != value and link_between(after[: others[0].start]) in ("hedge", *UNFINISHED):
             value = None  # \boxed{18}, 20; \boxed{18} * 2
-    return MarkedAnswer(value, How.BOXED, found.span, at, end, found.equivalent)
+    return MarkedAnswer(value, How.BOXED, found.span, at, end, found.equivalent, found.calculated)
 
 
 def _box_end(text: str, start: int) -> int:
