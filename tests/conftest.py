@@ -51,13 +51,6 @@ def forget_kernels() -> None:
         kernels.load_kernels.cache_clear()
 
 
-@pytest.fixture(autouse=True)
-def short_forecast(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The forecast asks for 8 problems, not for 32, which would be most of what a run of one step samples."""
-    if forecast := sys.modules.get("tiny_math_solver.preflight.forecast"):
-        monkeypatch.setattr(forecast, "PROBLEMS", 8, raising=False)
-
-
 @pytest.fixture(scope="session")
 def gsm8k_folder() -> Path:
     """The real GSM8K (train.jsonl, test.jsonl), which is not part of the repository."""

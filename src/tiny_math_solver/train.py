@@ -144,7 +144,8 @@ def _before(prepared: Prepared, run: RunFolder, training: Training, evaluator: E
     """The model that the run starts from, on test: from the records of a resumed run, else by the untrained adapter."""
     config, tested = prepared.config, prepared.plan.tested
     recorded = recorded_test(run, tested, "before")
-    before = recorded or evaluate_test(config, training.trainer.rollouts, tested, run, "before", evaluator)
+    rollouts = training.trainer.rollouts
+    before = recorded or evaluate_test(config, rollouts, tested, run, "before", evaluator, also=tested.dev)
     require_scores(before["test"].summary(), "test, before", 0, training.trainer.recorder.events)
     for line in evaluation_lines("before", before["test"].summary()):
         evaluator.console.say(line)

@@ -10,6 +10,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from helpers.runs import rows, run
+from tiny_math_solver.evaluation.evaluate import evaluate
 from tiny_math_solver.evaluation.kept import Evaluator, KeptEvaluations, fingerprint, policy_hash
 from tiny_math_solver.models.load import load_model
 from tiny_math_solver.problems.embedded import embedded_problems
@@ -39,7 +40,7 @@ def test_the_second_evaluation_is_the_first_one(rollouts: EngineRollouts, tmp_pa
     assert said == "before-test: 6 problems, about 3 s"
     again, said = evaluated(rollouts, tmp_path)
     assert again == first
-    assert said.startswith("before-test: 6 problems, answered by the same model in an earlier run (")
+    assert said.startswith("before-test: 6 problems, already answered by the same model (")
     assert [folder.name for folder in tmp_path.iterdir()] == [".before-tests"]
 
 
@@ -106,12 +107,27 @@ def test_a_fresh_adapter_changes_nothing_whatever_its_seed_and_a_trained_one_doe
     assert policy_hash(model) != fresh
 
 
+def test_problems_answered_together_are_answered_as_if_alone(rollouts: EngineRollouts, tmp_path: Path):
+    """Dev and test in one go take less time than one after the other; a mix-up would swap their scores."""
+    test, dev = embedded_problems("test", 6, 0), embedded_problems("dev", 5, 0)
+    ask = ASK | {"samples": 2, "sampled_problems": 9, "sampling": Sampling(24), "seed": 1}
+    console = CollectingConsole()
+    evaluator = Evaluator(console, lambda completions: completions / 2, KeptEvaluations(tmp_path / "run"))
+    together = evaluator.evaluate("before-test", rollouts, test, ask, also=dev)
+    assert console.lines == ["before-test: 6 problems and 5 of dev, about 12 s"]
+    assert together == evaluate(rollouts, test, **ask)
+    assert evaluator.evaluate("dev", rollouts, dev, ASK) == evaluate(rollouts, dev, **ASK)
+    assert console.lines[1].startswith("dev: 5 problems, already answered")
+    alone = Evaluator(CollectingConsole(), lambda completions: None)
+    assert alone.evaluate("after-test", rollouts, test, ask, also=dev) == together
+
+
 def test_only_the_newest_entries_stay(rollouts: EngineRollouts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("tiny_math_solver.evaluation.kept.MOST_ENTRIES", 2)
     for count in (1, 2, 3):
         evaluated(rollouts, tmp_path, count=count)
     assert len(list((tmp_path / ".before-tests").iterdir())) == 2
-    assert evaluated(rollouts, tmp_path, count=3)[1].startswith("before-test: 3 problems, answered")
+    assert evaluated(rollouts, tmp_path, count=3)[1].startswith("before-test: 3 problems, already answered")
 
 
 def test_a_folder_that_cannot_be_written_stops_nothing(rollouts: EngineRollouts, tmp_path: Path):
@@ -130,13 +146,23 @@ def test_a_second_run_beside_the_first_starts_from_its_tests(tmp_path: Path):
         assert (tmp_path / "two" / "eval" / f"{name}.jsonl").read_bytes() == (
             tmp_path / "one" / "eval" / f"{name}.jsonl"
         ).read_bytes()
-    recalled = [line for line in second.lines if "answered by the same model" in line]
-    assert [line.partition(",")[0] for line in recalled] == [
-        "before-test: 12 problems",
-        "before-test",
-        "dev before training: 8 problems",
+
+    def answered(lines: list[str]) -> list[str]:
+        return [
+            line.partition(" (")[0].partition(", about")[0] for line in lines if line.startswith(("before-", "dev "))
+        ]
+
+    again = "already answered by the same model"
+    assert answered(first.lines) == [
+        "before-test: 12 problems and 8 of dev",
+        "before-test, unseen kinds: 12 problems",
+        f"dev before training: 8 problems, {again}",
     ]
-    assert not any("answered by the same model" in line for line in first.lines)
+    assert answered(second.lines) == [
+        f"before-test: 12 problems, {again}",
+        f"before-test, unseen kinds: 12 problems, {again}",
+        f"dev before training: 8 problems, {again}",
+    ]
     assert first.summary["before"] == second.summary["before"]
 
 

@@ -26,6 +26,7 @@ from tiny_math_solver.rollouts import make_rollouts
 from tiny_math_solver.support.errors import UserError
 
 STILL = ["--grpo.lr_scheduler_type", "linear", "--grpo.warmup_steps", "5"]  # the only step is at learning rate 0
+LONGEST = 48  # tokens of a completion
 WEIGHTS = "adapter_model.safetensors"
 IDS = torch.arange(40)[None] + 5
 
@@ -55,7 +56,7 @@ def sft(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def started(folder: Path, adapter: Path, use: str, *overrides: str) -> SimpleNamespace:
     chosen = ["--model.adapter", str(adapter), "--model.adapter_use", use]
-    return run(folder, *SHORT, *chosen, *overrides, force=True)
+    return run(folder, *SHORT, *chosen, "--grpo.max_completion_length", str(LONGEST), *overrides, force=True)
 
 
 def greedy(name: str, count: int = 4) -> list[str]:
@@ -64,7 +65,7 @@ def greedy(name: str, count: int = 4) -> list[str]:
         make_rollouts(loaded.model, loaded.tokenizer),
         embedded_problems("test", count),
         prompt=PromptFormat(),
-        max_new_tokens=112,
+        max_new_tokens=LONGEST,
     )
     return [record.completion for record in result.greedy]
 

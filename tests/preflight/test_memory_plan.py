@@ -81,10 +81,10 @@ def test_a_real_model_takes_what_the_plan_says(name: str, dtype: str, tmp_path: 
         pytest.skip(f"no model in {FOLDER / name}: TINY_MATH_MODELS names the folder")
     found = measured(
         QUICKSTART, "--model.name", str(FOLDER / name), "--model.dtype", dtype, "--problems.test", "8",
-        "--problems.dev", "4", "--evaluation.samples", "0", "--grpo.max_steps", "1", "--grpo.num_generations", "4",
-        "--grpo.per_device_train_batch_size", "16", "--grpo.gradient_accumulation_steps", "2",
-        "--grpo.max_completion_length", "200", "--update.tokens_per_pass", "4096",
-        "--grpo.output_dir", str(tmp_path / "run"),
+        "--problems.dev", "4", "--evaluation.samples", "0", "--evaluation.forecast_seconds", "1",
+        "--grpo.max_steps", "1", "--grpo.num_generations", "4", "--grpo.per_device_train_batch_size", "16",
+        "--grpo.gradient_accumulation_steps", "1", "--grpo.max_completion_length", "128",
+        "--update.tokens_per_pass", "4096", "--grpo.output_dir", str(tmp_path / "run"),
     )  # fmt: skip
     assert found["planned"] == pytest.approx(found["peak"], rel=TOLERANCE), found["plan"]
 

@@ -31,11 +31,6 @@ SHORT = [
 ]  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def short_forecast() -> None:
-    """The forecast is what is tested here: it asks for all its problems."""
-
-
 def verdicts(overrides: list[str], config: Path = QUICKSTART) -> dict[str, tuple[str, str]]:
     return {c.name: (c.verdict, c.text) for c in check(load_config(config, overrides))}
 

@@ -128,7 +128,7 @@ def test_a_resumed_run_ends_as_one_straight_through(tmp_path: Path, overrides: l
     Catches a sampler that starts over, lost random states, a lost generation batch, optimizer moments that start at
     zero, records written twice.
     """
-    small = ["--grpo.per_device_train_batch_size", "8", "--grpo.max_completion_length", "64", "--problems.train", "12"]
+    small = ["--grpo.per_device_train_batch_size", "8", "--grpo.max_completion_length", "32", "--problems.train", "12"]
     overrides = [*small, *overrides, "--grpo.max_steps", "7"]
     straight = run(tmp_path / "straight", *overrides)
     folder = tmp_path / "cut"

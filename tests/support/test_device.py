@@ -190,6 +190,7 @@ def test_the_search_finds_doubles():
 def test_a_run_in_torch_makes_no_doubles(tmp_path: Path, overrides: list[str]):
     """MPS has no float64: a single tensor of it ends the run, after minutes, with a TypeError."""
     options = ["--rollouts.native", "false", "--evaluation.samples", "2", "--evaluation.every", "1"]
+    options += ["--grpo.max_completion_length", "32"]
     with Doubles() as doubles:
         run(tmp_path / "run", *SHORT, *options, *overrides)
     assert doubles.found == set()

@@ -1,10 +1,12 @@
 """The test problems before and after training, and their records in the run folder."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from tiny_math_solver.config.schema import Config
 from tiny_math_solver.evaluation.evaluate import Evaluation
 from tiny_math_solver.evaluation.kept import Evaluator
+from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.problems.splits import Splits
 from tiny_math_solver.prompts import PromptFormat
 from tiny_math_solver.rollouts import Rollouts, Sampling
@@ -16,9 +18,18 @@ TestResult = dict[str, Evaluation]  # "test", and "unseen" where there are probl
 
 
 def evaluate_test(
-    config: Config, rollouts: Rollouts, splits: Splits, run: RunFolder, when: str, evaluator: Evaluator
+    config: Config,
+    rollouts: Rollouts,
+    splits: Splits,
+    run: RunFolder,
+    when: str,
+    evaluator: Evaluator,
+    also: Sequence[Problem] = (),
 ) -> TestResult:
-    """Answer every test problem greedily and sample some; the records go to `eval/<when>.jsonl`."""
+    """Answer every test problem greedily and sample some; the records go to `eval/<when>.jsonl`.
+
+    The problems `also` are answered with them and kept by the evaluator.
+    """
     grpo, settings = config.grpo_config, config.evaluation
     ask: dict[str, Any] = {"prompt": PromptFormat.of(config), "max_new_tokens": config.max_completion_length}
     sampled = {
@@ -28,7 +39,7 @@ def evaluate_test(
         "seed": grpo.seed,
     }
     advice = "evaluation.test_limit, evaluation.samples"
-    results = {"test": evaluator.evaluate(f"{when}-test", rollouts, splits.test, ask | sampled, advice)}
+    results = {"test": evaluator.evaluate(f"{when}-test", rollouts, splits.test, ask | sampled, advice, also)}
     if splits.unseen:
         results["unseen"] = evaluator.evaluate(f"{when}-test, unseen kinds", rollouts, splits.unseen, ask)
     for name, result in results.items():

@@ -29,6 +29,7 @@ from tiny_math_solver.support.device import device_name
 from tiny_math_solver.support.files import write_whole
 
 FOLDER, MOST_ENTRIES = ".before-tests", 16
+GREEDY = ("prompt", "max_new_tokens")  # of an evaluation without samples
 LONG = 60  # seconds of an evaluation, beyond which the setting that shortens it is named
 LIBRARIES = ("torch", "transformers", "peft", "tokenizers")
 
@@ -57,23 +58,45 @@ class Evaluator:
     kept: KeptEvaluations | None = None
 
     def evaluate(
-        self, name: str, rollouts: Rollouts, problems: Sequence[Problem], ask: dict[str, Any], advice: str = ""
+        self,
+        name: str,
+        rollouts: Rollouts,
+        problems: Sequence[Problem],
+        ask: dict[str, Any],
+        advice: str = "",
+        also: Sequence[Problem] = (),
     ) -> Evaluation:
-        """`evaluate(rollouts, problems, **ask)`, called `name` in the line, to which a long one adds the `advice`."""
+        """`evaluate(rollouts, problems, **ask)`, called `name` in the line, to which a long one adds the `advice`.
+
+        The problems `also` are answered greedily together with these, which takes less time than one after the other,
+        and kept: whoever evaluates them next finds them.
+        """
         entry = self.kept.find(rollouts, problems, ask) if self.kept else None
         what = f"{name}: {len(problems):,} problem{'s' * (len(problems) != 1)}"
         if entry and (known := entry.read()) is not None:
-            self.console.say(f"{what}, answered by the same model in an earlier run ({entry.path})")
+            self.console.say(f"{what}, already answered by the same model ({entry.path})")
             return known
-        count = completions_of(len(problems), ask.get("samples", 0), ask.get("sampled_problems"))
+        other = self._missing(rollouts, also, ask)
+        also = also if other else ()
+        sampled = min(len(problems), ask.get("sampled_problems", len(problems)))
+        count = len(also) + completions_of(len(problems), ask.get("samples", 0), sampled)
         seconds = self.seconds(count)
-        if advice and (seconds or 0) > LONG:
-            what += f" ({advice})"
+        what += f" and {len(also):,} of dev" * bool(also) + f" ({advice})" * (bool(advice) and (seconds or 0) > LONG)
         with self.console.part(what, count, seconds) as advance:
-            result = evaluate(rollouts, problems, **ask, on_done=advance)
+            whole = evaluate(rollouts, [*problems, *also], **(ask | {"sampled_problems": sampled}), on_done=advance)
+        result = Evaluation(whole.greedy[: len(problems)], whole.sampled, whole.samples)
         if entry:
             entry.write(result)
+        if other:
+            other.write(Evaluation(whole.greedy[len(problems) :]))
         return result
+
+    def _missing(self, rollouts: Rollouts, problems: Sequence[Problem], ask: dict[str, Any]) -> "Entry | None":
+        """The entry of a greedy evaluation of `problems` that is still to be made; None if there is nothing to make."""
+        if not self.kept or not problems:
+            return None
+        entry = self.kept.find(rollouts, problems, {key: ask[key] for key in GREEDY})
+        return entry if entry.read() is None else None
 
 
 class Entry:

@@ -21,6 +21,7 @@ from tiny_math_solver.update.torch_scorer import FLOAT32_BYTES, torch_pass_bytes
 LARGE_PASS, EFFICIENT_PASS = 1 << 30, 1024  # bytes; tokens, beyond which a CPU is no faster
 MAPPED_PASS = 1 << 28  # bytes, beyond which the blocks of a pass are mapped one by one
 STATE = 3  # sizes of what is trained: weights, and the two moments of Adam
+KERNELS_AT_WORK, TORCH_AT_WORK = 200_000_000, 400_000_000  # compiled operators, threads, late imports; measured
 ROLLOUTS, UPDATE = "rollouts", "update"  # phases
 WEIGHTS, COPY, MERGED, PASS = "weights", "the rollouts' copy", "gradients of merged weights", "a pass of the update"
 
@@ -151,6 +152,8 @@ def memory_plan(trainer: MathGRPOTrainer, longest: Longest, evaluated: int = 0) 
     if device == "cpu":
         rest = resident() - sum(part.size for part in parts if part.held)
         parts.insert(0, Part("Python and its libraries", max(0, rest), held=True))
+        uses_kernels = trainer.update is not None and trainer.update.scorer is not trainer.update.torch_scorer
+        parts.append(Part("more of them at work", KERNELS_AT_WORK if uses_kernels else TORCH_AT_WORK))
     sharing = 1 if device == "cuda" else processes.on_this_machine()
     return MemoryPlan(parts, available(device) // sharing)
 

@@ -136,10 +136,10 @@ def longest_row(prepared: Prepared, trainer: MathGRPOTrainer) -> Longest:
 
 
 def largest_evaluation(prepared: Prepared) -> int:
-    """The completions that an evaluation asks at once at most: it samples once the greedy ones are done."""
+    """The completions that an evaluation asks at once at most: test and dev, or the samples, which come after."""
     tested, settings = prepared.plan.tested, prepared.config.evaluation
     sampled = settings.samples * min(len(tested.test), settings.sampled_problems)
-    return max(len(tested.test), len(prepared.splits.dev), sampled)
+    return max(len(tested.test) + len(prepared.splits.dev), sampled)
 
 
 def disk_bytes(plan: Plan, trainer: MathGRPOTrainer) -> int:
