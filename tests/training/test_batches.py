@@ -14,13 +14,16 @@ from tiny_math_solver.training.generation import Sample
 
 ROWS = [{"id": f"p{n}", "group": n} for n in range(40)]
 SEED = 7 << 32
+NO_ROLLOUT: Any = None
 
 
 class MadeUp:
     """Generation whose completion number `k` of a problem is paid `pays(problem, seed, k)`: right, format."""
 
     def __init__(self, pays: Callable[[int, int, int], tuple[float, float]]):
-        self.pays, self.calls, self.rows = pays, [], []
+        self.pays = pays
+        self.calls: list[tuple[int, list[int]]] = []
+        self.rows: list[dict] = []
 
     def begin(self, rows: list[dict], seed: int) -> None:
         self.rows = rows
@@ -34,7 +37,8 @@ class MadeUp:
         for row in rows:
             paid = self.pays(row["group"], seed, counts[row["group"]])
             counts[row["group"]] += 1
-            made.append(Sample(row, None, SimpleNamespace(rewards=dict(zip(("right", "format"), paid, strict=True)))))
+            graded: Any = SimpleNamespace(rewards=dict(zip(("right", "format"), paid, strict=True)))
+            made.append(Sample(row, NO_ROLLOUT, graded))
         return made
 
 
