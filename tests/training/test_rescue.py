@@ -33,11 +33,11 @@ class Run:
 
     def __init__(self, *overrides: str, schedule: str = "constant"):
         torch.manual_seed(0)
-        self.config = load_config(QUICKSTART, overrides)
+        self.config = load_config(QUICKSTART, list(overrides))
         model = torch.nn.Linear(2, 2, bias=False)
         optimizer = torch.optim.AdamW(model.parameters(), lr=self.config.grpo["learning_rate"])
         warm_up = 20 if schedule != "constant" else 0
-        self.trainer: Any = SimpleNamespace(
+        trainer: Any = SimpleNamespace(
             model=model,
             optimizer=optimizer,
             state=SimpleNamespace(max_steps=STEPS, global_step=0),
@@ -46,8 +46,9 @@ class Run:
             step_metrics=StepMetrics(),
             buffer=SimpleNamespace(drop=self.drop),
         )
+        self.trainer = trainer
         self.console, self.dropped = CollectingConsole(), 0
-        self.rescue = Rescue(self.trainer, self.config, EventLog(RunFolder(Path("nowhere")), self.console))
+        self.rescue = Rescue(trainer, self.config, EventLog(RunFolder(Path("nowhere")), self.console))
 
     def drop(self) -> None:
         self.dropped += 1

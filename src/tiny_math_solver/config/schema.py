@@ -227,15 +227,16 @@ class Config(Section):
         return self.grpo["per_device_train_batch_size"] * processes.count()
 
     @property
-    def reward_weights(self) -> tuple[float, ...]:
-        """Weights of the correctness and the format reward; TRL's default is 1 each."""
-        return tuple(self.grpo.get("reward_weights") or (1.0, 1.0))
+    def reward_weights(self) -> tuple[float, float]:
+        """Weights of the correctness and the format reward; TRL's default is 1 each, and it refuses other numbers."""
+        weights: list[float] = self.grpo.get("reward_weights") or []
+        correctness, form, *_ = [*weights, 1.0, 1.0]
+        return correctness, form
 
     @property
     def allowed_rescues(self) -> int:
         """Collapses that the run undoes by itself; 0 where it undoes none."""
-        pays_format = any(weight > 0 for weight in self.reward_weights[1:])
-        is_on = pays_format if self.guards.rescue is None else self.guards.rescue
+        is_on = self.reward_weights[1] > 0 if self.guards.rescue is None else self.guards.rescue
         return self.guards.rescues if is_on else 0
 
     def to_yaml(self) -> str:

@@ -125,7 +125,7 @@ class Rescue(TrainerCallback):
 
     def _change(self) -> dict[str, Any]:
         """Change one setting more than so far, the third time and later two; returns them with their new values."""
-        changes_weight = len(self.rows) != 1 and any(self.given.reward_weights[1:])
+        changes_weight = len(self.rows) != 1 and self.given.reward_weights[1] != 0
         changes_rate = len(self.rows) > 0 or not changes_weight
         changed: dict[str, Any] = {}
         if changes_weight:
