@@ -20,7 +20,9 @@ class MadeUp:
     """Generation whose completion number `k` of a problem is paid `pays(problem, seed, k)`: right, format."""
 
     def __init__(self, pays: Callable[[int, int, int], tuple[float, float]]):
-        self.pays, self.calls, self.rows = pays, [], []
+        self.pays = pays
+        self.calls: list[Any] = []  # the seed and the groups of each
+        self.rows: list[dict] = []
 
     def begin(self, rows: list[dict], seed: int) -> None:
         self.rows = rows
@@ -29,12 +31,13 @@ class MadeUp:
         self.held, self.rows = samples, [sample.row for sample in samples]
 
     def make(self, rows: list[dict], seed: int) -> list[Sample]:
+        new: Any = Sample
         self.calls.append((seed, [row["group"] for row in rows]))
         made, counts = [], dict.fromkeys({row["group"] for row in rows}, 0)
         for row in rows:
             paid = self.pays(row["group"], seed, counts[row["group"]])
             counts[row["group"]] += 1
-            made.append(Sample(row, None, SimpleNamespace(rewards=dict(zip(("right", "format"), paid, strict=True)))))
+            made.append(new(row, None, SimpleNamespace(rewards=dict(zip(("right", "format"), paid, strict=True)))))
         return made
 
 
