@@ -14,7 +14,6 @@ from tiny_math_solver.training.generation import Sample
 
 ROWS = [{"id": f"p{n}", "group": n} for n in range(40)]
 SEED = 7 << 32
-NO_ROLLOUT: Any = None
 
 
 class MadeUp:
@@ -22,7 +21,7 @@ class MadeUp:
 
     def __init__(self, pays: Callable[[int, int, int], tuple[float, float]]):
         self.pays = pays
-        self.calls: list[tuple[int, list[int]]] = []
+        self.calls: list[Any] = []  # the seed and the groups of each
         self.rows: list[dict] = []
 
     def begin(self, rows: list[dict], seed: int) -> None:
@@ -32,13 +31,13 @@ class MadeUp:
         self.held, self.rows = samples, [sample.row for sample in samples]
 
     def make(self, rows: list[dict], seed: int) -> list[Sample]:
+        new: Any = Sample
         self.calls.append((seed, [row["group"] for row in rows]))
         made, counts = [], dict.fromkeys({row["group"] for row in rows}, 0)
         for row in rows:
             paid = self.pays(row["group"], seed, counts[row["group"]])
             counts[row["group"]] += 1
-            graded: Any = SimpleNamespace(rewards=dict(zip(("right", "format"), paid, strict=True)))
-            made.append(Sample(row, NO_ROLLOUT, graded))
+            made.append(new(row, None, SimpleNamespace(rewards=dict(zip(("right", "format"), paid, strict=True)))))
         return made
 
 
