@@ -76,7 +76,7 @@ def torch_pass_bytes(
     kept = tokens * kept_bytes(config, dtype, is_autocast=is_autocast)
     inputs = tokens * model_sizes(config)[0] * size * text.num_hidden_layers
     layers = kept + inputs if is_checkpointed else kept * text.num_hidden_layers
-    logits = min(scored, logits_tokens(text.vocab_size)) * text.vocab_size * (size + 2 * FLOAT32_BYTES)
+    logits = min(scored, logits_tokens(text.vocab_size)) * text.vocab_size * 2 * FLOAT32_BYTES  # and a copy
     return round(BACKWARD_SHARE * layers) + logits
 
 
