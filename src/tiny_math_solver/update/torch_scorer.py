@@ -16,7 +16,7 @@ from tiny_math_solver.update.scorer import whole_rows
 
 LOGITS_TOKENS, LOGITS_BYTES = 2048, 1 << 28  # projected onto the vocabulary at once, in float32
 FLOAT32_BYTES = 4
-BACKWARD_SHARE = 1.1  # of the kept activations, with those of the backward pass; measured on a CPU
+BACKWARD_SHARE = 1.05  # of the kept activations, with those of the backward pass; measured on a CPU
 
 
 class TorchScorer:
