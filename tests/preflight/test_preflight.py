@@ -16,9 +16,12 @@ from tiny_math_solver.preflight import grader, memory
 from tiny_math_solver.preflight.check import check
 from tiny_math_solver.preflight.forecast import Forecast
 from tiny_math_solver.preflight.memory import Longest, made_up_rows, memory_plan, pass_bytes, try_longest
+from tiny_math_solver.preflight.pace import Pace
+from tiny_math_solver.preflight.start import check_engine
+from tiny_math_solver.rollouts.speed import DecodeSpeed
 from tiny_math_solver.runs.events import EventLog
 from tiny_math_solver.runs.folder import RunFolder
-from tiny_math_solver.support.console import QuietConsole
+from tiny_math_solver.support.console import CollectingConsole, QuietConsole
 from tiny_math_solver.support.errors import EXIT_LEARNED_NOTHING
 from tiny_math_solver.support.memory import readable
 from tiny_math_solver.training.build import build_training
@@ -259,3 +262,15 @@ def test_the_forecast_is_what_the_first_steps_show(tmp_path: Path, capsys):
     assert share("base model") == pytest.approx(mean("rewards/correctness_reward/mean"), abs=0.1)
     assert share("truncation") == pytest.approx(mean("completions/clipped_ratio"), abs=0.12)
     assert share("dead groups") == pytest.approx(mean("frac_reward_zero_std"), abs=0.2)
+
+
+def test_a_slow_machine_compares_the_engine_on_fewer_prompts(training: Any):
+    trainer, config = training.trainer, load_config(QUICKSTART, ["--problems.test", "8"])
+    prompts = prepare(config).prompts
+    for update, count in ((1e6, 16), (100.0, 4)):  # tokens per second
+        console = CollectingConsole()
+        found = check_engine(trainer, prompts, Pace(DecodeSpeed(0.0, 1e-6, 128), update, 50, 112.0), console)
+        assert found is not None
+        assert found.passed
+        assert found.tokens <= 32 * count
+        assert console.lines[0].startswith(f"comparing the engine with transformers on {count} prompts, ")

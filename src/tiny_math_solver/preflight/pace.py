@@ -43,10 +43,10 @@ class Pace:
         return self.decode.seconds(completions, self.completion) if self.decode else None
 
     def comparing(self, prompts: Sequence[Prompt]) -> float | None:
-        """Seconds of the engine's check: a few tokens decoded, and one forward pass of each row."""
+        """Seconds of the engine's check: a few tokens decoded after their prompts, and one forward pass of each row."""
         if self.decode is None:
             return None
-        tokens = sum(len(prompt.ids) + NEW_TOKENS for prompt in prompts)
+        tokens = sum(2 * len(prompt.ids) + NEW_TOKENS for prompt in prompts)
         return self.decode.seconds(len(prompts), NEW_TOKENS) + FORWARD_SHARE * tokens / self.update
 
     def after(self, completions: int, tokens: float, seconds: float) -> "Pace":

@@ -33,6 +33,7 @@ from tiny_math_solver.training.plan import Plan, Prepared
 from tiny_math_solver.training.trainer import MathGRPOTrainer
 from tiny_math_solver.update.torch_scorer import FLOAT32_BYTES
 
+LONG_CHECK, FEW_PROMPTS = 5.0, 4  # seconds of the engine's check, beyond which it takes fewer prompts
 TOKEN_BYTES, RECORD_BYTES = 5, 600  # of a completion in rollouts.jsonl and again in report.html; of all else in a row
 OTHER_BYTES = 30_000_000  # tokenizer, evaluations, the page
 
@@ -110,6 +111,8 @@ def check_engine(
     if not isinstance(trainer.rollouts, EngineRollouts):
         return None
     asked = prompts[:PROMPTS]
+    if (pace.comparing(asked) or 0.0) > LONG_CHECK:
+        asked = prompts[:FEW_PROMPTS]
     with console.part(f"comparing the engine with transformers on {len(asked)} prompts", None, pace.comparing(asked)):
         checks = processes.gather(check_against_transformers(trainer.rollouts, asked))
     return next((check for check in checks if not check.passed), checks[0])  # all take the engine, or none

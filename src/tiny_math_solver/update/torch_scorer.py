@@ -16,7 +16,7 @@ from tiny_math_solver.update.scorer import whole_rows
 
 LOGITS_TOKENS, LOGITS_BYTES = 2048, 1 << 28  # projected onto the vocabulary at once, in float32
 FLOAT32_BYTES = 4
-BACKWARD_SHARE = 1.1  # of the kept activations, with those of the backward pass; measured on a CPU
+BACKWARD_SHARE = 1.05  # of the kept activations, with those of the backward pass; measured on a CPU
 
 
 class TorchScorer:
@@ -76,7 +76,7 @@ def torch_pass_bytes(
     kept = tokens * kept_bytes(config, dtype, is_autocast=is_autocast)
     inputs = tokens * model_sizes(config)[0] * size * text.num_hidden_layers
     layers = kept + inputs if is_checkpointed else kept * text.num_hidden_layers
-    logits = min(scored, logits_tokens(text.vocab_size)) * text.vocab_size * (size + 2 * FLOAT32_BYTES)
+    logits = min(scored, logits_tokens(text.vocab_size)) * text.vocab_size * 2 * FLOAT32_BYTES  # and a copy
     return round(BACKWARD_SHARE * layers) + logits
 
 
