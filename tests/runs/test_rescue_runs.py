@@ -174,7 +174,17 @@ def test_a_run_interrupted_around_a_rescue_ends_as_one_straight_through(
     "overrides",
     [
         ["--grpo.steps_per_generation", "4"],
-        ["--grpo.num_iterations", "2"],
+        [
+            *HOT,
+            "--grpo.num_iterations",
+            "2",
+            "--grpo.save_steps",
+            "1",
+            "--guards.stop",
+            "false",
+            "--grpo.max_steps",
+            "8",
+        ],
         ["--grpo.lr_scheduler_type", "cosine", "--grpo.warmup_steps", "4", "--lora.lora_dropout", "0.1"],
         ["--update.own_passes", "false", "--grpo.beta", "0.001"],
         ["--grpo.logging_steps", "2"],
