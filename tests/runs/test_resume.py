@@ -567,10 +567,10 @@ def test_a_file_that_may_not_grow(tmp_path: Path, stopped: SimpleNamespace):
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own with 64 MB; skipped where this user may not mount one."""
+    """A file system of its own with 96 MB; skipped where this user may not mount one."""
     place = tmp_path / "disk"
     place.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "none", place], capture_output=True).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96m", "none", place], capture_output=True).returncode:
         pytest.skip("mounting is not allowed here")
     yield place
     subprocess.run(["umount", "-l", place], check=True)
@@ -604,14 +604,14 @@ def test_a_disk_that_turns_read_only(small_disk: Path, stopped: SimpleNamespace)
         with pytest.raises(UserError, match=r"cannot be written \(Read-only file system\)"):
             run(small_disk / "run", *stopped.options)
     finally:
+        patch.undo()
         remount("rw")
-    patch.undo()
     after_the_fault(small_disk / "run", stopped, "Read-only file system", caught.value)
 
 
 def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(small_disk: Path, stopped: SimpleNamespace):
-    (small_disk / "other").write_bytes(bytes(40_000_000))
-    with pytest.raises(UserError, match=r"43 MB to be written at most, 27 MB free in .*; make room, lower grpo"):
+    (small_disk / "other").write_bytes(bytes(70_000_000))
+    with pytest.raises(UserError, match=r"71 MB to be written at most, 31 MB free in .*; make room, lower grpo"):
         run(small_disk / "run", *stopped.options)
     assert [path.name for path in small_disk.iterdir()] == ["other"]
 

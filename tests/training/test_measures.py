@@ -322,12 +322,12 @@ def test_the_last_steps_are_watched_though_no_line_of_theirs_is_logged(
 
 def test_a_dropped_step_is_known_after_a_resumption():
     """Catches a line that stops the resumed run for the numbers of a step that was dropped before."""
-    metrics, watchdog = StepMetrics(), Watchdog(cast(Any, SimpleNamespace()), *[cast(Any, None)] * 3)
+    metrics, watchdog = StepMetrics(), Watchdog(cast(Any, SimpleNamespace()), *[cast(Any, None)] * 4)
     metrics.batches, metrics.excused = 2, {GAP: "no token of the step has a gradient"}
     watchdog.dropped_steps = 1
     watchdog._has_dropped = True
     saved = json.loads(json.dumps([metrics.state_dict(), watchdog.state_dict()]))
-    resumed, again = StepMetrics(), Watchdog(cast(Any, SimpleNamespace()), *[cast(Any, None)] * 3)
+    resumed, again = StepMetrics(), Watchdog(cast(Any, SimpleNamespace()), *[cast(Any, None)] * 4)
     resumed.load_state_dict(saved[0])
     again.load_state_dict(saved[1])
     assert resumed.take_measured() == (2, {GAP: "no token of the step has a gradient"})

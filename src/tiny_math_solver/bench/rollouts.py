@@ -52,6 +52,7 @@ GPU_CASES = {"rollouts-0.5b": [Case(QWEN, 1024, 16, 256, rounds=3)]}
 def measure(case: Case, vllm_python: str | None = None) -> dict[str, Any]:
     """Milliseconds a decode step of every side, prefill included, and the ratios to the engine."""
     model, tokenizer = load_case_model(case.model)
+    model.generation_config.eos_token_id = None  # generate would take it where the settings name none
     prompts = _prompts(case, tokenizer)
     groups = group_prompts(prompts)
     device = model.device.type

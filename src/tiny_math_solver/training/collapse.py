@@ -14,6 +14,7 @@ from statistics import median
 
 from tiny_math_solver.grading.rewards import CORRECTNESS_REWARD, FORMAT_REWARD
 from tiny_math_solver.runs.records import MetricsRow
+from tiny_math_solver.training.measures import is_finite
 
 WITHIN, BEFORE = 5, 10  # logged steps
 LOST = 0.5  # of what there was
@@ -101,7 +102,7 @@ class _Change:
         paid = CORRECTNESS_REWARD if name == CORRECT else FORMAT_REWARD
         # few problems that are nearly all solved vary more downwards than their variance tells
         before, after = (mean / paid for mean in means)
-        variance = max(share * (1 - share) for share in (before, (before + after) / 2))
+        variance = max(0.0, *(share * (1 - share) for share in (before, (before + after) / 2)))
         steps = 1 / len(_values(self.before, name)) + 1 / len(_values(self.after, name))
         return paid * sqrt(variance * steps / self.batch.independent)
 
@@ -136,7 +137,7 @@ class _Change:
 
     def _is_damaged(self, row: MetricsRow, name: str) -> bool:
         before, after = median(_values(self.before, name)), sum(a := _values(self.after, name)) / len(a)
-        return row.get(name) is not None and (row[name] - before) / (after - before) >= DAMAGED
+        return is_finite(row.get(name)) and (row[name] - before) / (after - before) >= DAMAGED
 
     def _text(self) -> str:
         """The measured values, before → after."""
@@ -155,4 +156,4 @@ class _Change:
 
 
 def _values(rows: Sequence[MetricsRow], name: str) -> list[float]:
-    return [row[name] for row in rows if row.get(name) is not None]
+    return [row[name] for row in rows if is_finite(row.get(name))]
