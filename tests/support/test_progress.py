@@ -7,7 +7,7 @@ import pytest
 import rich.console
 
 from tiny_math_solver.support.console import CollectingConsole, Console, NotesConsole, QuietConsole
-from tiny_math_solver.support.progress import in_words, progress_bar
+from tiny_math_solver.support.progress import about, in_words, progress_bar
 from tiny_math_solver.training.live_view import LiveView
 
 
@@ -29,6 +29,7 @@ def a_plain_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_durations_for_people(seconds: float, words: str):
     assert in_words(seconds) == words
+    assert about(seconds) == ("under a second" if seconds < 1 else f"about {words}")
 
 
 def test_a_terminal_sees_a_bar_with_text_and_count():

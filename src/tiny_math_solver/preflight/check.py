@@ -38,7 +38,7 @@ from tiny_math_solver.support.console import CollectingConsole, Console, QuietCo
 from tiny_math_solver.support.device import default_device, device_name
 from tiny_math_solver.support.errors import UserError
 from tiny_math_solver.support.out_of_memory import oom_as_user_error
-from tiny_math_solver.support.progress import in_words
+from tiny_math_solver.support.progress import about, in_words
 from tiny_math_solver.training.build import Training, build_training
 from tiny_math_solver.training.plan import Prepared, prepare
 from tiny_math_solver.training.trainer import MathGRPOTrainer
@@ -203,4 +203,4 @@ def _time(time: Duration | None, price: float | None, *, forecasted: bool) -> It
     )
     cost = f", {price * time.total / 3600:.2f} at {price:g} an hour" if price is not None else ""
     length = "stay as long" if forecasted else "are as long as they can be"
-    yield Check("ok", "time", f"about {in_words(time.total)}{cost} ({parts}) if completions {length}")
+    yield Check("ok", "time", f"{about(time.total)}{cost} ({parts}) if completions {length}")

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Self, TextIO
 
 from tiny_math_solver.support.files import IS_WINDOWS
-from tiny_math_solver.support.progress import Advance, in_words, progress_bar
+from tiny_math_solver.support.progress import Advance, about, progress_bar
 from tiny_math_solver.support.redaction import without_secrets
 
 
@@ -44,7 +44,7 @@ class Console:
     @contextlib.contextmanager
     def part(self, text: str, total: int | None = None, seconds: float | None = None) -> Iterator[Advance]:
         """Say what the block does and about how long it will take, then show its progress on a terminal."""
-        self.say(text if seconds is None else f"{text}, about {in_words(seconds)}")
+        self.say(text if seconds is None else f"{text}, {about(seconds)}")
         with self.progress(text, total) as advance:
             yield advance
 

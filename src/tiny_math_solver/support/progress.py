@@ -16,6 +16,11 @@ def in_words(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
+def about(seconds: float) -> str:
+    """An estimated duration: `about 40 s`."""
+    return in_words(seconds) if seconds < 1 else f"about {in_words(seconds)}"
+
+
 def make_bar(screen: Any, **options: Any) -> Any:
     """A rich progress display of text, bar, count and the time that is left."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
