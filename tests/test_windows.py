@@ -4,7 +4,6 @@ import ast
 import hashlib
 import json
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from typing import Any
 import pytest
 
 from helpers.paths import QUICKSTART, ROOT
-from helpers.runs import SHORT, rows
+from helpers.runs import SHORT, rows, without_duration
 from helpers.windows import MISSING_MODULES
 
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
@@ -70,9 +69,7 @@ def test_a_command_runs_without_what_windows_lacks(name: str, done: dict[str, di
     """Catches fcntl, SIGHUP, getuid, CDLL(None), a folder that is opened, an arrow in cp1252, a file still mapped."""
     ran = done[name]
     notes = [TORCH_ALONE] if name in ("eval", "solve", "play") else PARTS if name == "check" else []
-    # "…, about 3 s" is how long a part takes on this machine
-    said_aside = [re.sub(r", (about [\d.]+ \w+|under a second)$", "", line) for line in ran["err"].splitlines()]
-    assert (ran["code"], said_aside) == (0, notes), ran["err"]
+    assert (ran["code"], [without_duration(line) for line in ran["err"].splitlines()]) == (0, notes), ran["err"]
     said = {
         "train": "step 1/1",
         "resume": "step 1: resumed: from run/checkpoint-1",

@@ -9,7 +9,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from helpers.runs import rows, run
+from helpers.runs import rows, run, without_duration
 from tiny_math_solver.evaluation.evaluate import evaluate
 from tiny_math_solver.evaluation.kept import Evaluator, KeptEvaluations, fingerprint, policy_hash
 from tiny_math_solver.models.load import load_model
@@ -148,9 +148,8 @@ def test_a_second_run_beside_the_first_starts_from_its_tests(tmp_path: Path):
         ).read_bytes()
 
     def answered(lines: list[str]) -> list[str]:
-        return [
-            line.partition(" (")[0].partition(", about")[0] for line in lines if line.startswith(("before-", "dev "))
-        ]
+        named = (line for line in lines if line.startswith(("before-", "dev ")))
+        return [without_duration(line).partition(" (")[0] for line in named]
 
     again = "already answered by the same model"
     assert answered(first.lines) == [

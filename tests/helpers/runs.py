@@ -1,6 +1,7 @@
 """Training runs in this process, and the records they leave."""
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,6 +25,11 @@ def run(folder: Path, *overrides: str, config: Path = QUICKSTART, force: bool = 
     return SimpleNamespace(
         folder=folder, config=settings, lines=console.lines, outcome=outcome, summary=outcome.summary
     )
+
+
+def without_duration(line: str) -> str:
+    """A line without the estimate of how long the part takes, which depends on the machine."""
+    return re.sub(r", (about [\d.]+ \w+|under a second)$", "", line)
 
 
 def rows(path: Path) -> list[dict]:
