@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import yaml
-from trl import GRPOTrainer
 
 from helpers.paths import QUICKSTART
+from helpers.power_cut import power_cut, timeless
 from helpers.runs import rows
 from tiny_math_solver.config.loading import load_config
 from tiny_math_solver.runs.resume import ResumeOptions
@@ -30,10 +30,6 @@ COLLAPSING = [
 ]  # fmt: skip
 HOT = ["--grpo.learning_rate", "0.06", "--grpo.reward_weights", "[1.0, 1.0]", "--grpo.save_steps", "100"]
 RIGHT, FORM = "rewards/correctness_reward/mean", "rewards/format_reward/mean"
-
-
-class PowerCutError(Exception):
-    pass
 
 
 def run(folder: Path, *overrides: str, options: ResumeOptions = ResumeOptions()) -> SimpleNamespace:  # noqa: B008  frozen
@@ -128,25 +124,9 @@ def test_a_run_that_collapses_again_stops_after_its_last_rescue(tmp_path: Path):
 
 
 def interrupted(folder: Path, step: int, *overrides: str) -> None:
-    """A run that ends within optimizer step `step` + 1, as at a power cut: nothing more is written."""
-    training_step = GRPOTrainer.training_step
-
-    def cut(self: Any, *args: Any, **kwargs: Any) -> Any:
-        out = training_step(self, *args, **kwargs)
-        if self.state.global_step == step:
-            raise PowerCutError
-        return out
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(GRPOTrainer, "training_step", cut)
-        with pytest.raises(PowerCutError):
-            run(folder, *overrides)
-
-
-def timeless(path: Path) -> list[dict[str, Any]]:
-    """Metrics without timings, and without what Trainer sums up since it was started."""
-    ours = ("time", "per_second", "train_loss")
-    return [{k: v for k, v in row.items() if k != "seconds" and not any(o in k for o in ours)} for row in rows(path)]
+    """A run that ends within optimizer step `step` + 1."""
+    with power_cut(step):
+        run(folder, *overrides)
 
 
 def same(one: Path, other: Path) -> None:

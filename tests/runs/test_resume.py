@@ -22,6 +22,7 @@ import torch
 from trl import GRPOTrainer
 
 from helpers.paths import QUICKSTART
+from helpers.power_cut import power_cut, timeless
 from helpers.runs import rows
 from tiny_math_solver.config.loading import load_config
 from tiny_math_solver.runs.checkpoints import checkpoints, damage
@@ -41,10 +42,6 @@ SHORT = [
 ADAPTER = "adapter_model.safetensors"
 
 
-class PowerCutError(Exception):
-    pass
-
-
 def run(folder: Path, *overrides: str, options: ResumeOptions = ResumeOptions()) -> SimpleNamespace:  # noqa: B008  frozen
     console = CollectingConsole()
     outcome = train(load_config(QUICKSTART, [*SHORT, *overrides, "--grpo.output_dir", str(folder)]), console, options)
@@ -52,25 +49,9 @@ def run(folder: Path, *overrides: str, options: ResumeOptions = ResumeOptions())
 
 
 def interrupted(folder: Path, step: int, *overrides: str, options: ResumeOptions = ResumeOptions()) -> None:  # noqa: B008  frozen
-    """A run that ends within optimizer step `step` + 1, as at a power cut: nothing more is written."""
-    training_step = GRPOTrainer.training_step
-
-    def cut(self: Any, *args: Any, **kwargs: Any) -> Any:
-        out = training_step(self, *args, **kwargs)
-        if self.state.global_step == step:
-            raise PowerCutError
-        return out
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(GRPOTrainer, "training_step", cut)
-        with pytest.raises(PowerCutError):
-            run(folder, *overrides, options=options)
-
-
-def timeless(path: Path) -> list[dict[str, Any]]:
-    """Metrics without timings, and without what Trainer sums up since it was started."""
-    ours = ("time", "per_second", "train_loss")
-    return [{k: v for k, v in row.items() if k != "seconds" and not any(o in k for o in ours)} for row in rows(path)]
+    """A run that ends within optimizer step `step` + 1."""
+    with power_cut(step):
+        run(folder, *overrides, options=options)
 
 
 def same(one: Path, other: Path) -> None:
