@@ -71,7 +71,7 @@ def correct(share: float) -> dict[str, float]:
         ({"kl": 2.0}, ["KL blow-up"]),
         ({"clip_ratio/region_mean": 0.4}, ["clip ratio"]),
         ({"sampling/sampling_logp_difference/mean": 3e-4}, ["rollouts of another policy"]),
-        ({"sampling/transformers_logp_difference/max": 0.01}, ["rollouts of another policy"]),
+        ({"sampling/transformers_logp_difference/mean": 0.01}, ["rollouts of another policy"]),
     ],
 )
 def test_each_guard_speaks_for_its_own_trouble_alone(config: Config, later: dict[str, float], expected: list[str]):
@@ -79,9 +79,10 @@ def test_each_guard_speaks_for_its_own_trouble_alone(config: Config, later: dict
 
 
 def test_rounding_of_half_precision_is_no_other_policy(config: Config):
-    gap = {"sampling/sampling_logp_difference/mean": 0.01}
-    assert names(config, gap, dtype=torch.bfloat16) == []
-    assert names(config, gap, dtype=torch.float32) == ["rollouts of another policy"]
+    for pair in ("sampling", "transformers"):
+        gap = {f"sampling/{pair}_logp_difference/mean": 0.01}
+        assert names(config, gap, dtype=torch.bfloat16) == []
+        assert names(config, gap, dtype=torch.float32) == ["rollouts of another policy"]
 
 
 def test_every_finding_names_its_number_and_a_setting(config: Config):

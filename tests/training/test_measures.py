@@ -74,13 +74,13 @@ def trainer_of(**changed: Any) -> Any:
 
 
 GAPS = {"sampling/sampling_logp_difference/mean", "sampling/sampling_logp_difference/max"}
-TO_TRANSFORMERS = "sampling/transformers_logp_difference/max"
+TO_TRANSFORMERS = {f"sampling/transformers_logp_difference/{kind}" for kind in ("mean", "max")}
 BASE = {"loss", "grad_norm", "entropy"}
 
 
 def test_what_a_configuration_always_logs():
     trainer = trainer_of()
-    whole = BASE | {*ALWAYS, "clip_ratio/region_mean"} | GAPS | {TO_TRANSFORMERS}
+    whole = BASE | {*ALWAYS, "clip_ratio/region_mean"} | GAPS | TO_TRANSFORMERS
     assert expected_quantities(trainer, with_batch=True) == whole
     assert expected_quantities(trainer, with_batch=False) == whole - (set(ALWAYS) - BASE)
     trainer.beta = 0.1
@@ -88,7 +88,7 @@ def test_what_a_configuration_always_logs():
     trainer.beta, trainer.loss_type = 0.0, "cispo"
     assert expected_quantities(trainer, with_batch=True) == whole - {"clip_ratio/region_mean"}
     trainer.update.torch_scorer = trainer.update.scorer
-    assert TO_TRANSFORMERS not in expected_quantities(trainer, with_batch=True)
+    assert not TO_TRANSFORMERS & expected_quantities(trainer, with_batch=True)
     trainer.rollouts = ReferenceRollouts.__new__(ReferenceRollouts)
     assert GAPS.isdisjoint(expected_quantities(trainer, with_batch=True))
     trainer.update = None
@@ -194,13 +194,13 @@ def of_log(name: str) -> Callable[[pytest.MonkeyPatch], None]:
     return sabotage
 
 
-GAP = "sampling/sampling_logp_difference/mean"
+GAP, TO_MODEL = (f"sampling/{pair}_logp_difference/mean" for pair in ("sampling", "transformers"))
 SABOTAGE = (
     (of_update("entropy", math.nan, 2), 2, "entropy is nan", True),
     (of_update("entropy", math.inf, 2), 2, "entropy is inf", True),
     (of_update(GAP, math.nan, 2), 2, f"{GAP} is nan", True),
     (of_update(GAP, None, 2), 2, f"{GAP} is missing", False),
-    (of_update(TO_TRANSFORMERS, None, 1), 1, "sampling/transformers_logp_difference/max is missing", False),
+    (of_update(TO_MODEL, None, 1), 1, f"{TO_MODEL} is missing", False),
     (of_rewards("correctness_reward", math.nan), 1, "reward of correctness_reward is nan (problem ", True),
     (of_rewards("format_reward", math.inf), 1, "reward of format_reward is inf (problem ", True),
     (of_rewards("format_reward", None), 1, "reward of format_reward is missing (problem ", True),

@@ -4,8 +4,9 @@
 
 static inline long padded(long tokens) { return (tokens + LANES - 1) / LANES * LANES; }
 
-// Store a token's rotated key and its value at position `t` of a cache.
-static inline void store_key_value(const float* key, const scalar* value, long t, scalar* keys, scalar* values) {
+// Store a token's rotated key (of floats or scalars) and its value at position `t` of a cache.
+template <class Number>
+static inline void store_key_value(const Number* key, const scalar* value, long t, scalar* keys, scalar* values) {
     scalar* column = keys + t / LANES * LANES * HEAD_DIM + t % LANES;
     for (int d = 0; d < HEAD_DIM; d++) column[d * LANES] = to_scalar(key[d]);
     memcpy(values + t * HEAD_DIM, value, HEAD_DIM * sizeof(scalar));

@@ -94,6 +94,11 @@ def _signature(**arguments: Any) -> dict[str, Any]:
     return arguments
 
 
+_GROUPS = _signature(
+    groups=c_long, group_start=_int64("groups"), group_length=_int64("groups"), group_completions=_int64("groups+1"),
+    completion_start=_int64("completions"), completion_length=_int64("completions"),
+)  # fmt: skip
+
 # The arguments of every function, in the order of its C++ declaration, which explains them.
 SIGNATURES: dict[str, dict[str, Any]] = {
     # layers.cpp
@@ -131,40 +136,32 @@ SIGNATURES: dict[str, dict[str, Any]] = {
         eos_count=c_long, limit=c_long, columns=c_long, tokens=_int64("rows", "columns"),
         logprobs=_float32("rows", "columns"), generated=_int64("rows"), done=_bool("rows"),
     ),
-}  # fmt: skip
-
-_GROUPS = _signature(
-    groups=c_long, group_start=_int64("groups"), group_length=_int64("groups"), group_completions=_int64("groups+1"),
-    completion_start=_int64("completions"), completion_length=_int64("completions"),
-)  # fmt: skip
-
-# Those of update.cpp, which exists in float32 only.
-UPDATE_SIGNATURES: dict[str, dict[str, Any]] = {
+    # update.cpp
     "add_weight_gradient": _signature(
         T=c_long, left=_float32("T", "N"), N=c_long, right=_float32("T", "K"), K=c_long, out=_float32("N", "K"),
     ),
     "rms_norm_backward": _signature(
-        rows=c_long, x=_float32("rows", "C"), weight=_float32("C"), eps=c_float, C=c_long,
-        out_gradient=_float32("rows", "C"), add=c_bool, gradient=_float32("rows", "C"),
+        rows=c_long, x=_scalar("rows", "C"), weight=_scalar("C"), eps=c_float, C=c_long,
+        out_gradient=_scalar("rows", "C"), add=c_bool, gradient=_scalar("rows", "C"),
     ),
     "swiglu_backward": _signature(
-        rows=c_long, gate_up=_float32("rows", 2, "M"), M=c_long, out_gradient=_float32("rows", "M"),
-        gradient=_float32("rows", 2, "M"),
+        rows=c_long, gate_up=_scalar("rows", 2, "M"), M=c_long, out_gradient=_scalar("rows", "M"),
+        gradient=_scalar("rows", 2, "M"),
     ),
     "rotary": _signature(
-        rows=c_long, qkv=_float32("rows", "QKV", "D"), positions=_int64("rows"), rope_table=_float32("table", "D"),
+        rows=c_long, qkv=_scalar("rows", "QKV", "D"), positions=_int64("rows"), rope_table=_float32("table", "D"),
         scale=c_float, backward=c_bool,
     ),
     "target_logprobs": _signature(
-        rows=c_long, logits=_float32("rows", "stride"), stride=c_long, V=c_long, sharpness=c_float,
+        rows=c_long, logits=_scalar("rows", "stride"), stride=c_long, V=c_long, sharpness=c_float,
         target=_int64("rows"), logprob=_float32("rows"),
     ),
     "attention": _GROUPS | _signature(
-        qkv=_float32("tokens", "QKV", "D"), out=_float32("tokens", "H", "D"), log_sum=_float32("tokens", "H"),
+        qkv=_scalar("tokens", "QKV", "D"), out=_scalar("tokens", "H", "D"), log_sum=_float32("tokens", "H"),
     ),
     "attention_backward": _GROUPS | _signature(
-        qkv=_float32("tokens", "QKV", "D"), out=_float32("tokens", "H", "D"), log_sum=_float32("tokens", "H"),
-        out_gradient=_float32("tokens", "H", "D"), gradient=_float32("tokens", "QKV", "D"),
+        qkv=_scalar("tokens", "QKV", "D"), out=_scalar("tokens", "H", "D"), log_sum=_float32("tokens", "H"),
+        out_gradient=_scalar("tokens", "H", "D"), gradient=_scalar("tokens", "QKV", "D"),
     ),
 }  # fmt: skip
 
@@ -184,9 +181,8 @@ class Kernels:
         self.panel, self.block = library.panel_columns(), library.block_tokens()
         model = {"H": heads, "KV": kv_heads, "QKV": heads + 2 * kv_heads, "D": head_dim}
         model |= {"PANEL": self.panel, "LANES": self.block}
-        signatures = SIGNATURES | (UPDATE_SIGNATURES if dtype == torch.float32 else {})
         self._functions = {
-            name: Kernel(library, name, signature, model, dtype, self.check) for name, signature in signatures.items()
+            name: Kernel(library, name, signature, model, dtype, self.check) for name, signature in SIGNATURES.items()
         }
 
     def __getattr__(self, name: str) -> "Kernel":

@@ -1,11 +1,10 @@
-// Forward and backward passes of the update, in float32, over packed tokens: without padding, of each group its prompt
-// and then its completions, each without its last token. Segments are given by their first token and their length:
+// Forward and backward passes of the update over packed tokens: without padding, of each group its prompt and then its
+// completions, each without its last token. Segments are given by their first token and their length:
 //
 //     prompt of group g    group_start[g], group_length[g]; its completions are group_completions[g] … [g + 1] - 1
 //     completion c         completion_start[c], completion_length[c]; its positions continue those of the prompt
 //
 // A gradient named like a tensor is the derivative of the loss by it; `out_gradient` is that of an operator's result.
-#ifndef BFLOAT16
 #include <vector>
 
 #include "attention.h"
@@ -46,11 +45,11 @@ extern "C" void add_weight_gradient(long T, const float* left, long N, const flo
 // -- Row by row ----------------------------------------------------------------------------------------------------
 
 // gradient [rows, C] = (or with `add` +=) the gradient of x, from that of its RMSNorm.
-extern "C" void rms_norm_backward(long rows, const float* x, const float* weight, float eps, long C,
-                                  const float* out_gradient, bool add, float* gradient) {
+extern "C" void rms_norm_backward(long rows, const scalar* x, const scalar* weight, float eps, long C,
+                                  const scalar* out_gradient, bool add, scalar* gradient) {
 #pragma omp parallel for schedule(static)
     for (long r = 0; r < rows; r++) {
-        const float *in = x + r * C, *from = out_gradient + r * C;
+        const scalar *in = x + r * C, *from = out_gradient + r * C;
         vec squares = {}, along = {};
         for (long c = 0; c < C; c += LANES) {
             squares += load(in + c) * load(in + c);
@@ -66,7 +65,7 @@ extern "C" void rms_norm_backward(long rows, const float* x, const float* weight
 }
 
 // gradient [rows, 2 M] = the gradient of gate_up, from that of silu(gate) · up [rows, M].
-extern "C" void swiglu_backward(long rows, const float* gate_up, long M, const float* out_gradient, float* gradient) {
+extern "C" void swiglu_backward(long rows, const scalar* gate_up, long M, const scalar* out_gradient, scalar* gradient) {
 #pragma omp parallel for schedule(static)
     for (long r = 0; r < rows; r++)
         for (long m = 0; m < M; m += LANES) {
@@ -80,42 +79,50 @@ extern "C" void swiglu_backward(long rows, const float* gate_up, long M, const f
 
 // Rotate queries and keys of qkv [rows, HEADS + 2 KV_HEADS, HEAD_DIM] by their positions, in place, and scale the
 // queries; with `backward` the gradient of the rotated qkv becomes that of qkv.
-extern "C" void rotary(long rows, float* qkv, const int64_t* positions, const float* rope_table, float scale,
+extern "C" void rotary(long rows, scalar* qkv, const int64_t* positions, const float* rope_table, float scale,
                        bool backward) {
 #pragma omp parallel for schedule(static)
     for (long r = 0; r < rows; r++)
         for (int h = 0; h < HEADS + KV_HEADS; h++) {
-            float *head = qkv + (r * (HEADS + 2 * KV_HEADS) + h) * HEAD_DIM, factor = h < HEADS ? scale : 1;
+            scalar* head = qkv + (r * (HEADS + 2 * KV_HEADS) + h) * HEAD_DIM;
+            float factor = h < HEADS ? scale : 1;
             const float* angle = rope_table + positions[r] * HEAD_DIM;
             for (int d = 0; d < HEAD_DIM; d += 2) {
-                float a = head[d] * factor, b = head[d + 1] * factor;
+                float a = to_float(head[d]) * factor, b = to_float(head[d + 1]) * factor;
                 float c = angle[d], s = backward ? -angle[d + 1] : angle[d + 1];
-                head[d] = a * c - b * s, head[d + 1] = a * s + b * c;
+                head[d] = to_scalar(a * c - b * s), head[d + 1] = to_scalar(a * s + b * c);
             }
         }
 }
 
 // logprob [rows] = the log-probability of each row's target; its gradient by the logits [rows, V] replaces the logits.
 // `sharpness` is 1 / temperature.
-extern "C" void target_logprobs(long rows, float* logits, long stride, long V, float sharpness, const int64_t* target,
+extern "C" void target_logprobs(long rows, scalar* logits, long stride, long V, float sharpness, const int64_t* target,
                                 float* logprob) {
 #pragma omp parallel for schedule(static)
     for (long r = 0; r < rows; r++) {
-        float *row = logits + r * stride, top = row[0], total = 0, chosen = row[target[r]];
-        for (long v = 1; v < V; v++) top = row[v] > top ? row[v] : top;
-        vec sums = {};
+        scalar* row = logits + r * stride;
         long whole = V / LANES * LANES;
+        vec tops = broadcast(to_float(row[0])), sums = {};
+        for (long v = 0; v < whole; v += LANES) tops = maximum(tops, load(row + v));
+        float top = horizontal_max(tops), total = 0, chosen = to_float(row[target[r]]);
+        for (long v = whole; v < V; v++) top = to_float(row[v]) > top ? to_float(row[v]) : top;
+        auto weigh = [&](vec x) { return exp_nonpositive((x - top) * sharpness); };
+        constexpr bool exact = sizeof(scalar) == sizeof(float);  // else weights are too coarse to be kept in the row
         for (long v = 0; v < whole; v += LANES) {
-            vec e = exp_nonpositive((load(row + v) - top) * sharpness);
-            store(row + v, e), sums += e;
+            vec weight = weigh(load(row + v));
+            sums += weight;
+            if (exact) store(row + v, weight);
         }
-        for (long v = whole; v < V; v++) total += row[v] = exp_nonpositive(broadcast((row[v] - top) * sharpness))[0];
+        for (long v = whole; v < V; v++) total += weigh(broadcast(to_float(row[v])))[0];
         total += horizontal_sum(sums);
         logprob[r] = (chosen - top) * sharpness - __builtin_logf(total);
         float factor = -sharpness / total;
-        for (long v = 0; v < V; v++) row[v] *= factor;
+        for (long v = 0; v < whole; v += LANES)
+            store(row + v, (exact ? load(row + v) : weigh(load(row + v))) * factor);
+        for (long v = whole; v < V; v++) row[v] = to_scalar(weigh(broadcast(to_float(row[v])))[0] * factor);
         for (long v = V; v < stride; v++) row[v] = 0;
-        row[target[r]] += sharpness;
+        row[target[r]] = to_scalar(weigh(broadcast(chosen))[0] * factor + sharpness);
     }
 }
 
@@ -123,14 +130,15 @@ extern "C" void target_logprobs(long rows, float* logits, long stride, long V, f
 
 namespace {
 
-constexpr long STRIDE = (HEADS + 2 * KV_HEADS) * HEAD_DIM;  // floats from token to token of qkv
+constexpr long STRIDE = (HEADS + 2 * KV_HEADS) * HEAD_DIM;  // from token to token of qkv
 
 // Keys and values of one head and one segment: in blocks for scores, and token by token for sums.
 struct HeadCache {
     long count;
-    std::vector<float> key_blocks, value_blocks, keys, values, key_gradient, value_gradient;
+    std::vector<scalar> key_blocks, value_blocks, keys, values;
+    std::vector<float> key_gradient, value_gradient;
 
-    HeadCache(const float* qkv, long start, long count, long head, bool backward) : count(count) {
+    HeadCache(const scalar* qkv, long start, long count, long head, bool backward) : count(count) {
         long size = padded(count) * HEAD_DIM;
         key_blocks.resize(size), values.resize(size);
         if (backward) {
@@ -138,18 +146,20 @@ struct HeadCache {
             key_gradient.resize(size), value_gradient.resize(size);
         }
         for (long t = 0; t < count; t++) {
-            const float* key = qkv + (start + t) * STRIDE + (HEADS + head) * HEAD_DIM;
-            const float* value = key + KV_HEADS * HEAD_DIM;
+            const scalar* key = qkv + (start + t) * STRIDE + (HEADS + head) * HEAD_DIM;
+            const scalar* value = key + KV_HEADS * HEAD_DIM;
             store_key_value(key, value, t, key_blocks.data(), values.data());
             if (backward) store_key_value(value, key, t, value_blocks.data(), keys.data());
         }
     }
 
-    void write_gradient(float* gradient, long start, long head) const {
+    void write_gradient(scalar* gradient, long start, long head) const {
         for (long t = 0; t < count; t++) {
-            float* to = gradient + (start + t) * STRIDE + (HEADS + head) * HEAD_DIM;
-            memcpy(to, key_gradient.data() + t * HEAD_DIM, HEAD_DIM * sizeof(float));
-            memcpy(to + KV_HEADS * HEAD_DIM, value_gradient.data() + t * HEAD_DIM, HEAD_DIM * sizeof(float));
+            scalar* to = gradient + (start + t) * STRIDE + (HEADS + head) * HEAD_DIM;
+            for (int i = 0; i < HEAD_DIM; i += LANES) {
+                store(to + i, load(&key_gradient[t * HEAD_DIM + i]));
+                store(to + KV_HEADS * HEAD_DIM + i, load(&value_gradient[t * HEAD_DIM + i]));
+            }
         }
     }
 };
@@ -171,7 +181,7 @@ struct Layout {
 // Call `visit(prompt, own, token, count)` for every token of a group: it attends to the prompt and to the first `count`
 // tokens of its own segment (a prompt's tokens to those alone). After each segment call `close(segment, start)`.
 template <class Visit, class Close>
-void each_token(const Layout& of, long group, const float* qkv, long head, bool backward, Visit visit, Close close) {
+void each_token(const Layout& of, long group, const scalar* qkv, long head, bool backward, Visit visit, Close close) {
     HeadCache prompt(qkv, of.group_start[group], of.group_length[group], head, backward);
     HeadCache nothing(qkv, 0, 0, head, backward);
     for (long c = of.group_completions[group]; c < of.group_completions[group + 1]; c++) {
@@ -183,9 +193,19 @@ void each_token(const Layout& of, long group, const float* qkv, long head, bool 
     close(prompt, of.group_start[group]);
 }
 
+// The vectors [HEAD_DIM] of the QUERIES heads that share a key-value head.
+struct HeadVectors {
+    float of[QUERIES][HEAD_DIM];
+
+    explicit HeadVectors(const scalar* from) {
+        for (int s = 0; s < QUERIES; s++)
+            for (int i = 0; i < HEAD_DIM; i += LANES) store(of[s] + i, load(from + s * HEAD_DIM + i));
+    }
+};
+
 // scores [QUERIES, stride] of a token with all that it attends to; returns the stride.
-long scores_of(const float (*query)[HEAD_DIM], const std::vector<float>& prompt, long prompt_count,
-               const std::vector<float>& own, long count, std::vector<float>& scores) {
+long scores_of(const float (*query)[HEAD_DIM], const std::vector<scalar>& prompt, long prompt_count,
+               const std::vector<scalar>& own, long count, std::vector<float>& scores) {
     long first = padded(prompt_count), stride = first + padded(count);
     scores.resize(QUERIES * stride);
     attention_scores(query, prompt.data(), prompt_count, scores.data(), stride);
@@ -198,15 +218,15 @@ long scores_of(const float (*query)[HEAD_DIM], const std::vector<float>& prompt,
 // out [tokens, HEADS · HEAD_DIM] = causal attention over the rotated qkv; log_sum [tokens, HEADS] = log Σ e^score.
 extern "C" void attention(long groups, const int64_t* group_start, const int64_t* group_length,
                           const int64_t* group_completions, const int64_t* completion_start,
-                          const int64_t* completion_length, const float* qkv, float* out, float* log_sum) {
+                          const int64_t* completion_length, const scalar* qkv, scalar* out, float* log_sum) {
     Layout layout{group_start, group_length, group_completions, completion_start, completion_length};
 #pragma omp parallel for collapse(2) schedule(dynamic)
     for (long g = 0; g < groups; g++)
         for (long h = 0; h < KV_HEADS; h++) {
             std::vector<float> scores;
             auto visit = [&](const HeadCache& prompt, const HeadCache& own, long token, long count) {
-                auto query = (const float(*)[HEAD_DIM])(qkv + token * STRIDE + h * QUERIES * HEAD_DIM);
-                long stride = scores_of(query, prompt.key_blocks, prompt.count, own.key_blocks, count, scores);
+                HeadVectors query(qkv + token * STRIDE + h * QUERIES * HEAD_DIM);
+                long stride = scores_of(query.of, prompt.key_blocks, prompt.count, own.key_blocks, count, scores);
                 float highest, total[QUERIES];
                 for (int s = 0; s < QUERIES; s++) {
                     exponentiate(scores.data() + s * stride, stride, &highest, total + s);
@@ -226,24 +246,24 @@ extern "C" void attention(long groups, const int64_t* group_start, const int64_t
 // gradient [tokens, HEADS + 2 KV_HEADS, HEAD_DIM] = that of the rotated qkv, from out_gradient [tokens, HEADS · HEAD_DIM].
 extern "C" void attention_backward(long groups, const int64_t* group_start, const int64_t* group_length,
                                    const int64_t* group_completions, const int64_t* completion_start,
-                                   const int64_t* completion_length, const float* qkv, const float* out,
-                                   const float* log_sum, const float* out_gradient, float* gradient) {
+                                   const int64_t* completion_length, const scalar* qkv, const scalar* out,
+                                   const float* log_sum, const scalar* out_gradient, scalar* gradient) {
     Layout layout{group_start, group_length, group_completions, completion_start, completion_length};
 #pragma omp parallel for collapse(2) schedule(dynamic)
     for (long g = 0; g < groups; g++)
         for (long h = 0; h < KV_HEADS; h++) {
             std::vector<float> probabilities, score_gradient;
             auto visit = [&](HeadCache& prompt, HeadCache& own, long token, long count) {
-                auto query = (const float(*)[HEAD_DIM])(qkv + token * STRIDE + h * QUERIES * HEAD_DIM);
+                HeadVectors query(qkv + token * STRIDE + h * QUERIES * HEAD_DIM);
                 long place = token * HEADS + h * QUERIES;
-                auto from = (const float(*)[HEAD_DIM])(out_gradient + place * HEAD_DIM);
+                HeadVectors from(out_gradient + place * HEAD_DIM);
                 long first = padded(prompt.count);
-                long stride = scores_of(query, prompt.key_blocks, prompt.count, own.key_blocks, count, probabilities);
-                scores_of(from, prompt.value_blocks, prompt.count, own.value_blocks, count, score_gradient);
+                long stride = scores_of(query.of, prompt.key_blocks, prompt.count, own.key_blocks, count, probabilities);
+                scores_of(from.of, prompt.value_blocks, prompt.count, own.value_blocks, count, score_gradient);
                 for (int s = 0; s < QUERIES; s++) {
                     vec along = {};
                     for (int i = 0; i < HEAD_DIM; i += LANES)
-                        along += load(from[s] + i) * load(out + (place + s) * HEAD_DIM + i);
+                        along += load(from.of[s] + i) * load(out + (place + s) * HEAD_DIM + i);
                     float mean = horizontal_sum(along);
                     for (long t = s * stride; t < (s + 1) * stride; t += LANES) {
                         vec probability = exp_nonpositive(load(&probabilities[t]) - log_sum[place + s]);
@@ -258,13 +278,12 @@ extern "C" void attention_backward(long groups, const int64_t* group_start, cons
                 for (int s = 0; s < QUERIES; s++)
                     for (int i = 0; i < HEAD_DIM / LANES; i++)
                         store(gradient + token * STRIDE + (h * QUERIES + s) * HEAD_DIM + i * LANES, query_gradient[s][i]);
-                add_outer_product(score_gradient.data(), stride, query, prompt.count, prompt.key_gradient.data());
-                add_outer_product(score_gradient.data() + first, stride, query, count, own.key_gradient.data());
-                add_outer_product(probabilities.data(), stride, from, prompt.count, prompt.value_gradient.data());
-                add_outer_product(probabilities.data() + first, stride, from, count, own.value_gradient.data());
+                add_outer_product(score_gradient.data(), stride, query.of, prompt.count, prompt.key_gradient.data());
+                add_outer_product(score_gradient.data() + first, stride, query.of, count, own.key_gradient.data());
+                add_outer_product(probabilities.data(), stride, from.of, prompt.count, prompt.value_gradient.data());
+                add_outer_product(probabilities.data() + first, stride, from.of, count, own.value_gradient.data());
             };
             each_token(layout, g, qkv, h, true, visit,
                        [&](const HeadCache& segment, long start) { segment.write_gradient(gradient, start, h); });
         }
 }
-#endif

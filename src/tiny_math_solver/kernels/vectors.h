@@ -44,13 +44,14 @@ static inline scalar to_scalar(float f) {
     memcpy(&w, &f, 4);
     return (scalar)((w + 0x7fff + ((w >> 16) & 1)) >> 16);
 }
+static inline scalar to_scalar(scalar x) { return x; }
 #else
 typedef float scalar;
-static inline vec load(const scalar* p) { return *(const vec*)p; }
-static inline void store(scalar* p, vec x) { *(vec*)p = x; }
 static inline float to_float(scalar x) { return x; }
 static inline scalar to_scalar(float f) { return f; }
 #endif
+static inline vec load(const float* p) { return *(const vec*)p; }
+static inline void store(float* p, vec x) { *(vec*)p = x; }
 
 static inline float horizontal_sum(vec x) {
     float s = 0;

@@ -106,7 +106,7 @@ def fitted_plan(trainer: MathGRPOTrainer, longest: Longest, evaluated: int) -> M
     size, large = trainer.update.tokens_per_pass, plan
     whole = size.value
     is_cpu = trainer.accelerator.device.type == "cpu"
-    if is_cpu and pass_bytes(trainer, longest) > MAPPED_PASS:
+    if is_cpu and not _uses_kernels(trainer) and pass_bytes(trainer, longest) > MAPPED_PASS:
         map_large_blocks()
     while size.value > longest.tokens:
         is_wasteful = is_cpu and size.value > max(EFFICIENT_PASS, longest.tokens) and _dominates(plan)
@@ -152,10 +152,14 @@ def memory_plan(trainer: MathGRPOTrainer, longest: Longest, evaluated: int = 0) 
     if device == "cpu":
         rest = resident() - sum(part.size for part in parts if part.held)
         parts.insert(0, Part("Python and its libraries", max(0, rest), held=True))
-        uses_kernels = trainer.update is not None and trainer.update.scorer is not trainer.update.torch_scorer
-        parts.append(Part("more of them at work", KERNELS_AT_WORK if uses_kernels else TORCH_AT_WORK))
+        parts.append(Part("more of them at work", KERNELS_AT_WORK if _uses_kernels(trainer) else TORCH_AT_WORK))
     sharing = 1 if device == "cuda" else processes.on_this_machine()
     return MemoryPlan(parts, available(device) // sharing)
+
+
+def _uses_kernels(trainer: MathGRPOTrainer) -> bool:
+    """True if the update computes with compiled kernels, which autograd keeps nothing for."""
+    return trainer.update is not None and trainer.update.scorer is not trainer.update.torch_scorer
 
 
 def _decoding_parts(rollouts: EngineRollouts, trainer: MathGRPOTrainer, longest: Longest, evaluated: int) -> list[Part]:

@@ -88,19 +88,24 @@ class Linear:
         return self.weight.transpose(1, 2).flatten(0, 1)
 
     def __call__(self, x: Tensor) -> Tensor:
-        if self.layout == "onednn":
-            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
-        if self.layout == "dense":
-            return nn.functional.linear(x, self.weight, self.bias)
+        if self.layout != "panels":
+            return self.product(x)
         out = self.product(x.reshape(-1, x.shape[-1]).contiguous())
         return out.view(*x.shape[:-1], self.columns)[..., : self.rows]
 
     def product(self, x: Tensor, add: Tensor | None = None) -> Tensor:
-        """`x Wᵀ + bias (+ add)` `[N, columns]` of panels, padding included, for contiguous `x` `[N, in]`."""
-        assert self.kernels is not None
-        out = x.new_empty(len(x), self.columns)
-        self.kernels.linear(len(x), x, x.shape[1], self.weight, self.bias, add, out, self.columns)
-        return out
+        """`x Wᵀ + bias (+ add)`; of panels `[N, columns]`, padding included, for contiguous `x` `[N, in]`."""
+        if self.layout == "panels":
+            assert self.kernels is not None
+            out = x.new_empty(len(x), self.columns)
+            self.kernels.linear(len(x), x, x.shape[1], self.weight, self.bias, add, out, self.columns)
+            return out
+        if self.layout == "dense":
+            out = nn.functional.linear(x, self.weight, self.bias)
+            return out if add is None else out.add_(add)
+        if add is None:
+            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        return torch.ops.mkldnn._linear_pointwise.binary(x, add, self.weight, self.bias, "add")
 
 
 def checksums(parameter: Tensor) -> Tensor:

@@ -150,9 +150,9 @@ class PolicyWeights:
         """Rows `0 … D-1` of each head with row `i` and row `i + D/2` side by side."""
         return rows.unflatten(0, (-1, 2, self.head_dim // 2)).transpose(1, 2).reshape(rows.shape)
 
-    def unpaired(self, rows: Tensor) -> Tensor:
-        """The inverse of `paired`."""
-        return rows.unflatten(0, (-1, self.head_dim // 2, 2)).transpose(1, 2).reshape(rows.shape)
+    def unpaired(self, rows: Tensor, dim: int = 0) -> Tensor:
+        """The inverse of `paired`, of rows that lie along `dim`."""
+        return rows.unflatten(dim, (-1, self.head_dim // 2, 2)).transpose(dim + 1, dim + 2).reshape(rows.shape)
 
     def _load_kernels(self) -> Kernels | str:
         """Kernels for this model, or the reason why there are none."""

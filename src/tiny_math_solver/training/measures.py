@@ -13,7 +13,7 @@ from tiny_math_solver.rollouts import EngineRollouts
 from tiny_math_solver.runs.events import EventLog
 from tiny_math_solver.runs.records import MetricsRow
 from tiny_math_solver.support.errors import EXIT_LEARNED_NOTHING, StoppedError
-from tiny_math_solver.update.policy_update import GAP, GAP_TO_TRANSFORMERS, LARGEST_GAP
+from tiny_math_solver.update.policy_update import GAP, GAP_TO_TRANSFORMERS, LARGEST_GAP, LARGEST_TO_TRANSFORMERS
 
 OF_A_BATCH = (
     "reward", *(f"rewards/{name}/mean" for name in REWARDS), "frac_reward_zero_std", "completions/mean_length",
@@ -23,7 +23,9 @@ ALWAYS = (*OF_A_BATCH, "entropy")
 CLIPPED = "clip_ratio/region_mean"
 CLIPPING_LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo")  # for which TRL logs it
 SCORES = ("accuracy", "strict_accuracy", "mean_tokens", "finished")  # of an evaluation
-QUANTITIES = (*ALWAYS, "loss", "grad_norm", "kl", CLIPPED, GAP, LARGEST_GAP, GAP_TO_TRANSFORMERS)
+GAPS = (GAP, LARGEST_GAP)
+GAPS_TO_TRANSFORMERS = (GAP_TO_TRANSFORMERS, LARGEST_TO_TRANSFORMERS)
+QUANTITIES = (*ALWAYS, "loss", "grad_norm", "kl", CLIPPED, *GAPS, *GAPS_TO_TRANSFORMERS)
 
 
 def expected_quantities(trainer: Any, *, with_batch: bool) -> set[str]:
@@ -37,9 +39,9 @@ def expected_quantities(trainer: Any, *, with_batch: bool) -> set[str]:
     if update is not None:
         # transformers' generate gives no log-probabilities, and vLLM's are not of our kernels
         if isinstance(trainer.rollouts, EngineRollouts) and trainer.rollout_func is not None:
-            expected |= {GAP, LARGEST_GAP}
+            expected |= {*GAPS}
         if update.scorer is not update.torch_scorer:
-            expected.add(GAP_TO_TRANSFORMERS)
+            expected |= {*GAPS_TO_TRANSFORMERS}
     return expected
 
 

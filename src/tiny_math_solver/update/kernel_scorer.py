@@ -1,40 +1,38 @@
-"""Log-probabilities of completions and their gradient on a CPU, in float32, by compiled kernels.
+"""Log-probabilities of completions and their gradient on a CPU, by compiled kernels.
 
 Three things make it fast. Each prompt goes through the model once for all samples of its group; their gradients meet
 in its keys and values. Tokens lie side by side without padding. And the passes compute with the adapter merged into
-the weights (the rollouts' copy): the gradient of each merged weight is accumulated over all passes and passed on to
-the adapter's two matrices once a step, `dB = s · dW Aᵀ` and `dA = s · Bᵀ dW`, which is exact for `W = W₀ + s · B A`.
+the weights, which are the rollouts' copy (weight_gradients.py).
 
 Shapes: `N` tokens, `C` hidden size, `M` MLP size, `V` vocabulary; qkv is `[N, (H + 2 KV) · D]` for `H` heads of size
 `D`, `KV` of them with keys and values.
 """
 
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from tiny_math_solver.rollouts.linear import Linear, base_linear
+from tiny_math_solver.rollouts.linear import Linear
 from tiny_math_solver.rollouts.policy_weights import PolicyWeights
 from tiny_math_solver.update.passes import Batch
-from tiny_math_solver.update.torch_scorer import FLOAT32_BYTES, model_sizes
+from tiny_math_solver.update.ragged import RaggedTokens, ragged
+from tiny_math_solver.update.torch_scorer import FLOAT32_BYTES, logits_tokens, model_sizes
+from tiny_math_solver.update.weight_gradients import AdapterGradient, MergedGradient, ProjectionGradient
 
-LOGITS_TOKENS = 512  # tokens whose logits exist at once
-MAX_EXTRA_BYTES = 4 << 30  # for the gradients of the merged weights and their transposed copies
+LOGITS_TOKENS = 512  # tokens whose logits exist at once, at most
+MERGED_BYTES = 1 << 28  # of merged weights; the gradients of larger ones are summed at the adapter's rank
 
 
 def unsupported(weights: PolicyWeights, model: Any) -> str:
     """The reason why this model's update cannot use the kernels; empty if it can."""
-    if weights.kernels is None or weights.logits.layout != "panels":
-        return "no kernels for this model"
-    linears = [linear for layer in weights.layers for linear in layer.linears]
-    if 2 * sum(linear.weight.nbytes for linear in linears) > MAX_EXTRA_BYTES:
-        return "gradients of whole weights would take too much memory"
+    if weights.kernels is None:
+        return weights.no_kernels_reason
     if weights.layers[0].query_norm is not None:
         return "norms of queries and keys are not supported"
     if getattr(weights.config, "attention_dropout", 0):
         return "attention dropout is not supported"
+    linears = [linear for layer in weights.layers for linear in layer.linears]
     trained = {id(p) for p in model.parameters() if p.requires_grad}
     for module in (module for linear in linears for module in linear.modules):
         for name in getattr(module, "active_adapters", ()):
@@ -51,36 +49,49 @@ class KernelScorer:
     by_group = True
 
     def __init__(self, weights: PolicyWeights, temperature: float):
-        assert weights.kernels is not None
-        self.weights, self.kernels, self.temperature = weights, weights.kernels, temperature
-        self._make_buffers()
+        self.weights, self.temperature = weights, temperature
+        self._make_gradients()
         self.rope_table = torch.empty(0)
         self.anchor = torch.zeros((), requires_grad=True)  # makes autograd call the backward pass
 
-    def _make_buffers(self) -> None:
-        self.weight_grads: dict[Linear, Tensor] = {  # of the merged weights, dense
-            linear: torch.zeros(linear.rows, linear.weight.shape[1])
-            for layer in self.weights.layers
-            for linear in layer.linears
+    def _make_gradients(self) -> None:
+        weights = self.weights
+        assert weights.kernels is not None
+        self.kernels, self._layout = weights.kernels, weights.layout
+        linears = [linear for layer in weights.layers for linear in layer.linears]
+        merges = weights.dtype == torch.float32 and sum(linear.weight.nbytes for linear in linears) <= MERGED_BYTES
+        self.gradients: dict[Linear, ProjectionGradient] = {
+            linear: MergedGradient(linear, weights) if merges else AdapterGradient(linear, weights)
+            for linear in linears
         }
-        self.transposed: dict[Linear, Tensor] = {}  # in panels as well, for the backward pass
-        self._layout = self.weights.layout
+        head = weights.logits  # is not trained
+        self.gradients[head] = (
+            MergedGradient(head, weights, is_trained=False) if merges else AdapterGradient(head, weights)
+        )
 
     @property
     def nbytes(self) -> int:
         """Bytes of the gradients of the merged weights."""
-        return sum(gradient.nbytes for gradient in self.weight_grads.values())
+        return sum(gradient.nbytes for gradient in self.gradients.values())
 
     @property
     def step_bytes(self) -> int:
         """Bytes of the transposed weights."""
-        return sum(linear.weight.nbytes for linear in (*self.weight_grads, self.weights.logits))
+        return sum(gradient.step_bytes for gradient in self.gradients.values())
 
     def pass_bytes(self, tokens: int) -> int:
         width, gate, heads, head_dim, kv_heads = model_sizes(self.weights.config)
-        per_token = (4 * width + (2 * heads + 2 * kv_heads) * head_dim + 3 * gate) * FLOAT32_BYTES
-        logits = LOGITS_TOKENS * self.weights.config.vocab_size * FLOAT32_BYTES
-        return tokens * self.weights.config.num_hidden_layers * per_token + logits
+        qkv, layers, size = (
+            (heads + 2 * kv_heads) * head_dim,
+            self.weights.config.num_hidden_layers,
+            self.weights.dtype.itemsize,
+        )
+        kept = (4 * width + heads * head_dim + qkv + 3 * gate) * size + heads * FLOAT32_BYTES
+        return tokens * layers * kept + self._logits_tokens * self.weights.logits.columns * size
+
+    @property
+    def _logits_tokens(self) -> int:
+        return min(LOGITS_TOKENS, logits_tokens(self.weights.config.vocab_size))
 
     def begin(self) -> None:
         """Take over the policy as it is. Raises RuntimeError if the kernels can no longer compute its update."""
@@ -88,29 +99,15 @@ class KernelScorer:
         if reason := unsupported(self.weights, self.weights.model):
             raise RuntimeError(f"the model was changed while it trains, and its update cannot go on: {reason}")
         if self._layout != self.weights.layout:
-            assert self.weights.kernels is not None
-            self.kernels = self.weights.kernels
-            self._make_buffers()
+            self._make_gradients()
         self.rope_table = torch.empty(0)  # the model's rotary embedding may be another one
-        for linear in (*self.weight_grads, self.weights.logits):
-            panel = linear.weight.shape[2]
-            dense = linear.dense()
-            self.transposed[linear] = dense.view(len(dense), -1, panel).transpose(0, 1).contiguous()
-        for gradient in self.weight_grads.values():
-            gradient.zero_()
+        for gradient in self.gradients.values():
+            gradient.begin()
 
     def finish(self) -> None:
         """Add what the passes accumulated to the gradients of the adapter."""
-        for linear, accumulated in self.weight_grads.items():
-            sizes = [base_linear(module).out_features for module in linear.modules]
-            for index, (module, rows) in enumerate(zip(linear.modules, accumulated.split(sizes), strict=True)):
-                gradient = self.weights.unpaired(rows) if index < linear.rotary else rows
-                for name in getattr(module, "active_adapters", ()):
-                    if name in module.lora_A:
-                        a, b, scale = module.lora_A[name].weight, module.lora_B[name].weight, module.scaling[name]
-                        _accumulate(b, scale * gradient @ a.detach().T)
-                        _accumulate(a, scale * b.detach().T @ gradient)
-        self.transposed.clear()  # made anew for each step: rollouts need the memory
+        for gradient in self.gradients.values():
+            gradient.finish()
 
     def logprobs(self, batch: Batch) -> Tensor:
         tokens = ragged(batch)
@@ -122,7 +119,7 @@ class KernelScorer:
 
     # -- Forward --------------------------------------------------------------------------------------------------
 
-    def forward(self, tokens: "RaggedTokens") -> tuple[Tensor, list["_LayerInputs"], Tensor, Tensor]:
+    def forward(self, tokens: RaggedTokens) -> tuple[Tensor, list["_LayerInputs"], Tensor, Tensor]:
         """`(logprobs of the scored tokens, what the layers keep, last x [N, C], the scored hidden states' gradient)`.
 
         The gradient is that for an incoming gradient of 1 per scored token.
@@ -134,7 +131,7 @@ class KernelScorer:
             qkv = layer.query_key_value(normed)
             self._rotate(qkv, tokens, backward=False)
             attention = x.new_empty(len(x), weights.heads * weights.head_dim)
-            log_sum = x.new_empty(len(x), weights.heads)
+            log_sum = torch.empty(len(x), weights.heads)
             kernels.attention(*tokens.layout, qkv, attention, log_sum)
             middle = layer.attention_out.product(attention, add=x)
             middle_normed = self._norm(middle, layer.mlp_norm)
@@ -144,20 +141,20 @@ class KernelScorer:
             saved.append(_LayerInputs(x, normed, qkv, attention, log_sum, middle, middle_normed, gate_up, gated))
             x = layer.down.product(gated, add=middle)
         hidden = self._norm(x, weights.final_norm)[tokens.sources]
-        logprobs, hidden_grad = hidden.new_empty(len(hidden)), torch.empty_like(hidden)
-        for start in range(0, len(hidden), LOGITS_TOKENS):
-            part = slice(start, start + LOGITS_TOKENS)
+        logprobs, hidden_grad = torch.empty(len(hidden)), torch.empty_like(hidden)
+        for start in range(0, len(hidden), self._logits_tokens):
+            part = slice(start, start + self._logits_tokens)
             logits = weights.logits.product(hidden[part])
             kernels.target_logprobs(
                 len(logits), logits, logits.shape[1], weights.logits.rows,
                 1 / self.temperature, tokens.targets[part], logprobs[part],
             )  # fmt: skip
-            self._input_grad(logits, weights.logits, hidden_grad[part])
+            self.gradients[weights.logits].backward(logits, None, hidden_grad[part])
         return logprobs, saved, x, hidden_grad
 
     # -- Backward -------------------------------------------------------------------------------------------------
 
-    def backward(self, tokens: "RaggedTokens", saved: list["_LayerInputs"], x: Tensor, hidden_grad: Tensor) -> None:
+    def backward(self, tokens: RaggedTokens, saved: list["_LayerInputs"], x: Tensor, hidden_grad: Tensor) -> None:
         """Accumulate the gradients of the merged weights, from those of the hidden states that were scored."""
         kernels, count = self.kernels, len(x)
         normed_grad = torch.zeros_like(x).index_add_(0, tokens.sources, hidden_grad)
@@ -178,20 +175,13 @@ class KernelScorer:
                 normed_grad = self._linear_backward(qkv_grad, layer.query_key_value, kept.normed)
                 self._norm_backward(kept.x, layer.attention_norm, normed_grad, x_grad, add=True)
             else:  # nothing below is trained
-                self._weight_grad(qkv_grad, layer.query_key_value, kept.normed)
+                self.gradients[layer.query_key_value].backward(qkv_grad, kept.normed, None)
 
     def _linear_backward(self, out_grad: Tensor, linear: Linear, x: Tensor) -> Tensor:
-        """Of `x Wᵀ` with gradient `out_grad`: accumulate that of `W`, return that of `x`."""
-        self._weight_grad(out_grad, linear, x)
-        return self._input_grad(out_grad, linear, torch.empty_like(x))
-
-    def _weight_grad(self, out_grad: Tensor, linear: Linear, x: Tensor) -> None:
-        self.kernels.add_weight_gradient(len(x), out_grad, out_grad.shape[1], x, x.shape[1], self.weight_grads[linear])
-
-    def _input_grad(self, out_grad: Tensor, linear: Linear, out: Tensor) -> Tensor:
-        rows, columns, no_bias = len(out_grad), out_grad.shape[1], out.new_zeros(out.shape[1])
-        self.kernels.linear(rows, out_grad, columns, self.transposed[linear], no_bias, None, out, out.shape[1])
-        return out
+        """Accumulate the gradients of a projection's adapters, return that of its input `x`."""
+        x_grad = torch.empty_like(x)
+        self.gradients[linear].backward(out_grad, x, x_grad)
+        return x_grad
 
     # -- Kernels of one operation ---------------------------------------------------------------------------------
 
@@ -203,7 +193,7 @@ class KernelScorer:
     def _norm_backward(self, x: Tensor, weight: Tensor, out_grad: Tensor, x_grad: Tensor, add: bool) -> None:
         self.kernels.rms_norm_backward(len(x), x, weight, self.weights.eps, x.shape[1], out_grad, add, x_grad)
 
-    def _rotate(self, qkv: Tensor, tokens: "RaggedTokens", backward: bool) -> None:
+    def _rotate(self, qkv: Tensor, tokens: RaggedTokens, backward: bool) -> None:
         scale = self.weights.head_dim**-0.5
         self.kernels.rotary(len(qkv), qkv, tokens.positions, self.rope_table, scale, backward)
 
@@ -226,7 +216,7 @@ class _Score(torch.autograd.Function):
     """Log-probabilities of a batch's scored tokens; its backward pass fills the scorer's `weight_grads`."""
 
     @staticmethod
-    def forward(ctx: Any, anchor: Tensor, scorer: KernelScorer, tokens: "RaggedTokens") -> Tensor:
+    def forward(ctx: Any, anchor: Tensor, scorer: KernelScorer, tokens: RaggedTokens) -> Tensor:
         logprobs, *ctx.kept = scorer.forward(tokens)
         ctx.scorer, ctx.tokens = scorer, tokens
         return logprobs
@@ -236,64 +226,3 @@ class _Score(torch.autograd.Function):
         saved, x, hidden_grad = ctx.kept
         ctx.scorer.backward(ctx.tokens, saved, x, hidden_grad.mul_(gradients[0][:, None]))
         return None, None, None
-
-
-@dataclass(frozen=True)
-class RaggedTokens:
-    """Rows without padding: of each group its prompt, then its completions without their last tokens."""
-
-    ids: Tensor  # [N]
-    positions: Tensor  # [N]
-    sources: Tensor  # the token whose hidden state predicts each scored token
-    targets: Tensor  # the scored tokens
-    scored: tuple[Tensor, Tensor]  # their rows, and their columns in the completions
-    layout: tuple[Any, ...]  # the groups as the attention takes them
-
-
-def ragged(batch: Batch) -> RaggedTokens:
-    """Lay the rows of a pass side by side; prompts come padded in front, completions behind."""
-    split = batch["prompt_ids"].shape[1]
-    prompt_sizes, sizes = (batch[f"{part}_mask"].sum(1).tolist() for part in ("prompt", "completion"))
-    prompt_rows, completion_rows = batch["prompt_ids"].tolist(), batch["completion_ids"].tolist()
-    groups: dict[int, list[int]] = {}
-    for row, group in enumerate(batch["group"].tolist()):
-        groups.setdefault(group, []).append(row)
-    flat: list[int] = []
-    positions: list[int] = []
-    sources: list[int] = []
-    targets: list[int] = []
-    scored: tuple[list[int], list[int]] = ([], [])
-    group_start, group_length, group_rows, row_start, row_length = [], [], [0], [], []
-    for members in groups.values():
-        prompt = prompt_rows[members[0]][split - prompt_sizes[members[0]] :]
-        group_start.append(len(flat))
-        group_length.append(len(prompt))
-        flat += prompt
-        positions += range(len(prompt))
-        last = len(flat) - 1
-        for row in members:
-            inputs = max(0, sizes[row] - 1)
-            row_start.append(len(flat))
-            row_length.append(inputs)
-            if sizes[row]:
-                sources += [last, *range(len(flat), len(flat) + inputs)]
-            flat += completion_rows[row][:inputs]
-            positions += range(len(prompt), len(prompt) + inputs)
-            targets += completion_rows[row][: sizes[row]]
-            scored[0].extend([row] * sizes[row])
-            scored[1].extend(range(sizes[row]))
-        group_rows.append(len(row_start))
-    held = tuple(torch.tensor(x) for x in (group_start, group_length, group_rows, row_start, row_length))
-    return RaggedTokens(
-        ids=torch.tensor(flat, dtype=torch.long),
-        positions=torch.tensor(positions, dtype=torch.long),
-        sources=torch.tensor(sources, dtype=torch.long),
-        targets=torch.tensor(targets, dtype=torch.long),
-        scored=(torch.tensor(scored[0], dtype=torch.long), torch.tensor(scored[1], dtype=torch.long)),
-        layout=(len(groups), *held),
-    )
-
-
-def _accumulate(parameter: Any, gradient: Tensor) -> None:
-    if parameter.requires_grad:
-        parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)

@@ -18,7 +18,9 @@ from tiny_math_solver.update.torch_scorer import TorchScorer
 COMPARED_ROWS = 8  # of the scorer with the model's own modules
 SAMPLED = "sampling_per_token_logps"  # TRL's name for the log-probabilities of the rollouts
 GAP, LARGEST_GAP = "sampling/sampling_logp_difference/mean", "sampling/sampling_logp_difference/max"
-GAP_TO_TRANSFORMERS = "sampling/transformers_logp_difference/max"
+GAP_TO_TRANSFORMERS, LARGEST_TO_TRANSFORMERS = (
+    f"sampling/transformers_logp_difference/{kind}" for kind in ("mean", "max")
+)
 OF_PASSES = ("kl", "clip_ratio/region_mean", "entropy")  # logged by TRL's loss
 
 
@@ -67,9 +69,10 @@ class PolicyUpdate:
         result, gaps = UpdateResult(torch.zeros((), device=device)), [torch.empty(0, device=device)]
         self.scorer.begin()
         if compare and self.scorer is not self.torch_scorer:
-            result.metrics[GAP_TO_TRANSFORMERS] = self.gap_to_transformers()
+            mean, largest = self.gap_to_transformers()
+            result.metrics |= {GAP_TO_TRANSFORMERS: mean, LARGEST_TO_TRANSFORMERS: largest}
         elif not compare:
-            result.excused[GAP_TO_TRANSFORMERS] = "compared every few steps"
+            result.excused |= dict.fromkeys((GAP_TO_TRANSFORMERS, LARGEST_TO_TRANSFORMERS), "compared every few steps")
         scored: list[Tensor] = []  # of each pass, tokens with a gradient
         for part in passes(
             self.window,
@@ -120,10 +123,11 @@ class PolicyUpdate:
         return logprobs
 
     @torch.no_grad()
-    def gap_to_transformers(self) -> float:
-        """The largest difference of a log-probability between the scorer and the model itself, on a few rows."""
+    def gap_to_transformers(self) -> tuple[float, float]:
+        """The mean and the largest difference of a log-probability between the scorer and the model, on a few rows."""
         few = trimmed(select_rows(self.window[0], slice(COMPARED_ROWS)))
-        return (self.scorer.logprobs(few) - self.torch_scorer.logprobs(few)).abs().max().item()
+        gaps = (self.scorer.logprobs(few) - self.torch_scorer.logprobs(few)).abs()
+        return (gaps.sum() / few["completion_mask"].sum().clamp(min=1)).item(), gaps.max().item()
 
     def shrink(self) -> bool:
         """After memory ran out: halve the passes, at least to the longest row, and drop the attempt's gradients."""

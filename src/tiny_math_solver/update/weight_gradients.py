@@ -1,0 +1,170 @@
+"""From the gradient of a projection's result to those of its input and of its adapters.
+
+The passes compute with the adapter merged into the weight, `W = W₀ + s · B A`, and results `y = x Wᵀ`. With `dY` the
+gradient of `y`, that of `W` is `dYᵀ x`, and those of the adapter are `dB = s · dW Aᵀ` and `dA = s · Bᵀ dW`. Either `dW`
+is summed over all passes and passed on to the adapter once a step, or both are summed at the adapter's rank, `s · dYᵀ
+(x Aᵀ)` and `(s · dY B)ᵀ x`, which takes less arithmetic and memory where weights are large.
+
+Shapes: `N` tokens; a projection has `in` inputs and `out` results, those of its modules stacked; `R` is the sum of its
+adapters' ranks.
+"""
+
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from tiny_math_solver.rollouts.linear import Linear, base_linear
+from tiny_math_solver.rollouts.policy_weights import PolicyWeights
+
+
+class ProjectionGradient(Protocol):
+    """The backward pass of one projection; one optimizer step is `begin`, any number of passes, `finish`."""
+
+    def begin(self) -> None:
+        """Take over the weights as they are."""
+
+    def backward(self, out_grad: Tensor, x: Tensor | None, x_grad: Tensor | None) -> None:
+        """From the gradient of the result `[N, out]`: add to the adapters', write the input's to `x_grad` `[N, in]`.
+
+        The former needs the input `x` `[N, in]`. Either is left out if it is None.
+        """
+
+    def finish(self) -> None:
+        """Add the sums to the `grad` of the adapters' matrices."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held all the time."""
+        ...
+
+    @property
+    def step_bytes(self) -> int:
+        """Bytes held from `begin` to `finish` beside those."""
+        ...
+
+
+class MergedGradient:
+    """Sums up the gradient of a merged weight in panels, by kernels. Implements `ProjectionGradient`."""
+
+    def __init__(self, linear: Linear, weights: PolicyWeights, is_trained: bool = True):
+        assert weights.kernels is not None
+        self.linear, self.weights, self.kernels = linear, weights, weights.kernels
+        self.total = torch.zeros(linear.rows if is_trained else 0, linear.weight.shape[1])
+        self.transposed = torch.empty(0)  # the weight, in panels as well
+
+    def begin(self) -> None:
+        dense = self.linear.dense()
+        self.transposed = dense.view(len(dense), -1, self.kernels.panel).transpose(0, 1).contiguous()
+        self.total.zero_()
+
+    def backward(self, out_grad: Tensor, x: Tensor | None, x_grad: Tensor | None) -> None:
+        rows, columns = out_grad.shape
+        if x is not None:
+            self.kernels.add_weight_gradient(rows, out_grad, columns, x, x.shape[1], self.total)
+        if x_grad is not None:
+            size = x_grad.shape[1]
+            self.kernels.linear(rows, out_grad, columns, self.transposed, x_grad.new_zeros(size), None, x_grad, size)
+
+    def finish(self) -> None:
+        self.transposed = torch.empty(0)  # made anew for each step: rollouts need the memory
+        for part in adapters(self.linear) if len(self.total) else ():
+            rows = self.total[part.rows]
+            gradient = self.weights.unpaired(rows) if part.is_paired else rows
+            _accumulate(part.b, part.scale * gradient @ part.a.detach().T)
+            _accumulate(part.a, part.scale * part.b.detach().T @ gradient)
+
+    @property
+    def nbytes(self) -> int:
+        return self.total.nbytes
+
+    @property
+    def step_bytes(self) -> int:
+        return self.linear.weight.nbytes
+
+
+class AdapterGradient:
+    """Sums up the gradients of the adapters' matrices themselves, in torch. Implements `ProjectionGradient`.
+
+    That of the input goes through the model's own base weight and the adapters, `dY W₀ + (s · dY B) A`, so that no
+    transposed copy of the merged weight is needed.
+    """
+
+    nbytes = step_bytes = 0  # no more than the adapters' own gradients
+
+    def __init__(self, linear: Linear, weights: PolicyWeights):
+        self.linear, self.weights = linear, weights
+        self.adapters: list[Adapter] = []
+        self.scaled_b: list[Tensor] = []  # s · B of each, in the order and the dtype of the merged rows
+        self.b_totals: list[Tensor] = []  # float32
+        self.a = self.a_total = torch.empty(0)  # [R, in], of all adapters
+
+    def begin(self) -> None:
+        dtype = self.weights.dtype
+        self.adapters = adapters(self.linear)
+        self.scaled_b, self.b_totals = [], []
+        for part in self.adapters:
+            b = self.weights.paired(part.b.detach()) if part.is_paired else part.b.detach()
+            self.scaled_b.append((part.scale * b).to(dtype))
+            self.b_totals.append(torch.zeros_like(b))
+        if self.adapters:
+            self.a = torch.cat([part.a.detach() for part in self.adapters]).to(dtype)
+            self.a_total = torch.zeros(self.a.shape)
+
+    def backward(self, out_grad: Tensor, x: Tensor | None, x_grad: Tensor | None) -> None:
+        parts = [out_grad[:, part.rows] for part in self.adapters]
+        if parts:
+            inner_grad = torch.cat([part @ b for part, b in zip(parts, self.scaled_b, strict=True)], 1)  # of x Aᵀ
+            if x is not None:
+                inner = (x @ self.a.T).split([b.shape[1] for b in self.scaled_b], 1)
+                for part, of_adapter, total in zip(parts, inner, self.b_totals, strict=True):
+                    total += part.T @ of_adapter
+                self.a_total += inner_grad.T @ x
+        if x_grad is None:
+            return
+        start = 0
+        for index, module in enumerate(self.linear.modules):
+            base = base_linear(module).weight.detach()
+            part = out_grad[:, start : (start := start + len(base))]
+            if index < self.linear.rotary:
+                part = self.weights.unpaired(part, 1)
+            torch.addmm(x_grad, part, base, beta=0 if index == 0 else 1, out=x_grad)
+        if parts:
+            x_grad.addmm_(inner_grad, self.a)
+
+    def finish(self) -> None:
+        if not self.adapters:
+            return
+        a_totals = self.a_total.split([b.shape[1] for b in self.scaled_b])
+        for part, a_total, b_total in zip(self.adapters, a_totals, self.b_totals, strict=True):
+            _accumulate(part.b, part.scale * (self.weights.unpaired(b_total) if part.is_paired else b_total))
+            _accumulate(part.a, a_total)
+        self.scaled_b, self.b_totals, self.a = [], [], torch.empty(0)
+
+
+class Adapter(NamedTuple):
+    """An active adapter `s · B A` of one of a projection's modules."""
+
+    a: Any  # parameters, [r, in] and [out, r]
+    b: Any
+    scale: float
+    rows: slice  # of the module in the projection's result
+    is_paired: bool  # those rows are in the order of `PolicyWeights.paired`
+
+
+def adapters(linear: Linear) -> list[Adapter]:
+    """The active adapters of a projection's modules, as they are now."""
+    found: list[Adapter] = []
+    start = 0
+    for index, module in enumerate(linear.modules):
+        rows = slice(start, start := start + base_linear(module).out_features)
+        for name in getattr(module, "active_adapters", ()):
+            if name in module.lora_A:
+                a, b = module.lora_A[name].weight, module.lora_B[name].weight
+                found.append(Adapter(a, b, module.scaling[name], rows, index < linear.rotary))
+    return found
+
+
+def _accumulate(parameter: Any, gradient: Tensor) -> None:
+    if parameter.requires_grad:
+        parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)

@@ -1,0 +1,127 @@
+"""The gradient at the adapter's rank: for large models, and in bfloat16."""
+
+import copy
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig
+from torch import Tensor
+
+from helpers.models import FAMILIES, adapted, small
+from helpers.updates import micro_batches, new_trainer, own_gradient, stock_gradient
+from tiny_math_solver.rollouts.linear import Linear
+from tiny_math_solver.rollouts.policy_weights import PolicyWeights
+from tiny_math_solver.update import kernel_scorer
+from tiny_math_solver.update.kernel_scorer import KernelScorer
+from tiny_math_solver.update.scorer import Scorer
+from tiny_math_solver.update.torch_scorer import TorchScorer
+from tiny_math_solver.update.weight_gradients import AdapterGradient, MergedGradient
+
+
+@pytest.fixture
+def large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shipped model counts as one whose merged gradients would take too much."""
+    monkeypatch.setattr(kernel_scorer, "MERGED_BYTES", 0)
+
+
+@pytest.mark.parametrize("targets", ["all-linear", "[k_proj, up_proj]", "[q_proj, o_proj, down_proj]"])
+def test_it_is_trls_in_float32(tmp_path: Path, large: None, targets: str):
+    trainer = new_trainer(tmp_path / "run", "--lora.target_modules", targets, "--update.tokens_per_pass", "500")
+    assert all(type(gradient) is AdapterGradient for gradient in trainer.update.scorer.gradients.values())
+    batches = micro_batches(trainer)
+    expected, _ = stock_gradient(trainer, batches)
+    got, _ = own_gradient(trainer, batches)
+    assert (got - expected).norm() / expected.norm() < 1e-4
+
+
+def test_so_it_is_for_two_adapters_one_of_them_frozen(tmp_path: Path, large: None):
+    """The frozen one has no gradient, and the other's passes through it."""
+    trainer = new_trainer(tmp_path / "run")
+    more = LoraConfig(r=2, target_modules=["up_proj", "q_proj"], init_lora_weights=False)
+    trainer.model.add_adapter("more", more)
+    trainer.model.base_model.set_adapter(["default", "more"])
+    for name, parameter in trainer.model.named_parameters():
+        if ".more." in name:
+            parameter.data *= 0.1
+            parameter.requires_grad_(False)
+    batches = micro_batches(trainer)
+    expected, _ = stock_gradient(trainer, batches)
+    got, _ = own_gradient(trainer, batches)
+    assert (got - expected).norm() / expected.norm() < 1e-4
+
+
+def test_a_small_model_sums_the_gradients_of_merged_weights(tmp_path: Path):
+    scorer = new_trainer(tmp_path / "run").update.scorer
+    assert all(type(gradient) is MergedGradient for gradient in scorer.gradients.values())
+    assert scorer.nbytes == sum(4 * linear.rows * linear.weight.shape[1] for linear in layers(scorer.weights))
+
+
+def layers(weights: PolicyWeights) -> list[Linear]:
+    return [linear for layer in weights.layers for linear in layer.linears]
+
+
+def batch_of(seed: int) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    prompts = torch.randint(3, 1000, (2, 20), generator=generator).repeat_interleave(4, 0)
+    completions, mask = torch.randint(3, 1000, (8, 30), generator=generator), torch.ones(8, 30, dtype=torch.long)
+    mask[3, 11:] = mask[6, 1:] = 0
+    return {
+        "prompt_ids": prompts, "prompt_mask": torch.ones_like(prompts), "completion_ids": completions,
+        "completion_mask": mask, "group": torch.arange(8) // 4,
+        "advantages": torch.randn(8, 1, generator=generator),
+    }  # fmt: skip
+
+
+def scored(scorer: Scorer, model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Log-probabilities, and the gradient of their sum weighted by the advantages."""
+    scorer.begin()
+    logprobs = scorer.logprobs(batch)
+    (logprobs * batch["advantages"]).sum().backward()
+    scorer.finish()
+    gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad])
+    model.zero_grad()
+    return logprobs.detach(), gradient
+
+
+@pytest.mark.parametrize("family", ["qwen2", "llama", "llama3-rope"])
+def test_in_bfloat16_it_is_as_near_to_float32_as_autograd_or_nearer(family: str):
+    """The same rounded base weights in both; what is kept is rounded. Means of four models."""
+    errors = torch.stack([errors_in_bfloat16(family, seed) for seed in range(4)]).mean(0)
+    (of_logprobs, of_gradient), (by_autograd, gradient_by_autograd) = errors.tolist()
+    assert of_logprobs <= by_autograd
+    assert of_gradient <= gradient_by_autograd
+
+
+def errors_in_bfloat16(family: str, seed: int) -> Tensor:
+    """Of the log-probabilities and of the gradient, relative to float32: those of the kernels, and of autograd."""
+    half = small(copy.deepcopy(FAMILIES[family]), seed).to(torch.bfloat16)
+    exact = adapted(copy.deepcopy(half).float(), r=4)
+    model = adapted(half, r=4)
+    for parameter, other in zip(model.parameters(), exact.parameters(), strict=True):
+        if parameter.requires_grad:
+            parameter.data = other.data.clone()
+    batch, weights = batch_of(seed), PolicyWeights(model)
+    assert kernel_scorer.unsupported(weights, model) == ""
+
+    def by_torch(of: Any, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        return scored(TorchScorer(of.get_base_model(), 0.7, nullcontext, dtype), of, batch)
+
+    reference = by_torch(exact, torch.float32)
+    found = scored(KernelScorer(weights, 0.7), model, batch), by_torch(model, torch.bfloat16)
+    return torch.tensor([
+        [((got - exact).norm() / exact.norm()).item() for got, exact in zip(of, reference, strict=True)]
+        for of in found
+    ])  # fmt: skip
+
+
+def test_a_run_in_bfloat16_updates_by_kernels(tmp_path: Path):
+    trainer = new_trainer(tmp_path / "run", "--model.dtype", "bfloat16")
+    assert type(trainer.update.scorer) is KernelScorer
+    batches = micro_batches(trainer)
+    got, _ = own_gradient(trainer, batches)
+    expected, _ = stock_gradient(trainer, batches)
+    assert (got - expected).norm() / expected.norm() < 0.1
+    assert got.dtype == torch.float32
