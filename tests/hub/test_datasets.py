@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from helpers.hub import HubStandin, publish
-from tiny_math_solver.config.schema import ProblemsSection
+from tiny_math_solver.config.sections import ProblemsSection
 from tiny_math_solver.hub.datasets import DatasetName, Purpose, folder_split
 from tiny_math_solver.problems.splits import hub_datasets, load_splits
 from tiny_math_solver.support.errors import UserError
@@ -123,7 +123,7 @@ def test_a_train_set_without_test_takes_another_source_or_carves(tmp_path: Path)
 
 READ = """
 import json, sys
-from tiny_math_solver.config.schema import ProblemsSection
+from tiny_math_solver.config.sections import ProblemsSection
 from tiny_math_solver.problems.splits import load_splits
 for settings in json.loads(sys.argv[1]):
     section = ProblemsSection(**settings)

@@ -15,7 +15,7 @@ from helpers.paths import QUICKSTART
 from helpers.runs import SHORT, rows, run
 from tiny_math_solver.cli import main
 from tiny_math_solver.config.loading import load_config
-from tiny_math_solver.config.schema import ModelSection
+from tiny_math_solver.config.sections import ModelSection
 from tiny_math_solver.models.adapter import refuse_tied
 from tiny_math_solver.models.load import load_base, load_model, load_tokenizer, resolve
 from tiny_math_solver.models.starting_adapter import merged, starting_adapter

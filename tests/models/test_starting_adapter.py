@@ -15,7 +15,7 @@ from trl import GRPOTrainer
 
 from helpers.runs import SHORT, rows, run
 from tiny_math_solver.cli import main
-from tiny_math_solver.config.schema import ModelSection
+from tiny_math_solver.config.sections import ModelSection
 from tiny_math_solver.evaluation.evaluate import evaluate
 from tiny_math_solver.models.adapter import load_adapter, save_adapter
 from tiny_math_solver.models.load import load_base, load_model, load_tokenizer, resolve

@@ -8,7 +8,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from tiny_math_solver.config.schema import ProblemsSection
+from tiny_math_solver.config.sections import ProblemsSection
 from tiny_math_solver.problems.embedded import embedded_problems
 from tiny_math_solver.problems.layouts import ReadOptions
 from tiny_math_solver.problems.sources import Source, read_file, read_source

@@ -9,7 +9,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from tiny_math_solver.config.schema import ProblemsSection
+from tiny_math_solver.config.sections import ProblemsSection
 from tiny_math_solver.problems.sources import Findings, read_file
 from tiny_math_solver.problems.splits import load_splits
 from tiny_math_solver.support.errors import UserError

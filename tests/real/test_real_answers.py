@@ -8,7 +8,7 @@ import torch
 
 from helpers.models import ids
 from helpers.real_models import QWEN, real_model
-from tiny_math_solver.config.schema import GSM8K_SYSTEM_PROMPT
+from tiny_math_solver.config.sections import GSM8K_SYSTEM_PROMPT
 from tiny_math_solver.evaluation.evaluate import Evaluation, EvaluationRecord, evaluate
 from tiny_math_solver.models.load import LoadedModel, load_model
 from tiny_math_solver.problems.problem import Problem

@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, GenerationConfig, Qwen2Config
 
 from tiny_math_solver.bench.machine import seconds
-from tiny_math_solver.config.schema import EMBEDDED
+from tiny_math_solver.config.sections import EMBEDDED
 from tiny_math_solver.models.load import load_base, load_tokenizer
 from tiny_math_solver.problems.embedded import embedded_problems
 from tiny_math_solver.prompts import chat_messages, encode_prompt, group_prompts

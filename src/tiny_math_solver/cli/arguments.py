@@ -91,7 +91,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check_model(args: argparse.Namespace) -> None:
     """Raise UserError for a model that is none, before its name is looked up on the Hub."""
-    from tiny_math_solver.config.schema import EMBEDDED
+    from tiny_math_solver.config.sections import EMBEDDED
 
     name = args.model
     if "/" in name or Path(name).exists():

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, console: Console) -> int:
     import torch
 
-    from tiny_math_solver.config.schema import EMBEDDED
+    from tiny_math_solver.config.sections import EMBEDDED
     from tiny_math_solver.evaluation.merge import (
         FLOAT32_TOLERANCE,
         PROOF_PROBLEMS,

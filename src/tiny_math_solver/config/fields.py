@@ -5,7 +5,8 @@ from dataclasses import fields as dataclass_fields
 from functools import cache
 from typing import Any, get_type_hints
 
-from tiny_math_solver.config.schema import GRPO_DEFAULTS, LORA_DEFAULTS, Config
+from tiny_math_solver.config.schema import Config
+from tiny_math_solver.config.sections import GRPO_DEFAULTS, LORA_DEFAULTS
 
 
 @cache  # reading the libraries' docstrings takes a moment

@@ -13,7 +13,8 @@ from tiny_math_solver.config.generation_kwargs import check_generation_kwargs, s
 from tiny_math_solver.config.limits import CHOICES
 from tiny_math_solver.config.other_layouts import SECTIONS, counterpart, flat_layout
 from tiny_math_solver.config.overrides import field_type, parse_overrides
-from tiny_math_solver.config.schema import GRPO_DEFAULTS, LORA_DEFAULTS, Config
+from tiny_math_solver.config.schema import Config
+from tiny_math_solver.config.sections import GRPO_DEFAULTS, LORA_DEFAULTS
 from tiny_math_solver.config.values import checked, nearest, shown
 from tiny_math_solver.config.yaml_file import Comment, read_tree
 from tiny_math_solver.hub.datasets import DatasetName

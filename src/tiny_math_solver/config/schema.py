@@ -1,8 +1,8 @@
-"""The configuration's sections, their fields and defaults.
+"""One configuration.
 
 `grpo` and `lora` hold fields of TRL's `GRPOConfig` and PEFT's `LoraConfig` under their own names; the other sections
-are ours. `Config.grpo` and `Config.lora` are what was configured and what config.yaml records; the libraries' own
-objects, with their defaults filled in, are `Config.grpo_config` and `Config.lora_config`.
+are ours (sections.py). `Config.grpo` and `Config.lora` are what was configured and what config.yaml records; the
+libraries' own objects, with their defaults filled in, are `Config.grpo_config` and `Config.lora_config`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from tiny_math_solver.config.sections import (
+    EvaluationSection,
+    GuardsSection,
+    ModelSection,
+    ProblemsSection,
+    PromptSection,
+    RecordsSection,
+    RolloutsSection,
+    Section,
+    UpdateSection,
+)
 from tiny_math_solver.config.yaml_file import dump
 from tiny_math_solver.support import processes
 from tiny_math_solver.support.errors import UserError
@@ -22,162 +33,6 @@ from tiny_math_solver.support.errors import UserError
 if TYPE_CHECKING:
     from peft import LoraConfig
     from trl import GRPOConfig
-
-MAX_UNREADABLE = 0.05  # of the rows of a source: more are no slips, but a layout that is not understood
-EMBEDDED = "embedded"  # names the model that is shipped, and the problems that are generated
-GSM8K_SYSTEM_PROMPT = (
-    "Solve the problem step by step. Then write the final answer on the last line as #### <number>, "
-    "with nothing after the number."
-)
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", validate_default=True)
-
-
-class ModelSection(Section):
-    name: str = Field(
-        "Qwen/Qwen2.5-0.5B-Instruct",
-        description="'embedded', a Hub name, or a folder; an adapter stands for its base and itself",
-    )
-    revision: str | None = Field(None, description="commit of the Hub model; null: the pinned one, or main")
-    dtype: str = Field(
-        "auto",
-        description="float32, bfloat16, float16, or auto: bfloat16 on a GPU that has it, and on a CPU with AMX for "
-        "weights stored so",
-    )
-    adapter: str | None = Field(None, description="LoRA adapter to start from: a folder or a Hub name")
-    adapter_use: str = Field(
-        "continue", description="continue: train that adapter; merge: train a new one on base and adapter merged"
-    )
-
-
-class ProblemsSection(Section):
-    source: str = Field(
-        "openai/gsm8k",
-        description="'embedded', a Hub dataset (name, name:subset or name:subset:split, then @revision if need be), "
-        "a folder like one, or a .jsonl, .json, .csv, .tsv or .parquet file",
-    )
-    subset: str | None = Field(None, description="subset of the Hub dataset; null: the only one, its default, or main")
-    revision: str | None = Field(None, description="commit of the Hub dataset; null: the pinned one, or main")
-    test_source: str | None = Field(
-        None, description="where test problems come from, written as source; null: its test split, or carved from train"
-    )
-    question: str | None = Field(
-        None, description="column of the questions, such as Body + Question or prompt[0].content; null: recognised"
-    )
-    answer: str | None = Field(
-        None, description="column of the answers, such as reward_model.ground_truth; null: recognised"
-    )
-    test_question: str | None = Field(
-        None, description="column in test_source; null: that of question if it is there, else recognised"
-    )
-    test_answer: str | None = Field(
-        None, description="column in test_source; null: that of answer if it is there, else recognised"
-    )
-    max_unreadable: float = Field(
-        MAX_UNREADABLE,
-        ge=0,
-        le=1,
-        description="share of a source's rows that may be dropped since no gold answer can be read",
-    )
-    train: int | None = Field(None, ge=1, description="train problems to use; null: all (embedded: 2000)")
-    dev: int = Field(200, ge=1, description="dev problems, carved from train by a hash of each question")
-    test: int | None = Field(
-        None,
-        ge=1,
-        description="test problems to use, or to carve from train if there are none; null: all (embedded: 500)",
-    )
-    sampling: str = Field(
-        "uniform",
-        description="uniform: each problem once an epoch; adaptive: those that were all right or all wrong lately are "
-        "asked less often",
-    )
-    seed: int = Field(0, description="seed of the embedded generator, and of the choice if only some are used")
-
-
-class PromptSection(Section):
-    system: str = Field(GSM8K_SYSTEM_PROMPT, description="system prompt; empty: the default of the chat template")
-    date: str | None = Field(
-        None, description="for chat templates that put in today's, as 2026-01-31; null: the day on which the run starts"
-    )
-    max_tokens: int = Field(512, ge=1, description="longer train prompts are dropped and counted, never cut")
-
-
-class EvaluationSection(Section):
-    every: int = Field(50, ge=1, description="steps between greedy evaluations on dev")
-    test_limit: int | None = Field(
-        None, ge=1, description="test problems answered before and after, chosen by a hash of each question; null: all"
-    )
-    forecast_seconds: float = Field(
-        20,
-        ge=0,
-        description="time for sampling train problems before the run, at most 2 % of the run; 0: no forecast",
-    )
-    samples: int = Field(8, ge=0, description="sampled completions per problem for pass@k and maj@k; 0: none")
-    sampled_problems: int = Field(64, ge=1, description="problems used to measure pass@k and maj@k")
-
-
-class RolloutsSection(Section):
-    batch_size: int = Field(128, ge=1, description="completions decoded at once, fewer if memory runs out")
-    engine: bool = Field(True, description="decode with the engine; false: transformers' generate, many times slower")
-    native: bool = Field(True, description="on a CPU: kernels compiled for this processor; false: torch, slower")
-    replace_dead: int = Field(
-        0, ge=0, description="rounds per batch in which groups of equal rewards give way to further problems; 0: none"
-    )
-    fall_back: bool = Field(False, description="if the engine fails its check: true goes on with generate, false stops")
-
-
-class UpdateSection(Section):
-    own_passes: bool = Field(
-        True, description="passes by length, without zero-gradient rows; false: TRL's micro-batches"
-    )
-    share: float = Field(
-        1.0, gt=0, le=1, description="share of each group's completions to learn from: its best and its worst"
-    )
-    tokens_per_pass: int = Field(4096, ge=1, description="tokens of one forward and backward pass, padding included")
-
-
-class GuardsSection(Section):
-    stop: bool = Field(True, description="stop a run that cannot succeed; false: warn and go on")
-    zero_reward_steps: int = Field(10, ge=1, description="steps without a single reward after which a new run stops")
-    rescue: bool | None = Field(
-        None,
-        description="undo a collapse: go back to the state before it, change one setting and go on; null: where the "
-        "format is rewarded",
-    )
-    rescues: int = Field(3, ge=1, le=100, description="rescues of one run; if it collapses again it stops")
-
-
-class RecordsSection(Section):
-    rollouts_mb: int = Field(
-        512, ge=0, description="size at which rollouts.jsonl stops growing, in megabytes; 0 records nothing"
-    )
-
-
-# Every field that is not named here keeps the library's own default.
-GRPO_DEFAULTS: dict[str, Any] = {
-    "output_dir": "./checkpoint/qwen-0.5b-gsm8k-grpo",
-    "num_generations": 4,
-    "per_device_train_batch_size": 1,
-    "gradient_accumulation_steps": 16,
-    "learning_rate": 5e-5,
-    "temperature": 0.7,
-    "max_completion_length": 512,
-    "gradient_checkpointing": False,
-    "logging_steps": 1,
-    "save_strategy": "steps",
-    "save_steps": 50,
-    "save_total_limit": 2,
-    "seed": 42,
-}
-LORA_DEFAULTS: dict[str, Any] = {
-    "r": 16,
-    "lora_alpha": 32,
-    "lora_dropout": 0.0,
-    "target_modules": "all-linear",
-    "task_type": "CAUSAL_LM",
-}
 
 
 class Config(Section):

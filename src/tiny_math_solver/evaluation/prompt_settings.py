@@ -9,7 +9,7 @@ from typing import Any
 
 from tiny_math_solver.config.generation_kwargs import stop_strings
 from tiny_math_solver.config.loading import load_config
-from tiny_math_solver.config.schema import EMBEDDED, GRPO_DEFAULTS, GSM8K_SYSTEM_PROMPT, ProblemsSection
+from tiny_math_solver.config.sections import EMBEDDED, GRPO_DEFAULTS, GSM8K_SYSTEM_PROMPT, ProblemsSection
 from tiny_math_solver.problems.embedded import embedded_problems
 from tiny_math_solver.problems.layouts import ReadOptions
 from tiny_math_solver.problems.sources import Loaded, Source, read_source

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any, Protocol
 
-from tiny_math_solver.config.schema import EMBEDDED
+from tiny_math_solver.config.sections import EMBEDDED
 from tiny_math_solver.hub.snapshots import snapshot
 from tiny_math_solver.models.ends import save_ends
 from tiny_math_solver.models.folder import is_finite, load_errors, read_json, some_of

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from tiny_math_solver.config.schema import EMBEDDED
+from tiny_math_solver.config.sections import EMBEDDED
 from tiny_math_solver.hub.snapshots import snapshot, stay_offline
 from tiny_math_solver.models.adapter import (
     adapter_folder,

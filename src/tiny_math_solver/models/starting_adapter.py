@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tiny_math_solver.config.schema import EMBEDDED, ModelSection
+from tiny_math_solver.config.sections import EMBEDDED, ModelSection
 from tiny_math_solver.hub.snapshots import pinned
 from tiny_math_solver.models.adapter import (
     ADAPTER_CONFIG,

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 import torch
 
-from tiny_math_solver.config.schema import EMBEDDED, Config
+from tiny_math_solver.config.schema import Config
+from tiny_math_solver.config.sections import EMBEDDED
 from tiny_math_solver.grading import parse_gold
 from tiny_math_solver.hub.snapshots import cache_flaw, is_reachable
 from tiny_math_solver.models.adapter import is_hub_name

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tiny_math_solver.config.schema import MAX_UNREADABLE
+from tiny_math_solver.config.sections import MAX_UNREADABLE
 from tiny_math_solver.config.values import nearest
 from tiny_math_solver.problems.rows import LONGEST_TEXT, UnreadableError, kind_of, listed
 from tiny_math_solver.support.errors import UserError

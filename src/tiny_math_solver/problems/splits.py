@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tiny_math_solver.config.schema import EMBEDDED, ProblemsSection
+from tiny_math_solver.config.sections import EMBEDDED, ProblemsSection
 from tiny_math_solver.hub.datasets import USUAL_SPLITS, DatasetName, MissingSplitError
 from tiny_math_solver.problems.embedded import embedded_problems
 from tiny_math_solver.problems.files import FILE_SUFFIXES

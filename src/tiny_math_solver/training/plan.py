@@ -11,7 +11,8 @@ from typing import Any
 
 from transformers import SchedulerType
 
-from tiny_math_solver.config.schema import EMBEDDED, Config
+from tiny_math_solver.config.schema import Config
+from tiny_math_solver.config.sections import EMBEDDED
 from tiny_math_solver.models.adapter import is_hub_name
 from tiny_math_solver.models.load import embedding_rows, load_tokenizer
 from tiny_math_solver.models.starting_adapter import StartingAdapter, starting_adapter
