@@ -28,8 +28,8 @@ class ModelSection(Section):
     revision: str | None = Field(None, description="commit of the Hub model; null: the pinned one, or main")
     dtype: str = Field(
         "auto",
-        description="float32, bfloat16, float16, or auto: bfloat16 on a GPU that has it, and on a CPU with AMX for "
-        "weights stored so",
+        description="float32, bfloat16, float16, or auto: bfloat16 on a GPU that has it, and for weights stored so "
+        "on a CPU that has it (AMX, AVX512-BF16)",
     )
     adapter: str | None = Field(None, description="LoRA adapter to start from: a folder or a Hub name")
     adapter_use: str = Field(

@@ -18,7 +18,8 @@ from tiny_math_solver.update.passes import Batch
 from tiny_math_solver.update.scorer import whole_rows
 from tiny_math_solver.update.torch_scorer import FLOAT32_BYTES, torch_pass_bytes
 
-LARGE_PASS, EFFICIENT_PASS = 1 << 30, 1024  # bytes; tokens, beyond which a CPU is no faster
+LARGE_PASS = 1 << 30  # bytes
+EFFICIENT_PASS = 2048  # tokens, beyond which a CPU is no faster
 MAPPED_PASS = 1 << 28  # bytes, beyond which the blocks of a pass are mapped one by one
 STATE = 3  # sizes of what is trained: weights, and the two moments of Adam
 KERNELS_AT_WORK, TORCH_AT_WORK = 200_000_000, 400_000_000  # compiled operators, threads, late imports; measured

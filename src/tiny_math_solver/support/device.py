@@ -81,11 +81,11 @@ def forked_rng(device: torch.device) -> AbstractContextManager[Any]:
 def resolve_dtype(dtype: str, device: str, stored: torch.dtype = torch.float32) -> torch.dtype:
     """The dtype of that name.
 
-    `auto` is bfloat16 on a GPU that computes in it, and on a CPU with AMX for weights `stored` so; else float32.
+    `auto` is bfloat16 on a GPU and, for weights `stored` so, on a CPU that compute in it; else float32.
     """
     if dtype == "auto":
         is_fast = (device == "cuda" and _has_bfloat16()) or (
-            device == "cpu" and stored == torch.bfloat16 and _has_amx()
+            device == "cpu" and stored == torch.bfloat16 and _multiplies_bfloat16()
         )
         return torch.bfloat16 if is_fast else torch.float32
     named = getattr(torch, dtype, None)
@@ -109,9 +109,10 @@ def dtype_note(dtype: str, device: str) -> str:
     return "this GPU only emulates bfloat16, many times slower: dtype float32 is faster here"
 
 
-def _has_amx() -> bool:
-    """True if this CPU multiplies matrices in bfloat16; AVX-512's bfloat16 alone is no faster than float32 kernels."""
-    return bool(torch.cpu.get_capabilities().get("amx_bf16")) if hasattr(torch.cpu, "get_capabilities") else False
+def _multiplies_bfloat16() -> bool:
+    """True if this CPU has instructions for products in bfloat16."""
+    found = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(found.get("amx_bf16") or found.get("avx512_bf16"))
 
 
 def _has_bfloat16() -> bool:
