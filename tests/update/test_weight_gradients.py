@@ -53,6 +53,22 @@ def test_so_it_is_for_two_adapters_one_of_them_frozen(tmp_path: Path, large: Non
     assert (got - expected).norm() / expected.norm() < 1e-4
 
 
+def test_a_pass_in_which_nothing_is_scored_has_no_gradient(tmp_path: Path, large: None):
+    trainer = new_trainer(tmp_path / "run")
+    batches = micro_batches(trainer)
+    for batch in batches:
+        batch["completion_mask"] = torch.zeros_like(batch["completion_mask"])
+    got, loss = own_gradient(trainer, batches)
+    assert loss == 0
+    assert not got.any()
+
+
+def test_a_projection_without_adapter_has_no_sum(tmp_path: Path):
+    scorer = new_trainer(tmp_path / "run", "--lora.target_modules", "[k_proj, up_proj]").update.scorer
+    trained = {linear for layer in scorer.weights.layers for linear in (layer.query_key_value, layer.gate_up)}
+    assert {linear for linear, gradient in scorer.gradients.items() if gradient.nbytes} == trained
+
+
 def test_a_small_model_sums_the_gradients_of_merged_weights(tmp_path: Path):
     scorer = new_trainer(tmp_path / "run").update.scorer
     assert all(type(gradient) is MergedGradient for gradient in scorer.gradients.values())

@@ -129,14 +129,19 @@ def base_linear(module: Any) -> nn.Linear:
 
 def merged_weight(module: Any) -> Tensor:
     """The base weight plus the updates of all active adapters, summed in float32."""
-    base = base_linear(module).weight
-    if hasattr(module, "get_delta_weight") and not module.disable_adapters and not module.merged:
-        active = [name for name in module.active_adapters if name in module.lora_A]
-        if any(module.lora_variant.get(name) or module.lora_bias.get(name) for name in active):
-            raise UnsupportedModelError("an adapter that is not a plain update of a weight")
-        if active:
-            return torch.stack([module.get_delta_weight(name).float() for name in active]).sum(0).add_(base)
-    return base
+    base, active = base_linear(module).weight, active_adapters(module)
+    if any(module.lora_variant.get(name) or module.lora_bias.get(name) for name in active):
+        raise UnsupportedModelError("an adapter that is not a plain update of a weight")
+    if not active:
+        return base
+    return torch.stack([module.get_delta_weight(name).float() for name in active]).sum(0).add_(base)
+
+
+def active_adapters(module: Any) -> list[str]:
+    """The names of the adapters that add to the base weight of a projection; none where they were merged into it."""
+    if not hasattr(module, "get_delta_weight") or module.disable_adapters or module.merged:
+        return []
+    return [name for name in module.active_adapters if name in module.lora_A]
 
 
 def _has_onednn(dtype: torch.dtype, device: torch.device) -> bool:

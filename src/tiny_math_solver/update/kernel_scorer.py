@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from tiny_math_solver.rollouts.linear import Linear
+from tiny_math_solver.rollouts.linear import Linear, active_adapters
 from tiny_math_solver.rollouts.policy_weights import PolicyWeights
 from tiny_math_solver.update.passes import Batch
 from tiny_math_solver.update.ragged import RaggedTokens, ragged
@@ -35,11 +35,10 @@ def unsupported(weights: PolicyWeights, model: Any) -> str:
     linears = [linear for layer in weights.layers for linear in layer.linears]
     trained = {id(p) for p in model.parameters() if p.requires_grad}
     for module in (module for linear in linears for module in linear.modules):
-        for name in getattr(module, "active_adapters", ()):
-            if name in module.lora_A:
-                if not isinstance(module.lora_dropout[name], nn.Identity):
-                    return "LoRA dropout is not supported"
-                trained -= {id(module.lora_A[name].weight), id(module.lora_B[name].weight)}
+        for name in active_adapters(module):
+            if not isinstance(module.lora_dropout[name], nn.Identity):
+                return "LoRA dropout is not supported"
+            trained -= {id(module.lora_A[name].weight), id(module.lora_B[name].weight)}
     return "more than the adapter of the layers is trainable" if trained else ""
 
 
@@ -59,15 +58,11 @@ class KernelScorer:
         assert weights.kernels is not None
         self.kernels, self._layout = weights.kernels, weights.layout
         linears = [linear for layer in weights.layers for linear in layer.linears]
-        merges = weights.dtype == torch.float32 and sum(linear.weight.nbytes for linear in linears) <= MERGED_BYTES
+        is_small = sum(linear.weight.nbytes for linear in linears) <= MERGED_BYTES
+        kind = MergedGradient if is_small and weights.dtype == torch.float32 else AdapterGradient
         self.gradients: dict[Linear, ProjectionGradient] = {
-            linear: MergedGradient(linear, weights) if merges else AdapterGradient(linear, weights)
-            for linear in linears
+            linear: kind(linear, weights) for linear in (*linears, weights.logits)
         }
-        head = weights.logits  # is not trained
-        self.gradients[head] = (
-            MergedGradient(head, weights, is_trained=False) if merges else AdapterGradient(head, weights)
-        )
 
     @property
     def nbytes(self) -> int:
@@ -81,12 +76,8 @@ class KernelScorer:
 
     def pass_bytes(self, tokens: int) -> int:
         width, gate, heads, head_dim, kv_heads = model_sizes(self.weights.config)
-        qkv, layers, size = (
-            (heads + 2 * kv_heads) * head_dim,
-            self.weights.config.num_hidden_layers,
-            self.weights.dtype.itemsize,
-        )
-        kept = (4 * width + heads * head_dim + qkv + 3 * gate) * size + heads * FLOAT32_BYTES
+        layers, size = self.weights.config.num_hidden_layers, self.weights.dtype.itemsize
+        kept = (4 * width + 2 * (heads + kv_heads) * head_dim + 3 * gate) * size + heads * FLOAT32_BYTES
         return tokens * layers * kept + self._logits_tokens * self.weights.logits.columns * size
 
     @property

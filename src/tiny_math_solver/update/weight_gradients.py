@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from tiny_math_solver.rollouts.linear import Linear, base_linear
+from tiny_math_solver.rollouts.linear import Linear, active_adapters, base_linear
 from tiny_math_solver.rollouts.policy_weights import PolicyWeights
 
 
@@ -47,10 +47,10 @@ class ProjectionGradient(Protocol):
 class MergedGradient:
     """Sums up the gradient of a merged weight in panels, by kernels. Implements `ProjectionGradient`."""
 
-    def __init__(self, linear: Linear, weights: PolicyWeights, is_trained: bool = True):
+    def __init__(self, linear: Linear, weights: PolicyWeights):
         assert weights.kernels is not None
         self.linear, self.weights, self.kernels = linear, weights, weights.kernels
-        self.total = torch.zeros(linear.rows if is_trained else 0, linear.weight.shape[1])
+        self.total = torch.zeros(linear.rows if adapters(linear) else 0, linear.weight.shape[1])
         self.transposed = torch.empty(0)  # the weight, in panels as well
 
     def begin(self) -> None:
@@ -60,7 +60,7 @@ class MergedGradient:
 
     def backward(self, out_grad: Tensor, x: Tensor | None, x_grad: Tensor | None) -> None:
         rows, columns = out_grad.shape
-        if x is not None:
+        if x is not None and len(self.total):
             self.kernels.add_weight_gradient(rows, out_grad, columns, x, x.shape[1], self.total)
         if x_grad is not None:
             size = x_grad.shape[1]
@@ -68,7 +68,7 @@ class MergedGradient:
 
     def finish(self) -> None:
         self.transposed = torch.empty(0)  # made anew for each step: rollouts need the memory
-        for part in adapters(self.linear) if len(self.total) else ():
+        for part in adapters(self.linear):
             rows = self.total[part.rows]
             gradient = self.weights.unpaired(rows) if part.is_paired else rows
             _accumulate(part.b, part.scale * gradient @ part.a.detach().T)
@@ -158,10 +158,9 @@ def adapters(linear: Linear) -> list[Adapter]:
     start = 0
     for index, module in enumerate(linear.modules):
         rows = slice(start, start := start + base_linear(module).out_features)
-        for name in getattr(module, "active_adapters", ()):
-            if name in module.lora_A:
-                a, b = module.lora_A[name].weight, module.lora_B[name].weight
-                found.append(Adapter(a, b, module.scaling[name], rows, index < linear.rotary))
+        for name in active_adapters(module):
+            a, b = module.lora_A[name].weight, module.lora_B[name].weight
+            found.append(Adapter(a, b, module.scaling[name], rows, index < linear.rotary))
     return found
 
 
