@@ -8,6 +8,7 @@ from tiny_math_solver.prompts import Prompt
 from tiny_math_solver.rollouts.engine_check import NEW_TOKENS
 from tiny_math_solver.rollouts.speed import DecodeSpeed
 from tiny_math_solver.training.plan import Plan
+from tiny_math_solver.update.share import kept_rows
 
 FORWARD_SHARE = 1 / 3  # of a forward and backward pass
 
@@ -55,16 +56,22 @@ class Pace:
         return replace(self, decode=decode.scaled(seconds / decode.seconds(completions, tokens)), completion=tokens)
 
     def run(self, plan: Plan, dead: float = 0.0) -> Duration | None:
-        """Seconds of a whole run if completions stay as long and `dead` is the share of groups without a gradient."""
+        """Seconds of a whole run if completions stay as long and `dead` is the share of groups without a gradient.
+
+        With `rollouts.replace_dead` each round asks as many problems as groups are dead by then.
+        """
         if self.decode is None:
             return None
         config, steps, tested = plan.config, plan.steps, plan.tested
         per_step, settings = config.completions_per_step, config.evaluation
         test = completions_of(len(tested.test), settings.samples, settings.sampled_problems) + len(tested.unseen)
         dev = (1 + steps // settings.every) * self.decode.seconds(len(plan.splits.dev), self.completion)
-        learned = steps * per_step * (1 - dead) * config.grpo_config.num_iterations
+        rounds, samples = config.rollouts.replace_dead, config.num_generations
+        asked = sum(dead**number for number in range(rounds + 1))
+        learned = steps * per_step * (1 - dead ** (rounds + 1)) * config.grpo_config.num_iterations
+        learned *= kept_rows(samples, config.update.share) / samples
         return Duration(
-            steps * self.decode.seconds(per_step, self.completion),
+            steps * asked * self.decode.seconds(per_step, self.completion),
             learned * (self.completion + self.prompt) / self.update,
             2 * self.decode.seconds(test, self.completion) + dev,
         )
