@@ -18,8 +18,9 @@ from tiny_math_solver.training.measures import is_finite
 
 WITHIN, BEFORE = 5, 10  # logged steps
 LOST = 0.5  # of what there was
-NEEDED = (5.0, 3.5, 2.5, 2.5)  # standard errors that the loss has to exceed, by the number of signs
+NEEDED = (5.0, 3.5, 3.0, 2.5)  # standard errors that the loss has to exceed, by the number of signs
 FORMAT_RISE, SHORTER, ENTROPY_RISE = 0.2, 0.5, 2.0  # signs: a difference of shares, and factors
+TWICE = 0.4  # a rise of the format that counts as two signs
 BLOWN_UP = 3.0, 1.0  # factor and nats a token by which entropy rises where that alone is a collapse
 DAMAGED = 0.1  # of the way from before to after that a sign has gone at a step that is damaged already
 ALIKE = 0.3  # correlation of right answers among the samples of one problem; 0.2 to 0.4 in a 0.5B model on GSM8K
@@ -71,7 +72,8 @@ class _Change:
     def collapse(self) -> Collapse | None:
         signs = self._signs()
         right = self.means(CORRECT)
-        losses = [(self._errors(CORRECT), NEEDED[len(signs)]), (self._errors(REWARD), NEEDED[0])]
+        count = min(len(signs) + self._has_risen(TWICE), len(NEEDED) - 1)
+        losses = [(self._errors(CORRECT), NEEDED[count]), (self._errors(REWARD), NEEDED[0])]
         errors = max((errors for errors, needed in losses if errors >= needed), default=0.0)
         if not errors and not (self._is_noise() and right is not None and right[1] <= right[0]):
             return None
@@ -108,16 +110,21 @@ class _Change:
 
     def _signs(self) -> list[str]:
         """The quantities that changed as in a collapse."""
-        form, length, entropy = self.means(FORMAT), self.means(LENGTH), self.means(ENTROPY)
+        length, entropy = self.means(LENGTH), self.means(ENTROPY)
         return [
             name
             for name, is_sign in (
-                (FORMAT, form is not None and form[1] - form[0] >= FORMAT_RISE * FORMAT_REWARD),
+                (FORMAT, self._has_risen(FORMAT_RISE)),
                 (LENGTH, length is not None and length[1] <= SHORTER * length[0]),
                 (ENTROPY, entropy is not None and entropy[1] >= ENTROPY_RISE * entropy[0]),
             )
             if is_sign
         ]
+
+    def _has_risen(self, share: float) -> bool:
+        """True if so many more of the completions give their answer after ####."""
+        form = self.means(FORMAT)
+        return form is not None and form[1] - form[0] >= share * FORMAT_REWARD
 
     def _is_noise(self) -> bool:
         """True if two steps or more have an entropy that no learning leads to."""
