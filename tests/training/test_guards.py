@@ -78,6 +78,17 @@ def test_each_guard_speaks_for_its_own_trouble_alone(config: Config, later: dict
     assert names(config, {}, later) == expected
 
 
+def test_a_format_that_is_never_sampled_is_said_where_it_is_paid(config: Config):
+    """The policy learns to answer right, and its strict accuracy stays 0. Two in a thousand teach nothing either."""
+    unseen = HEALTHY | {"rewards/format_reward/mean": 0.001}
+    assert findings([unseen] * (2 * WINDOW - 1), config, torch.float32) == []
+    (found,) = findings([HEALTHY] * WINDOW + [unseen] * 2 * WINDOW, config, torch.float32)
+    assert found.name == "format unseen"
+    assert found.text.startswith("0.2% of the completions of 10 steps give their answer after ####")
+    unpaid = load_config(QUICKSTART, ["--grpo.reward_weights", "[1.0, 0.0]"])
+    assert findings([unseen] * 2 * WINDOW, unpaid, torch.float32) == []
+
+
 def test_rounding_of_half_precision_is_no_other_policy(config: Config):
     for pair in ("sampling", "transformers"):
         gap = {f"sampling/{pair}_logp_difference/mean": 0.01}

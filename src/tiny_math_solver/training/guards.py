@@ -220,6 +220,24 @@ def format_without_accuracy(history: History) -> Finding | None:
     )
 
 
+def format_unseen(history: History) -> Finding | None:
+    steps = 2 * WINDOW
+    form = history.mean(FORMAT, history.rows[-steps:])
+    if (
+        form is None
+        or len(history.rows) < steps
+        or form >= 0.01 * FORMAT_REWARD
+        or not history.config.reward_weights[1]
+    ):
+        return None
+    return Finding(
+        "format unseen",
+        f"{form / FORMAT_REWARD:.1%} of the completions of {steps} steps give their answer after ####: what is not "
+        "sampled cannot be learned, and strict accuracy stays near 0; show an example answer in prompt.system, or "
+        "raise grpo.num_generations",
+    )
+
+
 def reward_collapse(history: History) -> Finding | None:
     best, last = history.best("reward"), history.mean("reward")
     if best is None or last is None or best < 0.1 or last >= 0.5 * best:
@@ -255,7 +273,7 @@ def clipping(history: History) -> Finding | None:
 
 GUARDS: tuple[Callable[[History], Finding | None], ...] = (
     no_reward, other_policy, collapsed, dead_groups, truncation, entropy_collapse, length, format_without_accuracy,
-    reward_collapse, kl, clipping,
+    format_unseen, reward_collapse, kl, clipping,
 )  # fmt: skip
 AT_ONCE = (no_reward, other_policy, collapsed)  # the others wait for a full window
 
