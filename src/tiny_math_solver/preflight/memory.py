@@ -107,7 +107,7 @@ def fitted_plan(trainer: MathGRPOTrainer, longest: Longest, evaluated: int) -> M
     size, large = trainer.update.tokens_per_pass, plan
     whole = size.value
     is_cpu = trainer.accelerator.device.type == "cpu"
-    if is_cpu and not _uses_kernels(trainer) and pass_bytes(trainer, longest) > MAPPED_PASS:
+    if is_cpu and pass_bytes(trainer, longest) > MAPPED_PASS:
         map_large_blocks()
     while size.value > longest.tokens:
         is_wasteful = is_cpu and size.value > max(EFFICIENT_PASS, longest.tokens) and _dominates(plan)
