@@ -18,9 +18,9 @@ from tiny_math_solver.training.measures import is_finite
 
 WITHIN, BEFORE = 5, 10  # logged steps
 LOST = 0.5  # of what there was
-NEEDED = (5.0, 3.5, 3.0, 2.5)  # standard errors that the loss has to exceed, by the number of signs
+NEEDED = (5.0, 3.5, 2.5, 2.5)  # standard errors that the loss has to exceed, by the number of signs
 FORMAT_RISE, SHORTER, ENTROPY_RISE = 0.2, 0.5, 2.0  # signs: a difference of shares, and factors
-TWICE = 0.4  # a rise of the format that counts as two signs
+STEEP, STEEP_NEEDED = 0.4, 3.0  # a rise of the format, and the standard errors that suffice beside it
 BLOWN_UP = 3.0, 1.0  # factor and nats a token by which entropy rises where that alone is a collapse
 DAMAGED = 0.1  # of the way from before to after that a sign has gone at a step that is damaged already
 ALIKE = 0.3  # correlation of right answers among the samples of one problem; 0.2 to 0.4 in a 0.5B model on GSM8K
@@ -72,8 +72,8 @@ class _Change:
     def collapse(self) -> Collapse | None:
         signs = self._signs()
         right = self.means(CORRECT)
-        count = min(len(signs) + self._has_risen(TWICE), len(NEEDED) - 1)
-        losses = [(self._errors(CORRECT), NEEDED[count]), (self._errors(REWARD), NEEDED[0])]
+        needed = min(NEEDED[len(signs)], STEEP_NEEDED if self._has_risen(STEEP) else NEEDED[0])
+        losses = [(self._errors(CORRECT), needed), (self._errors(REWARD), NEEDED[0])]
         errors = max((errors for errors, needed in losses if errors >= needed), default=0.0)
         if not errors and not (self._is_noise() and right is not None and right[1] <= right[0]):
             return None
