@@ -22,7 +22,7 @@ LARGE_PASS = 1 << 30  # bytes
 EFFICIENT_PASS = 2048  # tokens, beyond which a CPU is no faster
 MAPPED_PASS = 1 << 28  # bytes, beyond which the blocks of a pass are mapped one by one
 STATE = 3  # sizes of what is trained: weights, and the two moments of Adam
-KERNELS_AT_WORK, TORCH_AT_WORK = 200_000_000, 400_000_000  # compiled operators, threads, late imports; measured
+KERNELS_AT_WORK, TORCH_AT_WORK = 200_000_000, 450_000_000  # compiled operators, threads, late imports; measured
 ROLLOUTS, UPDATE = "rollouts", "update"  # phases
 WEIGHTS, COPY, MERGED, PASS = "weights", "the rollouts' copy", "gradients of merged weights", "a pass of the update"
 
@@ -153,14 +153,15 @@ def memory_plan(trainer: MathGRPOTrainer, longest: Longest, evaluated: int = 0) 
     if device == "cpu":
         rest = resident() - sum(part.size for part in parts if part.held)
         parts.insert(0, Part("Python and its libraries", max(0, rest), held=True))
-        parts.append(Part("more of them at work", KERNELS_AT_WORK if _uses_kernels(trainer) else TORCH_AT_WORK))
+        parts.append(Part("more of them at work", KERNELS_AT_WORK if _is_all_kernels(trainer) else TORCH_AT_WORK))
     sharing = 1 if device == "cuda" else processes.on_this_machine()
     return MemoryPlan(parts, available(device) // sharing)
 
 
-def _uses_kernels(trainer: MathGRPOTrainer) -> bool:
-    """True if the update computes with compiled kernels, which autograd keeps nothing for."""
-    return trainer.update is not None and trainer.update.scorer is not trainer.update.torch_scorer
+def _is_all_kernels(trainer: MathGRPOTrainer) -> bool:
+    """True if the update computes with compiled kernels alone; in bfloat16 its products are oneDNN's."""
+    update = trainer.update
+    return update is not None and update.scorer is not update.torch_scorer and trainer.policy_dtype == torch.float32
 
 
 def _decoding_parts(rollouts: EngineRollouts, trainer: MathGRPOTrainer, longest: Longest, evaluated: int) -> list[Part]:
