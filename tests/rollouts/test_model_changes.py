@@ -20,9 +20,9 @@ from helpers.models import FAMILIES, adapted, ids, small
 from tiny_math_solver.models.ends import causal_lm
 from tiny_math_solver.models.load import load_tokenizer
 from tiny_math_solver.prompts import Prompt
-from tiny_math_solver.rollouts import EngineRollouts, Sampling
+from tiny_math_solver.rollouts import EngineRollouts, Sampling, policy_weights
 from tiny_math_solver.rollouts.engine_check import check_against_transformers
-from tiny_math_solver.rollouts.linear import UnsupportedModelError
+from tiny_math_solver.rollouts.linear import UnsupportedModelError, merged_weight
 
 GREEDY = Sampling(max_new_tokens=20, temperature=0)
 PROMPTS = [Prompt([5 + i, *range(20, 26 + i)], i) for i in range(10)]
@@ -230,6 +230,19 @@ def switched_off(model: Any) -> None:
     model.base_model.disable_adapter_layers()
 
 
+def scaled(model: Any) -> None:
+    for module in model.modules():
+        if hasattr(module, "scale_layer"):
+            module.scale_layer(0.25)
+
+
+def trained(model: Any) -> None:
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    for parameter in parameters:
+        parameter.grad = other(torch.zeros_like(parameter))
+    torch.optim.AdamW(parameters, lr=0.05).step()
+
+
 def loaded_adapter(model: Any) -> None:
     state = {name: other(weight) for name, weight in model.state_dict().items() if "lora_" in name}
     model.load_state_dict(state, strict=False, assign=True)
@@ -237,7 +250,7 @@ def loaded_adapter(model: Any) -> None:
 
 ADAPTER_CHANGES: tuple[Change, ...] = (
     merged_and_unmerged, unloaded, second_adapter, switched_adapter, deleted_adapter, switched_off, loaded_adapter,
-    moved, replaced, written_through_data, more_tokens, prepared,
+    scaled, trained, moved, replaced, written_through_data, more_tokens, prepared,
 )  # fmt: skip
 
 
@@ -264,6 +277,18 @@ def test_an_adapter_that_was_merged_into_the_base_is_seen(engine):
     """PEFT merges through `.data`: same address, same version, other numbers."""
     model: Any = small(FAMILIES["qwen2"]).requires_grad_(False)
     is_changed_as_a_fresh_engine(engine, model, lambda model: adapted(model, r=8).merge_and_unload())
+
+
+def test_a_policy_that_has_not_changed_is_not_merged_again(engine, monkeypatch: pytest.MonkeyPatch):
+    """The update asks for the policy that the rollouts have just merged."""
+    model = adapted(small(FAMILIES["qwen2"]), r=8)
+    weights, merges = engine(model).weights, []
+    monkeypatch.setattr(policy_weights, "merged_weight", lambda module: merges.append(module) or merged_weight(module))
+    weights.sync()
+    assert not merges
+    model.base_model.model.model.layers[1].mlp.down_proj.lora_B["default"].weight.data[3, 2] += 0.5
+    weights.sync()
+    assert merges == [model.base_model.model.model.layers[1].mlp.down_proj]
 
 
 def test_an_adapter_of_the_embedding_that_comes_later_is_refused(engine):

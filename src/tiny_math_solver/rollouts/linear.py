@@ -44,7 +44,7 @@ class Linear:
             self.layout = "onednn" if _has_onednn(dtype, device) else "dense"
             self.weight = torch.empty(rows if self.layout == "dense" else 0, columns, **like)
         self.bias = torch.zeros(self.columns, **like) if bias or self.layout == "panels" else None
-        self._filled_from: list[tuple[Tensor, int, Tensor]] = []  # frozen parameters, their versions and checksums
+        self._filled_from: tuple[list[tuple[Tensor, int, Tensor]], list[float]] = [], []  # versions, checksums, scales
 
     @property
     def modules(self) -> list[Any]:
@@ -52,25 +52,34 @@ class Linear:
         return [getattr(self.owner, name) for name in self.names]
 
     def is_current(self) -> bool:
-        """True if the weights have not changed since the last `fill`: frozen, without adapter, the same numbers."""
-        frozen, seen = self._frozen_parameters(), self._filled_from
-        return len(frozen) == len(seen) > 0 and all(
-            weight.data_ptr() == memory.data_ptr() and weight._version == version and sums.equal(checksums(weight))
-            for weight, (memory, version, sums) in zip(frozen, seen, strict=True)
+        """True if nothing that the weights are made from has changed since the last `fill`."""
+        tensors, scales = self._sources()
+        seen, seen_scales = self._filled_from
+        return (
+            len(tensors) == len(seen)
+            and scales == seen_scales
+            and all(
+                tensor.data_ptr() == memory.data_ptr() and tensor._version == version and sums.equal(checksums(tensor))
+                for tensor, (memory, version, sums) in zip(tensors, seen, strict=True)
+            )
         )
 
-    def _frozen_parameters(self) -> list[Tensor]:
-        """All parameters if none is trained or adapted, else none."""
-        modules = self.modules
-        bases = [base_linear(module) for module in modules]
-        parameters: list[Tensor] = [weight for base in bases for weight in base.parameters()]
-        adapted = any(base is not module for base, module in zip(bases, modules, strict=True))
-        return [] if adapted or any(weight.requires_grad for weight in parameters) else parameters
+    def _sources(self) -> tuple[list[Tensor], list[float]]:
+        """The parameters of the base layers and of their active adapters, and the scales of the latter."""
+        tensors: list[Tensor] = []
+        scales: list[float] = []
+        for module in self.modules:
+            tensors += base_linear(module).parameters()
+            for name in active_adapters(module):
+                tensors += [module.lora_A[name].weight, module.lora_B[name].weight]
+                scales.append(module.scaling[name])
+        return tensors, scales
 
     def fill(self, weight: Tensor, bias: Tensor) -> None:
         """Copy a dense weight `[out, in]` and a bias `[out]`, which were made from the modules' present state."""
         # the memory is kept: after it was freed, other values could come to lie at the same address
-        self._filled_from = [(p.detach(), p._version, checksums(p)) for p in self._frozen_parameters()]
+        tensors, scales = self._sources()
+        self._filled_from = [(t.detach(), t._version, checksums(t)) for t in tensors], scales
         if self.bias is not None:
             self.bias[: self.rows].copy_(bias)
         if self.layout == "onednn":
@@ -134,7 +143,10 @@ def merged_weight(module: Any) -> Tensor:
         raise UnsupportedModelError("an adapter that is not a plain update of a weight")
     if not active:
         return base
-    return torch.stack([module.get_delta_weight(name).float() for name in active]).sum(0).add_(base)
+    merged = module.get_delta_weight(active[0]).float()
+    for name in active[1:]:
+        merged += module.get_delta_weight(name)
+    return merged.add_(base)
 
 
 def active_adapters(module: Any) -> list[str]:

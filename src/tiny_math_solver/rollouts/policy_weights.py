@@ -53,7 +53,7 @@ class PolicyWeights:
         self.sync()
 
     def sync(self) -> None:
-        """Copy the policy in its present state; frozen projections that are still the same are skipped."""
+        """Copy the policy in its present state; projections of which nothing has changed are skipped."""
         if self.layout == 0 or self._form() != self._made_for:
             with torch.inference_mode(False), torch.no_grad():
                 self._make_buffers()

@@ -51,6 +51,7 @@ class KernelScorer:
         self.weights, self.temperature = weights, temperature
         self._make_gradients()
         self.rope_table = torch.empty(0)
+        self._buffers: dict[str, Tensor] = {}  # that all layers and passes of a step compute with, by name
         self.anchor = torch.zeros((), requires_grad=True)  # makes autograd call the backward pass
 
     def _make_gradients(self) -> None:
@@ -77,8 +78,10 @@ class KernelScorer:
     def pass_bytes(self, tokens: int) -> int:
         width, gate, heads, head_dim, kv_heads = model_sizes(self.weights.config)
         layers, size = self.weights.config.num_hidden_layers, self.weights.dtype.itemsize
-        kept = (4 * width + 2 * (heads + kv_heads) * head_dim + 3 * gate) * size + heads * FLOAT32_BYTES
-        return tokens * layers * kept + self._logits_tokens * self.weights.logits.columns * size
+        attention, qkv = heads * head_dim, (heads + 2 * kv_heads) * head_dim
+        kept = (2 * width + attention + qkv + 2 * gate) * size + heads * FLOAT32_BYTES
+        buffers = (3 * width + attention + qkv + 2 * gate) * size
+        return tokens * (layers * kept + buffers) + self._logits_tokens * self.weights.logits.columns * size
 
     @property
     def _logits_tokens(self) -> int:
@@ -99,6 +102,7 @@ class KernelScorer:
         """Add what the passes accumulated to the gradients of the adapter."""
         for gradient in self.gradients.values():
             gradient.finish()
+        self._buffers.clear()
 
     def logprobs(self, batch: Batch) -> Tensor:
         tokens = ragged(batch)
@@ -110,7 +114,7 @@ class KernelScorer:
 
     # -- Forward --------------------------------------------------------------------------------------------------
 
-    def forward(self, tokens: RaggedTokens) -> tuple[Tensor, list["_LayerInputs"], Tensor, Tensor]:
+    def forward(self, tokens: RaggedTokens) -> tuple[Tensor, list["_Kept"], Tensor, Tensor]:
         """`(logprobs of the scored tokens, what the layers keep, last x [N, C], the scored hidden states' gradient)`.
 
         The gradient is that for an incoming gradient of 1 per scored token.
@@ -118,19 +122,15 @@ class KernelScorer:
         weights, kernels = self.weights, self.kernels
         x, saved = weights.embedding.detach()[tokens.ids], []
         for layer in weights.layers:
-            normed = self._norm(x, layer.attention_norm)
-            qkv = layer.query_key_value(normed)
+            qkv = layer.query_key_value.product(self._norm(x, layer.attention_norm))
             self._rotate(qkv, tokens, backward=False)
             attention = x.new_empty(len(x), weights.heads * weights.head_dim)
             log_sum = torch.empty(len(x), weights.heads)
             kernels.attention(*tokens.layout, qkv, attention, log_sum)
             middle = layer.attention_out.product(attention, add=x)
-            middle_normed = self._norm(middle, layer.mlp_norm)
-            gate_up = layer.gate_up(middle_normed)
-            gated = x.new_empty(len(x), gate_up.shape[1] // 2)
-            kernels.swiglu(len(x), gate_up, gated.shape[1], gated)
-            saved.append(_LayerInputs(x, normed, qkv, attention, log_sum, middle, middle_normed, gate_up, gated))
-            x = layer.down.product(gated, add=middle)
+            gate_up = layer.gate_up.product(self._norm(middle, layer.mlp_norm))
+            saved.append(_Kept(x, qkv, attention, log_sum, middle, gate_up))
+            x = layer.down.product(self._gate(gate_up), add=middle)
         hidden = self._norm(x, weights.final_norm)[tokens.sources]
         logprobs, hidden_grad = torch.empty(len(hidden)), torch.empty_like(hidden)
         for start in range(0, len(hidden), self._logits_tokens):
@@ -145,7 +145,7 @@ class KernelScorer:
 
     # -- Backward -------------------------------------------------------------------------------------------------
 
-    def backward(self, tokens: RaggedTokens, saved: list["_LayerInputs"], x: Tensor, hidden_grad: Tensor) -> None:
+    def backward(self, tokens: RaggedTokens, saved: list["_Kept"], x: Tensor, hidden_grad: Tensor) -> None:
         """Accumulate the gradients of the merged weights, from those of the hidden states that were scored."""
         kernels, count = self.kernels, len(x)
         normed_grad = torch.zeros_like(x).index_add_(0, tokens.sources, hidden_grad)
@@ -153,32 +153,39 @@ class KernelScorer:
         self._norm_backward(x, self.weights.final_norm, normed_grad, x_grad, add=False)
         for index, layer in reversed(list(enumerate(self.weights.layers))):
             kept = saved.pop()
-            gated_grad = self._linear_backward(x_grad, layer.down, kept.gated)
-            gate_up_grad = torch.empty_like(kept.gate_up)
-            kernels.swiglu_backward(count, kept.gate_up, kept.gated.shape[1], gated_grad, gate_up_grad)
-            normed_grad = self._linear_backward(gate_up_grad, layer.gate_up, kept.middle_normed)
+            gated_grad = self._linear_backward(x_grad, layer.down, self._gate(kept.gate_up))
+            gate_up_grad = kept.gate_up  # is not needed any more
+            kernels.swiglu_backward(count, kept.gate_up, gated_grad.shape[1], gated_grad, gate_up_grad)
+            normed_grad = self._linear_backward(gate_up_grad, layer.gate_up, self._norm(kept.middle, layer.mlp_norm))
             self._norm_backward(kept.middle, layer.mlp_norm, normed_grad, x_grad, add=True)
             attention_grad = self._linear_backward(x_grad, layer.attention_out, kept.attention)
-            qkv_grad = torch.empty_like(kept.qkv)
+            qkv_grad = self._buffer("qkv gradient", kept.qkv)
             kernels.attention_backward(*tokens.layout, kept.qkv, kept.attention, kept.log_sum, attention_grad, qkv_grad)
             self._rotate(qkv_grad, tokens, backward=True)
+            normed = self._norm(kept.x, layer.attention_norm)
             if index:
-                normed_grad = self._linear_backward(qkv_grad, layer.query_key_value, kept.normed)
+                normed_grad = self._linear_backward(qkv_grad, layer.query_key_value, normed)
                 self._norm_backward(kept.x, layer.attention_norm, normed_grad, x_grad, add=True)
             else:  # nothing below is trained
-                self.gradients[layer.query_key_value].backward(qkv_grad, kept.normed, None)
+                self.gradients[layer.query_key_value].backward(qkv_grad, normed, None)
 
     def _linear_backward(self, out_grad: Tensor, linear: Linear, x: Tensor) -> Tensor:
         """Accumulate the gradients of a projection's adapters, return that of its input `x`."""
-        x_grad = torch.empty_like(x)
+        x_grad = self._buffer(f"gradient of {x.shape[1]} inputs", x)
         self.gradients[linear].backward(out_grad, x, x_grad)
         return x_grad
 
     # -- Kernels of one operation ---------------------------------------------------------------------------------
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
-        out = torch.empty_like(x)
+        out = self._buffer("normed", x)
         self.kernels.rms_norm(len(x), x, weight, self.weights.eps, x.shape[1], out)
+        return out
+
+    def _gate(self, gate_up: Tensor) -> Tensor:
+        size = gate_up.shape[1] // 2
+        out = self._buffer("gated", gate_up, size)
+        self.kernels.swiglu(len(gate_up), gate_up, size, out)
         return out
 
     def _norm_backward(self, x: Tensor, weight: Tensor, out_grad: Tensor, x_grad: Tensor, add: bool) -> None:
@@ -188,23 +195,28 @@ class KernelScorer:
         scale = self.weights.head_dim**-0.5
         self.kernels.rotary(len(qkv), qkv, tokens.positions, self.rope_table, scale, backward)
 
+    def _buffer(self, name: str, like: Tensor, columns: int | None = None) -> Tensor:
+        """A tensor `[N, columns]`, by default shaped as `like`, whose values last until the next use of the name."""
+        columns = like.shape[1] if columns is None else columns
+        size, held = len(like) * columns, self._buffers.get(name)
+        if held is None or len(held) < size:
+            held = self._buffers[name] = like.new_empty(size)
+        return held[:size].view(len(like), columns)
 
-class _LayerInputs(NamedTuple):
-    """Tensors of a layer's forward pass that its backward pass needs."""
+
+class _Kept(NamedTuple):
+    """What a layer keeps for its backward pass; norms and gates are computed again."""
 
     x: Tensor  # [N, C]
-    normed: Tensor
     qkv: Tensor  # rotated
     attention: Tensor  # [N, H · D]
     log_sum: Tensor  # [N, H]: log Σ e^score
     middle: Tensor  # between attention and MLP
-    middle_normed: Tensor
     gate_up: Tensor  # [N, 2 M]
-    gated: Tensor
 
 
 class _Score(torch.autograd.Function):
-    """Log-probabilities of a batch's scored tokens; its backward pass fills the scorer's `weight_grads`."""
+    """Log-probabilities of a batch's scored tokens; its backward pass fills the scorer's `gradients`."""
 
     @staticmethod
     def forward(ctx: Any, anchor: Tensor, scorer: KernelScorer, tokens: RaggedTokens) -> Tensor:
