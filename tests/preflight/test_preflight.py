@@ -162,15 +162,18 @@ def test_the_plan_counts_what_is_there(training: Any):
 
 
 def test_a_pass_keeps_about_what_the_plan_says(training: Any):
-    """The activations that the layers of a forward pass keep, against the plan without its logits."""
+    """What the layers of a pass keep and the buffers they share, against the plan without its logits."""
     trainer, longest = training.trainer, Longest(50, 112)
     scorer, tokens_per_pass = trainer.update.scorer, trainer.update.tokens_per_pass.value
     rows = tokens_per_pass // longest.tokens
     batch = made_up_rows(rows, longest, "cpu")
     scorer.begin()
     scorer.logprobs(batch)  # makes its tables
-    _, saved, *_ = scorer.forward(ragged(batch))
+    tokens = ragged(batch)
+    _, saved, *on_the_way_down = scorer.forward(tokens)
     kept = sum(tensor.nbytes for layer in saved for tensor in layer)
+    scorer.backward(tokens, saved, *on_the_way_down)
+    kept += sum(buffer.nbytes for buffer in scorer._buffers.values())
     planned = pass_bytes(trainer, longest) - LOGITS_TOKENS * trainer.model.config.vocab_size * 4
     assert kept == pytest.approx(planned * rows * longest.tokens / tokens_per_pass, rel=0.1)
 

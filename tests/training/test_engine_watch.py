@@ -60,7 +60,7 @@ def test_the_check_is_repeated_on_the_prepared_model_and_on_the_first_update(tmp
     result = run(tmp_path / "run")
     assert result.stopped is None
     assert result.events == []
-    assert checks == [(False, 4), (True, 4)]
+    assert checks == [(False, engine_watch.PROMPTS), (True, engine_watch.PROMPTS)]
 
 
 def test_it_waits_for_an_update_while_the_learning_rate_is_zero(tmp_path: Path, checks):
@@ -123,7 +123,7 @@ def test_a_resumed_run_checks_the_adapter_that_was_loaded(tmp_path: Path, checks
     checks.clear()
     result = run(tmp_path / "run", "--grpo.save_steps", "1", "--grpo.max_steps", "5", resume=True)
     assert result.stopped is None
-    assert checks == [(True, 4), (True, 4)]
+    assert checks == [(True, engine_watch.PROMPTS)] * 2
 
 
 def test_it_draws_no_random_number():

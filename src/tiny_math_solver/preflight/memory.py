@@ -11,7 +11,7 @@ from tiny_math_solver.rollouts.engine import SMALL_CACHE_BYTES
 from tiny_math_solver.rollouts.speed import DecodeSpeed
 from tiny_math_solver.support import processes
 from tiny_math_solver.support.device import forked_rng, synchronize
-from tiny_math_solver.support.memory import available, map_large_blocks, readable, resident
+from tiny_math_solver.support.memory import available, readable, resident
 from tiny_math_solver.support.out_of_memory import retry_on_oom
 from tiny_math_solver.training.trainer import MathGRPOTrainer
 from tiny_math_solver.update.passes import Batch
@@ -20,7 +20,6 @@ from tiny_math_solver.update.torch_scorer import FLOAT32_BYTES, torch_pass_bytes
 
 LARGE_PASS = 1 << 30  # bytes
 EFFICIENT_PASS = 2048  # tokens, beyond which a CPU is no faster
-MAPPED_PASS = 1 << 28  # bytes, beyond which the blocks of a pass are mapped one by one
 STATE = 3  # sizes of what is trained: weights, and the two moments of Adam
 KERNELS_AT_WORK, TORCH_AT_WORK = 200_000_000, 450_000_000  # compiled operators, threads, late imports; measured
 ROLLOUTS, UPDATE = "rollouts", "update"  # phases
@@ -107,8 +106,6 @@ def fitted_plan(trainer: MathGRPOTrainer, longest: Longest, evaluated: int) -> M
     size, large = trainer.update.tokens_per_pass, plan
     whole = size.value
     is_cpu = trainer.accelerator.device.type == "cpu"
-    if is_cpu and pass_bytes(trainer, longest) > MAPPED_PASS:
-        map_large_blocks()
     while size.value > longest.tokens:
         is_wasteful = is_cpu and size.value > max(EFFICIENT_PASS, longest.tokens) and _dominates(plan)
         if plan.fits and not is_wasteful:

@@ -10,7 +10,7 @@ from tiny_math_solver.rollouts.policy_weights import Layer, PolicyWeights
 from tiny_math_solver.rollouts.sampling import Sampling, draw
 
 PREFILL_TOKENS = 16384  # of one prefill pass, padding included
-CPU_PREFILL_BYTES = 1 << 28  # of what a layer of such a pass takes; more is no faster there
+CPU_PREFILL_BYTES = 1 << 26  # of what a layer of such a pass takes; more is slower there, and pads more
 
 
 class Decoder(ABC):

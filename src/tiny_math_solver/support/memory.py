@@ -4,7 +4,7 @@ import contextlib
 import ctypes
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ import psutil
 from tiny_math_solver.support.device import free_gpu_memory
 
 NO_LIMIT = 1 << 62  # bytes
-M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+LARGEST_HEAP_BLOCK = 1 << 25  # bytes: what glibc's own limit grows to
 
 
 def resident() -> int:
@@ -31,15 +32,24 @@ def give_back() -> None:
         trim(0)
 
 
-def map_large_blocks() -> None:
+@contextlib.contextmanager
+def large_blocks_mapped() -> Iterator[None]:
     """Have glibc's malloc map every block of a megabyte and more on its own, and so return it as soon as it is freed.
 
     By itself it comes to take blocks of up to 32 MB from its heap, where those that a backward pass waits for lie
-    between freed ones of other sizes: a pass was seen to hold 1.8 times what autograd keeps. Mapping costs time, so it
-    is for passes that take much memory.
+    between freed ones of other sizes: a pass was seen to hold 1.8 times what autograd keeps. Mapping costs time, a
+    quarter of a decoding step's, so it is for passes that take much memory, and the heap's limits of before return.
     """
-    if mallopt := _glibc("mallopt"):
-        mallopt(M_MMAP_THRESHOLD, 1 << 20)
+    mallopt = _glibc("mallopt")
+    if mallopt is None:
+        yield
+        return
+    mallopt(M_TRIM_THRESHOLD, 2 * LARGEST_HEAP_BLOCK)  # it would fall back to 128 kB
+    mallopt(M_MMAP_THRESHOLD, 1 << 20)
+    try:
+        yield
+    finally:
+        mallopt(M_MMAP_THRESHOLD, LARGEST_HEAP_BLOCK)
 
 
 @functools.cache

@@ -15,7 +15,7 @@ from tiny_math_solver.support import processes
 from tiny_math_solver.support.errors import EXIT_LEARNED_NOTHING, StoppedError
 from tiny_math_solver.training.trainer import MathGRPOTrainer
 
-PROMPTS = 4  # of a repeated check, which takes 20 ms with the embedded model
+PROMPTS = 2  # of a repeated check, which takes seconds with a large model on a CPU
 
 
 class EngineWatch(TrainerCallback):

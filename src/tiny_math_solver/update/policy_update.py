@@ -3,6 +3,7 @@
 The loss is TRL's. It asks for the log-probabilities of the pass under way, which a `Scorer` computes.
 """
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,10 +12,12 @@ import torch
 from torch import Tensor
 
 from tiny_math_solver.support.batch_size import BatchSize
+from tiny_math_solver.support.memory import large_blocks_mapped
 from tiny_math_solver.update.passes import Batch, passes, rows_by_length, select_rows, trimmed
 from tiny_math_solver.update.scorer import Scorer
 from tiny_math_solver.update.torch_scorer import TorchScorer
 
+MAPPED_PASS = 1 << 28  # bytes, beyond which the blocks of a pass on a CPU are mapped one by one
 COMPARED_ROWS = 8  # of the scorer with the model's own modules
 SAMPLED = "sampling_per_token_logps"  # TRL's name for the log-probabilities of the rollouts
 GAP, LARGEST_GAP = "sampling/sampling_logp_difference/mean", "sampling/sampling_logp_difference/max"
@@ -74,21 +77,22 @@ class PolicyUpdate:
         elif not compare:
             result.excused |= dict.fromkeys((GAP_TO_TRANSFORMERS, LARGEST_TO_TRANSFORMERS), "compared every few steps")
         scored: list[Tensor] = []  # of each pass, tokens with a gradient
-        for part in passes(
-            self.window,
-            self.loss_type,
-            self.tokens_per_pass.value,
-            skip_zero_advantage=self.skip_zero_advantage,
-            by_group=self.scorer.by_group,
-            share=self.share,
-        ):
-            self._pass = part.batch
-            loss = loss_of(part.batch) * part.weight
-            backward(loss)
-            result.loss += loss.detach()
-            scored.append(part.batch["completion_mask"].sum())
-            if (sampled := part.batch.get(SAMPLED)) is not None:
-                gaps.append((self._pass_logprobs - sampled).abs()[part.batch["completion_mask"].bool()])
+        with large_blocks_mapped() if self._is_mapped(device) else contextlib.nullcontext():
+            for part in passes(
+                self.window,
+                self.loss_type,
+                self.tokens_per_pass.value,
+                skip_zero_advantage=self.skip_zero_advantage,
+                by_group=self.scorer.by_group,
+                share=self.share,
+            ):
+                self._pass = part.batch
+                loss = loss_of(part.batch) * part.weight
+                backward(loss)
+                result.loss += loss.detach()
+                scored.append(part.batch["completion_mask"].sum())
+                if (sampled := part.batch.get(SAMPLED)) is not None:
+                    gaps.append((self._pass_logprobs - sampled).abs()[part.batch["completion_mask"].bool()])
         self.scorer.finish()
         for parameter in self.model.parameters():
             # an optimizer skips a parameter whose gradient is None; a zero still applies decay and momentum
@@ -96,6 +100,9 @@ class PolicyUpdate:
                 parameter.grad = torch.zeros_like(parameter)
         self._measure(result, torch.cat(gaps), scored)
         return result
+
+    def _is_mapped(self, device: torch.device) -> bool:
+        return device.type == "cpu" and self.scorer.pass_bytes(self.tokens_per_pass.value) > MAPPED_PASS
 
     def _measure(self, result: UpdateResult, gaps: Tensor, scored: list[Tensor]) -> None:
         """Add entropy and gaps to the metrics, or why there are none; `scored` counts the tokens of each pass."""
