@@ -283,7 +283,12 @@ def test_a_policy_that_has_not_changed_is_not_merged_again(engine, monkeypatch: 
     """The update asks for the policy that the rollouts have just merged."""
     model = adapted(small(FAMILIES["qwen2"]), r=8)
     weights, merges = engine(model).weights, []
-    monkeypatch.setattr(policy_weights, "merged_weight", lambda module: merges.append(module) or merged_weight(module))
+
+    def noted(module: Any) -> torch.Tensor:
+        merges.append(module)
+        return merged_weight(module)
+
+    monkeypatch.setattr(policy_weights, "merged_weight", noted)
     weights.sync()
     assert not merges
     model.base_model.model.model.layers[1].mlp.down_proj.lora_B["default"].weight.data[3, 2] += 0.5
