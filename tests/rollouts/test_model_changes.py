@@ -151,11 +151,15 @@ def rotation_written_to(model: Any) -> None:
     causal_lm(model).model.rotary_emb.inv_freq.mul_(1.5)
 
 
-def trained_on(model: Any) -> None:
-    parameters = [p.requires_grad_(True) for p in model.parameters()]
+def trained(model: Any) -> None:
+    parameters = [p for p in model.parameters() if p.requires_grad]
     for parameter in parameters:
         parameter.grad = other(torch.zeros_like(parameter))
     torch.optim.AdamW(parameters, lr=0.05, fused=True).step()
+
+
+def trained_on(model: Any) -> None:
+    trained(model.requires_grad_(True))
 
 
 CHANGES: tuple[Change, ...] = (
@@ -234,13 +238,6 @@ def scaled(model: Any) -> None:
     for module in model.modules():
         if hasattr(module, "scale_layer"):
             module.scale_layer(0.25)
-
-
-def trained(model: Any) -> None:
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    for parameter in parameters:
-        parameter.grad = other(torch.zeros_like(parameter))
-    torch.optim.AdamW(parameters, lr=0.05).step()
 
 
 def loaded_adapter(model: Any) -> None:

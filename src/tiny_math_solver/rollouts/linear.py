@@ -55,14 +55,13 @@ class Linear:
         """True if nothing that the weights are made from has changed since the last `fill`."""
         tensors, scales = self._sources()
         seen, seen_scales = self._filled_from
-        return (
-            len(tensors) == len(seen)
-            and scales == seen_scales
-            and all(
-                tensor.data_ptr() == memory.data_ptr() and tensor._version == version and sums.equal(checksums(tensor))
-                for tensor, (memory, version, sums) in zip(tensors, seen, strict=True)
-            )
-        )
+        if len(tensors) != len(seen) or scales != seen_scales:
+            return False
+        pairs = list(zip(tensors, seen, strict=True))
+        return all(  # what is cheap first
+            tensor.data_ptr() == memory.data_ptr() and tensor._version == version
+            for tensor, (memory, version, _) in pairs
+        ) and all(sums.equal(checksums(tensor)) for tensor, (_, _, sums) in pairs)
 
     def _sources(self) -> tuple[list[Tensor], list[float]]:
         """The parameters of the base layers and of their active adapters, and the scales of the latter."""

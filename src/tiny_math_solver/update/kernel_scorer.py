@@ -51,13 +51,13 @@ class KernelScorer:
         self.weights, self.temperature = weights, temperature
         self._make_gradients()
         self.rope_table = torch.empty(0)
-        self._buffers: dict[str, Tensor] = {}  # that all layers and passes of a step compute with, by name
         self.anchor = torch.zeros((), requires_grad=True)  # makes autograd call the backward pass
 
     def _make_gradients(self) -> None:
         weights = self.weights
         assert weights.kernels is not None
         self.kernels, self._layout = weights.kernels, weights.layout
+        self._buffers: dict[str, Tensor] = {}  # that all layers and passes of a step compute with, by name
         linears = [linear for layer in weights.layers for linear in layer.linears]
         is_small = sum(linear.weight.nbytes for linear in linears) <= MERGED_BYTES
         kind = MergedGradient if is_small and weights.dtype == torch.float32 else AdapterGradient
