@@ -23,7 +23,14 @@ from tiny_math_solver.support.errors import EXIT_LEARNED_NOTHING, StoppedError
 from tiny_math_solver.train import train
 from tiny_math_solver.training.generation import Generation
 from tiny_math_solver.training.guards import findings
-from tiny_math_solver.training.measures import ALWAYS, QUANTITIES, expected_quantities, not_finite, unmeasured
+from tiny_math_solver.training.measures import (
+    ALWAYS,
+    QUANTITIES,
+    expected_quantities,
+    not_finite,
+    share_without_gradient,
+    unmeasured,
+)
 from tiny_math_solver.training.step_metrics import StepMetrics
 from tiny_math_solver.training.trainer import MathGRPOTrainer
 from tiny_math_solver.training.watchdog import Watchdog
@@ -363,3 +370,24 @@ def test_a_step_of_several_batches_is_dropped_for_any_of_them(tmp_path: Path, mo
     result = run(tmp_path / "run", *two, "--grpo.per_device_train_batch_size", "8")
     assert "step 2: reward of a function is nan" in str(result.stopped)
     assert batches[0] == 4
+
+
+def test_groups_without_a_gradient_are_counted_by_their_rewards():
+    """Rows at the mean of a group that differs are no such group, nor is it one that rounding makes differ."""
+    advantages = torch.tensor([0.0, 0.0, 1.2, -1.2, 3e-8, -3e-8, 0.0, 0.0])
+    assert share_without_gradient(advantages, torch.tensor([0, 0, 0, 0, 7, 7, 7, 2])) == 0.5
+
+
+def test_advantages_over_the_batchs_deviation_leave_the_count_as_it_is(tmp_path: Path):
+    """TRL's own count is then 0 or 1, and the guards that go by it would be blind."""
+    batch = ["--grpo.per_device_train_batch_size", "64", "--grpo.num_generations", "4", "--grpo.scale_rewards", "batch"]
+    done, shares = run(tmp_path / "run", *batch), []
+    completions = rows(done.folder / "rollouts.jsonl")
+    for row in done.metrics:
+        groups: dict[str, set[float]] = {}
+        for completion in completions:
+            if completion["step"] == row["step"]:
+                groups.setdefault(completion["id"], set()).add(sum(completion["rewards"].values()))
+        shares.append(sum(len(rewards) == 1 for rewards in groups.values()) / len(groups))
+        assert row["frac_reward_zero_std"] == pytest.approx(shares[-1])
+    assert any(0 < share < 1 for share in shares)

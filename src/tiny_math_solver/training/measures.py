@@ -8,6 +8,9 @@ import math
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from tiny_math_solver.grading.grade import REWARDS
 from tiny_math_solver.rollouts import EngineRollouts
 from tiny_math_solver.runs.events import EventLog
@@ -25,6 +28,7 @@ CLIPPING_LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo")  # for which TRL 
 SCORES = ("accuracy", "strict_accuracy", "mean_tokens", "finished")  # of an evaluation
 GAPS = (GAP, LARGEST_GAP)
 GAPS_TO_TRANSFORMERS = (GAP_TO_TRANSFORMERS, LARGEST_TO_TRANSFORMERS)
+EQUAL = 1e-5  # advantages that rounding alone makes of equal rewards
 QUANTITIES = (*ALWAYS, "loss", "grad_norm", "kl", CLIPPED, *GAPS, *GAPS_TO_TRANSFORMERS)
 
 
@@ -61,6 +65,13 @@ def not_finite(values: Mapping[str, Iterable[float]]) -> list[str]:
         for name in QUANTITIES
         if not all(map(is_finite, values.get(name, ())))
     ]
+
+
+def share_without_gradient(advantages: Tensor, group: Tensor) -> float:
+    """The share of the completions `[B]` in groups whose rewards are all the same."""
+    differs = (advantages.abs() > EQUAL).float()
+    differing = torch.zeros(int(group.max()) + 1, device=group.device).index_add(0, group, differs)
+    return (differing[group] == 0).float().mean().item()
 
 
 def require_scores(block: Mapping[str, Any], what: str, step: int, events: EventLog) -> None:

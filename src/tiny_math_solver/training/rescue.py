@@ -124,10 +124,15 @@ class Rescue(TrainerCallback):
         self.trainer.buffer.drop()
 
     def _change(self) -> dict[str, Any]:
-        """Change one setting more than so far, the third time and later two; returns them with their new values."""
+        """Change one thing more than so far, the third time and later two; returns the settings with their new values.
+
+        Where a group differs in the format alone, dividing by the group's own standard deviation would undo what the
+        weight of the format does; so with a lower weight, advantages are divided by that of the batch.
+        """
         changes_weight = len(self.rows) != 1 and self.given.reward_weights[1] != 0
         changes_rate = len(self.rows) > 0 or not changes_weight
         changed: dict[str, Any] = {}
+        scale = self.config.grpo_config.scale_rewards
         if changes_weight:
             self.weight_factor *= WEIGHT
         if changes_rate:
@@ -136,16 +141,21 @@ class Rescue(TrainerCallback):
         self._set_config()
         if changes_weight:
             changed["grpo.reward_weights"] = list(self.config.reward_weights)
+        if self.config.grpo_config.scale_rewards != scale:
+            changed["grpo.scale_rewards"] = self.config.grpo_config.scale_rewards
         if changes_rate:
             changed["grpo.learning_rate"] = self.config.grpo["learning_rate"]
         return changed
 
     def _set_config(self) -> None:
         """Apply the factors to what is configured, and the weights to the trainer."""
-        correct, form = self.given.reward_weights
-        rate = _rounded(self.rate_factor * self.given.grpo_config.learning_rate)
+        (correct, form), args = self.given.reward_weights, self.given.grpo_config
+        rate = _rounded(self.rate_factor * args.learning_rate)
         weights = [correct, _rounded(self.weight_factor * form)]
-        self.config = self.given.while_training(reward_weights=weights, learning_rate=rate)
+        is_weight_undone = args.scale_rewards == "group" and args.multi_objective_aggregation == "sum_then_normalize"
+        scale = "batch" if self.weight_factor != 1 and is_weight_undone else args.scale_rewards
+        self.config = self.given.while_training(reward_weights=weights, learning_rate=rate, scale_rewards=scale)
+        self.trainer.scale_rewards = scale
         of_trainer = self.trainer.reward_weights
         of_trainer[: len(weights)] = torch.tensor(weights, dtype=of_trainer.dtype)
 

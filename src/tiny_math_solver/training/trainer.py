@@ -32,6 +32,7 @@ from tiny_math_solver.support import processes
 from tiny_math_solver.support.out_of_memory import retry_on_oom
 from tiny_math_solver.training.batches import Batches
 from tiny_math_solver.training.generation import DatasetRow, Generation
+from tiny_math_solver.training.measures import share_without_gradient
 from tiny_math_solver.training.recorder import Recorder
 from tiny_math_solver.training.step_metrics import StepMetrics
 from tiny_math_solver.training.trl_state import GenerationBuffer, LoggedMetrics, Mark
@@ -146,6 +147,9 @@ class MathGRPOTrainer(GRPOTrainer):
             self._count_stopped(mark)
         self.logged.add(self.batches.metrics)
         output["group"] = torch.tensor([row["group"] for row in inputs], device=output["advantages"].device)
+        if self.scale_rewards == "batch":  # of which TRL sees no group without a gradient
+            shares = processes.gather(share_without_gradient(output["advantages"], output["group"]))
+            self.logged.replace(mark, "frac_reward_zero_std", sum(shares) / len(shares))
         if self.update is not None and self.update.share < 1:
             self._drop_rows(output, self.update.share)
         if not bool(output["advantages"].isfinite().all()):
