@@ -152,8 +152,8 @@ def test_one_thing_is_changed_at_a_time_and_the_third_time_both():
         changes.append(run.rescue.rows[-1]["changed"])
     assert changes == [
         {"grpo.reward_weights": [1.0, 0.2]},
-        {"grpo.learning_rate": 5e-4},
-        {"grpo.reward_weights": [1.0, 0.04], "grpo.learning_rate": 2.5e-4, "grpo.scale_rewards": "batch"},
+        {"grpo.learning_rate": 5e-4, "grpo.scale_rewards": "batch"},
+        {"grpo.reward_weights": [1.0, 0.04], "grpo.learning_rate": 2.5e-4},
         {"grpo.reward_weights": [1.0, 0.008], "grpo.learning_rate": 1.25e-4},
     ]
     assert run.trainer.reward_weights.tolist() == pytest.approx([1.0, 0.008])

@@ -127,7 +127,7 @@ class Rescue(TrainerCallback):
         """Change one thing more than so far, the third time and later two; returns the settings with their new values.
 
         Where a group differs in the format alone, dividing by the group's own standard deviation undoes what the weight
-        of the format does. So if a lower weight has not helped, the next one comes with that of the batch.
+        of the format does. If a lower weight has not helped, that of the batch lets it count from the second time on.
         """
         changes_weight = len(self.rows) != 1 and self.given.reward_weights[1] != 0
         changes_rate = len(self.rows) > 0 or not changes_weight
@@ -153,7 +153,8 @@ class Rescue(TrainerCallback):
         rate = _rounded(self.rate_factor * args.learning_rate)
         weights = [correct, _rounded(self.weight_factor * form)]
         is_weight_undone = args.scale_rewards == "group" and args.multi_objective_aggregation == "sum_then_normalize"
-        scale = "batch" if self.weight_factor < WEIGHT and is_weight_undone else args.scale_rewards
+        has_not_helped = self.weight_factor != 1 and self.rate_factor != 1
+        scale = "batch" if has_not_helped and is_weight_undone else args.scale_rewards
         self.config = self.given.while_training(reward_weights=weights, learning_rate=rate, scale_rewards=scale)
         self.trainer.scale_rewards = scale
         of_trainer = self.trainer.reward_weights
