@@ -2,10 +2,13 @@
 
 import gc
 import os
+import shutil
 import sys
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when huggingface_hub is imported
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+if not shutil.which("nvidia-smi"):  # without a GPU Triton interprets its kernels; it decides so when it is imported
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from collections.abc import Iterator
 from pathlib import Path

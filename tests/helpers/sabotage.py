@@ -2,7 +2,7 @@
 
 import pytest
 
-from tiny_math_solver.rollouts.policy_weights import PolicyWeights
+from tiny_math_solver.policy.weights import PolicyWeights
 
 
 def without_the_adapter(monkeypatch: pytest.MonkeyPatch) -> None:

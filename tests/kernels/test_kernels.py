@@ -152,7 +152,7 @@ def test_a_row_of_100_000_tokens_needs_no_large_stack(library):
     """Catches scores on the stack, of which a thread may have half a megabyte: such a row's take one."""
     length, generator = 2**17, torch.Generator().manual_seed(0)
     qkv = torch.randn(8, 32, generator=generator)
-    keys, values = torch.randn(2, 1, length, 2, 32, generator=generator)
+    cached = torch.randn(length, 8, 32, generator=generator)
     rope = torch.tensor([1.0, 0.0]).repeat(length + 1, 16)  # turns nothing
     prompts = torch.zeros(2, 1, 2, length, 32)
     arguments = decode_arguments(library, 1) | {
@@ -164,14 +164,15 @@ def test_a_row_of_100_000_tokens_needs_no_large_stack(library):
     before = threading.stack_size(2**19)
     try:
         with ThreadPoolExecutor(1) as small:
-            small.submit(lambda: library.cache_prompts(1, length, keys, values, place, *prompts, length)).result()
+            starts, lengths = torch.tensor([0]), torch.tensor([length])
+            small.submit(lambda: library.cache_prompts(1, cached, starts, lengths, place, *prompts, length)).result()
             small.submit(lambda: library.decode_attention(*arguments.values())).result()
     finally:
         threading.stack_size(before)
     own_key, own_value = qkv[4:6], qkv[6:]
     for head in range(4):
-        all_keys = torch.cat([keys[0, :, head // 2], own_key[head // 2][None]]).double()
-        all_values = torch.cat([values[0, :, head // 2], own_value[head // 2][None]]).double()
+        all_keys = torch.cat([cached[:, 4 + head // 2], own_key[head // 2][None]]).double()
+        all_values = torch.cat([cached[:, 6 + head // 2], own_value[head // 2][None]]).double()
         expected = (all_keys @ qkv[head].double()).softmax(0) @ all_values
         assert torch.allclose(arguments["out"][head].double(), expected, atol=1e-4)
 
@@ -215,12 +216,16 @@ def test_the_switch_checks_the_contents_of_every_kernel(checked, library):
         given = dict(zip(names, segments, strict=True)) | {name: whole(values) for name, values in changed.items()}
         return 1, *given.values(), *state
 
+    def cached(length: int, start: int = 0) -> tuple[Any, ...]:
+        return 1, floats(17, 8, 32), whole([start]), whole([length])
+
     one, done = whole([1, 1]), whole([False, False])
     wrong: list[tuple[str, tuple[Any, ...], str]] = [
         ("embed", (2, whole([[3], [64]]), 1, one, floats(64, 32), 32, floats(2, 32)), "tokens below V"),
         ("embed", (2, whole([[3], [6]]), 1, whole([1, 2]), floats(64, 32), 32, floats(2, 32)), "generated in 1 … col"),
-        ("cache_prompts", (1, 9, floats(9, 64), floats(9, 64), whole([3]), keys, keys, 16), "places below slots"),
-        ("cache_prompts", (1, 17, floats(17, 64), floats(17, 64), whole([0]), keys, keys, 16), "length up to capacity"),
+        ("cache_prompts", (*cached(9), whole([3]), keys, keys, 16), "places below slots"),
+        ("cache_prompts", (*cached(17), whole([0]), keys, keys, 16), "lengths up to capacity"),
+        ("cache_prompts", (*cached(9, start=9), whole([0]), keys, keys, 16), "prompts within the tokens"),
         ("draw", (2, logits, whole([0, 2]), 64, 64, 1.0, None, *drawn, one, done), "logits_row below the rows"),
         ("draw", (2, logits, None, 64, 64, 1.0, None, *drawn, whole([1, 5]), done), "generated below columns"),
         ("draw", (2, logits, None, 64, 65, 1.0, None, *drawn, one, done), "V up to stride"),

@@ -26,7 +26,8 @@ from tiny_math_solver.support.errors import EXIT_LEARNED_NOTHING
 from tiny_math_solver.support.memory import readable
 from tiny_math_solver.training.build import build_training
 from tiny_math_solver.training.plan import prepare
-from tiny_math_solver.update.kernel_scorer import LOGITS_TOKENS, ragged
+from tiny_math_solver.update.merged_scorer import LOGITS_TOKENS
+from tiny_math_solver.update.ragged import ragged
 
 SHORT = [
     "--problems.train", "64", "--problems.test", "8", "--problems.dev", "8",
@@ -170,9 +171,9 @@ def test_a_pass_keeps_about_what_the_plan_says(training: Any):
     scorer.begin()
     scorer.logprobs(batch)  # makes its tables
     tokens = ragged(batch)
-    _, saved, *on_the_way_down = scorer.forward(tokens)
-    kept = sum(tensor.nbytes for layer in saved for tensor in layer)
-    scorer.backward(tokens, saved, *on_the_way_down)
+    logprobs, of_pass = scorer.forward(tokens)
+    kept = sum(tensor.nbytes for layer in of_pass.layers for tensor in layer)
+    scorer.backward(tokens, of_pass, torch.ones_like(logprobs))
     kept += sum(buffer.nbytes for buffer in scorer._buffers.values())
     planned = pass_bytes(trainer, longest) - LOGITS_TOKENS * trainer.model.config.vocab_size * 4
     assert kept == pytest.approx(planned * rows * longest.tokens / tokens_per_pass, rel=0.1)

@@ -11,12 +11,12 @@ from transformers import AutoModelForCausalLM, GPT2Config, Qwen3Config
 
 from helpers.models import FAMILIES, adapted, ids, small
 from tiny_math_solver.models.load import load_model
+from tiny_math_solver.policy.linear import UnsupportedModelError
 from tiny_math_solver.problems.embedded import embedded_problems
 from tiny_math_solver.prompts import Prompt, chat_messages, encode_prompt, group_prompts
 from tiny_math_solver.rollouts import EngineRollouts, ReferenceRollouts, Sampling, make_rollouts
 from tiny_math_solver.rollouts.decoder import Decoder
 from tiny_math_solver.rollouts.engine_check import check_against_transformers
-from tiny_math_solver.rollouts.linear import UnsupportedModelError
 from tiny_math_solver.rollouts.sampling import uniforms
 from tiny_math_solver.support.console import CollectingConsole
 
@@ -187,8 +187,8 @@ def test_the_engine_check_passes_here_and_fails_where_something_is_wrong(engine,
 
         return harm
 
-    assert broken(later("rotary_factors", lambda _, made: made.conj().resolve_conj()))
-    assert broken(later("rotary_factors", lambda _, made: made.roll(1, 0)))
+    assert broken(later("_turns", lambda _, made: made.conj().resolve_conj()))
+    assert broken(later("_turns", lambda _, made: made.roll(1, 0)))
     assert broken(later("sync", lambda w, _: w.layers[0].query_key_value.bias.zero_()))
     assert broken(later("sync", lambda w, _: w.layers[3].down.weight.mul_(1.001)))
     assert broken(later("sync", lambda w, _: setattr(w, "final_norm", torch.ones_like(w.final_norm))))

@@ -19,10 +19,11 @@ from torch import nn
 from helpers.models import FAMILIES, adapted, ids, small
 from tiny_math_solver.models.ends import causal_lm
 from tiny_math_solver.models.load import load_tokenizer
+from tiny_math_solver.policy import weights as policy_weights
+from tiny_math_solver.policy.linear import UnsupportedModelError, merged_weight
 from tiny_math_solver.prompts import Prompt
-from tiny_math_solver.rollouts import EngineRollouts, Sampling, policy_weights
+from tiny_math_solver.rollouts import EngineRollouts, Sampling
 from tiny_math_solver.rollouts.engine_check import check_against_transformers
-from tiny_math_solver.rollouts.linear import UnsupportedModelError, merged_weight
 
 GREEDY = Sampling(max_new_tokens=20, temperature=0)
 PROMPTS = [Prompt([5 + i, *range(20, 26 + i)], i) for i in range(10)]

@@ -12,8 +12,8 @@ from accelerate import Accelerator
 from helpers.paths import QUICKSTART
 from helpers.sabotage import without_the_adapter
 from tiny_math_solver.config.loading import load_config
+from tiny_math_solver.policy.weights import PolicyWeights
 from tiny_math_solver.rollouts import ReferenceRollouts, engine_check
-from tiny_math_solver.rollouts.policy_weights import PolicyWeights
 from tiny_math_solver.runs.resume import ResumeOptions
 from tiny_math_solver.support.console import CollectingConsole
 from tiny_math_solver.support.errors import EXIT_LEARNED_NOTHING, StoppedError
@@ -74,13 +74,13 @@ def test_a_model_that_is_broken_when_it_is_prepared_stops_the_run(tmp_path: Path
     prepare = Accelerator.prepare
 
     def harmful(self: Any, *parts: Any, **kwargs: Any) -> Any:
-        monkeypatch.setattr(PolicyWeights, "rotary_factors", lambda self, length: broken(rotary(self, length)))
+        monkeypatch.setattr(PolicyWeights, "_turns", lambda self, length: broken(turns(self, length)))
         return prepare(self, *parts, **kwargs)
 
-    def broken(factors: torch.Tensor) -> torch.Tensor:
-        return factors.roll(1, 0)
+    def broken(made: torch.Tensor) -> torch.Tensor:
+        return made.roll(1, 0)
 
-    rotary = PolicyWeights.rotary_factors
+    turns = PolicyWeights._turns
     monkeypatch.setattr(Accelerator, "prepare", harmful)
     result = run(tmp_path / "run")
     assert result.stopped.exit_code == EXIT_LEARNED_NOTHING

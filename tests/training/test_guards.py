@@ -25,7 +25,7 @@ from tiny_math_solver.train import train
 from tiny_math_solver.training.engine_watch import EngineWatch
 from tiny_math_solver.training.guards import WINDOW, findings
 from tiny_math_solver.training.trainer import MathGRPOTrainer
-from tiny_math_solver.update.kernel_scorer import KernelScorer
+from tiny_math_solver.update.merged_scorer import MergedScorer
 from tiny_math_solver.update.torch_scorer import TorchScorer
 
 HEALTHY = {
@@ -293,7 +293,7 @@ def starved(monkeypatch: pytest.MonkeyPatch, tokens: int, steps: set[int]) -> No
         return logprobs
 
     monkeypatch.setattr(MathGRPOTrainer, "_update_policy", noted)
-    for scorer in (KernelScorer, TorchScorer):
+    for scorer in (MergedScorer, TorchScorer):
         monkeypatch.setattr(scorer, "logprobs", limited(scorer.logprobs))
 
 

@@ -11,7 +11,7 @@ from peft import LoraConfig
 from helpers.updates import gradient, micro_batches, new_trainer, own_gradient, stock_gradient
 from tiny_math_solver.rollouts import EngineRollouts
 from tiny_math_solver.update import torch_scorer
-from tiny_math_solver.update.kernel_scorer import KernelScorer, unsupported
+from tiny_math_solver.update.merged_scorer import MergedScorer, unsupported
 from tiny_math_solver.update.passes import rows_by_group, rows_by_length
 from tiny_math_solver.update.torch_scorer import ChosenLogProb, TorchScorer
 
@@ -31,7 +31,7 @@ def test_the_gradient_is_trls(tmp_path: Path, loss: str, beta: str, native: list
     small = ["--update.tokens_per_pass", "500"]
     trainer = new_trainer(tmp_path / "run", "--grpo.loss_type", loss, "--grpo.beta", beta, *small, *native)
     assert trainer.update is not None
-    assert type(trainer.update.scorer) is (KernelScorer if native[1] == "true" else TorchScorer)
+    assert type(trainer.update.scorer) is (MergedScorer if native[1] == "true" else TorchScorer)
     batches = micro_batches(trainer)
     expected, expected_loss = stock_gradient(trainer, batches)
     got, got_loss = own_gradient(trainer, batches)
@@ -206,7 +206,7 @@ CHANGES: tuple[Any, ...] = (
 def test_the_scorer_follows_a_model_that_changes(tmp_path: Path, change: Any):
     """Catches merged weights, transposed copies or rotations of the model as it was at the first step."""
     trainer = new_trainer(tmp_path / "run")
-    assert isinstance(trainer.update.scorer, KernelScorer)
+    assert isinstance(trainer.update.scorer, MergedScorer)
     batches = micro_batches(trainer)
     before, _ = own_gradient(trainer, batches)
     change(trainer.model)
@@ -231,7 +231,7 @@ def test_the_gap_to_transformers_shows_a_policy_that_is_out_of_date(tmp_path: Pa
     update = trainer.update
     assert update is not None
     update.window = micro_batches(trainer)
-    assert type(update.scorer) is KernelScorer
+    assert type(update.scorer) is MergedScorer
     update.scorer.begin()
     assert update.gap_to_transformers()[1] < 1e-4
     for name, weight in trainer.model.named_parameters():

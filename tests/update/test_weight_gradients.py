@@ -12,10 +12,10 @@ from torch import Tensor
 
 from helpers.models import FAMILIES, adapted, small
 from helpers.updates import micro_batches, new_trainer, own_gradient, stock_gradient
-from tiny_math_solver.rollouts.linear import Linear
-from tiny_math_solver.rollouts.policy_weights import PolicyWeights
-from tiny_math_solver.update import kernel_scorer
-from tiny_math_solver.update.kernel_scorer import KernelScorer
+from tiny_math_solver.policy.linear import Linear
+from tiny_math_solver.policy.weights import PolicyWeights
+from tiny_math_solver.update import merged_scorer
+from tiny_math_solver.update.merged_scorer import MergedScorer
 from tiny_math_solver.update.scorer import Scorer
 from tiny_math_solver.update.torch_scorer import TorchScorer
 from tiny_math_solver.update.weight_gradients import AdapterGradient, MergedGradient
@@ -24,7 +24,7 @@ from tiny_math_solver.update.weight_gradients import AdapterGradient, MergedGrad
 @pytest.fixture
 def large(monkeypatch: pytest.MonkeyPatch) -> None:
     """The shipped model counts as one whose merged gradients would take too much."""
-    monkeypatch.setattr(kernel_scorer, "MERGED_BYTES", 0)
+    monkeypatch.setattr(merged_scorer, "MERGED_BYTES", 0)
 
 
 @pytest.mark.parametrize("targets", ["all-linear", "[k_proj, up_proj]", "[q_proj, o_proj, down_proj]"])
@@ -120,13 +120,13 @@ def errors_in_bfloat16(family: str, seed: int) -> Tensor:
         if parameter.requires_grad:
             parameter.data = other.data.clone()
     batch, weights = batch_of(seed), PolicyWeights(model)
-    assert kernel_scorer.unsupported(weights, model) == ""
+    assert merged_scorer.unsupported(weights, model) == ""
 
     def by_torch(of: Any, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         return scored(TorchScorer(of.get_base_model(), 0.7, nullcontext, dtype), of, batch)
 
     reference = by_torch(exact, torch.float32)
-    found = scored(KernelScorer(weights, 0.7), model, batch), by_torch(model, torch.bfloat16)
+    found = scored(MergedScorer(weights, 0.7), model, batch), by_torch(model, torch.bfloat16)
     return torch.tensor([
         [((got - exact).norm() / exact.norm()).item() for got, exact in zip(of, reference, strict=True)]
         for of in found
@@ -135,7 +135,7 @@ def errors_in_bfloat16(family: str, seed: int) -> Tensor:
 
 def test_a_run_in_bfloat16_updates_by_kernels(tmp_path: Path):
     trainer = new_trainer(tmp_path / "run", "--model.dtype", "bfloat16")
-    assert type(trainer.update.scorer) is KernelScorer
+    assert type(trainer.update.scorer) is MergedScorer
     batches = micro_batches(trainer)
     got, _ = own_gradient(trainer, batches)
     expected, _ = stock_gradient(trainer, batches)

@@ -1,4 +1,4 @@
-"""The operators of a decode step and of the update on a CPU, in C++, compiled for the processor and a model's shape.
+"""The operators of a decode step and of the update: on a CPU in C++, compiled for the processor and a model's shape.
 
     vectors.h      number types and SIMD arithmetic          attention.h    what decoding and the update share of it
     layers.cpp     linear, RMSNorm, gated activation         decode.cpp     attention from a cache, the draw
@@ -6,12 +6,23 @@
     compiler.py    sources → a shared library, kept in the user's cache folder
     bindings.py    the arguments of every function, and recorded calls
     contents.py    the range of every index, for debugging
+    operators.py   what the update asks for, of these or of their twins on a GPU
+    gpu/           the latter, in Triton
 
-The compiler is looked for when the first engine is made; without one, or for a shape that the kernels do not cover,
-torch computes alone.
+The compiler is looked for when the first engine is made; without one or without Triton, or for a shape that the kernels
+do not cover, torch computes alone.
 """
 
 from tiny_math_solver.kernels.bindings import Kernels, Recording
 from tiny_math_solver.kernels.compiler import LARGEST_PANEL, load_kernels
+from tiny_math_solver.kernels.operators import CompiledOperators, Operators, load_gpu_operators
 
-__all__ = ["LARGEST_PANEL", "Kernels", "Recording", "load_kernels"]
+__all__ = [
+    "LARGEST_PANEL",
+    "CompiledOperators",
+    "Kernels",
+    "Operators",
+    "Recording",
+    "load_gpu_operators",
+    "load_kernels",
+]

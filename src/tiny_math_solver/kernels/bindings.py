@@ -116,8 +116,8 @@ SIGNATURES: dict[str, dict[str, Any]] = {
         embedding=_scalar("V", "C"), C=c_long, x=_scalar("rows", "C"),
     ),
     "cache_prompts": _signature(
-        prompts=c_long, length=c_long, key=_scalar("prompts", "length", "KV", "D"),
-        value=_scalar("prompts", "length", "KV", "D"), places=_int64("prompts"),
+        prompts=c_long, qkv=_scalar("tokens", "QKV", "D"), starts=_int64("prompts"), lengths=_int64("prompts"),
+        places=_int64("prompts"),
         keys=_scalar("slots", "KV", "capacity", "D"), values=_scalar("slots", "KV", "capacity", "D"), capacity=c_long,
     ),
     "decode_attention": _signature(

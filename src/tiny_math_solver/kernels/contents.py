@@ -54,10 +54,12 @@ def _embed(call: Call) -> Iterator[Check]:
 
 
 def _cache_prompts(call: Call) -> Iterator[Check]:
-    places = call["places"][: call["prompts"]]
+    places, starts, lengths = (call[name][: call["prompts"]] for name in ("places", "starts", "lengths"))
     yield "places below slots", _within(places, 0, call["slots"])
     yield "one place for each prompt", len(places.unique()) == len(places)
-    yield "length up to capacity", call["length"] <= call["capacity"]
+    yield "lengths up to capacity", _within(lengths, 0, call["capacity"] + 1)
+    inside = _within(starts, 0, call["tokens"] + 1) and _within(starts + lengths, 0, call["tokens"] + 1)
+    yield "prompts within the tokens", inside
 
 
 def _decode_attention(call: Call) -> Iterator[Check]:

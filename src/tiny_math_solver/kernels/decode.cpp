@@ -34,18 +34,20 @@ static void rotate(const scalar* head, const scalar* norm, float eps, const floa
     }
 }
 
-// Store keys (rotated) and values of prompts, [prompts, length, KV_HEADS, HEAD_DIM] each, at `places` of the cache.
-extern "C" void cache_prompts(long prompts, long length, const scalar* key, const scalar* value, const int64_t* places,
-                              scalar* keys, scalar* values, long capacity) {
+// Store the keys and values of prompts, given by their first tokens in the rotated qkv [tokens, HEADS + 2 KV_HEADS,
+// HEAD_DIM] and their lengths, at `places` of the cache.
+extern "C" void cache_prompts(long prompts, const scalar* qkv, const int64_t* starts, const int64_t* lengths,
+                              const int64_t* places, scalar* keys, scalar* values, long capacity) {
     long size = padded(capacity) * HEAD_DIM;
 #pragma omp parallel for collapse(2) schedule(static)
     for (long p = 0; p < prompts; p++)
         for (long h = 0; h < KV_HEADS; h++)
-            for (long t = 0; t < length; t++) {
-                long from = ((p * length + t) * KV_HEADS + h) * HEAD_DIM, to = (places[p] * KV_HEADS + h) * size;
+            for (long t = 0; t < lengths[p]; t++) {
+                const scalar* key = qkv + ((starts[p] + t) * (HEADS + 2 * KV_HEADS) + HEADS + h) * HEAD_DIM;
+                long to = (places[p] * KV_HEADS + h) * size;
                 float exact[HEAD_DIM];
-                for (int d = 0; d < HEAD_DIM; d++) exact[d] = to_float(key[from + d]);
-                store_key_value(exact, value + from, t, keys + to, values + to);
+                for (int d = 0; d < HEAD_DIM; d++) exact[d] = to_float(key[d]);
+                store_key_value(exact, key + KV_HEADS * HEAD_DIM, t, keys + to, values + to);
             }
 }
 

@@ -2,10 +2,12 @@
 
     generate(prompts, samples, sampling) -> [Rollout]      P prompts × G samples, grouped by prompt
 
-    engine.py            decodes with its own merged copy of the policy: memory, decoders, streams
+    engine.py            decodes with the merged copy of the policy (policy/): memory, decoders, streams
     scheduler.py         which completion runs in which slot, and when
-    decoder.py           prefill and draws; a step is torch_decoder.py's (any device) or kernel_decoder.py's (CPU)
-    policy_weights.py    the merged copy, of linear.py's projections
+    decoder.py           the state of the slots, and the draw; torch_decoder.py computes on any device
+    shared_prompts.py    the same with kernels, which let samples share their prompt's cache: kernel_decoder.py (CPU)
+                         and triton_decoder.py (GPU)
+    graphs.py            recorded steps on a GPU
     speed.py             the time of a step, measured
     endings.py           tokens and texts that end a completion
     padding.py           padded rows, which the models of reference.py get
@@ -21,8 +23,8 @@ Shapes, here and in update/ and kernels/:
 from collections.abc import Sequence
 from typing import Any
 
+from tiny_math_solver.policy.linear import UnsupportedModelError
 from tiny_math_solver.rollouts.engine import EngineRollouts
-from tiny_math_solver.rollouts.linear import UnsupportedModelError
 from tiny_math_solver.rollouts.padding import check_padding
 from tiny_math_solver.rollouts.reference import ReferenceRollouts
 from tiny_math_solver.rollouts.rollout import Rollout, Rollouts
@@ -58,7 +60,8 @@ def make_rollouts(
             f"rollouts by transformers' generate, many times slower: the engine does not support {unsupported}"
         )
         return _generate(model, tokenizer, batch_size, stop_strings)
-    if console and native and rollouts.weights.device.type == "cpu" and (reason := rollouts.weights.no_kernels_reason):
+    has_kernels = rollouts.weights.device.type in ("cpu", "cuda")
+    if console and native and has_kernels and (reason := rollouts.weights.no_kernels_reason):
         console.say(f"torch computes alone, slower than with the compiled kernels: {reason}")
     return rollouts
 

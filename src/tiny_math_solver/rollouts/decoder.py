@@ -1,12 +1,11 @@
-"""The base of both decoders: the state of the slots, prefill, draws, and what a layer does around its attention."""
+"""The base of all decoders: the state of the slots, how a completion gets into one, and the draw."""
 
 from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from tiny_math_solver.rollouts.policy_weights import Layer, PolicyWeights
+from tiny_math_solver.policy.weights import PolicyWeights
 from tiny_math_solver.rollouts.sampling import Sampling, draw
 
 PREFILL_TOKENS = 16384  # of one prefill pass, padding included
@@ -26,7 +25,7 @@ class Decoder(ABC):
         self.weights, self.sampling, self.slots, self.prompt_tokens = weights, sampling, slots, prompt_tokens
         self.new_tokens, device = sampling.max_new_tokens, weights.device
         self.eos = torch.tensor(eos_ids, device=device)
-        self.rotary_factors = weights.rotary_factors(prompt_tokens + self.new_tokens + 1)
+        self.longest = prompt_tokens + self.new_tokens + 1  # positions, one of them to spare
         self.prompt_length = torch.ones(slots, dtype=torch.long, device=device)
         self.generated = torch.ones(slots, dtype=torch.long, device=device)  # tokens drawn so far
         self.done = torch.ones(slots, dtype=torch.bool, device=device)  # true of an empty slot too
@@ -57,8 +56,15 @@ class Decoder(ABC):
         """Discard recorded steps: the model's embedding has moved."""
 
     @abstractmethod
-    def _cache_prompts(self, layer: int, first: int, prompt_index: Tensor, key: Tensor, value: Tensor) -> None:
-        """Store keys and values `[P, T, KV, D]` for slots `first …`, which continue prompts `prompt_index`."""
+    def _take_rotation(self) -> None:
+        """Take over the model's rotary embedding, where the last one lay."""
+
+    @abstractmethod
+    def _prefill(self, prompts: list[list[int]], first: int, prompt_index: Tensor) -> Tensor:
+        """Hidden states `[P, C]` of the prompts' last tokens; keys and values of all are cached.
+
+        Slots `first …` continue the prompts `prompt_index`.
+        """
 
     def admit(self, first: int, prompts: list[list[int]], prompt_index: list[int], uniform: Tensor | None) -> None:
         """Prefill `prompts` and draw the first tokens of the slots from `first` on.
@@ -68,7 +74,6 @@ class Decoder(ABC):
         if self.weights.version != self.synced:
             self._follow()
         last, device = first + len(prompt_index), self.weights.device
-        longest = max(map(len, prompts))
         index = torch.tensor(prompt_index, device=device)
         lengths = torch.tensor([len(p) for p in prompts], device=device)
         self.prompt_length[first:last] = lengths[index]
@@ -76,15 +81,12 @@ class Decoder(ABC):
         self.done[first:last] = False
         if uniform is not None:
             self.uniform[first:last, : self.new_tokens] = uniform
-        # padding on the right, where causal attention does not look
-        ids = torch.tensor([p + [0] * (longest - len(p)) for p in prompts], device=device)
-        hidden = self._prefill(ids, first, index)[torch.arange(len(prompts), device=device), lengths - 1]
-        self._draw(self.weights.logits(hidden), first, last, index)
+        self._draw(self.weights.logits(self._prefill(prompts, first, index)), first, last, index)
 
     def _follow(self) -> None:
-        """Take over what is not read from the merged copy itself: rotary factors, and where the embedding is."""
+        """Take over what is not read from the merged copy itself: the rotation, and where the embedding is."""
         self.synced = self.weights.version
-        self.rotary_factors.copy_(self.weights.rotary_factors(len(self.rotary_factors)))
+        self._take_rotation()
         if self.weights.embedding.data_ptr() != self._embedding_address:
             self._hold_embedding()
             self._record_anew()
@@ -94,10 +96,16 @@ class Decoder(ABC):
         self.embedding = self.weights.embedding.detach()
         self._embedding_address = self.embedding.data_ptr()
 
-    def move(self, target: int, source: int) -> None:
-        """Continue the completion of slot `source` in slot `target`."""
+    def move(self, targets: list[int], sources: list[int]) -> None:
+        """Continue the completions of slots `sources` in slots `targets`, which are others."""
+        to, of = (torch.tensor(slots, device=self.weights.device) for slots in (targets, sources))
+        self._move(to, of)
         for state in (self.prompt_length, self.generated, self.done, self.tokens, self.logprobs, self.uniform):
-            state[target] = state[source]
+            state[to] = state[of]
+
+    @abstractmethod
+    def _move(self, targets: Tensor, sources: Tensor) -> None:
+        """The same for caches, and whatever else belongs to a slot."""
 
     def _draw(self, logits: Tensor, first: int, last: int, logits_row: Tensor | None = None) -> None:
         """Draw the next token of slots `first … last-1`, from row `logits_row[i]`, or `i`, of logits `[·, V]`."""
@@ -109,49 +117,6 @@ class Decoder(ABC):
         self.logprobs[first:last].scatter_(1, column, logprobs.unsqueeze(1))
         generated += ~done
         done |= (tokens.unsqueeze(1) == self.eos).any(1) | (generated >= self.new_tokens)
-
-    # -- Layers ---------------------------------------------------------------------------------------------------
-
-    def _prefill(self, ids: Tensor, first: int, prompt_index: Tensor) -> Tensor:
-        """Hidden states `[P, T, C]` of prompts `[P, T]`; their keys and values go to the cache."""
-        weights = self.weights
-        x = self.embedding[ids]
-        for index, layer in enumerate(weights.layers):
-            query, key, value = self._project(layer, x, self.rotary_factors[: ids.shape[1]])
-            self._cache_prompts(index, first, prompt_index, key, value)
-            attention_output = functional.scaled_dot_product_attention(
-                query.transpose(1, 2),
-                key.transpose(1, 2),
-                value.transpose(1, 2),
-                is_causal=True,
-                scale=1.0,
-                enable_gqa=True,
-            )
-            x = self._after_attention(layer, x, attention_output.transpose(1, 2).flatten(2))
-        return functional.rms_norm(x, x.shape[-1:], weights.final_norm, weights.eps)
-
-    def _project(self, layer: Layer, x: Tensor, rotary_factors: Tensor) -> tuple[Tensor, ...]:
-        """Queries `[…, H, D]`, scaled and rotated, keys `[…, KV, D]`, rotated, and values `[…, KV, D]`."""
-        weights, heads, kv = self.weights, self.weights.heads, self.weights.kv_heads
-        normed = functional.rms_norm(x, x.shape[-1:], layer.attention_norm, weights.eps)
-        joint = layer.query_key_value(normed).unflatten(-1, (-1, weights.head_dim))
-        if layer.query_norm is not None and layer.key_norm is not None:
-            for part, norm in ((slice(heads), layer.query_norm), (slice(heads, heads + kv), layer.key_norm)):
-                joint[..., part, :] = functional.rms_norm(joint[..., part, :], norm.shape, norm, weights.eps)
-        query_key = joint.narrow(-2, 0, heads + kv)
-        rotated = query_key.float()
-        torch.view_as_complex(rotated.unflatten(-1, (-1, 2))).mul_(rotary_factors)
-        if rotated.dtype != query_key.dtype:
-            query_key.copy_(rotated)
-        return joint.split((heads, kv, kv), -2)
-
-    def _after_attention(self, layer: Layer, x: Tensor, attention_output: Tensor) -> Tensor:
-        """The rest of a layer: output projection, MLP and both residual connections."""
-        x = x + layer.attention_out(attention_output)
-        normed = functional.rms_norm(x, x.shape[-1:], layer.mlp_norm, self.weights.eps)
-        gate, up = layer.gate_up(normed).chunk(2, -1)
-        # silu is not vectorised for tensors with gaps
-        return x + layer.down(functional.silu(gate.contiguous()).mul_(up))
 
 
 def prefill_tokens(weights: PolicyWeights) -> int:

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 
 from tiny_math_solver.models.ends import eos_ids
+from tiny_math_solver.policy.weights import PolicyWeights
 from tiny_math_solver.prompts import Prompt
 from tiny_math_solver.rollouts.decoder import Decoder, length_bucket, prefill_tokens
 from tiny_math_solver.rollouts.endings import Endings
 from tiny_math_solver.rollouts.kernel_decoder import KernelDecoder
-from tiny_math_solver.rollouts.policy_weights import PolicyWeights
 from tiny_math_solver.rollouts.rollout import OnDone, Rollout, refuse_unknown_ids
 from tiny_math_solver.rollouts.sampling import Sampling, uniforms
 from tiny_math_solver.rollouts.scheduler import Scheduler, requests_of
@@ -59,12 +59,12 @@ class EngineRollouts:
     @property
     def backend(self) -> str:
         """A description of what computes the steps, for messages."""
-        if self.weights.device.type == "cuda":
-            return "CUDA graphs"
         if self.weights.device.type == "mps":
             return "torch on MPS"
-        reason = self.weights.no_kernels_reason
-        return f"torch alone: {reason}" if reason else "kernels for this processor"
+        reason, is_cuda = self.weights.no_kernels_reason, self.weights.device.type == "cuda"
+        if reason:
+            return f"torch alone{' in CUDA graphs' if is_cuda else ''}: {reason}"
+        return "Triton in CUDA graphs" if is_cuda else "kernels for this processor"
 
     @property
     def endings(self) -> Endings:
@@ -214,8 +214,14 @@ class EngineRollouts:
             give_back()
 
     @property
-    def _decoder_class(self) -> type[TorchDecoder | KernelDecoder]:
-        return TorchDecoder if self.weights.kernels is None else KernelDecoder
+    def _decoder_class(self) -> type[Decoder]:
+        if self.weights.operators is None:
+            return TorchDecoder
+        if self.weights.kernels is not None:
+            return KernelDecoder
+        from tiny_math_solver.rollouts.triton_decoder import TritonDecoder  # Triton is there, since the operators are
+
+        return TritonDecoder
 
     def _slot_bytes(self, prompt_tokens: int, sampling: Sampling) -> int:
         elements = self._decoder_class.elements_per_slot(self.weights, prompt_tokens, sampling.max_new_tokens)

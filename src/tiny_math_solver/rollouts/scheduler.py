@@ -105,7 +105,8 @@ class Scheduler:
         left, moves = _close_gaps(running, done)
         for target, source in moves:
             self.running[target] = self.running[source]
-            decoder.move(target, source)
+        if moves:
+            decoder.move(*map(list, zip(*moves, strict=True)))
         del self.running[left:]
         if self.on_done:
             self.on_done(self.count - len(self.waiting) - left)

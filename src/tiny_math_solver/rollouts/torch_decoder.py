@@ -1,14 +1,14 @@
-"""Decoding in torch, on any device; on a CUDA GPU each step is a graph."""
+"""Decoding in torch alone, on any device, where there are no kernels of our own; on a CUDA GPU each step is a graph."""
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tiny_math_solver.policy.weights import Layer, PolicyWeights
 from tiny_math_solver.rollouts.decoder import Decoder, length_bucket
-from tiny_math_solver.rollouts.policy_weights import PolicyWeights
+from tiny_math_solver.rollouts.graphs import StepGraphs
 from tiny_math_solver.rollouts.sampling import Sampling
 
-GRAPH_ROWS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)  # batch sizes of CUDA graphs
 GPU_SYNC_EVERY = 8
 
 
@@ -25,10 +25,11 @@ class TorchDecoder(Decoder):
         shape = (len(weights.layers), 2, slots, weights.kv_heads, self.capacity, weights.head_dim)
         # masked places are read too, so they must not hold nan
         self.cache = torch.zeros(shape, dtype=weights.dtype, device=weights.device)
+        self.rotary_factors = weights.rotary_factors(self.longest)
         self.slot_index = torch.arange(slots, device=weights.device)
         self.positions = torch.arange(self.capacity, device=weights.device)
         self.length_bound = [0] * slots  # tokens in each slot at most: the host does not wait for the exact number
-        self.graphs: dict[tuple[int, int], torch.cuda.CUDAGraph] = {}
+        self.graphs = StepGraphs((self.generated, self.done, self.tokens, self.logprobs))
         if weights.device.type != "cpu":
             self.sync_every = GPU_SYNC_EVERY
 
@@ -41,44 +42,29 @@ class TorchDecoder(Decoder):
         self.length_bound[first : first + len(prompt_index)] = [len(prompts[index]) for index in prompt_index]
         super().admit(first, prompts, prompt_index, uniform)
 
-    def move(self, target: int, source: int) -> None:
-        super().move(target, source)
-        self.length_bound[target] = tokens = self.length_bound[source]
-        self.cache[:, :, target, :, :tokens] = self.cache[:, :, source, :, :tokens]
+    def move(self, targets: list[int], sources: list[int]) -> None:
+        super().move(targets, sources)
+        for target, source in zip(targets, sources, strict=True):
+            self.length_bound[target] = tokens = self.length_bound[source]
+            self.cache[:, :, target, :, :tokens] = self.cache[:, :, source, :, :tokens]
+
+    def _move(self, targets: Tensor, sources: Tensor) -> None:
+        """The cache is copied slot by slot, as far as it is filled."""
 
     def _advance(self, rows: int) -> None:
         limit = self.prompt_tokens + self.new_tokens
         self.length_bound[:rows] = [min(tokens + 1, limit) for tokens in self.length_bound[:rows]]
         tokens = length_bucket(max(self.length_bound[:rows]))
         if self.weights.device.type == "cuda":
-            self._replay(min(next((size for size in GRAPH_ROWS if size >= rows), rows), self.slots), tokens)
+            self.graphs.run(self._step, rows, self.slots, tokens)
         else:
             self._step(rows, tokens)
 
     def _record_anew(self) -> None:
         self.graphs.clear()
 
-    def _replay(self, rows: int, tokens: int) -> None:
-        graph = self.graphs.get((rows, tokens))
-        if graph is None:
-            graph = self.graphs[rows, tokens] = self._capture(rows, tokens)
-        graph.replay()
-
-    def _capture(self, rows: int, tokens: int) -> torch.cuda.CUDAGraph:
-        state = (self.generated, self.done, self.tokens, self.logprobs)
-        before = [part.clone() for part in state]
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):  # what libraries set up at their first call cannot be captured
-            self._step(rows, tokens)
-        torch.cuda.current_stream().wait_stream(stream)
-        for part, value in zip(state, before, strict=True):
-            part.copy_(value)
-        graph = torch.cuda.CUDAGraph()
-        pool = next(iter(self.graphs.values())).pool() if self.graphs else None
-        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-            self._step(rows, tokens)
-        return graph
+    def _take_rotation(self) -> None:
+        self.rotary_factors.copy_(self.weights.rotary_factors(self.longest))
 
     def _step(self, rows: int, tokens: int) -> None:
         """One token for each of `rows` slots, none of which holds more than `tokens` tokens."""
@@ -104,6 +90,43 @@ class TorchDecoder(Decoder):
         mask = torch.zeros(masked.shape, dtype=self.weights.dtype, device=masked.device)
         return mask.masked_fill_(masked, -torch.inf).repeat_interleave(self.weights.kv_heads, 0).unsqueeze(1)
 
-    def _cache_prompts(self, layer: int, first: int, prompt_index: Tensor, key: Tensor, value: Tensor) -> None:
-        for cache, part in zip(self.cache[layer], (key, value), strict=True):
-            cache[first : first + len(prompt_index), :, : part.shape[1]] = part.transpose(1, 2)[prompt_index]
+    def _prefill(self, prompts: list[list[int]], first: int, prompt_index: Tensor) -> Tensor:
+        weights, longest = self.weights, max(map(len, prompts))
+        # padding on the right, where causal attention does not look
+        x = self.embedding[torch.tensor([p + [0] * (longest - len(p)) for p in prompts], device=weights.device)]
+        slots = slice(first, first + len(prompt_index))
+        for layer, cache in zip(weights.layers, self.cache, strict=True):
+            query, key, value = (
+                part.transpose(1, 2) for part in self._project(layer, x, self.rotary_factors[:longest])
+            )
+            for part, held in zip((key, value), cache, strict=True):
+                held[slots, :, :longest] = part[prompt_index]
+            attention_output = functional.scaled_dot_product_attention(
+                query, key, value, is_causal=True, scale=1.0, enable_gqa=True
+            )
+            x = self._after_attention(layer, x, attention_output.transpose(1, 2).flatten(2))
+        last = x[torch.arange(len(prompts)), [len(prompt) - 1 for prompt in prompts]]
+        return functional.rms_norm(last, last.shape[-1:], weights.final_norm, weights.eps)
+
+    def _project(self, layer: Layer, x: Tensor, rotary_factors: Tensor) -> tuple[Tensor, ...]:
+        """Queries `[…, H, D]`, scaled and rotated, keys `[…, KV, D]`, rotated, and values `[…, KV, D]`."""
+        weights, heads, kv = self.weights, self.weights.heads, self.weights.kv_heads
+        normed = functional.rms_norm(x, x.shape[-1:], layer.attention_norm, weights.eps)
+        joint = layer.query_key_value(normed).unflatten(-1, (-1, weights.head_dim))
+        if norms := layer.head_norms:
+            for part, norm in zip((slice(heads), slice(heads, heads + kv)), norms, strict=True):
+                joint[..., part, :] = functional.rms_norm(joint[..., part, :], norm.shape, norm, weights.eps)
+        query_key = joint.narrow(-2, 0, heads + kv)
+        rotated = query_key.float()
+        torch.view_as_complex(rotated.unflatten(-1, (-1, 2))).mul_(rotary_factors)
+        if rotated.dtype != query_key.dtype:
+            query_key.copy_(rotated)
+        return joint.split((heads, kv, kv), -2)
+
+    def _after_attention(self, layer: Layer, x: Tensor, attention_output: Tensor) -> Tensor:
+        """The rest of a layer: output projection, MLP and both residual connections."""
+        x = x + layer.attention_out(attention_output)
+        normed = functional.rms_norm(x, x.shape[-1:], layer.mlp_norm, self.weights.eps)
+        gate, up = layer.gate_up(normed).chunk(2, -1)
+        # silu is not vectorised for tensors with gaps
+        return x + layer.down(functional.silu(gate.contiguous()).mul_(up))

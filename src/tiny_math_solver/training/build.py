@@ -16,12 +16,12 @@ from tiny_math_solver.models.ends import causal_lm, end_at, end_with_turn, load_
 from tiny_math_solver.models.folder import load_errors
 from tiny_math_solver.models.load import load_base
 from tiny_math_solver.models.starting_adapter import MergedAdapter, StartingAdapter, continued, merged
+from tiny_math_solver.policy.linear import UnsupportedModelError
+from tiny_math_solver.policy.weights import PolicyWeights, refuse_unsupported
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.prompts import Prompt, PromptFormat, template_call
 from tiny_math_solver.rollouts import EngineRollouts, make_rollouts
-from tiny_math_solver.rollouts.linear import UnsupportedModelError
 from tiny_math_solver.rollouts.padding import number_positions
-from tiny_math_solver.rollouts.policy_weights import PolicyWeights, refuse_unsupported
 from tiny_math_solver.runs.events import EventLog
 from tiny_math_solver.runs.folder import RunFolder
 from tiny_math_solver.support import processes
@@ -43,8 +43,8 @@ from tiny_math_solver.training.signals import StopOnSignal
 from tiny_math_solver.training.step_metrics import StepMetrics
 from tiny_math_solver.training.trainer import MathGRPOTrainer
 from tiny_math_solver.training.watchdog import Watchdog
-from tiny_math_solver.update.kernel_scorer import KernelScorer
-from tiny_math_solver.update.kernel_scorer import unsupported as unsupported_by_kernels
+from tiny_math_solver.update.merged_scorer import MergedScorer
+from tiny_math_solver.update.merged_scorer import unsupported as unsupported_by_operators
 from tiny_math_solver.update.policy_update import PolicyUpdate
 from tiny_math_solver.update.scorer import Scorer
 from tiny_math_solver.update.share import kept_rows
@@ -216,8 +216,8 @@ def make_update(config: Config, trainer: MathGRPOTrainer, console: Console, even
     )
     scorer: Scorer = torch_scorer
     weights = trainer.rollouts.weights if isinstance(trainer.rollouts, EngineRollouts) else None
-    if weights is not None and weights.kernels is not None:
-        scorer = _kernel_scorer(weights, trainer, console) or torch_scorer
+    if weights is not None and weights.operators is not None:
+        scorer = _merged_scorer(weights, trainer, console) or torch_scorer
     tokens_per_pass = BatchSize(config.update.tokens_per_pass)
     tokens_per_pass.on_shrink = lambda tokens: events.add(
         _step_under_way(trainer),
@@ -267,8 +267,8 @@ def _needs_micro_batches(trainer: MathGRPOTrainer) -> str:
     return "the output layer is trained" if any(p.requires_grad for p in head.parameters()) else ""
 
 
-def _kernel_scorer(weights: PolicyWeights, trainer: MathGRPOTrainer, console: Console) -> KernelScorer | None:
-    if reason := unsupported_by_kernels(weights, trainer.model):
+def _merged_scorer(weights: PolicyWeights, trainer: MathGRPOTrainer, console: Console) -> MergedScorer | None:
+    if reason := unsupported_by_operators(weights, trainer.model):
         console.say(f"update in torch, not by kernels: {reason}")
         return None
-    return KernelScorer(weights, trainer.temperature)
+    return MergedScorer(weights, trainer.temperature)

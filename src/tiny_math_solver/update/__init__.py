@@ -4,7 +4,7 @@ policy_update.py    one step: gather, cut, score, gradient
 passes.py           rows → passes of about the same number of tokens
 scorer.py           the interface: log-probabilities with their gradient
 torch_scorer.py     by the model's own modules, on any device
-kernel_scorer.py    by compiled kernels from the rollouts' merged weights, on a CPU
+merged_scorer.py    by kernels of our own from the rollouts' merged weights
 ragged.py           the rows of its passes, without padding and with each prompt once
 weight_gradients.py from its projections to the adapter
 """

@@ -143,11 +143,11 @@ def rows_by_group(group: Tensor, prompts: Tensor, completions: Tensor, tokens: i
 
     `prompts` and `completions` `[B]` are lengths; the prompt of a group counts once per part.
     """
-    groups = group.tolist()
+    groups, prompt_sizes, sizes = group.tolist(), prompts.tolist(), completions.tolist()
     part: list[int] = []
     size, last = 0, None
     for row in sorted(range(len(groups)), key=groups.__getitem__):
-        prompt, completion = int(prompts[row]), int(completions[row])
+        prompt, completion = prompt_sizes[row], sizes[row]
         more = completion + (prompt if groups[row] != last else 0)
         if part and size + more > tokens:
             yield torch.tensor(part, device=group.device)

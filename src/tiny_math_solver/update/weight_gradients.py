@@ -14,8 +14,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from tiny_math_solver.rollouts.linear import Linear, active_adapters, base_linear
-from tiny_math_solver.rollouts.policy_weights import PolicyWeights
+from tiny_math_solver.policy.linear import Linear, active_adapters, base_linear
+from tiny_math_solver.policy.weights import PolicyWeights
 
 
 class ProjectionGradient(Protocol):
@@ -86,8 +86,8 @@ class MergedGradient:
 class AdapterGradient:
     """Sums up the gradients of the adapters' matrices themselves, in torch. Implements `ProjectionGradient`.
 
-    That of the input goes through the model's own base weight and the adapters, `dY W₀ + (s · dY B) A`, so that no
-    transposed copy of the merged weight is needed.
+    That of the input goes through the merged weight where that is dense. Else it goes through the model's own base
+    weight and the adapters, `dY W₀ + (s · dY B) A`, so that no transposed copy is needed.
     """
 
     nbytes = step_bytes = 0  # no more than the adapters' own gradients
@@ -109,7 +109,7 @@ class AdapterGradient:
             self.b_totals.append(torch.zeros_like(b))
         if self.adapters:
             self.a = torch.cat([part.a.detach() for part in self.adapters]).to(dtype)
-            self.a_total = torch.zeros(self.a.shape)
+            self.a_total = torch.zeros(self.a.shape, device=self.a.device)
 
     def backward(self, out_grad: Tensor, x: Tensor | None, x_grad: Tensor | None) -> None:
         parts = [out_grad[:, part.rows] for part in self.adapters]
@@ -121,6 +121,9 @@ class AdapterGradient:
                     total += part.T @ of_adapter
                 self.a_total += inner_grad.T @ x
         if x_grad is None:
+            return
+        if self.linear.layout == "dense":
+            torch.mm(out_grad, self.linear.weight, out=x_grad)
             return
         start = 0
         for index, module in enumerate(self.linear.modules):

@@ -14,9 +14,16 @@ import torch
 from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 
-from tiny_math_solver.kernels import LARGEST_PANEL, Kernels, load_kernels
+from tiny_math_solver.kernels import (
+    LARGEST_PANEL,
+    CompiledOperators,
+    Kernels,
+    Operators,
+    load_gpu_operators,
+    load_kernels,
+)
 from tiny_math_solver.models.ends import causal_lm
-from tiny_math_solver.rollouts.linear import Linear, UnsupportedModelError, base_linear, merged_weight
+from tiny_math_solver.policy.linear import Linear, UnsupportedModelError, base_linear, merged_weight
 
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # those whose angles depend on the position alone
 
@@ -27,8 +34,7 @@ class Layer:
 
     attention_norm: Tensor
     query_key_value: Linear
-    query_norm: Tensor | None  # Qwen3
-    key_norm: Tensor | None
+    head_norms: tuple[Tensor, Tensor] | None  # of queries and of keys: Qwen3
     attention_out: Linear
     mlp_norm: Tensor
     gate_up: Linear
@@ -62,13 +68,15 @@ class PolicyWeights:
             for layer, source in zip(self.layers, self.body.layers, strict=True):
                 layer.attention_norm.copy_(source.input_layernorm.weight)
                 layer.mlp_norm.copy_(source.post_attention_layernorm.weight)
-                for linear in layer.linears:
-                    self._fill(linear)
-                if layer.query_norm is not None and layer.key_norm is not None:
-                    layer.query_norm.copy_(self.paired(source.self_attn.q_norm.weight))
-                    layer.key_norm.copy_(self.paired(source.self_attn.k_norm.weight))
+                if norms := layer.head_norms:
+                    norms[0].copy_(self.paired(source.self_attn.q_norm.weight))
+                    norms[1].copy_(self.paired(source.self_attn.k_norm.weight))
             self.final_norm.copy_(self.body.norm.weight)
-            self._fill(self.logits)
+            linears = [*(linear for layer in self.layers for linear in layer.linears), self.logits]
+            current = torch.stack([linear.is_current() for linear in linears]).tolist()  # a GPU is waited for once
+            for linear, is_current in zip(linears, current, strict=True):
+                if not is_current:
+                    self._fill(linear)
         self.version += 1
 
     def _make_buffers(self) -> None:
@@ -84,9 +92,10 @@ class PolicyWeights:
         if not isinstance(embedding, nn.Embedding | ModulesToSaveWrapper):
             raise UnsupportedModelError(f"an embedding that is {type(embedding).__name__}")
         self.dtype, self.device = embedding.weight.dtype, embedding.weight.device
-        found = self._load_kernels() if self.native else "not asked for"
-        self.kernels: Kernels | None = None if isinstance(found, str) else found
+        found = self._load_operators() if self.native else "not asked for"
+        self.operators: Operators | None = None if isinstance(found, str) else found
         self.no_kernels_reason = found if isinstance(found, str) else ""
+        self.kernels: Kernels | None = found.kernels if isinstance(found, CompiledOperators) else None
         self.layers = [self._layer(layer) for layer in self.body.layers]
         self.final_norm = torch.empty_like(self.body.norm.weight)
         self.logits = self._linear(inner, "lm_head")
@@ -126,25 +135,30 @@ class PolicyWeights:
         """Bytes that a layer of a prefill pass takes a token."""
         layer = self.layers[0]
         qkv, gate_up, hidden = layer.query_key_value.rows, layer.gate_up.rows, self.config.hidden_size
-        return (4 * hidden + 2 * qkv + 2 * gate_up) * self.dtype.itemsize + qkv * 4  # rotated in float32
+        if self.operators is None:
+            return (4 * hidden + 2 * qkv + 2 * gate_up) * self.dtype.itemsize + qkv * 4  # rotated in float32
+        return (5 * hidden + qkv + gate_up + gate_up // 2) * self.dtype.itemsize + self.heads * 4
 
     def rotary_factors(self, length: int) -> Tensor:
         """Complex rotary factors `[length, H + KV, D/2]` of query and key heads.
 
         Those of the queries include the attention's scale `D ** -0.5`.
         """
+        scale = torch.ones(self.heads + self.kv_heads, 1, device=self.device)
+        scale[: self.heads] = self.head_dim**-0.5
+        return self._turns(length)[:, None] * scale
+
+    def _turns(self, length: int) -> Tensor:
+        """The rotation of each pair, complex `[length, D/2]`."""
         positions = torch.arange(length, device=self.device)[None]
         with torch.no_grad():
             cos, sin = self.body.rotary_emb(torch.empty(0, device=self.device), positions)
         half = self.head_dim // 2
-        factors = torch.complex(cos[0, :, :half].float(), sin[0, :, :half].float())[:, None]
-        scale = torch.ones(self.heads + self.kv_heads, 1, device=self.device)
-        scale[: self.heads] = self.head_dim**-0.5
-        return factors * scale
+        return torch.complex(cos[0, :, :half].float(), sin[0, :, :half].float())
 
     def rope_table(self, length: int) -> Tensor:
         """Cosine and sine of each rotary pair `[length, D]`, without the scale, for the kernels."""
-        return torch.view_as_real(self.rotary_factors(length)[:, -1].contiguous()).flatten(1)
+        return torch.view_as_real(self._turns(length)).flatten(1)
 
     def paired(self, rows: Tensor) -> Tensor:
         """Rows `0 … D-1` of each head with row `i` and row `i + D/2` side by side."""
@@ -154,26 +168,29 @@ class PolicyWeights:
         """The inverse of `paired`, of rows that lie along `dim`."""
         return rows.unflatten(dim, (-1, self.head_dim // 2, 2)).transpose(dim + 1, dim + 2).reshape(rows.shape)
 
-    def _load_kernels(self) -> Kernels | str:
-        """Kernels for this model, or the reason why there are none."""
+    def _load_operators(self) -> Operators | str:
+        """Kernels of our own for this model, or the reason why there are none."""
+        if any(norm.weight.dtype != self.dtype for norm in (self.body.norm, self.body.layers[0].input_layernorm)):
+            return "norms of another dtype than the embedding"
+        if self.device.type == "cuda":
+            return load_gpu_operators((self.heads, self.kv_heads, self.head_dim), self.dtype, self.device)
         mlp, hidden = self.body.layers[0].mlp, self.config.hidden_size
         sizes = [self.heads * self.head_dim, self.kv_heads * self.head_dim, hidden, mlp.gate_proj.out_features]
         if self.device.type != "cpu":
-            return f"kernels are for CPUs, not for {self.device.type}"
+            return f"no kernels for {self.device.type}"
         if any(size % LARGEST_PANEL for size in sizes):
             return f"sizes of this model that are no multiples of {LARGEST_PANEL}"
-        if any(norm.weight.dtype != self.dtype for norm in (self.body.norm, self.body.layers[0].input_layernorm)):
-            return "norms of another dtype than the embedding"
-        return load_kernels(self.heads, self.kv_heads, self.head_dim, self.dtype)
+        kernels = load_kernels(self.heads, self.kv_heads, self.head_dim, self.dtype)
+        return kernels if isinstance(kernels, str) else CompiledOperators(kernels)
 
     def _layer(self, source: Any) -> Layer:
         attention, mlp = source.self_attn, source.mlp
-        has_norms = hasattr(attention, "q_norm")
         return Layer(
             attention_norm=torch.empty_like(source.input_layernorm.weight),
             query_key_value=self._linear(attention, "q_proj", "k_proj", "v_proj", rotary=2),
-            query_norm=torch.empty_like(attention.q_norm.weight) if has_norms else None,
-            key_norm=torch.empty_like(attention.k_norm.weight) if has_norms else None,
+            head_norms=(torch.empty_like(attention.q_norm.weight), torch.empty_like(attention.k_norm.weight))
+            if hasattr(attention, "q_norm")
+            else None,
             attention_out=self._linear(attention, "o_proj"),
             mlp_norm=torch.empty_like(source.post_attention_layernorm.weight),
             gate_up=self._linear(mlp, "gate_proj", "up_proj"),
@@ -185,8 +202,6 @@ class PolicyWeights:
 
     def _fill(self, linear: Linear) -> None:
         """Copy the merged weights of a projection's modules, stacked."""
-        if linear.is_current():
-            return
         modules = linear.modules
         bases = [base_linear(module) for module in modules]
         weights: list[Tensor] = [merged_weight(module).to(self.dtype) for module in modules]

@@ -51,17 +51,18 @@ class Linear:
         """The model's projections, looked up at every use: an adapter may have been put around them."""
         return [getattr(self.owner, name) for name in self.names]
 
-    def is_current(self) -> bool:
-        """True if nothing that the weights are made from has changed since the last `fill`."""
+    def is_current(self) -> Tensor:
+        """True, a tensor on the device, if nothing that the weights are made from has changed since the last `fill`."""
         tensors, scales = self._sources()
         seen, seen_scales = self._filled_from
-        if len(tensors) != len(seen) or scales != seen_scales:
-            return False
-        pairs = list(zip(tensors, seen, strict=True))
-        return all(  # what is cheap first
-            tensor.data_ptr() == memory.data_ptr() and tensor._version == version
-            for tensor, (memory, version, _) in pairs
-        ) and all(sums.equal(checksums(tensor)) for tensor, (_, _, sums) in pairs)
+        pairs = list(zip(tensors, seen, strict=False))
+        if (
+            len(tensors) != len(seen)
+            or scales != seen_scales
+            or any(t.data_ptr() != memory.data_ptr() or t._version != version for t, (memory, version, _) in pairs)
+        ):
+            return torch.zeros((), dtype=torch.bool, device=self.weight.device)
+        return torch.stack([(sums == checksums(tensor)).all() for tensor, (_, _, sums) in pairs]).all()
 
     def _sources(self) -> tuple[list[Tensor], list[float]]:
         """The parameters of the base layers and of their active adapters, and the scales of the latter."""
@@ -101,6 +102,12 @@ class Linear:
         out = self.product(x.reshape(-1, x.shape[-1]).contiguous())
         return out.view(*x.shape[:-1], self.columns)[..., : self.rows]
 
+    def add_product(self, x: Tensor, total: Tensor) -> None:
+        """`total += x Wᵀ + bias`, in place, of a dense weight."""
+        if self.bias is not None:
+            total += self.bias
+        total.addmm_(x, self.weight.T)
+
     def product(self, x: Tensor, add: Tensor | None = None) -> Tensor:
         """`x Wᵀ + bias (+ add)`; of panels `[N, columns]`, padding included, for contiguous `x` `[N, in]`."""
         if self.layout == "panels":
@@ -109,6 +116,8 @@ class Linear:
             self.kernels.linear(len(x), x, x.shape[1], self.weight, self.bias, add, out, self.columns)
             return out
         if self.layout == "dense":
+            if add is not None and self.bias is None:
+                return torch.addmm(add, x, self.weight.T)
             out = nn.functional.linear(x, self.weight, self.bias)
             return out if add is None else out.add_(add)
         if add is None:

@@ -1,0 +1,151 @@
+"""The operators of a layer outside attention on a GPU, a program per row, in Triton: the twins of those in layers.cpp
+and update.cpp, which explain them. All compute in float32.
+"""
+
+from typing import Any
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+LOGITS_BLOCK = 4096  # of the vocabulary at once
+GATE_BLOCK = 1024
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor) -> None:
+    """`out` `[N, C]` = RMSNorm of `x` times `weight` `[C]`."""
+    rows, columns = x.shape
+    _rms_norm[(rows,)](x, weight, out, eps, columns, BLOCK=triton.next_power_of_2(columns))
+
+
+def rms_norm_backward(x: Tensor, weight: Tensor, eps: float, out_grad: Tensor, add: bool, x_grad: Tensor) -> None:
+    """`x_grad` `[N, C]` = (with `add` +=) the gradient of `x`, from that of its RMSNorm."""
+    rows, columns = x.shape
+    _rms_norm_backward[(rows,)](
+        x, weight, out_grad, x_grad, eps, columns, ADD=add, BLOCK=triton.next_power_of_2(columns)
+    )
+
+
+def swiglu(gate_up: Tensor, out: Tensor) -> None:
+    """`out` `[N, M]` = silu(gate) · up, of `gate_up` `[N, 2 M]`."""
+    rows, size = out.shape
+    _swiglu[(rows, triton.cdiv(size, GATE_BLOCK))](gate_up, out, size, BLOCK=GATE_BLOCK)
+
+
+def swiglu_backward(gate_up: Tensor, out_grad: Tensor, grad: Tensor) -> None:
+    """`grad` `[N, 2 M]` = the gradient of `gate_up`, whose memory it may be, from that of silu(gate) · up."""
+    rows, size = out_grad.shape
+    _swiglu_backward[(rows, triton.cdiv(size, GATE_BLOCK))](gate_up, out_grad, grad, size, BLOCK=GATE_BLOCK)
+
+
+def rotary(qkv: Tensor, positions: Tensor, rope_table: Tensor, scale: float, backward: bool, heads: Any) -> None:
+    """Rotate queries and keys of `qkv` `[N, (H + 2 KV) · D]` in place; `heads` is `(H, KV, D)`."""
+    queries, keys, dim = heads
+    _rotary[(len(qkv),)](
+        qkv, positions, rope_table, scale,
+        BACKWARD=backward, HEADS=queries, KV_HEADS=keys, D=dim,
+        HEADS_BLOCK=triton.next_power_of_2(queries + keys), PAIRS_BLOCK=triton.next_power_of_2(dim // 2),
+    )  # fmt: skip
+
+
+def target_logprobs(logits: Tensor, vocabulary: int, temperature: float, targets: Tensor, logprobs: Tensor) -> None:
+    """`logprobs` `[N]` of `targets` `[N]`; their gradient by the logits `[N, ≥ V]` replaces the logits."""
+    _target_logprobs[(len(logits),)](
+        logits, targets, logprobs, 1 / temperature, logits.stride(0), vocabulary, logits.shape[1], BLOCK=LOGITS_BLOCK
+    )
+
+
+@triton.jit
+def _rms_norm(x, weight, out, eps, columns, BLOCK: tl.constexpr):
+    row, column = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
+    inside = column < columns
+    values = tl.load(x + row * columns + column, inside, 0.0).to(tl.float32)
+    scale = tl.rsqrt(tl.sum(values * values) / columns + eps)
+    factor = tl.load(weight + column, inside, 0.0).to(tl.float32) * scale
+    tl.store(out + row * columns + column, (values * factor).to(out.dtype.element_ty), inside)
+
+
+@triton.jit
+def _rms_norm_backward(x, weight, out_grad, x_grad, eps, columns, ADD: tl.constexpr, BLOCK: tl.constexpr):
+    row, column = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
+    inside, place = column < columns, row * columns + column
+    values = tl.load(x + place, inside, 0.0).to(tl.float32)
+    incoming = tl.load(out_grad + place, inside, 0.0).to(tl.float32) * tl.load(weight + column, inside, 0.0)
+    scale = tl.rsqrt(tl.sum(values * values) / columns + eps)
+    pull = scale * scale * scale * tl.sum(values * incoming) / columns
+    grad = scale * incoming - pull * values
+    if ADD:
+        grad += tl.load(x_grad + place, inside, 0.0).to(tl.float32)
+    tl.store(x_grad + place, grad.to(x_grad.dtype.element_ty), inside)
+
+
+@triton.jit
+def _swiglu(gate_up, out, size, BLOCK: tl.constexpr):
+    row, column = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside, place = column < size, row * 2 * size + column
+    gate = tl.load(gate_up + place, inside, 0.0).to(tl.float32)
+    up = tl.load(gate_up + place + size, inside, 0.0).to(tl.float32)
+    tl.store(out + row * size + column, (gate * tl.sigmoid(gate) * up).to(out.dtype.element_ty), inside)
+
+
+@triton.jit
+def _swiglu_backward(gate_up, out_grad, grad, size, BLOCK: tl.constexpr):
+    row, column = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside, place = column < size, row * 2 * size + column
+    gate = tl.load(gate_up + place, inside, 0.0).to(tl.float32)
+    up = tl.load(gate_up + place + size, inside, 0.0).to(tl.float32)
+    incoming = tl.load(out_grad + row * size + column, inside, 0.0).to(tl.float32)
+    share = tl.sigmoid(gate)
+    gate_grad = incoming * up * share * (1 + gate * (1 - share))
+    tl.store(grad + place, gate_grad.to(grad.dtype.element_ty), inside)
+    tl.store(grad + place + size, (incoming * gate * share).to(grad.dtype.element_ty), inside)
+
+
+@triton.jit
+def _rotary(
+    qkv,
+    positions,
+    rope_table,
+    scale,
+    BACKWARD: tl.constexpr,
+    HEADS: tl.constexpr,
+    KV_HEADS: tl.constexpr,
+    D: tl.constexpr,
+    HEADS_BLOCK: tl.constexpr,
+    PAIRS_BLOCK: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    head, pair = tl.arange(0, HEADS_BLOCK)[:, None], tl.arange(0, PAIRS_BLOCK)[None, :]
+    inside = (head < HEADS + KV_HEADS) & (pair < D // 2)
+    even = qkv + row * (HEADS + 2 * KV_HEADS) * D + head * D + 2 * pair
+    factor = tl.where(head < HEADS, scale, 1.0)
+    a = tl.load(even, inside, 0.0).to(tl.float32) * factor
+    b = tl.load(even + 1, inside, 0.0).to(tl.float32) * factor
+    angle = rope_table + tl.load(positions + row) * D + 2 * pair
+    cosine, sine = tl.load(angle, pair < D // 2, 0.0), tl.load(angle + 1, pair < D // 2, 0.0)
+    if BACKWARD:
+        sine = -sine
+    tl.store(even, (a * cosine - b * sine).to(qkv.dtype.element_ty), inside)
+    tl.store(even + 1, (a * sine + b * cosine).to(qkv.dtype.element_ty), inside)
+
+
+@triton.jit
+def _target_logprobs(logits, targets, logprobs, sharpness, stride, vocabulary, columns, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    logits += row * stride
+    target = tl.load(targets + row)
+    chosen = tl.load(logits + target).to(tl.float32) * sharpness
+    highest, total = -3.4e38, 0.0  # below every logit but -inf, from which it can be subtracted
+    for start in range(0, vocabulary, BLOCK):
+        column = start + tl.arange(0, BLOCK)
+        values = tl.load(logits + column, column < vocabulary, -float("inf")).to(tl.float32) * sharpness
+        higher = tl.maximum(highest, tl.max(values))
+        total = total * tl.exp(highest - higher) + tl.sum(tl.exp(values - higher))
+        highest = higher
+    normaliser = highest + tl.log(total)
+    tl.store(logprobs + row, chosen - normaliser)
+    for start in range(0, columns, BLOCK):
+        column = start + tl.arange(0, BLOCK)
+        values = tl.load(logits + column, column < vocabulary, -float("inf")).to(tl.float32) * sharpness
+        grad = tl.where(column == target, 1.0, 0.0) - tl.exp(values - normaliser)  # 0 in the padding
+        tl.store(logits + column, (grad * sharpness).to(logits.dtype.element_ty), column < columns)

@@ -1,0 +1,88 @@
+"""One layer over ragged tokens, forward, with the operators of the merged copy."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from tiny_math_solver.policy.ragged import RaggedTokens
+from tiny_math_solver.policy.weights import Layer, PolicyWeights
+
+
+class LayerState(NamedTuple):
+    """What a layer computes that its backward pass needs; norms and gates are computed again."""
+
+    x: Tensor  # [N, C]
+    qkv: Tensor  # rotated, queries scaled
+    attention: Tensor  # [N, H · D]
+    log_sum: Tensor  # [N, H]: log Σ e^score
+    middle: Tensor  # [N, C], between attention and MLP
+    gate_up: Tensor  # [N, 2 M]
+
+
+class Forward:
+    """The layers of `weights`, which must have operators, over one batch of ragged tokens on its device.
+
+    `rope_table` `[≥ positions, D]` holds cosine and sine of each rotary pair. Buffers by name are shared by all that
+    compute with the same `buffers`: their values last until the next use of the name.
+    """
+
+    def __init__(
+        self, weights: PolicyWeights, tokens: RaggedTokens, rope_table: Tensor, buffers: dict[str, Tensor] | None = None
+    ):
+        assert weights.operators is not None
+        self.weights, self.operators, self.tokens, self.rope_table = weights, weights.operators, tokens, rope_table
+        self.buffers = {} if buffers is None else buffers
+        self.work: Any = self.operators.work(tokens.layout)
+
+    def run(self, keep: Callable[[int, LayerState], Any]) -> Tensor:
+        """The last layer's result `[N, C]`; `keep(index, state)` is called after each layer."""
+        x = self.weights.embedding.detach()[self.tokens.ids]
+        for index, layer in enumerate(self.weights.layers):
+            state, x = self.layer(layer, x)
+            keep(index, state)
+        return x
+
+    def layer(self, layer: Layer, x: Tensor) -> tuple[LayerState, Tensor]:
+        weights = self.weights
+        qkv = layer.query_key_value.product(self.norm(x, layer.attention_norm))
+        if norms := layer.head_norms:
+            self._norm_heads(qkv, *norms)
+        self.rotate(qkv, backward=False)
+        attention = x.new_empty(len(x), weights.heads * weights.head_dim)
+        log_sum = torch.empty(len(x), weights.heads, device=x.device)
+        self.operators.attention(self.work, qkv, attention, log_sum)
+        middle = layer.attention_out.product(attention, add=x)
+        gate_up = layer.gate_up.product(self.norm(middle, layer.mlp_norm))
+        state = LayerState(x, qkv, attention, log_sum, middle, gate_up)
+        return state, layer.down.product(self.gate(gate_up), add=middle)
+
+    def norm(self, x: Tensor, weight: Tensor) -> Tensor:
+        out = self.buffer("normed", x)
+        self.operators.rms_norm(x, weight, self.weights.eps, out)
+        return out
+
+    def gate(self, gate_up: Tensor) -> Tensor:
+        out = self.buffer("gated", gate_up, gate_up.shape[1] // 2)
+        self.operators.swiglu(gate_up, out)
+        return out
+
+    def rotate(self, qkv: Tensor, backward: bool) -> None:
+        self.operators.rotary(qkv, self.tokens.positions, self.rope_table, self.weights.head_dim**-0.5, backward)
+
+    def buffer(self, name: str, like: Tensor, columns: int | None = None) -> Tensor:
+        """A tensor `[N, columns]`, by default shaped as `like`."""
+        columns = like.shape[1] if columns is None else columns
+        size, held = len(like) * columns, self.buffers.get(name)
+        if held is None or len(held) < size:
+            held = self.buffers[name] = like.new_empty(size)
+        return held[:size].view(len(like), columns)
+
+    def _norm_heads(self, qkv: Tensor, query_norm: Tensor, key_norm: Tensor) -> None:
+        """Qwen3's norms of queries and keys, in place."""
+        heads, keys, dim = self.weights.heads, self.weights.kv_heads, self.weights.head_dim
+        parts = qkv.view(len(qkv), -1, dim)
+        for part, norm in ((slice(heads), query_norm), (slice(heads, heads + keys), key_norm)):
+            parts[:, part] = functional.rms_norm(parts[:, part], norm.shape, norm, self.weights.eps)
