@@ -31,9 +31,9 @@ sanitize: .venv/.installed-dev ## the kernels' tests and a short training under 
 bench: .venv/.installed ## rollouts and GRPO steps side by side with transformers and stock TRL
 	$(BIN)/tiny-math bench
 
-bench-gpu: .venv/.installed ## the same on a CUDA machine: 64 problems × 16 samples × 256 tokens, memory of 512
+bench-gpu: .venv/.installed ## the same on a CUDA machine, with a model of 0.5B's shape: four minutes
 	$(BIN)/python -c 'import sys, torch; sys.exit("no CUDA GPU here" if not torch.cuda.is_available() else 0)'
-	$(BIN)/tiny-math bench --out bench/results/gpu.json
+	$(BIN)/tiny-math bench --limit 60 --out bench/results/gpu.json
 
 lint: .venv/.installed-dev ## ruff and mypy
 	$(BIN)/ruff check .

@@ -1,13 +1,16 @@
 """The measurements: equal work on both sides, and figures that follow from the times."""
 
+import time
 from typing import Any
 
 import pytest
+import torch
 
 from helpers.paths import QUICKSTART
-from tiny_math_solver.bench import rollouts, sampling, steps
+from tiny_math_solver.bench import report, rollouts, sampling, steps, trace
 from tiny_math_solver.bench.rollouts import Case
 from tiny_math_solver.config.loading import load_config
+from tiny_math_solver.support.console import CollectingConsole
 from tiny_math_solver.training.trainer import MathGRPOTrainer
 
 
@@ -26,7 +29,7 @@ def test_a_rollout_case_is_measured_on_both_sides():
 def test_the_sides_of_a_step_train_on_equally_many_completions():
     config = load_config(QUICKSTART)
     for side in steps.sides(config.completions_per_step).values():
-        other = load_config(QUICKSTART, list(side.overrides))
+        other = load_config(QUICKSTART, side.overrides)
         assert other.completions_per_step == config.completions_per_step == 128
 
 
@@ -92,3 +95,57 @@ def test_the_arms_of_the_race_are_what_they_are_called():
             on = config.problems.sampling == "adaptive", config.rollouts.replace_dead == 2, config.update.share == 0.5
             assert sum(on) == {"none": 0, "all three": 3}.get(arm, 1), (name, arm)
             assert arm in ("none", "all three") or load_config(QUICKSTART, ["--" + arm.split()[0], arm.split()[1]])
+
+
+def test_a_side_that_does_not_fit_is_measured_in_smaller_micro_batches(monkeypatch: pytest.MonkeyPatch):
+    """Both sides still train on as many completions a step, and what cannot be halved is no result."""
+    tried: list[tuple[int | None, int]] = []
+
+    def train(side: steps.Side, *args: Any, **kwargs: Any) -> list[float]:
+        tried.append((side.batch, side.accumulation))
+        if side.batch is None or side.batch > 8:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return [1.0]
+
+    monkeypatch.setattr(steps, "train_side", train)
+    best = steps.sides(32)["trl_best"]
+    assert steps._as_fits(best, QUICKSTART, [], 1, coin=False) == ([1.0], 8)
+    assert tried == [(32, 1), (16, 2), (8, 4)]
+    with pytest.raises(torch.OutOfMemoryError):
+        steps._as_fits(steps.sides(32)["ours"], QUICKSTART, [], 1, coin=False)
+
+
+def test_what_takes_too_long_or_too_much_is_named_and_the_rest_measured(monkeypatch: pytest.MonkeyPatch):
+    """Results are saved after each measurement, so that a machine that goes away takes the last one alone."""
+
+    def endless() -> Any:
+        while True:
+            time.sleep(0.01)
+
+    def too_large(*args: Any, **kwargs: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate")
+
+    monkeypatch.setattr(report, "ceilings", endless)
+    monkeypatch.setattr(report.steps, "race", too_large)
+    step = {"completions_per_step": 4, "seconds_per_step": {"ours": 1.0}, "times_faster_than": {}}
+    monkeypatch.setattr(report.steps, "step_times", lambda *args, **kwargs: step)
+    saved: list[set[str]] = []
+    console = CollectingConsole()
+    found = report.run(["machine", "steps", "race"], None, console, lambda result: saved.append(set(result)), 0.2)
+    assert found["stopped"] == {"machine": "took longer than 0.2 s", "race": "CUDA out of memory."}
+    assert found["steps"] == step
+    assert [len(names) for names in saved] == [4, 5, 5]
+    assert console.lines[0] == "machine: stopped: took longer than 0.2 s"
+
+
+@pytest.mark.slow
+def test_our_kernels_for_a_gpu_are_fewer_and_move_less():
+    """As many kernels as a layer has operators, and two fifths of the bytes at most that torch moves alone."""
+    pytest.importorskip("triton")
+    counted = trace.trace(rows=4)
+    for part, of_layer in (("decode", 8), ("update", 70)):
+        ours, alone = counted[part]["ours"], counted[part]["torch"]
+        assert of_layer * 24 / 2 < ours["kernels"] < of_layer * 24 + 20 < alone["kernels"]
+        assert ours["bytes"] < 0.4 * alone["bytes"]
+    rows = 2 * 896 * 2  # bytes of a row that a norm reads and writes
+    assert counted["decode"]["ours"]["bytes"] > 24 * 2 * rows + 2 * 151_936 * 2  # two norms a layer; the draw

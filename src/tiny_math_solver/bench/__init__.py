@@ -3,6 +3,7 @@
 machine.py    what the hardware can do at best
 rollouts.py   the engine, transformers' generate and, from another environment, vLLM: the same rows and tokens
 steps.py      GRPO steps and the time to a dev accuracy: ours against TRL's own GRPOTrainer
+trace.py      kernels and bytes of a GPU's step, counted without one
 sampling.py   the time to a dev accuracy with the settings that choose problems and rows, and without
 report.py     all of it as a table and as JSON
 """
@@ -15,7 +16,9 @@ PARTS: dict[str, tuple[str, ...]] = {
     "rollouts-0.5b": ("cpu", "cuda"),
     "steps": ("cpu",),
     "steps-0.5b": ("cuda",),
+    "table-0.5b": ("cuda",),
     "memory": ("cuda",),
     "race": ("cpu",),
+    "trace": ("cpu",),
     "sampling": (),  # half an hour: only if chosen
 }

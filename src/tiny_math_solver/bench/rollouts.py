@@ -1,10 +1,12 @@
 """Rollouts side by side: the same prompts, rows and completion lengths in the engine, transformers and vLLM."""
 
+import gc
 import json
 import subprocess
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -18,7 +20,7 @@ from tiny_math_solver.models.load import load_base, load_tokenizer
 from tiny_math_solver.problems.embedded import embedded_problems
 from tiny_math_solver.prompts import chat_messages, encode_prompt, group_prompts
 from tiny_math_solver.rollouts import EngineRollouts, Sampling
-from tiny_math_solver.support.device import default_device
+from tiny_math_solver.support.device import default_device, empty_cache
 from tiny_math_solver.support.errors import UserError
 from tiny_math_solver.support.files import write_text
 
@@ -46,7 +48,14 @@ CASES = {
     "rollouts": [Case(EMBEDDED, 16, 8, 64), Case(EMBEDDED, 128, 8, 64), Case(EMBEDDED, 512, 8, 64)],
     "rollouts-0.5b": [Case(QWEN, 16, 4, 64, rounds=3), Case(QWEN, 64, 4, 64, rounds=3)],
 }
-GPU_CASES = {"rollouts-0.5b": [Case(QWEN, 1024, 16, 256, rounds=3)]}
+GPU_CASES = {
+    "rollouts-0.5b": [
+        Case(QWEN, 16, 4, 128, rounds=3),
+        Case(QWEN, 64, 4, 128, rounds=3),
+        Case(QWEN, 256, 8, 128, rounds=3),
+        Case(QWEN, 1024, 16, 256, rounds=3),
+    ]
+}
 
 
 def measure(case: Case, vllm_python: str | None = None) -> dict[str, Any]:
@@ -79,6 +88,8 @@ def measure(case: Case, vllm_python: str | None = None) -> dict[str, Any]:
             taken[name].append(seconds(work, device, repeats=1))
     if vllm_python:
         del engine
+        gc.collect()
+        empty_cache()  # vLLM wants most of a GPU's memory for itself
         taken["vllm"] = _vllm(model, tokenizer, prompts, case, vllm_python)
     steps = {name: 1e3 * median(times) / case.tokens for name, times in taken.items()}
     parameters = sum(p.numel() for p in model.parameters())
@@ -104,19 +115,24 @@ def share_of_floor(result: dict[str, Any], ceilings: dict[str, float]) -> float:
     return 1e3 * floor / result["ms_per_step"]["engine"]
 
 
+@cache
 def load_case_model(name: str) -> tuple[Any, Any]:
     """`(model, tokenizer)`: the shipped one, or a random one of Qwen2.5-0.5B's shape in bfloat16."""
     tokenizer = load_tokenizer(EMBEDDED)
     if name == EMBEDDED:
         return load_base(EMBEDDED, dtype="float32").eval(), tokenizer
+    return qwen_shaped().to(default_device()), tokenizer
+
+
+def qwen_shaped(layers: int = 24) -> Any:
+    """A random model of Qwen2.5-0.5B's shape, in bfloat16."""
     torch.manual_seed(0)
     config = Qwen2Config(
-        vocab_size=151936, hidden_size=896, intermediate_size=4864, num_hidden_layers=24, num_attention_heads=14,
+        vocab_size=151936, hidden_size=896, intermediate_size=4864, num_hidden_layers=layers, num_attention_heads=14,
         num_key_value_heads=2, tie_word_embeddings=True, max_position_embeddings=32768, rms_norm_eps=1e-6,
         rope_parameters={"rope_type": "default", "rope_theta": 1000000.0},
     )  # fmt: skip
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    return model.to(default_device()).eval(), tokenizer
+    return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
 
 
 def _prompts(case: Case, tokenizer: Any) -> list[list[int]]:

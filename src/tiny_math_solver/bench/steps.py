@@ -4,7 +4,7 @@ import gc
 import tempfile
 import time
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -27,6 +27,7 @@ from tiny_math_solver.rollouts import EngineRollouts
 from tiny_math_solver.runs.events import EventLog
 from tiny_math_solver.runs.folder import RunFolder
 from tiny_math_solver.support.console import QuietConsole
+from tiny_math_solver.support.out_of_memory import is_out_of_memory
 from tiny_math_solver.training.build import make_trainer
 from tiny_math_solver.training.trainer import MathGRPOTrainer
 
@@ -40,20 +41,34 @@ class Side:
 
     name: str
     stock: bool
-    overrides: tuple[str, ...] = ()
+    batch: int | None = None  # completions of a micro-batch, instead of the configuration's
+    accumulation: int = 1
+    is_checkpointed: bool = False
+
+    @property
+    def overrides(self) -> list[str]:
+        if self.batch is None:
+            return []
+        return [
+            "--grpo.per_device_train_batch_size", f"{self.batch}",
+            "--grpo.gradient_accumulation_steps", f"{self.accumulation}",
+            "--grpo.gradient_checkpointing", str(self.is_checkpointed).lower(),
+        ]  # fmt: skip
+
+    def halved(self) -> "Side | None":
+        """The same with micro-batches of half the size; None if that cannot be."""
+        if self.batch is None or self.batch % 2:
+            return None
+        return replace(self, batch=self.batch // 2, accumulation=2 * self.accumulation)
 
 
 def sides(completions: int) -> dict[str, Side]:
     """Ours, and TRL's trainer in the settings of the seed and in its best ones."""
-    whole = ("--grpo.per_device_train_batch_size", f"{completions}", "--grpo.gradient_accumulation_steps", "1")
-    one = (
-        "--grpo.per_device_train_batch_size", "1", "--grpo.gradient_accumulation_steps", f"{completions}",
-        "--grpo.gradient_checkpointing", "true",
-    )  # fmt: skip
+    checkpointed = "TRL, batch 1 with accumulation and gradient checkpointing"
     return {
         "ours": Side("ours", stock=False),
-        "trl_best": Side("TRL, whole batch at once", stock=True, overrides=whole),
-        "trl_seed": Side("TRL, batch 1 with accumulation and gradient checkpointing", stock=True, overrides=one),
+        "trl_best": Side("TRL, whole batch at once, or as much as fits", stock=True, batch=completions),
+        "trl_seed": Side(checkpointed, stock=True, batch=1, accumulation=completions, is_checkpointed=True),
     }
 
 
@@ -67,27 +82,41 @@ def step_times(
     config = load_config(config_path, overrides)
     taken: dict[str, list[float]] = {}
     peaks: dict[str, int] = {}
+    micro_batches: dict[str, int | None] = {}
     for _ in range(rounds):
         for name, side in sides(config.completions_per_step).items():
             if only and name not in only:
                 continue
-            if torch.cuda.is_available():
-                gc.collect()  # an earlier side's trainer is in cycles
-                torch.cuda.empty_cache()
-                torch.cuda.reset_peak_memory_stats()
-            times = train_side(side, config_path, overrides, steps, coin=coin)
+            times, micro_batches[name] = _as_fits(side, config_path, overrides, steps, coin=coin)
             taken.setdefault(name, []).extend(times[1:])  # the first one warms up
             if torch.cuda.is_available():
                 peaks[name] = max(peaks.get(name, 0), torch.cuda.max_memory_allocated())
     seconds = {name: median(times) for name, times in taken.items()}
     return {
-        **({"peak_memory_bytes": peaks} if peaks else {}),
+        **({"peak_memory_bytes": peaks, "micro_batches": micro_batches} if peaks else {}),
         "steps": steps,
         "rounds": rounds,
         "completions_per_step": config.completions_per_step,
         "seconds_per_step": seconds,
         "times_faster_than": {name: s / seconds["ours"] for name, s in seconds.items() if name != "ours"},
     }
+
+
+def _as_fits(
+    side: Side, config_path: Path, overrides: list[str], steps: int, *, coin: bool
+) -> tuple[list[float], int | None]:
+    """The seconds of each step, in micro-batches as large as fit into memory, and their size."""
+    while True:
+        gc.collect()  # an earlier side's trainer, and what did not fit, are in cycles
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        try:
+            return train_side(side, config_path, overrides, steps, coin=coin), side.batch
+        except Exception as error:
+            if not is_out_of_memory(error) or (smaller := side.halved()) is None:
+                raise
+            side = smaller
 
 
 def race(config_path: Path, overrides: list[str], limit: int, rounds: int) -> dict[str, Any]:
@@ -144,14 +173,16 @@ def train_side(
     return times
 
 
-def of_qwens_shape(folder: str, new_tokens: int) -> list[str]:
-    """Overrides for a random model of Qwen2.5-0.5B's shape, saved in `folder`: 64 problems × 16 samples a step."""
+def of_qwens_shape(folder: str, problems: int, samples: int, new_tokens: int) -> list[str]:
+    """Overrides for a random model of Qwen2.5-0.5B's shape, saved in `folder`."""
     model, tokenizer = load_case_model(QWEN)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    load_case_model.cache_clear()  # its memory is not the step's
+    rows = problems * samples
     return [
-        "--model.name", folder, "--model.dtype", "auto", "--rollouts.batch_size", "1024",
-        "--grpo.num_generations", "16", "--grpo.per_device_train_batch_size", "1024",
+        "--model.name", folder, "--model.dtype", "auto", "--rollouts.batch_size", f"{rows}",
+        "--grpo.num_generations", f"{samples}", "--grpo.per_device_train_batch_size", f"{rows}",
         "--grpo.gradient_accumulation_steps", "1", "--grpo.max_completion_length", str(new_tokens),
         "--update.tokens_per_pass", "16384",
     ]  # fmt: skip

@@ -19,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)} (default: those that fit this machine)"
     )
     parser.add_argument("--vllm-python", metavar="PATH", help="Python of an environment with vLLM, to measure it too")
+    parser.add_argument("--limit", type=float, metavar="S", help="seconds after which a measurement is stopped")
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
     parser.add_argument("--out", type=Path, help="JSON file for the results")
 
@@ -38,7 +39,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         if args.out:
             write_whole(args.out, json.dumps(result, indent=2) + "\n")
 
-    result = measure(args.parts, args.vllm_python, NotesConsole() if args.json else console, save)
+    result = measure(args.parts, args.vllm_python, NotesConsole() if args.json else console, save, args.limit)
     if args.json:
         console.say(json.dumps(result, indent=2))
     return 0

@@ -45,3 +45,29 @@ def ended_by_signals() -> Iterator[None]:
         for number, handler in before.items():
             if handler == signal.SIG_DFL:
                 signal.signal(number, handler)
+
+
+class OverTimeError(BaseException):
+    """A block took longer than it may: no `except Exception` swallows it."""
+
+
+@contextlib.contextmanager
+def time_limit(seconds: float | None) -> Iterator[None]:
+    """Raise `OverTimeError` inside the block after so many seconds, at the next instruction of Python.
+
+    Without effect on Windows, which has no timer that interrupts.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise OverTimeError(f"took longer than {seconds:g} s")
+
+    if seconds is None or not hasattr(signal, "setitimer"):
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
