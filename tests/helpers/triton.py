@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from tiny_math_solver.kernels import load_gpu_operators
 from tiny_math_solver.policy.weights import PolicyWeights
 
 # relative to the largest values, in float32 and half precision: the interpreter cannot multiply bfloat16 matrices
@@ -15,11 +14,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 
 def use_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every new copy of a policy compute in Triton."""
-
-    def operators(self: Any) -> Any:
-        return load_gpu_operators((self.heads, self.kv_heads, self.head_dim), self.dtype, self.device)
-
-    monkeypatch.setattr(PolicyWeights, "_load_operators", operators)
+    monkeypatch.setattr(PolicyWeights, "_load_operators", PolicyWeights._load_gpu_operators)
 
 
 def error(found: Tensor, expected: Any) -> float:

@@ -21,7 +21,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tiny_math_solver.bench.rollouts import qwen_shaped
-from tiny_math_solver.kernels import load_gpu_operators
 from tiny_math_solver.policy import linear
 from tiny_math_solver.policy.weights import PolicyWeights
 from tiny_math_solver.rollouts.decoder import Decoder
@@ -172,27 +171,26 @@ def own_kernels(used: bool) -> Iterator[Traffic]:
 
         replace(linear, "_has_onednn", lambda dtype, device: False)
         if used:
-            replace(PolicyWeights, "_load_operators", _gpu_operators)
+            replace(PolicyWeights, "_load_operators", PolicyWeights._load_gpu_operators)
             for (holder, name), moved in _own_kernels().items():
                 counted = partial(_count, traffic, moved)
                 replace(holder, name, staticmethod(counted) if isinstance(holder, type) else counted)
         yield traffic
 
 
-def _gpu_operators(weights: PolicyWeights) -> Any:
-    return load_gpu_operators((weights.heads, weights.kv_heads, weights.head_dim), weights.dtype, weights.device)
+def _count(traffic: Traffic, moved: Callable[..., int | tuple[int, ...]], *args: Any) -> None:
+    bytes_of = moved(*args)
+    for count in bytes_of if isinstance(bytes_of, tuple) else (bytes_of,):
+        traffic.add(count)
 
 
-def _count(traffic: Traffic, moved: Callable[..., int], *args: Any) -> None:
-    traffic.add(moved(*args))
-
-
-def _own_kernels() -> dict[tuple[Any, str], Callable[..., int]]:
-    """The bytes that each of our kernels for a GPU reads and writes."""
+def _own_kernels() -> dict[tuple[Any, str], Callable[..., int | tuple[int, ...]]]:
+    """The bytes that each of our kernels for a GPU reads and writes; of several, each one's."""
     from tiny_math_solver.kernels.gpu import attention, decode
     from tiny_math_solver.kernels.gpu.operators import TritonOperators, rows
 
     return {
+        (TritonOperators, "try_out"): lambda *args: (),  # no part of a step
         (TritonOperators, "rms_norm"): lambda x, weight, eps, out: _bytes(x, weight, out),
         (TritonOperators, "rms_norm_backward"): lambda x, weight, eps, out_grad, add, grad: _bytes(
             x, weight, out_grad, *[grad] * (1 + add)
@@ -202,7 +200,7 @@ def _own_kernels() -> dict[tuple[Any, str], Callable[..., int]]:
         (TritonOperators, "target_logprobs"): lambda logits, *rest: 3 * _bytes(logits),
         (rows, "rotary"): lambda qkv, *rest: 2 * _bytes(qkv),
         (attention, "attention"): lambda *args: 0,
-        (attention, "attention_backward"): lambda *args: 0,
+        (attention, "attention_backward"): lambda *args: (0, 0),  # queries, then keys and values
         (decode, "embed"): lambda tokens, generated, embedding, x: 2 * _bytes(x),
         (decode, "decode_attention"): lambda *args: 0,
         (decode, "draw"): lambda logits, *rest: 2 * _bytes(logits),

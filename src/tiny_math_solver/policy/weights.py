@@ -173,7 +173,7 @@ class PolicyWeights:
         if any(norm.weight.dtype != self.dtype for norm in (self.body.norm, self.body.layers[0].input_layernorm)):
             return "norms of another dtype than the embedding"
         if self.device.type == "cuda":
-            return load_gpu_operators((self.heads, self.kv_heads, self.head_dim), self.dtype, self.device)
+            return self._load_gpu_operators()
         mlp, hidden = self.body.layers[0].mlp, self.config.hidden_size
         sizes = [self.heads * self.head_dim, self.kv_heads * self.head_dim, hidden, mlp.gate_proj.out_features]
         if self.device.type != "cpu":
@@ -182,6 +182,9 @@ class PolicyWeights:
             return f"sizes of this model that are no multiples of {LARGEST_PANEL}"
         kernels = load_kernels(self.heads, self.kv_heads, self.head_dim, self.dtype)
         return kernels if isinstance(kernels, str) else CompiledOperators(kernels)
+
+    def _load_gpu_operators(self) -> Operators | str:
+        return load_gpu_operators((self.heads, self.kv_heads, self.head_dim), self.dtype, self.device)
 
     def _layer(self, source: Any) -> Layer:
         attention, mlp = source.self_attn, source.mlp

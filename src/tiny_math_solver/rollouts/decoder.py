@@ -99,13 +99,8 @@ class Decoder(ABC):
     def move(self, targets: list[int], sources: list[int]) -> None:
         """Continue the completions of slots `sources` in slots `targets`, which are others."""
         to, of = (torch.tensor(slots, device=self.weights.device) for slots in (targets, sources))
-        self._move(to, of)
         for state in (self.prompt_length, self.generated, self.done, self.tokens, self.logprobs, self.uniform):
             state[to] = state[of]
-
-    @abstractmethod
-    def _move(self, targets: Tensor, sources: Tensor) -> None:
-        """The same for caches, and whatever else belongs to a slot."""
 
     def _draw(self, logits: Tensor, first: int, last: int, logits_row: Tensor | None = None) -> None:
         """Draw the next token of slots `first … last-1`, from row `logits_row[i]`, or `i`, of logits `[·, V]`."""

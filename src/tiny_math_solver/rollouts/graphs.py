@@ -9,6 +9,7 @@ from torch import Tensor
 
 GRAPH_ROWS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 ROWS_BEYOND = 256  # more are rounded up to a multiple of
+GPU_SYNC_EVERY = 8  # steps between looks at what is done
 STREAMS = 32  # that torch hands out in turn
 
 _recorders: "WeakSet[StepGraphs]" = WeakSet()  # those that have a stream
@@ -29,7 +30,10 @@ class StepGraphs:
         self.graphs.clear()
 
     def run(self, step: Callable[..., None], rows: int, slots: int, *shape: int) -> None:
-        """`step(rows, *shape)`, with at least as many rows, of the graph for that shape."""
+        """`step(rows, *shape)`; on a GPU, with at least as many rows, by the graph for that shape."""
+        if not self.state[0].is_cuda:
+            step(rows, *shape)
+            return
         rows = min(rounded_up(rows), slots)
         graph = self.graphs.get((rows, *shape))
         if graph is None:

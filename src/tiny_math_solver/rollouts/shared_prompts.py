@@ -69,11 +69,9 @@ class SharedPromptDecoder(Decoder):
         super().move(targets, sources)
         for target, source in zip(targets, sources, strict=True):
             self._held[target] = self._held[source]
-
-    def _move(self, targets: Tensor, sources: Tensor) -> None:
-        self.prompt_place[targets] = self.prompt_place[sources]
-        both = torch.cat([targets, sources])
-        self.completion_place[both] = self.completion_place[torch.cat([sources, targets])]
+        to, of = (torch.tensor(slots, device=self.weights.device) for slots in (targets + sources, sources + targets))
+        self.completion_place[to] = self.completion_place[of]
+        self.prompt_place[to[: len(targets)]] = self.prompt_place[of[: len(targets)]]
 
     def _take_rotation(self) -> None:
         self.rope_table.copy_(self.weights.rope_table(self.longest))

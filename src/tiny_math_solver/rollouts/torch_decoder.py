@@ -6,10 +6,8 @@ from torch.nn import functional
 
 from tiny_math_solver.policy.weights import Layer, PolicyWeights
 from tiny_math_solver.rollouts.decoder import Decoder, length_bucket
-from tiny_math_solver.rollouts.graphs import StepGraphs
+from tiny_math_solver.rollouts.graphs import GPU_SYNC_EVERY, StepGraphs
 from tiny_math_solver.rollouts.sampling import Sampling
-
-GPU_SYNC_EVERY = 8
 
 
 class TorchDecoder(Decoder):
@@ -48,17 +46,11 @@ class TorchDecoder(Decoder):
             self.length_bound[target] = tokens = self.length_bound[source]
             self.cache[:, :, target, :, :tokens] = self.cache[:, :, source, :, :tokens]
 
-    def _move(self, targets: Tensor, sources: Tensor) -> None:
-        """The cache is copied slot by slot, as far as it is filled."""
-
     def _advance(self, rows: int) -> None:
         limit = self.prompt_tokens + self.new_tokens
         self.length_bound[:rows] = [min(tokens + 1, limit) for tokens in self.length_bound[:rows]]
         tokens = length_bucket(max(self.length_bound[:rows]))
-        if self.weights.device.type == "cuda":
-            self.graphs.run(self._step, rows, self.slots, tokens)
-        else:
-            self._step(rows, tokens)
+        self.graphs.run(self._step, rows, self.slots, tokens)
 
     def _record_anew(self) -> None:
         self.graphs.clear()

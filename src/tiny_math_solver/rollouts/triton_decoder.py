@@ -7,11 +7,9 @@ from torch import Tensor
 
 from tiny_math_solver.kernels.gpu import decode
 from tiny_math_solver.policy.weights import PolicyWeights
-from tiny_math_solver.rollouts.graphs import StepGraphs
+from tiny_math_solver.rollouts.graphs import GPU_SYNC_EVERY, StepGraphs
 from tiny_math_solver.rollouts.sampling import Sampling
 from tiny_math_solver.rollouts.shared_prompts import SharedPromptDecoder
-
-GPU_SYNC_EVERY = 8
 
 
 class TritonDecoder(SharedPromptDecoder):
@@ -26,10 +24,7 @@ class TritonDecoder(SharedPromptDecoder):
         self.graphs = StepGraphs((self.generated, self.done, self.tokens, self.logprobs))
 
     def _advance(self, rows: int) -> None:
-        if self.weights.device.type == "cuda":
-            self.graphs.run(self._step, rows, self.slots)
-        else:
-            self._step(rows)
+        self.graphs.run(self._step, rows, self.slots)
 
     def _record_anew(self) -> None:
         self.graphs.clear()

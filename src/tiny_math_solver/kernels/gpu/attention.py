@@ -29,7 +29,7 @@ LARGEST_HEAD = 256
 class Tiles:
     """The work of one attention; both tables are int32, the longest work first."""
 
-    queries: Tensor  # [·, 5]: first and last query, first and last token of the prompt before them, first of their own
+    queries: Tensor  # [·, 6]: first and last query, and keys: of the prompt before them, then of their own
     keys: Tensor  # [·, 3]: first and last key, last query that attends to them
 
 
@@ -51,12 +51,12 @@ def tiles(layout: tuple[Any, ...], size: int, device: torch.device) -> Tiles:
         segments = [(prompt, prompt_last, prompt, prompt, end)]
         segments += [(row_start[r], row_start[r] + row_length[r], prompt, prompt_last, 0) for r in rows]
         for first, last, before, before_last, seen_until in segments:
-            queries += [(*part, before, before_last, first) for part in _parts(first, last, size)]
+            queries += [(*part, before, before_last, first, part[1]) for part in _parts(first, last, size)]
             keys += [(*part, seen_until or last) for part in _parts(first, last, size)]
     queries.sort(key=lambda tile: tile[4] - tile[1] + tile[2] - tile[3])
     keys.sort(key=lambda tile: tile[0] - tile[2])
     return Tiles(
-        torch.tensor(queries, dtype=torch.int32, device=device).view(-1, 5),
+        torch.tensor(queries, dtype=torch.int32, device=device).view(-1, 6),
         torch.tensor(keys, dtype=torch.int32, device=device).view(-1, 3),
     )
 
@@ -112,7 +112,7 @@ def _forward(
     BLOCK_N: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    work += tl.program_id(0) * 5
+    work += tl.program_id(0) * 6
     head = tl.program_id(1)
     first, last = tl.load(work), tl.load(work + 1)
     row, dim = first + tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_D)
@@ -122,10 +122,7 @@ def _forward(
     total = tl.zeros((BLOCK_M,), tl.float32)
     kv_head = HEADS + head // (HEADS // KV_HEADS)
     for part in tl.static_range(2):  # the prompt, then the segment itself
-        if part == 0:
-            key_first, key_last = tl.load(work + 2), tl.load(work + 3)
-        else:
-            key_first, key_last = tl.load(work + 4), last
+        key_first, key_last = tl.load(work + 2 + 2 * part), tl.load(work + 3 + 2 * part)
         for start in range(key_first, key_last, BLOCK_N):
             column = start + tl.arange(0, BLOCK_N)
             key = _tile(qkv, column, key_last, kv_head, dim, HEADS + 2 * KV_HEADS, D)
@@ -162,7 +159,7 @@ def _backward_queries(
     BLOCK_N: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    work += tl.program_id(0) * 5
+    work += tl.program_id(0) * 6
     head = tl.program_id(1)
     first, last = tl.load(work), tl.load(work + 1)
     row, dim = first + tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_D)
@@ -175,11 +172,8 @@ def _backward_queries(
     normaliser = tl.load(log_sum + place, row < last, 0.0)
     query_grad = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
     kv_head = HEADS + head // (HEADS // KV_HEADS)
-    for part in tl.static_range(2):
-        if part == 0:
-            key_first, key_last = tl.load(work + 2), tl.load(work + 3)
-        else:
-            key_first, key_last = tl.load(work + 4), last
+    for part in tl.static_range(2):  # likewise
+        key_first, key_last = tl.load(work + 2 + 2 * part), tl.load(work + 3 + 2 * part)
         for start in range(key_first, key_last, BLOCK_N):
             column = start + tl.arange(0, BLOCK_N)
             key = _tile(qkv, column, key_last, kv_head, dim, HEADS + 2 * KV_HEADS, D)
