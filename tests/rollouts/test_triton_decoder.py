@@ -7,8 +7,8 @@ import torch
 
 pytest.importorskip("triton")
 
+from helpers.gpu_kernels import use_triton
 from helpers.models import FAMILIES, adapted, ids, small
-from helpers.triton import use_triton
 from tiny_math_solver.models.load import load_tokenizer
 from tiny_math_solver.prompts import Prompt, group_prompts
 from tiny_math_solver.rollouts import EngineRollouts, Sampling

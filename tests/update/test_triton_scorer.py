@@ -8,7 +8,7 @@ import torch
 
 pytest.importorskip("triton")
 
-from helpers.triton import use_triton
+from helpers.gpu_kernels import use_triton
 from helpers.updates import micro_batches, new_trainer
 from tiny_math_solver.policy.weights import PolicyWeights
 from tiny_math_solver.update.merged_scorer import MergedScorer, unsupported

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from helpers.triton import TOLERANCE, error
+from helpers.gpu_kernels import TOLERANCE, error
 from tiny_math_solver.policy.ragged import lay_out
 
 attention = pytest.importorskip("tiny_math_solver.kernels.gpu.attention")

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from helpers.triton import TOLERANCE, error
+from helpers.gpu_kernels import TOLERANCE, error
 
 rows = pytest.importorskip("tiny_math_solver.kernels.gpu.rows")
 DTYPES = list(TOLERANCE)
