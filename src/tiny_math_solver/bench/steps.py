@@ -184,7 +184,7 @@ def of_qwens_shape(folder: str, problems: int, samples: int, new_tokens: int) ->
         "--model.name", folder, "--model.dtype", "auto", "--rollouts.batch_size", f"{rows}",
         "--grpo.num_generations", f"{samples}", "--grpo.per_device_train_batch_size", f"{rows}",
         "--grpo.gradient_accumulation_steps", "1", "--grpo.max_completion_length", str(new_tokens),
-        "--update.tokens_per_pass", "16384",
+        "--update.tokens_per_pass", "null",
     ]  # fmt: skip
 
 

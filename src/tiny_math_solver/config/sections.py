@@ -120,7 +120,9 @@ class UpdateSection(Section):
     share: float = Field(
         1.0, gt=0, le=1, description="share of each group's completions to learn from: its best and its worst"
     )
-    tokens_per_pass: int = Field(4096, ge=1, description="tokens of one forward and backward pass, padding included")
+    tokens_per_pass: int | None = Field(
+        None, ge=1, description="tokens of a forward and backward pass; null: 4096, on a GPU up to 65536 if they fit"
+    )
 
 
 class GuardsSection(Section):

@@ -1,5 +1,6 @@
 """Projections of the merged copy, in the memory layout that their products want."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -44,25 +45,31 @@ class Linear:
             self.layout = "onednn" if _has_onednn(dtype, device) else "dense"
             self.weight = torch.empty(rows if self.layout == "dense" else 0, columns, **like)
         self.bias = torch.zeros(self.columns, **like) if bias or self.layout == "panels" else None
-        self._filled_from: tuple[list[tuple[Tensor, int, Tensor]], list[float]] = [], []  # versions, checksums, scales
+        # tensors with their versions, and scales, of the last `fill`
+        self._filled_from: tuple[list[tuple[Tensor, int]], list[float]] = [], []
+        self.checksums = torch.empty(0)  # of those tensors as they were
 
     @property
     def modules(self) -> list[Any]:
         """The model's projections, looked up at every use: an adapter may have been put around them."""
         return [getattr(self.owner, name) for name in self.names]
 
-    def is_current(self) -> Tensor:
-        """True, a tensor on the device, if nothing that the weights are made from has changed since the last `fill`."""
+    def is_made_from_the_same(self) -> bool:
+        """True if since the last `fill` no source was replaced, or written to in a way that autograd counts."""
         tensors, scales = self._sources()
         seen, seen_scales = self._filled_from
-        pairs = list(zip(tensors, seen, strict=False))
-        if (
-            len(tensors) != len(seen)
-            or scales != seen_scales
-            or any(t.data_ptr() != memory.data_ptr() or t._version != version for t, (memory, version, _) in pairs)
-        ):
-            return torch.zeros((), dtype=torch.bool, device=self.weight.device)
-        return torch.stack([(sums == checksums(tensor)).all() for tensor, (_, _, sums) in pairs]).all()
+        return (
+            len(tensors) == len(seen)
+            and scales == seen_scales
+            and all(
+                t.data_ptr() == memory.data_ptr() and t._version == v
+                for t, (memory, v) in zip(tensors, seen, strict=True)
+            )
+        )
+
+    def checksums_now(self) -> Tensor:
+        """Sums over the bits of the sources' rows."""
+        return torch.cat([checksums(tensor) for tensor in self._sources()[0]])
 
     def _sources(self) -> tuple[list[Tensor], list[float]]:
         """The parameters of the base layers and of their active adapters, and the scales of the latter."""
@@ -79,7 +86,7 @@ class Linear:
         """Copy a dense weight `[out, in]` and a bias `[out]`, which were made from the modules' present state."""
         # the memory is kept: after it was freed, other values could come to lie at the same address
         tensors, scales = self._sources()
-        self._filled_from = [(t.detach(), t._version, checksums(t)) for t in tensors], scales
+        self._filled_from, self.checksums = ([(t.detach(), t._version) for t in tensors], scales), self.checksums_now()
         if self.bias is not None:
             self.bias[: self.rows].copy_(bias)
         if self.layout == "onednn":
@@ -125,13 +132,27 @@ class Linear:
         return torch.ops.mkldnn._linear_pointwise.binary(x, add, self.weight, self.bias, "add")
 
 
+def unchanged(linears: Sequence[Linear]) -> list[bool]:
+    """Of each, whether nothing that its weights are made from has changed since the last `fill`.
+
+    A GPU is waited for once.
+    """
+    same = [linear.is_made_from_the_same() for linear in linears]
+    if not (asked := [linear for linear, is_same in zip(linears, same, strict=True) if is_same]):
+        return same
+    before = [linear.checksums for linear in asked]
+    differs = torch.cat([linear.checksums_now() for linear in asked]) != torch.cat(before)
+    changed = iter([bool(part.any()) for part in differs.cpu().split([len(sums) for sums in before])])
+    return [is_same and not next(changed) for is_same in same]
+
+
 def checksums(parameter: Tensor) -> Tensor:
     """A sum over the bits of each row: finds writes through `.data`, which autograd does not count, such as a merge."""
     rows = parameter.detach().contiguous().view(len(parameter), -1)
     for integer in (torch.int64, torch.int32, torch.int16):  # the widest are the fastest
         if rows.shape[1] * rows.itemsize % integer.itemsize == 0:
             return rows.view(integer).sum(1)
-    return rows.double().sum(1)
+    return rows.double().sum(1).view(torch.int64)
 
 
 def base_linear(module: Any) -> nn.Linear:

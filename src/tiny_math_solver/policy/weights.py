@@ -23,7 +23,7 @@ from tiny_math_solver.kernels import (
     load_kernels,
 )
 from tiny_math_solver.models.ends import causal_lm
-from tiny_math_solver.policy.linear import Linear, UnsupportedModelError, base_linear, merged_weight
+from tiny_math_solver.policy.linear import Linear, UnsupportedModelError, base_linear, merged_weight, unchanged
 
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # those whose angles depend on the position alone
 
@@ -73,8 +73,7 @@ class PolicyWeights:
                     norms[1].copy_(self.paired(source.self_attn.k_norm.weight))
             self.final_norm.copy_(self.body.norm.weight)
             linears = [*(linear for layer in self.layers for linear in layer.linears), self.logits]
-            current = torch.stack([linear.is_current() for linear in linears]).tolist()  # a GPU is waited for once
-            for linear, is_current in zip(linears, current, strict=True):
+            for linear, is_current in zip(linears, unchanged(linears), strict=True):
                 if not is_current:
                     self._fill(linear)
         self.version += 1

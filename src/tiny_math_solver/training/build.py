@@ -51,6 +51,7 @@ from tiny_math_solver.update.share import kept_rows
 from tiny_math_solver.update.torch_scorer import TorchScorer
 
 REFERENCE = "ref"  # TRL's name for a copy of an adapter that was trained before, as reference of the KL term
+TOKENS_PER_PASS, GPU_TOKENS_PER_PASS = 4096, 65536  # by default; the memory plan halves them until they fit
 
 
 @dataclass(frozen=True)
@@ -218,7 +219,8 @@ def make_update(config: Config, trainer: MathGRPOTrainer, console: Console, even
     weights = trainer.rollouts.weights if isinstance(trainer.rollouts, EngineRollouts) else None
     if weights is not None and weights.operators is not None:
         scorer = _merged_scorer(weights, trainer, console) or torch_scorer
-    tokens_per_pass = BatchSize(config.update.tokens_per_pass)
+    default = GPU_TOKENS_PER_PASS if trainer.accelerator.device.type == "cuda" else TOKENS_PER_PASS
+    tokens_per_pass = BatchSize(config.update.tokens_per_pass or default)
     tokens_per_pass.on_shrink = lambda tokens: events.add(
         _step_under_way(trainer),
         "out of memory",

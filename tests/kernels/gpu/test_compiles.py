@@ -27,15 +27,17 @@ KERNELS = [  # the types of the arguments in order, the constants behind them, a
     (rows._rms_norm_backward, "hhhhxn", {"ADD": True, "BLOCK": 1024}, {}),
     (rows._swiglu, "hhn", {"BLOCK": 1024}, {}),
     (rows._swiglu_backward, "hhhn", {"BLOCK": 1024}, {}),
-    (rows._rotary, "hifx", {"BACKWARD": True, **HEADS, "HEADS_BLOCK": 16, "PAIRS_BLOCK": dim // 2}, {}),
+    (rows._rotary, "hifxnnn", {"BACKWARD": True, "D": dim, "BLOCK": 16 * dim}, {}),
     (rows._target_logprobs, "hifxnnn", {"BLOCK": rows.LOGITS_BLOCK}, {}),
     (attention._forward, "hhfw", TILE, AS_TILES),
     (attention._backward_queries, "hhfhfhw", TILE, AS_TILES),
     (attention._backward_keys, "hfhfhw", TILE, AS_TILES),
     (decode._embed, "iihhnn", {"BLOCK": 1024}, {}),
-    (decode._decode_attention, "hfhhxxiiiihhhhhnn", {**DECODE, "BLOCK_N": decode.KEY_TILE}, {"num_stages": 2}),
-    (decode._cache_prompts, "hiiihhn", {**HEADS, "BLOCK_D": dim, "BLOCK_N": decode.KEY_TILE}, {}),
-    (decode._draw, "hifiifibxnnnnn", {"GREEDY": False, "BY_INDEX": False, "BLOCK": decode.LOGITS_BLOCK,
+    *((decode._decode_attention, "hfhhxxiiiihhhhhnn", {**DECODE, "BLOCK_N": block}, options)
+      for options in (decode.key_tiles(16, dim, dtype), decode.key_tiles(1024, dim, dtype))
+      for block in [options.pop("BLOCK_N")]),
+    (decode._cache_prompts, "hiiihhn", {**HEADS, "BLOCK_D": dim, "BLOCK_N": decode.PROMPT_TILE}, {}),
+    (decode._draw, "hifiifibxnnnnn", {"GREEDY": False, "BY_INDEX": False, "BLOCK": 16384,
      "PART": decode.LOGITS_PART}, {"num_warps": 16}),
 ]
 found = {}
@@ -47,7 +49,7 @@ for kernel, kinds, constants, options in KERNELS:
     signature |= dict.fromkeys(constants, "constexpr")
     source = ASTSource(kernel, signature, {(names.index(name),): value for name, value in constants.items()}, pointers)
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
-    found[kernel.__name__] = compiled.metadata.shared
+    found[kernel.__name__] = max(compiled.metadata.shared, found.get(kernel.__name__, 0))
 print(json.dumps(found))
 """
 LEAST_SHARED = 99 << 10  # bytes that a block may have on the smallest cards of each generation since Ampere
@@ -56,7 +58,7 @@ LEAST_SHARED = 99 << 10  # bytes that a block may have on the smallest cards of 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "capability", "dim"),
-    [("bfloat16", 80, 128), ("float16", 89, 64), ("float32", 89, 64), ("bfloat16", 90, 64), ("bfloat16", 120, 128)],
+    [("bfloat16", 80, 128), ("float16", 89, 64), ("float32", 89, 64), ("bfloat16", 90, 64), ("bfloat16", 120, 256)],
 )
 def test_for_a_card(dtype: str, capability: int, dim: int):
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}

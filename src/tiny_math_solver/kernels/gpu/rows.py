@@ -41,10 +41,10 @@ def swiglu_backward(gate_up: Tensor, out_grad: Tensor, grad: Tensor) -> None:
 def rotary(qkv: Tensor, positions: Tensor, rope_table: Tensor, scale: float, backward: bool, heads: Any) -> None:
     """Rotate queries and keys of `qkv` `[N, (H + 2 KV) · D]` in place; `heads` is `(H, KV, D)`."""
     queries, keys, dim = heads
+    columns = (queries + keys) * dim
     _rotary[(len(qkv),)](
-        qkv, positions, rope_table, scale,
-        BACKWARD=backward, HEADS=queries, KV_HEADS=keys, D=dim,
-        HEADS_BLOCK=triton.next_power_of_2(queries + keys), PAIRS_BLOCK=triton.next_power_of_2(dim // 2),
+        qkv, positions, rope_table, scale, qkv.shape[1], queries * dim, columns,
+        BACKWARD=backward, D=dim, BLOCK=triton.next_power_of_2(columns),
     )  # fmt: skip
 
 
@@ -107,26 +107,24 @@ def _rotary(
     positions,
     rope_table,
     scale,
+    stride,
+    query_columns,
+    columns,
     BACKWARD: tl.constexpr,
-    HEADS: tl.constexpr,
-    KV_HEADS: tl.constexpr,
     D: tl.constexpr,
-    HEADS_BLOCK: tl.constexpr,
-    PAIRS_BLOCK: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
-    row = tl.program_id(0).to(tl.int64)
-    head, pair = tl.arange(0, HEADS_BLOCK)[:, None], tl.arange(0, PAIRS_BLOCK)[None, :]
-    inside = (head < HEADS + KV_HEADS) & (pair < D // 2)
-    even = qkv + row * (HEADS + 2 * KV_HEADS) * D + head * D + 2 * pair
-    factor = tl.where(head < HEADS, scale, 1.0)
-    a = tl.load(even, inside, 0.0).to(tl.float32) * factor
-    b = tl.load(even + 1, inside, 0.0).to(tl.float32) * factor
-    angle = rope_table + tl.load(positions + row) * D + 2 * pair
-    cosine, sine = tl.load(angle, pair < D // 2, 0.0), tl.load(angle + 1, pair < D // 2, 0.0)
+    row, column = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
+    inside, place = column < columns, qkv + row * stride + column
+    x = tl.load(place, inside, 0.0).to(tl.float32) * tl.where(column < query_columns, scale, 1.0)
+    angles = tl.load(rope_table + tl.load(positions + row) * D + column % D, inside, 0.0)
+    # neighbours are a pair
+    a, b = tl.split(tl.reshape(x, (BLOCK // 2, 2)))
+    cosine, sine = tl.split(tl.reshape(angles, (BLOCK // 2, 2)))
     if BACKWARD:
         sine = -sine
-    tl.store(even, (a * cosine - b * sine).to(qkv.dtype.element_ty), inside)
-    tl.store(even + 1, (a * sine + b * cosine).to(qkv.dtype.element_ty), inside)
+    turned = tl.reshape(tl.join(a * cosine - b * sine, a * sine + b * cosine), (BLOCK,))
+    tl.store(place, turned.to(qkv.dtype.element_ty), inside)
 
 
 @triton.jit
