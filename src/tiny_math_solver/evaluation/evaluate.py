@@ -1,6 +1,6 @@
 """Fixed problems → graded records: one greedy completion per problem, and sampled ones for pass@k and maj@k."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -11,7 +11,8 @@ from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.prompts import Message, PromptFormat, encode_prompt, group_prompts
 from tiny_math_solver.rollouts import Rollout, Rollouts, Sampling
 from tiny_math_solver.rollouts.endings import Endings
-from tiny_math_solver.rollouts.rollout import OnDone
+
+Progress = Callable[[int], Any]  # is told how many completions are finished
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,7 @@ def evaluate(
     sampled_problems: int | None = None,
     sampling: Sampling | None = None,
     seed: int = 0,
-    on_done: OnDone | None = None,
+    on_done: Progress | None = None,
 ) -> Evaluation:
     """Answer `problems` greedily, and the first `sampled_problems` of them `samples` times with `sampling`.
 
@@ -135,7 +136,7 @@ def sample(
     prompt: PromptFormat,
     samples: int,
     sampling: Sampling,
-    on_done: OnDone | None = None,
+    on_done: Progress | None = None,
 ) -> list[EvaluationRecord]:
     """`samples` graded completions of every problem, grouped by problem."""
     return _generate(rollouts, problems, prompt, samples, sampling, on_done, sampled=True)
@@ -147,17 +148,23 @@ def _generate(
     prompt: PromptFormat,
     samples: int,
     sampling: Sampling,
-    on_done: OnDone | None,
+    on_done: Progress | None,
     *,
     sampled: bool,
 ) -> list[EvaluationRecord]:
     conversations = [prompt.messages(problem.question) for problem in problems]
     prompts = group_prompts(encode_prompt(rollouts.tokenizer, messages, prompt) for messages in conversations)
-    records = []
-    for index, rollout in enumerate(rollouts.generate(prompts, samples, sampling, on_done=on_done)):
+    endings = rollouts.endings
+    records: dict[int, EvaluationRecord] = {}
+
+    def graded(index: int, rollout: Rollout) -> None:
         i, number = divmod(index, samples)
-        records.append(_record(problems[i], conversations[i], rollout, rollouts.endings, number if sampled else None))
-    return records
+        records[index] = _record(problems[i], conversations[i], rollout, endings, number if sampled else None)
+        if on_done:
+            on_done(len(records))
+
+    rollouts.generate(prompts, samples, sampling, on_done=graded)
+    return [records[index] for index in range(len(records))]
 
 
 def _record(

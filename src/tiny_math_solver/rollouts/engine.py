@@ -84,7 +84,11 @@ class EngineRollouts:
         refuse_unknown_ids(prompts, len(self.weights.embedding), self.tokenizer)
         self._sync()
         if not prompts or not sampling.max_new_tokens:
-            return [Rollout(prompt.ids, [], False, []) for prompt in prompts for _ in range(samples)]
+            empty = [Rollout(prompt.ids, [], False, []) for prompt in prompts for _ in range(samples)]
+            if on_done:
+                for index, rollout in enumerate(empty):
+                    on_done(index, rollout)
+            return empty
         return retry_on_oom(lambda: self._generate(prompts, samples, sampling, on_done), self._halve_batch)
 
     def _generate(

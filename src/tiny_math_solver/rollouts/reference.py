@@ -62,8 +62,8 @@ class ReferenceRollouts:
                 batch = self._generate_batch(model, [rows[i] for i in chosen], sampling, logprobs)
                 for i, rollout in zip(chosen, batch, strict=True):
                     rollouts[i] = rollout
-                if on_done:
-                    on_done(start + len(chosen))
+                    if on_done:
+                        on_done(i, rollout)
         return [r for r in rollouts if r is not None]
 
     def stream(self, prompt_ids: list[int], sampling: Sampling) -> Iterator[list[int]]:

@@ -10,8 +10,6 @@ from tiny_math_solver.rollouts.sampling import Sampling
 from tiny_math_solver.support.batch_size import BatchSize
 from tiny_math_solver.support.errors import UserError
 
-OnDone = Callable[[int], Any]  # is told how many completions of a call are finished
-
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
@@ -25,6 +23,10 @@ class Rollout:
     completion_ids: list[int]
     finished: bool
     logprobs: list[float] | None = None
+
+
+# is told each completion and its place in the result while others are made; again if it has to be made again
+OnDone = Callable[[int, Rollout], Any]
 
 
 class Rollouts(Protocol):

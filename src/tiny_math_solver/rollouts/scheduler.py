@@ -58,7 +58,7 @@ class Scheduler:
         on_done: OnDone | None = None,
     ):
         self.decoder, self.endings, self.sampling, self.on_done = decoder, endings, sampling, on_done
-        self.count = len(requests)
+        self.finished: list[Request] = []  # of which `on_done` was not told yet
         self.slots = min(decoder.slots, len(requests))
         self.waiting = requests[::-1]  # taken from the end
         self.running: list[Request] = []  # by slot
@@ -74,6 +74,15 @@ class Scheduler:
             steps += 1
             if self.running:
                 self.decoder.step(len(self.running))
+            if steps % self.decoder.sync_every == 0:
+                self._tell()  # while a GPU computes what it was given
+        self._tell()
+
+    def _tell(self) -> None:
+        for request in self.finished:
+            if self.on_done and request.rollout:
+                self.on_done(request.index, request.rollout)
+        self.finished.clear()
 
     def _admit(self, free: int) -> None:
         """Give waiting requests the free slots; each of their groups is prefilled once."""
@@ -102,14 +111,13 @@ class Scheduler:
             request = self.running[slot]
             finished = request.stopped or ids[length - 1] in self.endings.ids
             request.rollout = Rollout(request.prompt.ids, ids[:length], finished, scores[:length])
+            self.finished.append(request)
         left, moves = _close_gaps(running, done)
         for target, source in moves:
             self.running[target] = self.running[source]
         if moves:
             decoder.move(*map(list, zip(*moves, strict=True)))
         del self.running[left:]
-        if self.on_done:
-            self.on_done(self.count - len(self.waiting) - left)
 
     def _stop_at_texts(self) -> None:
         """End the running completions that hold a stop string at the token that completes it."""

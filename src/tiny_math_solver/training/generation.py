@@ -62,10 +62,8 @@ class Generation:
         self.prompts = {prompt.group: prompt for prompt in prompts}
         self.grade = grade
         self.rows: list[DatasetRow] = []
-        self.graded: list[Graded] = []
         self.flaws: list[str] = []  # of the batch: rewards and log-probabilities that are missing or not finite
         self._held: list[Sample] = []
-        self._completion_ids: list[list[int]] = []
         self._seed = 0
 
     def begin(self, rows: list[DatasetRow], seed: int) -> None:
@@ -75,10 +73,19 @@ class Generation:
 
     def make(self, rows: list[DatasetRow], seed: int) -> list[Sample]:
         """One graded completion for each of `rows`."""
-        rollouts = self._sampled(rows, seed)
-        ids = [rollout.completion_ids for rollout in rollouts]
-        graded = self._graded([row["prompt"] for row in rows], ids, [row["answer"] for row in rows])
-        return [Sample(*parts) for parts in zip(rows, rollouts, graded, strict=True)]
+        asked = [self.prompts[row["group"]] for row in rows]
+        graded: dict[int, Graded] = {}
+        endings = self.rollouts.endings
+
+        def grade_done(index: int, rollout: Rollout) -> None:
+            with self.step_metrics.timed("reward"):
+                row = rows[index]
+                graded[index] = self.grade(as_text(row["prompt"]), endings.text(rollout.completion_ids), row["answer"])
+
+        with self.step_metrics.timed("rollout"):
+            rollouts = self.rollouts.generate(asked, 1, replace(self.sampling, seed=seed), on_done=grade_done)
+        self._check_logprobs(rows, rollouts)
+        return [Sample(row, rollouts[i], graded[i]) for i, row in enumerate(rows)]
 
     def hold(self, samples: list[Sample]) -> None:
         """Take the batch as it is: TRL gets these completions and their rewards."""
@@ -86,7 +93,9 @@ class Generation:
 
     def rollout_func(self, prompts: list[Any], trainer: Any) -> dict[str, Any]:
         """TRL's hook for generation: one completion for each of `rows`, whose messages `prompts` repeats."""
-        rollouts = [sample.rollout for sample in self._held] or self._sampled(self.rows, self._seed)
+        if not self._held:
+            self.hold(self.make(self.rows, self._seed))
+        rollouts = [sample.rollout for sample in self._held]
         has_logprobs = all(rollout.logprobs is not None for rollout in rollouts)
         return {
             "prompt_ids": [rollout.prompt_ids for rollout in rollouts],
@@ -94,13 +103,6 @@ class Generation:
             # TRL carries them along and reads them for vLLM's importance-sampling correction only
             "logprobs": [rollout.logprobs for rollout in rollouts] if has_logprobs else None,
         }
-
-    def _sampled(self, rows: list[DatasetRow], seed: int) -> list[Rollout]:
-        asked = [self.prompts[row["group"]] for row in rows]
-        with self.step_metrics.timed("rollout"):
-            rollouts = self.rollouts.generate(asked, 1, replace(self.sampling, seed=seed))
-        self._check_logprobs(rows, rollouts)
-        return rollouts
 
     def _check_logprobs(self, rows: list[DatasetRow], rollouts: Sequence[Rollout]) -> None:
         for row, rollout in zip(rows, rollouts, strict=True):
@@ -135,49 +137,28 @@ class Generation:
 
         def function(name: str) -> Callable[..., list[float]]:
             def reward(**batch: Any) -> list[float]:
-                if name == REWARDS[0]:
-                    self._grade(**batch)
-                return [graded.rewards[name] for graded in self.graded]
+                return [sample.graded.rewards[name] for sample in self._held]
 
             reward.__name__ = name  # TRL's metrics carry it
             return reward
 
         return [function(name) for name in REWARDS]
 
-    def _grade(self, prompts: list[Any], completion_ids: list[list[int]], **columns: Any) -> None:
-        self._completion_ids = completion_ids
-        held = [sample.graded for sample in self._held]
-        self.graded = held or self._graded(prompts, completion_ids, columns["answer"])
-
-    def _graded(self, prompts: list[Any], completion_ids: list[list[int]], golds: list[str]) -> list[Graded]:
-        with self.step_metrics.timed("reward"):
-            endings = self.rollouts.endings
-            return [
-                self.grade(as_text(prompt), endings.text(ids), gold)
-                for prompt, ids, gold in zip(prompts, completion_ids, golds, strict=True)
-            ]
-
     def ended(self) -> list[tuple[int, bool]]:
         """`(tokens, ended by itself)` of each completion of the batch."""
-        return [(len(ids), self.rollouts.endings.finished(ids)) for ids in self._completion_ids]
+        ids = [sample.rollout.completion_ids for sample in self._held]
+        return [(len(completion), self.rollouts.endings.finished(completion)) for completion in ids]
 
     def records(self, step: int, advantages: list[float], used: list[bool] | None = None) -> list[RolloutRow]:
         """The batch as rows of rollouts.jsonl; `used` False marks those that are not passed to the update."""
-        parts = zip(self.rows, self._completion_ids, self.graded, strict=True)
+        is_used = used or [True] * len(advantages)
         return [
-            self._row(step, row, ids, graded, advantage, is_used)
-            for (row, ids, graded), advantage, is_used in zip(
-                parts, advantages, used or [True] * len(advantages), strict=True
-            )
+            self.record(step, *parts[:2], used=parts[2]) for parts in zip(self._held, advantages, is_used, strict=True)
         ]
 
     def record(self, step: int, sample: Sample, advantage: float, *, used: bool) -> RolloutRow:
         """One completion as a row of rollouts.jsonl."""
-        return self._row(step, sample.row, sample.rollout.completion_ids, sample.graded, advantage, used)
-
-    def _row(
-        self, step: int, row: DatasetRow, ids: list[int], graded: Graded, advantage: float, used: bool
-    ) -> RolloutRow:
+        row, ids, graded = sample.row, sample.rollout.completion_ids, sample.graded
         made = RolloutRow(
             step=step,
             id=row["id"],

@@ -24,10 +24,11 @@ class StepMetrics:
 
     @contextmanager
     def timed(self, part: str) -> Iterator[None]:
-        """Count the time of the block as `part` of a step."""
-        started = time.perf_counter()
+        """Count the time of the block as `part` of a step, without what other parts take within it."""
+        started, before = time.perf_counter(), sum(self.seconds.values())
         yield
-        self.seconds[part] += time.perf_counter() - started
+        within = sum(self.seconds.values()) - before
+        self.seconds[part] += time.perf_counter() - started - within
 
     def take(self, step: int) -> dict[str, float]:
         """The numbers since the last call, `step` being the last finished step; begins anew."""
