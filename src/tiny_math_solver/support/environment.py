@@ -1,12 +1,18 @@
-"""Environment variables: checks of what libraries read from them.
+"""Environment variables that libraries read when they are loaded: checks, and what suits a busy machine.
 
-OpenMP and huggingface_hub read their variables when they are loaded, and meet nonsense with a traceback.
+OpenMP and huggingface_hub meet nonsense in them with a traceback.
 """
 
 import os
 import re
 
+import psutil
+
 from tiny_math_solver.support.errors import UserError
+
+LOOK_SECONDS = 0.1  # at what others compute
+BUSY = 0.5  # processors
+FEW_SPINS = "100"  # of a thread before it sleeps; by default hundreds of thousands
 
 
 def check_library_variables() -> None:
@@ -16,3 +22,20 @@ def check_library_variables() -> None:
             raise UserError(f"environment: {name}={os.environ[name]!r} is not a whole number of seconds; unset it")
     if not re.fullmatch(r"(\s*[1-9]\d*\s*(,|$))*", threads := os.environ.get("OMP_NUM_THREADS", "")):
         raise UserError(f"environment: OMP_NUM_THREADS={threads!r} is not a whole number of 1 or more; unset it")
+
+
+def give_way_if_busy() -> None:
+    """Have OpenMP's threads sleep soon where they wait for each other, if other programs need their processors.
+
+    A thread that waits keeps its processor for a while, since going to sleep and waking up take longer than most waits.
+    But if the one that it waits for has lost its own processor to another program, nothing goes on. On an idle machine
+    such threads would be slower. Has no effect once OpenMP is loaded, or where the environment has its own settings.
+    """
+    if "GOMP_SPINCOUNT" in os.environ or "OMP_WAIT_POLICY" in os.environ:
+        return
+    loads = psutil.cpu_percent(LOOK_SECONDS, percpu=True)
+    ours = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(len(loads))
+    loads = [load / 100 for index, load in enumerate(loads) if index in ours]
+    threads = int((os.environ.get("OMP_NUM_THREADS") or f"{len(loads)}").split(",")[0])
+    if threads > 1 and sum(loads) > len(loads) - threads + BUSY:
+        os.environ["GOMP_SPINCOUNT"] = FEW_SPINS

@@ -1,0 +1,38 @@
+"""Threads of OpenMP give way where other programs need their processors."""
+
+import os
+
+import psutil
+import pytest
+
+from tiny_math_solver.support.environment import FEW_SPINS, give_way_if_busy
+
+
+@pytest.mark.parametrize(
+    ("loads", "own", "threads", "gives_way"),
+    [
+        ([0.0, 10.0], {0, 1}, "", False),
+        ([0.0, 100.0], {0, 1}, "", True),
+        ([45.0, 55.0], {0, 1}, "2", True),  # one program that moves from one to the other
+        ([0.0, 100.0], {0, 1}, "1", False),  # a single thread waits for nobody
+        ([0.0, 100.0, 0.0, 0.0], {0, 1, 2, 3}, "3", False),  # three are free
+        ([0.0, 100.0, 0.0, 0.0], {0, 1, 2, 3}, "4,2", True),
+        ([100.0, 100.0, 0.0, 0.0], {2, 3}, "", False),  # those of others
+    ],
+)
+def test_on_a_busy_machine(
+    loads: list[float], own: set[int], threads: str, gives_way: bool, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(psutil, "cpu_percent", lambda interval, percpu: loads)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: own, raising=False)
+    monkeypatch.setattr(os, "environ", {"OMP_NUM_THREADS": threads})
+    give_way_if_busy()
+    assert os.environ.get("GOMP_SPINCOUNT") == (FEW_SPINS if gives_way else None)
+
+
+@pytest.mark.parametrize("name", ["GOMP_SPINCOUNT", "OMP_WAIT_POLICY"])
+def test_settings_of_the_environment_stay(name: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(psutil, "cpu_percent", lambda interval, percpu: [100.0] * 64)
+    monkeypatch.setattr(os, "environ", {name: "7"})
+    give_way_if_busy()
+    assert os.environ == {name: "7"}
