@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 from tiny_math_solver.models.load import load_model, load_tokenizer
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.prompts import Prompt, PromptFormat, chat_messages, encode_prompt, group_prompts, train_prompts
-from tiny_math_solver.rollouts import EngineRollouts, ReferenceRollouts, Sampling
+from tiny_math_solver.rollouts import EngineRollouts, ReferenceRollouts, Rollout, Sampling
 from tiny_math_solver.support.errors import UserError
 
 QUESTIONS = ["2+2?", "Ada has 3 kites and finds 14 more. How many kites does she have in all?", "And then?"]
@@ -150,3 +150,17 @@ def test_groups_are_numbered_by_the_length_of_their_prompt(loaded):
     problems = [Problem(str(i), "word " * i, "", "1") for i in (30, 1, 2, 1)]
     _, prompts = train_prompts(loaded.tokenizer, problems, PromptFormat(), 1000)
     assert [p.group for p in prompts] == [2, 0, 1, 0]  # two problems with one prompt count their samples together
+
+
+@pytest.mark.parametrize(("kind", "tokens"), [(EngineRollouts, 12), (EngineRollouts, 0), (ReferenceRollouts, 12)])
+def test_every_completion_is_told_with_its_place(kind, tokens: int, loaded, prompts):
+    told: dict[int, Rollout] = {}
+
+    def on_done(index: int, rollout: Rollout) -> None:
+        assert index not in told
+        told[index] = rollout
+
+    rollouts = kind(loaded.model, loaded.tokenizer, batch_size=2)
+    made = rollouts.generate(prompts, 3, Sampling(tokens, temperature=1.0, seed=3), logprobs=True, on_done=on_done)
+    assert [told[index] for index in range(len(made))] == made
+    assert len(made) == 9

@@ -690,3 +690,7 @@ def test_a_field_that_an_earlier_version_did_not_know_counts_as_its_default():
     assert dict(differences(old, new)) == {}
     new["prompt"]["date"], new["grpo"]["beta"] = "2026-01-31", 0.04
     assert dict(differences(old, new)) == {"prompt.date": "None → 2026-01-31", "grpo.beta": "not set → 0.04"}
+
+
+def test_passes_of_another_size_are_no_difference():
+    assert dict(differences({"update": {"tokens_per_pass": 4096}}, {"update": {"tokens_per_pass": None}})) == {}

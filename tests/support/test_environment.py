@@ -1,6 +1,8 @@
 """Threads of OpenMP give way where other programs need their processors."""
 
 import os
+import subprocess
+import sys
 
 import psutil
 import pytest
@@ -18,12 +20,17 @@ from tiny_math_solver.support.environment import FEW_SPINS, give_way_if_busy
         ([0.0, 100.0, 0.0, 0.0], {0, 1, 2, 3}, "3", False),  # three are free
         ([0.0, 100.0, 0.0, 0.0], {0, 1, 2, 3}, "4,2", True),
         ([100.0, 100.0, 0.0, 0.0], {2, 3}, "", False),  # those of others
+        ([100.0] + [0.0] * 15, {*range(16)}, "", False),  # eight threads on sixteen processors
+        ([100.0] * 9 + [0.0] * 7, {*range(16)}, "", True),
+        ([1.0] * 64, {*range(64)}, "64", False),  # what a system does in any case
     ],
 )
 def test_on_a_busy_machine(
     loads: list[float], own: set[int], threads: str, gives_way: bool, monkeypatch: pytest.MonkeyPatch
 ):
+    monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(psutil, "cpu_percent", lambda interval, percpu: loads)
+    monkeypatch.setattr(psutil, "cpu_count", lambda logical: len(loads) // 2 if len(loads) > 4 else len(loads))
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: own, raising=False)
     monkeypatch.setattr(os, "environ", {"OMP_NUM_THREADS": threads})
     give_way_if_busy()
@@ -36,3 +43,9 @@ def test_settings_of_the_environment_stay(name: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(os, "environ", {name: "7"})
     give_way_if_busy()
     assert os.environ == {name: "7"}
+
+
+def test_it_is_not_too_late():
+    """OpenMP reads its settings when torch is loaded: catches an import on the way to the command."""
+    code = "import sys; from tiny_math_solver.cli import parse; parse(['train', 'x']); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -34,7 +34,7 @@ COMMANDS = {
     "fetch": fetch,
 }
 TAKE_OVERRIDES = ("train", "check", "fetch")  # `--section.key value` for any field of the configuration
-COMPUTE = ("train", "check", "eval", "solve", "play", "bench")
+COMPUTE = ("train", "check", "eval", "solve", "play")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

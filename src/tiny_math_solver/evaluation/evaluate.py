@@ -164,7 +164,7 @@ def _generate(
             on_done(len(records))
 
     rollouts.generate(prompts, samples, sampling, on_done=graded)
-    return [records[index] for index in range(len(records))]
+    return [records[index] for index in range(len(problems) * samples)]
 
 
 def _record(

@@ -25,7 +25,7 @@ class Rollout:
     logprobs: list[float] | None = None
 
 
-# is told each completion and its place in the result while others are made; again if it has to be made again
+# called with each completion's place in the result and the completion, as it finishes; again after a retry
 OnDone = Callable[[int, Rollout], Any]
 
 

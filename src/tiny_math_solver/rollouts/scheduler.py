@@ -58,7 +58,7 @@ class Scheduler:
         on_done: OnDone | None = None,
     ):
         self.decoder, self.endings, self.sampling, self.on_done = decoder, endings, sampling, on_done
-        self.finished: list[Request] = []  # of which `on_done` was not told yet
+        self.finished: list[Request] = []  # not yet reported to `on_done`
         self.slots = min(decoder.slots, len(requests))
         self.waiting = requests[::-1]  # taken from the end
         self.running: list[Request] = []  # by slot

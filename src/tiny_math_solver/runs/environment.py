@@ -29,6 +29,7 @@ def write_environment(run: RunFolder, command: list[str], seed: int) -> None:
             "cpu_count": os.cpu_count(),
             "gpu": device_name(default_device()),
             "torch_threads": torch.get_num_threads(),
+            "gomp_spincount": os.environ.get("GOMP_SPINCOUNT"),  # set on a busy machine (support/environment.py)
             "versions": {name: metadata.version(name) for name in LIBRARIES},
         },
     )

@@ -19,7 +19,8 @@ from tiny_math_solver.support.errors import UserError
 from tiny_math_solver.support.redaction import without_secrets
 
 FIXED = ("model", "problems", "prompt", "lora", "grpo.optim")  # cannot change within a run
-IGNORED = ("grpo.output_dir", "grpo.report_to", "grpo.run_name", "grpo.disable_tqdm")  # do not affect what is learned
+# these do not affect what is learned; the passes do by rounding
+IGNORED = ("grpo.output_dir", "grpo.report_to", "grpo.run_name", "grpo.disable_tqdm", "update.tokens_per_pass")
 ABSENT = "not set"
 
 

@@ -5,13 +5,14 @@ OpenMP and huggingface_hub meet nonsense in them with a traceback.
 
 import os
 import re
+import sys
 
 import psutil
 
 from tiny_math_solver.support.errors import UserError
 
 LOOK_SECONDS = 0.1  # at what others compute
-BUSY = 0.5  # processors
+BUSY, BUSY_SHARE = 0.5, 0.05  # processors, or this share of them: systems have something to do all the time
 FEW_SPINS = "100"  # of a thread before it sleeps; by default hundreds of thousands
 
 
@@ -25,17 +26,18 @@ def check_library_variables() -> None:
 
 
 def give_way_if_busy() -> None:
-    """Have OpenMP's threads sleep soon where they wait for each other, if other programs need their processors.
+    """Make waiting threads of GNU OpenMP sleep early, if other programs need their processors.
 
     A thread that waits keeps its processor for a while, since going to sleep and waking up take longer than most waits.
     But if the one that it waits for has lost its own processor to another program, nothing goes on. On an idle machine
     such threads would be slower. Has no effect once OpenMP is loaded, or where the environment has its own settings.
     """
-    if "GOMP_SPINCOUNT" in os.environ or "OMP_WAIT_POLICY" in os.environ:
+    if not sys.platform.startswith("linux") or {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & {*os.environ}:
         return
     loads = psutil.cpu_percent(LOOK_SECONDS, percpu=True)
-    ours = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(len(loads))
+    ours = os.sched_getaffinity(0)
     loads = [load / 100 for index, load in enumerate(loads) if index in ours]
-    threads = int((os.environ.get("OMP_NUM_THREADS") or f"{len(loads)}").split(",")[0])
-    if threads > 1 and sum(loads) > len(loads) - threads + BUSY:
+    by_default = min(len(loads), psutil.cpu_count(logical=False) or len(loads))  # torch's number of threads
+    threads = int((os.environ.get("OMP_NUM_THREADS") or f"{by_default}").split(",")[0])
+    if threads > 1 and sum(loads) > len(loads) - threads + max(BUSY, BUSY_SHARE * len(loads)):
         os.environ["GOMP_SPINCOUNT"] = FEW_SPINS

@@ -219,8 +219,9 @@ def make_update(config: Config, trainer: MathGRPOTrainer, console: Console, even
     weights = trainer.rollouts.weights if isinstance(trainer.rollouts, EngineRollouts) else None
     if weights is not None and weights.operators is not None:
         scorer = _merged_scorer(weights, trainer, console) or torch_scorer
-    default = GPU_TOKENS_PER_PASS if trainer.accelerator.device.type == "cuda" else TOKENS_PER_PASS
-    tokens_per_pass = BatchSize(config.update.tokens_per_pass or default)
+    tokens_per_pass = BatchSize(
+        config.update.tokens_per_pass or default_tokens(config, trainer.accelerator.device.type)
+    )
     tokens_per_pass.on_shrink = lambda tokens: events.add(
         _step_under_way(trainer),
         "out of memory",
@@ -236,6 +237,13 @@ def make_update(config: Config, trainer: MathGRPOTrainer, console: Console, even
         skip_zero_advantage=trainer.beta == 0,
         share=share,
     )
+
+
+def default_tokens(config: Config, device: str) -> int:
+    """The tokens of a pass where none are configured: no more than a step can have."""
+    longest = config.prompt.max_tokens + config.max_completion_length
+    most = GPU_TOKENS_PER_PASS if device == "cuda" else TOKENS_PER_PASS
+    return min(most, config.completions_per_step * longest)
 
 
 def _still_reference(trainer: MathGRPOTrainer) -> None:

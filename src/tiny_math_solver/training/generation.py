@@ -19,6 +19,7 @@ from tiny_math_solver.grading.rewards import as_text
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.prompts import Prompt, chat_messages
 from tiny_math_solver.rollouts import EngineRollouts, Rollout, Rollouts, Sampling
+from tiny_math_solver.rollouts.endings import Endings
 from tiny_math_solver.runs.records import RolloutRow
 from tiny_math_solver.training.step_metrics import StepMetrics
 
@@ -74,18 +75,21 @@ class Generation:
     def make(self, rows: list[DatasetRow], seed: int) -> list[Sample]:
         """One graded completion for each of `rows`."""
         asked = [self.prompts[row["group"]] for row in rows]
-        graded: dict[int, Graded] = {}
+        samples: dict[int, Sample] = {}
         endings = self.rollouts.endings
 
-        def grade_done(index: int, rollout: Rollout) -> None:
-            with self.step_metrics.timed("reward"):
-                row = rows[index]
-                graded[index] = self.grade(as_text(row["prompt"]), endings.text(rollout.completion_ids), row["answer"])
+        def grade(index: int, rollout: Rollout) -> None:
+            samples[index] = self._graded(rows[index], rollout, endings)
 
         with self.step_metrics.timed("rollout"):
-            rollouts = self.rollouts.generate(asked, 1, replace(self.sampling, seed=seed), on_done=grade_done)
+            rollouts = self.rollouts.generate(asked, 1, replace(self.sampling, seed=seed), on_done=grade)
         self._check_logprobs(rows, rollouts)
-        return [Sample(row, rollouts[i], graded[i]) for i, row in enumerate(rows)]
+        return [samples[index] for index in range(len(rows))]
+
+    def _graded(self, row: DatasetRow, rollout: Rollout, endings: Endings) -> Sample:
+        with self.step_metrics.timed("reward"):
+            text = endings.text(rollout.completion_ids)
+            return Sample(row, rollout, self.grade(as_text(row["prompt"]), text, row["answer"]))
 
     def hold(self, samples: list[Sample]) -> None:
         """Take the batch as it is: TRL gets these completions and their rewards."""
@@ -133,16 +137,24 @@ class Generation:
         return reward
 
     def reward_functions(self) -> list[Callable[..., list[float]]]:
-        """One function in TRL's signature per reward, called in this order; the first one grades the batch."""
+        """One function in TRL's signature per reward."""
 
         def function(name: str) -> Callable[..., list[float]]:
             def reward(**batch: Any) -> list[float]:
+                if not self._held:
+                    self._take(batch["completion_ids"])
                 return [sample.graded.rewards[name] for sample in self._held]
 
             reward.__name__ = name  # TRL's metrics carry it
             return reward
 
         return [function(name) for name in REWARDS]
+
+    def _take(self, completion_ids: list[list[int]]) -> None:
+        """Grade completions that a backend of TRL's own has made, one for each of `rows`."""
+        endings = self.rollouts.endings
+        made = [Rollout([], ids, endings.finished(ids)) for ids in completion_ids]
+        self.hold([self._graded(row, rollout, endings) for row, rollout in zip(self.rows, made, strict=True)])
 
     def ended(self) -> list[tuple[int, bool]]:
         """`(tokens, ended by itself)` of each completion of the batch."""

@@ -131,7 +131,7 @@ def _board(report: StepReport) -> Panel:
             f"{last['accuracy']:.1%} ({last['low']:.1%}–{last['high']:.1%}), strict {last['strict_accuracy']:.1%}   "
             + sparkline([point["accuracy"] for point in report.dev]),
         )
-    rollout = logs.get("time/rollout", 0.0)
+    rollout = logs.get("time/rollout", 0.0) + logs.get("time/reward", 0.0)  # a GPU decodes while others are graded
     speed = f", {report.completions * logs['completions/mean_length'] / rollout:,.0f} per second" if rollout else ""
     grid.add_row("tokens", f"{logs['completions/mean_length']:.0f} per completion{speed}")
     grid.add_row("groups", f"{logs['frac_reward_zero_std']:.0%} without a gradient")

@@ -24,7 +24,10 @@ class StepMetrics:
 
     @contextmanager
     def timed(self, part: str) -> Iterator[None]:
-        """Count the time of the block as `part` of a step, without what other parts take within it."""
+        """Count the time of the block as `part` of a step, without what other parts take within it.
+
+        Rollouts that a GPU decodes while finished ones are graded count as `reward` for as long.
+        """
         started, before = time.perf_counter(), sum(self.seconds.values())
         yield
         within = sum(self.seconds.values()) - before

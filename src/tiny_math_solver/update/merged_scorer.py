@@ -98,6 +98,7 @@ class MergedScorer:
         if self._layout != self.weights.layout:
             self._make_gradients()
         self.rope_table = torch.empty(0)  # the model's rotary embedding may be another one
+        self._buffers.clear()  # of an attempt that was given up, or a trial
         for gradient in self.gradients.values():
             gradient.begin()
 

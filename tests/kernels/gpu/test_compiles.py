@@ -37,8 +37,10 @@ KERNELS = [  # the types of the arguments in order, the constants behind them, a
       for options in (decode.key_tiles(16, dim, dtype), decode.key_tiles(1024, dim, dtype))
       for block in [options.pop("BLOCK_N")]),
     (decode._cache_prompts, "hiiihhn", {**HEADS, "BLOCK_D": dim, "BLOCK_N": decode.PROMPT_TILE}, {}),
-    (decode._draw, "hifiifibxnnnnn", {"GREEDY": False, "BY_INDEX": False, "BLOCK": 16384,
-     "PART": decode.LOGITS_PART}, {"num_warps": 16}),
+    *((decode._draw, "hifiifibxnnnnn", {"GREEDY": greedy, "BY_INDEX": greedy, "BLOCK": block,
+       "PART": decode.LOGITS_PART}, options)
+      for greedy, options in ((False, decode.logits_blocks(16)), (True, decode.logits_blocks(1024)))
+      for block in [options.pop("BLOCK")]),
 ]
 found = {}
 for kernel, kinds, constants, options in KERNELS:

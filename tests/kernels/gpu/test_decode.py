@@ -10,6 +10,7 @@ from helpers.gpu_kernels import TOLERANCE, error
 
 decode = pytest.importorskip("tiny_math_solver.kernels.gpu.decode")
 
+FEW, MANY = 16, 1024  # rows, by which the kernels choose their blocks
 ROWS, SLOTS, PROMPT, COMPLETION = 4, 6, 70, 90
 LONG = [2, 2, 5, 0], [70, 70, 3, 33], [3, 0, 1, 5], [1, 65, 90, 7]  # prompts, their lengths, completions, their tokens
 
@@ -19,6 +20,15 @@ def places(device: torch.device) -> Any:
     return decode.Places(*(torch.tensor([*held, *more], device=device) for held, more in zip(LONG, spare, strict=True)))
 
 
+@pytest.fixture(params=[FEW, MANY], ids=["few rows", "many rows"])
+def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The blocks that are chosen for so many rows, however many there are."""
+    for name in ("key_tiles", "logits_blocks"):
+        chosen = getattr(decode, name)
+        monkeypatch.setattr(decode, name, lambda rows, *rest, chosen=chosen: chosen(request.param, *rest))
+
+
+@pytest.mark.usefixtures("blocks")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize(("heads", "has_norms"), [((6, 2, 16), False), ((14, 2, 64), True), ((3, 3, 24), False)])
 def test_attention_from_the_caches(
@@ -74,14 +84,15 @@ def test_prompts_are_cached_at_their_places(device: torch.device):
     assert torch.equal(cache, expected)
 
 
+@pytest.mark.usefixtures("blocks")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("temperature", [0.7, 0.0])
 def test_the_draw(dtype: torch.dtype, temperature: float, device: torch.device):
     """It is the token that the number falls on; ends and the limit are seen, and slots that are done stay."""
-    rows, vocabulary, columns, limit, generator = 40, 5000, 12, 11, torch.Generator().manual_seed(3)
+    rows, vocabulary, columns, limit, generator = 40, 17_000, 12, 11, torch.Generator().manual_seed(3)
     logits = (3 * torch.randn(8, vocabulary + 4, generator=generator)).to(device, dtype)
     logits[:, vocabulary:] = 100  # padding
-    logits[3, [17, 4999]] = 20  # the first of two is the likeliest
+    logits[3, [17, 16_999]] = 20  # the first of two is the likeliest
     index = torch.randint(0, 8, (rows,), generator=generator).to(device)
     uniform = torch.rand(rows, columns, generator=generator).to(device)
     uniform[0], uniform[1] = 0, 0.999
@@ -117,14 +128,15 @@ def test_the_draw(dtype: torch.dtype, temperature: float, device: torch.device):
         assert done[index == 3].all()  # 17 is an end
 
 
+@pytest.mark.usefixtures("blocks")
 def test_a_target_behind_the_last_weight_draws_a_possible_token(device: torch.device):
     """Rounding may leave a uniform number near 1 behind the sum; tokens of no weight must not be drawn."""
-    logits = torch.full((2, 9000), -torch.inf, device=device)
-    logits[:, 5000] = 1.0  # in the second of three blocks
+    logits = torch.full((2, 33_000), -torch.inf, device=device)
+    logits[:, 17_000] = 1.0  # in a block between others
     uniform = torch.full((2, 1), 1.0, device=device)
     tokens, logprobs = torch.zeros(2, 1, dtype=torch.long, device=device), torch.ones(2, 1, device=device)
     generated, done = torch.zeros(2, dtype=torch.long, device=device), torch.zeros(2, dtype=torch.bool, device=device)
     eos = torch.tensor([1], device=device)
-    decode.draw(logits, None, 9000, 1.0, uniform, eos, 5, tokens, logprobs, generated, done)
-    assert tokens.tolist() == [[5000], [5000]]
+    decode.draw(logits, None, 33_000, 1.0, uniform, eos, 5, tokens, logprobs, generated, done)
+    assert tokens.tolist() == [[17_000], [17_000]]
     assert logprobs.abs().max() < 1e-6

@@ -13,10 +13,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# Few rows leave most of a card idle, and take the time of what each does in turn: larger pieces are faster there, by
-# more warps. (On an H200, of the 0.5B: 5.5 instead of 6.9 µs a layer at 16 rows, 32.6 instead of 40 at 1,024.)
+# Few rows leave most of a card idle and are bound by their own latency: larger pieces and more warps are faster there.
+# (On an H200, a layer of the 0.5B: 5.5 µs at 16 rows and 32.6 at 1,024; with the settings of the other, 6.9 and 40.)
 FEW_ROWS = 64
-KEY_BYTES, KEY_BYTES_OF_FEW, KEY_STAGES = 1 << 13, 1 << 14, 3  # of a tile of keys; tiles on their way at once
+KEY_BYTES, KEY_BYTES_OF_FEW, KEY_STAGES = 1 << 13, 1 << 14, 3  # of a tile of keys; tiles in flight
 PROMPT_TILE = 64  # tokens cached at once
 LOGITS_PART = 128  # of the vocabulary
 LEAST_ROWS = 16  # of a tile in a matrix product
@@ -76,6 +76,11 @@ def key_tiles(rows: int, dim: int, dtype: torch.dtype) -> dict[str, int]:
     }  # fmt: skip
 
 
+def logits_blocks(rows: int) -> dict[str, int]:
+    """Logits that `_draw` looks at at once, and its warps."""
+    return {"BLOCK": 16384, "num_warps": 16} if rows <= FEW_ROWS else {"BLOCK": 8192, "num_warps": 8}
+
+
 def cache_prompts(
     qkv: Tensor, starts: Tensor, lengths: Tensor, places: Tensor, cache: Tensor, heads: tuple[int, int, int]
 ) -> None:
@@ -108,12 +113,11 @@ def draw(
     It is the one where the running sum of probabilities passes the slot's uniform number; at temperature 0 the first of
     the likeliest. `uniform`, `tokens` and `logprobs` are `[B, columns]`. Slots that are done stay as they are.
     """
-    block, warps = (16384, 16) if len(tokens) <= FEW_ROWS else (8192, 8)
     _draw[(len(tokens),)](
         logits, generated if logits_row is None else logits_row, uniform, eos, tokens, logprobs, generated, done,
         1 / (temperature or 1), logits.stride(0), vocabulary, tokens.shape[1], len(eos), limit,
-        GREEDY=temperature == 0, BY_INDEX=logits_row is not None, BLOCK=block, PART=LOGITS_PART,
-        num_warps=warps,
+        GREEDY=temperature == 0, BY_INDEX=logits_row is not None, PART=LOGITS_PART,
+        **logits_blocks(len(tokens)),
     )  # fmt: skip
 
 
