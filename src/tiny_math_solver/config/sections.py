@@ -130,7 +130,7 @@ class GuardsSection(Section):
     zero_reward_steps: int = Field(10, ge=1, description="steps without a single reward after which a new run stops")
     rescue: bool | None = Field(
         None,
-        description="undo a collapse: go back to the state before it, change one setting and go on; null: where the "
+        description="undo a collapse: go back to the state before it and go on with more care; null: where the "
         "format is rewarded",
     )
     rescues: int = Field(3, ge=1, le=100, description="rescues of one run; if it collapses again it stops")

@@ -1,4 +1,4 @@
-"""A run that rescues itself: after a collapse it goes back to the state before the damage, with one thing changed.
+"""A run that rescues itself: after a collapse it goes back to the state before the damage, and goes on with more care.
 
 States, the trained weights and the optimizer's moments, are kept in memory every few steps. What goes back is the
 policy alone: steps keep counting, and the order of the problems, the draws and the schedule go on, so that no step
@@ -19,7 +19,7 @@ from tiny_math_solver.training.collapse import CORRECT, FORMAT, Collapse
 from tiny_math_solver.training.trainer import MathGRPOTrainer
 
 EVERY, COPIES = 3, 3  # steps between the states that are kept; a collapse is noticed some 2 to 5 steps after its start
-WEIGHT, RATE = 0.2, 0.5  # factors for the weight of the format reward and for the learning rate
+WEIGHT, RATE = 0.35, 0.5  # factors for the weight of the format reward and for the learning rate, at every rescue
 
 RescueRow = dict[str, Any]  # step, text, undone, back_to and changed, as in the row of events.jsonl
 
@@ -124,37 +124,31 @@ class Rescue(TrainerCallback):
         self.trainer.buffer.drop()
 
     def _change(self) -> dict[str, Any]:
-        """Change one thing more than so far, the third time and later two; returns the settings with their new values.
-
-        Where a group differs in the format alone, dividing by the group's own standard deviation undoes what the weight
-        of the format does. If a lower weight has not helped, that of the batch lets it count from the second time on.
-        """
-        changes_weight = len(self.rows) != 1 and self.given.reward_weights[1] != 0
-        changes_rate = len(self.rows) > 0 or not changes_weight
-        changed: dict[str, Any] = {}
-        scale = self.config.grpo_config.scale_rewards
-        if changes_weight:
-            self.weight_factor *= WEIGHT
-        if changes_rate:
-            self.rate_factor *= RATE
-            self._scale_rates(RATE)
+        """Weight the format less and lower the learning rate; returns the settings with their new values."""
+        before = self.config
+        self.weight_factor *= WEIGHT
+        self.rate_factor *= RATE
+        self._scale_rates(RATE)
         self._set_config()
-        if changes_weight:
-            changed["grpo.reward_weights"] = list(self.config.reward_weights)
-        if self.config.grpo_config.scale_rewards != scale:
-            changed["grpo.scale_rewards"] = self.config.grpo_config.scale_rewards
-        if changes_rate:
-            changed["grpo.learning_rate"] = self.config.grpo["learning_rate"]
-        return changed
+        now = self.config
+        settings = {
+            "grpo.reward_weights": (list(before.reward_weights), list(now.reward_weights)),
+            "grpo.scale_rewards": (before.grpo_config.scale_rewards, now.grpo_config.scale_rewards),
+            "grpo.learning_rate": (before.grpo_config.learning_rate, now.grpo_config.learning_rate),
+        }
+        return {name: new for name, (old, new) in settings.items() if new != old}
 
     def _set_config(self) -> None:
-        """Apply the factors to what is configured, and the weights to the trainer."""
+        """Apply the factors to what is configured, and the weights to the trainer.
+
+        Where a group differs in the format alone, dividing by the group's own standard deviation undoes what the weight
+        of the format does; that of the batch lets it count.
+        """
         (correct, form), args = self.given.reward_weights, self.given.grpo_config
         rate = _rounded(self.rate_factor * args.learning_rate)
         weights = [correct, _rounded(self.weight_factor * form)]
         is_weight_undone = args.scale_rewards == "group" and args.multi_objective_aggregation == "sum_then_normalize"
-        has_not_helped = self.weight_factor != 1 and self.rate_factor != 1
-        scale = "batch" if has_not_helped and is_weight_undone else args.scale_rewards
+        scale = "batch" if is_weight_undone and form and self.weight_factor != 1 else args.scale_rewards
         self.config = self.given.while_training(reward_weights=weights, learning_rate=rate, scale_rewards=scale)
         self.trainer.scale_rewards = scale
         of_trainer = self.trainer.reward_weights
@@ -204,5 +198,5 @@ def _copied(value: Any) -> Any:
 
 
 def _rounded(value: float) -> float:
-    """Without what binary fractions leave behind: 0.04 for 0.2 × 0.2."""
+    """Without what binary fractions leave behind: 0.1225 for 0.35 × 0.35."""
     return float(f"{value:.12g}")
