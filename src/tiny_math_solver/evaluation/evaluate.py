@@ -1,6 +1,6 @@
 """Fixed problems → graded records: one greedy completion per problem, and sampled ones for pass@k and maj@k."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -11,8 +11,7 @@ from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.prompts import Message, PromptFormat, encode_prompt, group_prompts
 from tiny_math_solver.rollouts import Rollout, Rollouts, Sampling
 from tiny_math_solver.rollouts.endings import Endings
-
-Progress = Callable[[int], Any]  # is told how many completions are finished
+from tiny_math_solver.support.progress import Advance
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +108,7 @@ def evaluate(
     sampled_problems: int | None = None,
     sampling: Sampling | None = None,
     seed: int = 0,
-    on_done: Progress | None = None,
+    on_done: Advance | None = None,
 ) -> Evaluation:
     """Answer `problems` greedily, and the first `sampled_problems` of them `samples` times with `sampling`.
 
@@ -136,7 +135,7 @@ def sample(
     prompt: PromptFormat,
     samples: int,
     sampling: Sampling,
-    on_done: Progress | None = None,
+    on_done: Advance | None = None,
 ) -> list[EvaluationRecord]:
     """`samples` graded completions of every problem, grouped by problem."""
     return _generate(rollouts, problems, prompt, samples, sampling, on_done, sampled=True)
@@ -148,7 +147,7 @@ def _generate(
     prompt: PromptFormat,
     samples: int,
     sampling: Sampling,
-    on_done: Progress | None,
+    on_done: Advance | None,
     *,
     sampled: bool,
 ) -> list[EvaluationRecord]:

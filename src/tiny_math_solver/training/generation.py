@@ -163,10 +163,8 @@ class Generation:
 
     def records(self, step: int, advantages: list[float], used: list[bool] | None = None) -> list[RolloutRow]:
         """The batch as rows of rollouts.jsonl; `used` False marks those that are not passed to the update."""
-        is_used = used or [True] * len(advantages)
-        return [
-            self.record(step, *parts[:2], used=parts[2]) for parts in zip(self._held, advantages, is_used, strict=True)
-        ]
+        parts = zip(self._held, advantages, used or [True] * len(advantages), strict=True)
+        return [self.record(step, sample, advantage, used=is_used) for sample, advantage, is_used in parts]
 
     def record(self, step: int, sample: Sample, advantage: float, *, used: bool) -> RolloutRow:
         """One completion as a row of rollouts.jsonl."""
