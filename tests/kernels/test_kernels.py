@@ -61,6 +61,32 @@ def test_products_are_torchs_and_the_same_to_the_bit_in_any_batch(rows: int, lib
 
 
 @needs_compiler
+@pytest.mark.parametrize("rows", [1, 15, 16, 17, 32, 50, 64, 130, 3000])  # the last in several chunks
+def test_products_on_tiles_are_torchs_and_the_same_to_the_bit_in_any_batch(rows: int):
+    library = load_kernels(4, 2, 32, torch.bfloat16)
+    assert isinstance(library, Kernels), library
+    if not library.has_tiles:
+        pytest.skip("a processor without matrix tiles")
+    generator = torch.Generator().manual_seed(rows)
+    x, weight, add, bias = (
+        torch.randn(*shape, generator=generator).bfloat16() for shape in ((rows, 448), (96, 448), (rows, 96), (96,))
+    )
+    panels = torch.empty_like(weight)
+    library.pack_tiles(96, weight, 448, panels)
+
+    def product(x: torch.Tensor, add: torch.Tensor | None = None) -> torch.Tensor:
+        out = torch.full((len(x), 96), torch.nan, dtype=torch.bfloat16)
+        library.tiled_linear(len(x), x, 448, panels, bias, add, out, 96)
+        return out
+
+    expected = x.double() @ weight.double().T + bias.double()
+    whole = product(x)
+    for out, right in ((whole, expected), (product(x, add), expected + add.double())):
+        assert ((out.double() - right).abs() <= 0.004 * right.abs() + 1e-3).all()  # half a unit of the last bit
+    assert torch.equal(product(x[-1:].contiguous()), whole[-1:])
+
+
+@needs_compiler
 def test_norm_and_gate_are_torchs_far_out_too(library):
     x = torch.randn(7, 256) * torch.logspace(-3, 3, 256)
     weight, out = torch.randn(256), torch.empty(7, 256)

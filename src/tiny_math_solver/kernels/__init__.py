@@ -2,7 +2,7 @@
 
     vectors.h      number types and SIMD arithmetic          attention.h    what decoding and the update share of it
     layers.cpp     linear, RMSNorm, gated activation         decode.cpp     attention from a cache, the draw
-    update.cpp     the update's attention, and gradients
+    tiles.cpp      linear in bfloat16, on matrix tiles       update.cpp     the update's attention, and gradients
     compiler.py    sources → a shared library, kept in the user's cache folder
     bindings.py    the arguments of every function, and recorded calls
     contents.py    the range of every index, for debugging
@@ -13,13 +13,14 @@ The compiler is looked for when the first engine is made; without one or without
 do not cover, torch computes alone.
 """
 
-from tiny_math_solver.kernels.bindings import Kernels, Recording
+from tiny_math_solver.kernels.bindings import Kernel, Kernels, Recording
 from tiny_math_solver.kernels.compiler import LARGEST_PANEL, load_kernels
 from tiny_math_solver.kernels.operators import CompiledOperators, Operators, load_gpu_operators
 
 __all__ = [
     "LARGEST_PANEL",
     "CompiledOperators",
+    "Kernel",
     "Kernels",
     "Operators",
     "Recording",

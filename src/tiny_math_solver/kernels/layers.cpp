@@ -61,7 +61,7 @@ extern "C" void swiglu(long rows, const scalar* gate_up, long M, scalar* out) {
         for (long m = 0; m < M; m += LANES) {
             vec g = load(gate_up + r * 2 * M + m), u = load(gate_up + r * 2 * M + M + m);
             vec e = exp_nonpositive(g > 0 ? -g : g);  // silu(g) = g · (g > 0 ? 1 : e) / (1 + e), e = exp(-|g|)
-            store(out + r * M + m, g * (g > 0 ? broadcast(1) : e) / (1 + e) * u);
+            store(out + r * M + m, quotient(g * (g > 0 ? broadcast(1) : e), 1 + e) * u);
         }
 }
 

@@ -71,7 +71,7 @@ extern "C" void swiglu_backward(long rows, const scalar* gate_up, long M, const 
         for (long m = 0; m < M; m += LANES) {
             long at = r * 2 * M + m;
             vec g = load(gate_up + at), u = load(gate_up + at + M), from = load(out_gradient + r * M + m);
-            vec e = exp_nonpositive(g > 0 ? -g : g), sigmoid = (g > 0 ? broadcast(1) : e) / (1 + e);
+            vec e = exp_nonpositive(g > 0 ? -g : g), sigmoid = quotient(g > 0 ? broadcast(1) : e, 1 + e);
             store(gradient + at, from * u * sigmoid * (1 + g * (1 - sigmoid)));
             store(gradient + at + M, from * g * sigmoid);
         }

@@ -4,6 +4,9 @@
 #pragma once
 #include <cstdint>
 #include <cstring>
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
 
 #if defined(__AVX512F__)
 constexpr int LANES = 16, TILE = 12;  // floats in a register; rows whose sums fit into the registers
@@ -30,8 +33,13 @@ static inline vec load(const scalar* p) {
     return (vec)w;
 }
 static inline void store(scalar* p, vec x) {  // rounds to nearest, ties to even
+#ifdef __AVX512BF16__
+    __m256bh rounded = _mm512_cvtneps_pbh((__m512)x);
+    memcpy(p, &rounded, sizeof rounded);
+#else
     vec_u32 w = (vec_u32)x;
     *(vec_u16*)p = __builtin_convertvector((w + 0x7fff + ((w >> 16) & 1)) >> 16, vec_u16);
+#endif
 }
 static inline float to_float(scalar x) {
     uint32_t w = (uint32_t)x << 16;
@@ -54,14 +62,27 @@ static inline vec load(const float* p) { return *(const vec*)p; }
 static inline void store(float* p, vec x) { *(vec*)p = x; }
 
 static inline float horizontal_sum(vec x) {
+#if defined(BFLOAT16) && defined(__AVX512F__)
+    return _mm512_reduce_add_ps((__m512)x);  // in pairs: faster than one after the other
+#else
     float s = 0;
     for (int i = 0; i < LANES; i++) s += x[i];
     return s;
+#endif
 }
 static inline float horizontal_max(vec x) {
     float m = x[0];
     for (int i = 1; i < LANES; i++) m = x[i] > m ? x[i] : m;
     return m;
+}
+// a / b; in bfloat16 for b ≥ 1 and to 23 bits, in a third of the time.
+static inline vec quotient(vec a, vec b) {
+#if defined(BFLOAT16) && defined(__AVX512F__)
+    vec y = (vec)_mm512_rcp14_ps((__m512)b);
+    return a * y * (2 - b * y);
+#else
+    return a / b;
+#endif
 }
 static inline vec maximum(vec a, vec b) { return a > b ? a : b; }
 static inline vec broadcast(float x) { return x - (vec){}; }

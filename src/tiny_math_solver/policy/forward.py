@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tiny_math_solver.policy.linear import Linear
 from tiny_math_solver.policy.ragged import RaggedTokens
 from tiny_math_solver.policy.weights import Layer, PolicyWeights
 
@@ -22,19 +23,61 @@ class LayerState(NamedTuple):
     gate_up: Tensor  # [N, 2 M]
 
 
+class Workspace:
+    """Memory that passes use one after the other.
+
+    On a CPU fresh memory comes from the system page by page, which would take a third of a forward pass.
+    """
+
+    def __init__(self) -> None:
+        self.buffers: dict[str, Tensor] = {}
+        self.results: list[Tensor] = []  # flat
+        self.used = 0  # of the results, in this pass
+
+    def buffer(self, name: str, like: Tensor, columns: int) -> Tensor:
+        """A tensor `[N, columns]` whose values last until the next use of the name."""
+        held = self.buffers.get(name)
+        if held is None or len(held) < len(like) * columns:
+            held = self.buffers[name] = like.new_empty(len(like) * columns)
+        return _shaped(held, like, columns)
+
+    def result(self, like: Tensor, columns: int) -> Tensor:
+        """A tensor `[N, columns]` whose values last until `rewind`."""
+        if like.is_cuda:  # torch keeps a GPU's memory itself
+            return like.new_empty(len(like), columns)
+        if self.used == len(self.results):
+            self.results.append(like.new_empty(0))
+        if len(self.results[self.used]) < len(like) * columns:
+            self.results[self.used] = like.new_empty(len(like) * columns)
+        self.used += 1
+        return _shaped(self.results[self.used - 1], like, columns)
+
+    def rewind(self) -> None:
+        """Begin another pass, whose results take the place of the last one's."""
+        self.used = 0
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in (*self.buffers.values(), *self.results))
+
+
+def _shaped(held: Tensor, like: Tensor, columns: int) -> Tensor:
+    return held[: len(like) * columns].view(len(like), columns)
+
+
 class Forward:
     """The layers of `weights`, which must have operators, over one batch of ragged tokens on its device.
 
-    `rope_table` `[≥ positions, D]` holds cosine and sine of each rotary pair. Buffers by name are shared by all that
-    compute with the same `buffers`: their values last until the next use of the name.
+    `rope_table` `[≥ positions, D]` holds cosine and sine of each rotary pair. States that are kept are in `workspace`,
+    if there is one.
     """
 
     def __init__(
-        self, weights: PolicyWeights, tokens: RaggedTokens, rope_table: Tensor, buffers: dict[str, Tensor] | None = None
+        self, weights: PolicyWeights, tokens: RaggedTokens, rope_table: Tensor, workspace: Workspace | None = None
     ):
         assert weights.operators is not None
         self.weights, self.operators, self.tokens, self.rope_table = weights, weights.operators, tokens, rope_table
-        self.buffers = {} if buffers is None else buffers
+        self.workspace, self.is_kept = workspace or Workspace(), workspace is not None
         self.work: Any = self.operators.work(tokens.layout)
 
     def run(self, keep: Callable[[int, LayerState], Any]) -> Tensor:
@@ -47,17 +90,20 @@ class Forward:
 
     def layer(self, layer: Layer, x: Tensor) -> tuple[LayerState, Tensor]:
         weights = self.weights
-        qkv = layer.query_key_value.product(self.norm(x, layer.attention_norm))
+        qkv = self.product(layer.query_key_value, self.norm(x, layer.attention_norm))
         if norms := layer.head_norms:
             self._norm_heads(qkv, *norms)
         self.rotate(qkv, backward=False)
-        attention = x.new_empty(len(x), weights.heads * weights.head_dim)
+        attention = self._result(x, weights.heads * weights.head_dim)
         log_sum = torch.empty(len(x), weights.heads, device=x.device)
         self.operators.attention(self.work, qkv, attention, log_sum)
-        middle = layer.attention_out.product(attention, add=x)
-        gate_up = layer.gate_up.product(self.norm(middle, layer.mlp_norm))
+        middle = self.product(layer.attention_out, attention, add=x)
+        gate_up = self.product(layer.gate_up, self.norm(middle, layer.mlp_norm))
         state = LayerState(x, qkv, attention, log_sum, middle, gate_up)
-        return state, layer.down.product(self.gate(gate_up), add=middle)
+        return state, self.product(layer.down, self.gate(gate_up), add=middle)
+
+    def product(self, linear: Linear, x: Tensor, add: Tensor | None = None) -> Tensor:
+        return linear.product(x, add, self._result(x, linear.columns) if linear.kernel else None)
 
     def norm(self, x: Tensor, weight: Tensor) -> Tensor:
         out = self.buffer("normed", x)
@@ -73,12 +119,11 @@ class Forward:
         self.operators.rotary(qkv, self.tokens.positions, self.rope_table, self.weights.head_dim**-0.5, backward)
 
     def buffer(self, name: str, like: Tensor, columns: int | None = None) -> Tensor:
-        """A tensor `[N, columns]`, by default shaped as `like`."""
-        columns = like.shape[1] if columns is None else columns
-        size, held = len(like) * columns, self.buffers.get(name)
-        if held is None or len(held) < size:
-            held = self.buffers[name] = like.new_empty(size)
-        return held[:size].view(len(like), columns)
+        """A tensor `[N, columns]`, by default shaped as `like`, whose values last until the next use of the name."""
+        return self.workspace.buffer(name, like, like.shape[1] if columns is None else columns)
+
+    def _result(self, like: Tensor, columns: int) -> Tensor:
+        return self.workspace.result(like, columns) if self.is_kept else like.new_empty(len(like), columns)
 
     def _norm_heads(self, qkv: Tensor, query_norm: Tensor, key_norm: Tensor) -> None:
         """Qwen3's norms of queries and keys, in place."""

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tiny_math_solver.kernels import Kernels
+from tiny_math_solver.kernels import Kernel, Kernels
 
 
 class UnsupportedModelError(Exception):
@@ -16,8 +16,8 @@ class UnsupportedModelError(Exception):
 class Linear:
     """`x Wᵀ + bias` for the weights `[out, in]` of one or several projections of the same input, stacked.
 
-    Layouts of the weight: `dense`; `panels` for our own kernels (float32 on a CPU); `onednn` (bfloat16 on a CPU),
-    which torch's `linear` would produce anew at every call.
+    Layouts of the weight: `dense`; for our own kernels `panels` (float32 on a CPU) and `tiles` (bfloat16 on a CPU that
+    has them); `onednn` (bfloat16 on another CPU), which torch's `linear` would produce anew at every call.
     """
 
     def __init__(
@@ -37,17 +37,24 @@ class Linear:
         self.rows, self.kernels, self.layout = rows, kernels, "dense"
         self.columns = rows  # of the result, padding included
         like: Any = {"dtype": dtype, "device": device}
-        if self.kernels is not None and dtype == torch.float32:
-            self.layout, panel = "panels", self.kernels.panel
+        if kernels is not None and (dtype == torch.float32 or kernels.has_tiles):
+            self.layout, panel = "panels" if dtype == torch.float32 else "tiles", kernels.panel
             self.columns = -(-rows // panel) * panel
-            self.weight = torch.zeros(self.columns // panel, columns, panel, **like)
+            self.weight = torch.empty(self.columns // panel, columns, panel, **like)
         else:
             self.layout = "onednn" if _has_onednn(dtype, device) else "dense"
             self.weight = torch.empty(rows if self.layout == "dense" else 0, columns, **like)
-        self.bias = torch.zeros(self.columns, **like) if bias or self.layout == "panels" else None
+        self.bias = torch.zeros(self.columns, **like) if bias or self.kernel else None
         # tensors with their versions, and scales, of the last `fill`
         self._filled_from: tuple[list[tuple[Tensor, int]], list[float]] = [], []
         self.checksums = torch.empty(0)  # of those tensors as they were
+
+    @property
+    def kernel(self) -> Kernel | None:
+        """The product by a kernel of our own, in its layout: `(rows, x, in, weight, bias, add, out, columns)`."""
+        if self.kernels is None or self.layout not in ("panels", "tiles"):
+            return None
+        return self.kernels.linear if self.layout == "panels" else self.kernels.tiled_linear
 
     @property
     def modules(self) -> list[Any]:
@@ -91,20 +98,24 @@ class Linear:
             self.bias[: self.rows].copy_(bias)
         if self.layout == "onednn":
             self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, None)
-        elif self.layout == "panels":
-            panels, columns, panel = self.weight.shape
-            if missing := panels * panel - self.rows:
-                weight = nn.functional.pad(weight, (0, 0, 0, missing))
-            self.weight.copy_(weight.view(panels, panel, columns).transpose(1, 2))
-        else:
+        elif self.layout == "dense":
             self.weight.copy_(weight)
+        else:
+            assert self.kernels is not None
+            panels, columns, panel = self.weight.shape
+            if missing := self.columns - self.rows:
+                weight = nn.functional.pad(weight, (0, 0, 0, missing))
+            if self.layout == "panels":
+                self.weight.copy_(weight.view(panels, panel, columns).transpose(1, 2))
+            else:
+                self.kernels.pack_tiles(self.columns, weight.contiguous(), columns, self.weight)
 
     def dense(self) -> Tensor:
         """The weight `[columns, in]` of the panels."""
         return self.weight.transpose(1, 2).flatten(0, 1)
 
     def __call__(self, x: Tensor) -> Tensor:
-        if self.layout != "panels":
+        if self.kernel is None:
             return self.product(x)
         out = self.product(x.reshape(-1, x.shape[-1]).contiguous())
         return out.view(*x.shape[:-1], self.columns)[..., : self.rows]
@@ -115,18 +126,20 @@ class Linear:
             total += self.bias
         total.addmm_(x, self.weight.T)
 
-    def product(self, x: Tensor, add: Tensor | None = None) -> Tensor:
-        """`x Wᵀ + bias (+ add)`; of panels `[N, columns]`, padding included, for contiguous `x` `[N, in]`."""
-        if self.layout == "panels":
-            assert self.kernels is not None
-            out = x.new_empty(len(x), self.columns)
-            self.kernels.linear(len(x), x, x.shape[1], self.weight, self.bias, add, out, self.columns)
+    def product(self, x: Tensor, add: Tensor | None = None, out: Tensor | None = None) -> Tensor:
+        """`x Wᵀ + bias (+ add)`; by a kernel `[N, columns]`, padding included, for contiguous `x` `[N, in]`.
+
+        A kernel writes to `out`, if there is one.
+        """
+        if self.kernel:
+            out = x.new_empty(len(x), self.columns) if out is None else out
+            self.kernel(len(x), x, x.shape[1], self.weight, self.bias, add, out, self.columns)
             return out
         if self.layout == "dense":
             if add is not None and self.bias is None:
                 return torch.addmm(add, x, self.weight.T)
-            out = nn.functional.linear(x, self.weight, self.bias)
-            return out if add is None else out.add_(add)
+            product = nn.functional.linear(x, self.weight, self.bias)
+            return product if add is None else product.add_(add)
         if add is None:
             return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
         return torch.ops.mkldnn._linear_pointwise.binary(x, add, self.weight, self.bias, "add")

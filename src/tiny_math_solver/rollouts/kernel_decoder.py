@@ -90,9 +90,9 @@ class KernelDecoder(SharedPromptDecoder):
         return recording
 
     def _record_product(self, recording: Recording, linear: Linear, x: Tensor, out: Tensor, add: bool = False) -> None:
-        if linear.layout == "panels":
+        if linear.kernel:
             added = out if add else None
-            recording.add(self.kernels.linear, x, x.shape[1], linear.weight, linear.bias, added, out, out.shape[1])
+            recording.add(linear.kernel, x, x.shape[1], linear.weight, linear.bias, added, out, out.shape[1])
             return
 
         def product(rows: int) -> None:

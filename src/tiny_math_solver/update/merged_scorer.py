@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from tiny_math_solver.policy.forward import Forward, LayerState
+from tiny_math_solver.policy.forward import Forward, LayerState, Workspace
 from tiny_math_solver.policy.linear import Linear, active_adapters
 from tiny_math_solver.policy.weights import PolicyWeights
 from tiny_math_solver.update.passes import Batch
@@ -58,7 +58,7 @@ class MergedScorer:
         weights = self.weights
         assert weights.operators is not None
         self.operators, self._layout = weights.operators, weights.layout
-        self._buffers: dict[str, Tensor] = {}  # that all layers and passes of a step compute with, by name
+        self._workspaces: list[Workspace] = []  # of this step's passes that are over
         linears = [linear for layer in weights.layers for linear in layer.linears]
         is_small = sum(linear.weight.nbytes for linear in linears) <= MERGED_BYTES
         kind = MergedGradient if is_small and linears[0].layout == "panels" else AdapterGradient
@@ -98,7 +98,7 @@ class MergedScorer:
         if self._layout != self.weights.layout:
             self._make_gradients()
         self.rope_table = torch.empty(0)  # the model's rotary embedding may be another one
-        self._buffers.clear()  # of an attempt that was given up, or a trial
+        self._workspaces.clear()  # of an attempt that was given up, or a trial
         for gradient in self.gradients.values():
             gradient.begin()
 
@@ -106,7 +106,7 @@ class MergedScorer:
         """Add what the passes accumulated to the gradients of the adapter."""
         for gradient in self.gradients.values():
             gradient.finish()
-        self._buffers.clear()
+        self._workspaces.clear()
 
     def logprobs(self, batch: Batch) -> Tensor:
         rows = ragged(batch)
@@ -120,13 +120,15 @@ class MergedScorer:
     def forward(self, rows: ScoredTokens) -> tuple[Tensor, "_Pass"]:
         """The log-probabilities of the scored tokens, and what the backward pass needs."""
         weights, layers = self.weights, []
-        forward = Forward(weights, rows.tokens, self.rope_table, self._buffers)
+        workspace = self._workspaces.pop() if self._workspaces else Workspace()
+        forward = Forward(weights, rows.tokens, self.rope_table, workspace)
         x = forward.run(lambda index, state: layers.append(state))
         hidden = forward.norm(x, weights.final_norm)[rows.sources]
         logprobs, hidden_grad = torch.empty(len(hidden), device=x.device), torch.empty_like(hidden)
         for start in range(0, len(hidden), self._logits_tokens):
             part = slice(start, start + self._logits_tokens)
-            logits = weights.logits.product(hidden[part])
+            room = forward.buffer("logits", hidden[part], weights.logits.columns) if weights.logits.kernel else None
+            logits = weights.logits.product(hidden[part], out=room)
             self.operators.target_logprobs(
                 logits, weights.logits.rows, self.temperature, rows.targets[part], logprobs[part]
             )
@@ -163,6 +165,8 @@ class MergedScorer:
                 self._norm_backward(kept.x, layer.attention_norm, normed_grad, x_grad, add=True)
             else:  # nothing below is trained
                 self.gradients[layer.query_key_value].backward(qkv_grad, normed, None)
+        forward.workspace.rewind()
+        self._workspaces.append(forward.workspace)
 
     def _linear_backward(self, forward: Forward, out_grad: Tensor, linear: Linear, x: Tensor) -> Tensor:
         """Accumulate the gradients of a projection's adapters, return that of its input `x`."""
