@@ -14,7 +14,7 @@ EVERYDAY = not slow and not fuzz and not browser and not large and not real
 
 .PHONY: quickstart test test-all sanitize bench bench-gpu lint clean
 
-quickstart: .venv/.installed ## train the embedded model and prove what it gained: a few minutes, no GPU
+quickstart: .venv/.installed ## train the embedded model and prove what it gained: half a minute once installed, no GPU
 	$(BIN)/tiny-math train configs/quickstart.yaml
 
 test: .venv/.installed-dev ## the tests of everyday work, offline: four to five minutes on two cores

@@ -83,7 +83,7 @@ def _run(
         training.checkpointing.read(checkpoint)
     found = preflight(prepared, run, training, console, fresh=checkpoint is None, force=force)
     processes.gather(None)  # all can start
-    processes.on_main(lambda: _open_folder(config, run, training, checkpoint, events))
+    processes.on_main(lambda: _open_folder(config, run, training, checkpoint, events, console))
     _keep_forecast(run, training, found)
     evaluator = Evaluator(console, found.pace.asking, KeptEvaluations(run.path))
     with training.signals.listening():
@@ -113,10 +113,13 @@ def _outcome(run: RunFolder) -> Outcome:
     return Outcome(summary, run.path, summary["best_reward"] > 0)
 
 
-def _open_folder(config: Config, run: RunFolder, training: Training, checkpoint: Path | None, events: EventLog) -> None:
+def _open_folder(
+    config: Config, run: RunFolder, training: Training, checkpoint: Path | None, events: EventLog, console: Console
+) -> None:
     """Make the run folder, or put that of a resumed run back to its checkpoint."""
     if checkpoint is None:
-        run.create()
+        if aside := run.create():
+            console.say(f"the earlier run in {run.path} is now in {aside}")
     else:
         training.checkpointing.rewind(checkpoint)
         events.add(checkpoint_step(checkpoint), "resumed", f"from {checkpoint}")

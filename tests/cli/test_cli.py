@@ -77,7 +77,7 @@ def test_a_question_after_the_options_is_answered(capsys):
     assert main(["solve", "embedded", "--samples", "2", "Ava has 3 bags of 7 marbles. How many marbles?"]) == 0
     *_, answer, vote = capsys.readouterr().out.splitlines()
     assert answer.startswith("answer: ")
-    assert vote.startswith("vote of 2 samples: ")
+    assert vote.startswith("vote: ")
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -177,8 +177,14 @@ def test_eval_prints_both_scores_and_writes_records(tmp_path: Path, capsys):
     (tmp_path / "p.jsonl").write_text(ROW)
     records = tmp_path / "records.jsonl"
     command = ["eval", "embedded", "--problems", str(tmp_path / "p.jsonl"), "--samples", "4", "--out", str(records)]
+    assert main([*command, "--against", "embedded"]) == 0
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first == f"problems: 1 of the 1 in {tmp_path / 'p.jsonl'}"
+    assert "  compared with embedded: fixed 0, broken 0, McNemar p = 1" in lines
     assert main([*command, "--against", "embedded", "--json"]) == 0
     summary = json.loads(capsys.readouterr().out)
+    assert (summary["model"], summary["adapter"], summary["against"]["model"]) == ("embedded", None, "embedded")
+    assert summary["problems"] == {"source": str(tmp_path / "p.jsonl"), "n": 1, "of": 1}
     assert summary["n"] == 1
     assert set(summary["pass_at_k"]) == {"1", "2", "4"}
     assert summary["paired"] == {"fixed": 0, "broken": 0, "p_value": 1.0}

@@ -85,7 +85,8 @@ grpo.output_dir 5
 CONFIGS = [
     Case("no such config", "train nowhere.yaml", "no such config file: nowhere.yaml"),
     config("a folder", Path.mkdir, "c.yaml is a folder; expected a YAML file"),
-    config("a pipe", os.mkfifo, "no such config file: c.yaml"),
+    config("a pipe", os.mkfifo, "c.yaml is a pipe, but a config file is read more than once: save it as a file"),
+    Case("a device", "train /dev/null", "/dev/null is a device"),
     config("empty but for a key without a value", "grpo:\n  learning_rate:\n", "c.yaml:2: grpo.learning_rate = None"),
     config("list at the top", "- model\n- grpo\n", "c.yaml: expected sections"),
     config("words", "just words\n", "c.yaml: expected sections"),
@@ -277,6 +278,7 @@ PROBLEMS = [
     Case("no source", "eval embedded --problems ''", "--problems is empty"),
     Case("dataset off line", "eval embedded --problems someone/problems", "cannot reach"),
     problems("a folder", "p.jsonl", Path.mkdir, "p.jsonl is a folder"),
+    problems("a pipe", "p.jsonl", os.mkfifo, "p.jsonl is a pipe, but a problem file is read"),
     problems("empty file", "p.jsonl", "", "no problems in this file"),
     problems("blank lines", "p.jsonl", "\n\n \n", "no problems in this file"),
     problems("UTF-16", "p.jsonl", ROW.encode("utf-16"), "p.jsonl:1: not UTF-8 text but UTF-16 or UTF-32"),

@@ -1,5 +1,6 @@
 """The kernels by themselves: they compute what torch does, refuse wrong arguments, and can be done without."""
 
+import ctypes
 import shutil
 import subprocess
 import threading
@@ -355,6 +356,20 @@ def test_they_are_compiled_once_and_kept(fresh: Path, monkeypatch: pytest.Monkey
 
 
 @needs_compiler
+@pytest.mark.parametrize("left", [0, 100, 9000], ids="{} bytes".format)
+def test_a_damaged_library_is_compiled_again(fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: int):
+    assert isinstance(load_kernels(4, 2, 32, torch.float32), Kernels)
+    (whole,) = fresh.iterdir()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "after a power failure"))
+    damaged = tmp_path / "after a power failure" / fresh.name / whole.name
+    damaged.parent.mkdir(mode=0o700, parents=True)
+    damaged.write_bytes(whole.read_bytes()[:left])
+    load_kernels.cache_clear()
+    assert isinstance(load_kernels(4, 2, 32, torch.float32), Kernels)
+    assert damaged.stat().st_size == whole.stat().st_size
+
+
+@needs_compiler
 def test_a_cache_folder_that_cannot_be_had_is_done_without(fresh: Path):
     fresh.parent.write_text("a file where the folder should be")
     assert isinstance(load_kernels(4, 2, 32, torch.float32), Kernels)
@@ -418,7 +433,7 @@ def test_a_library_without_a_function_is_not_used(fresh: Path, monkeypatch: pyte
     fresh.mkdir(parents=True)
     other = fresh / "other.so"
     subprocess.run(["g++", "-shared", "-x", "c++", "/dev/null", "-o", str(other)], check=True)
-    monkeypatch.setattr(compiler, "_library", lambda *_: other)
+    monkeypatch.setattr(compiler, "_library", lambda *_: ctypes.CDLL(str(other)))
     found = load_kernels(4, 2, 32, torch.float32)
     assert isinstance(found, str)
     assert found.startswith("the kernels could not be compiled or loaded: ")

@@ -62,11 +62,25 @@ def test_the_vote_counts_answers_and_is_reproducible(solver: Solver):
     assert solver.vote(QUESTION, 8, 0.0) == vote
 
 
+@pytest.mark.parametrize(
+    ("counts", "text"),
+    [
+        ([("24", 5), ("22", 1)], "24 wins with 5 votes of 8; 22 has 1; 2 of 8 without an answer"),
+        ([("2", 2), ("24", 2), ("22", 1)], "2 and 24 tie with 2 votes each; 22 has 1; 3 of 8 without an answer"),
+        ([("7", 1)], "7 wins with 1 vote of 8; 7 of 8 without an answer"),
+        ([("7", 8)], "7 wins with 8 votes of 8"),
+        ([], "none of 8 samples has an answer"),
+    ],
+)
+def test_a_vote_names_the_winner_or_the_tie_and_adds_up(counts: list[tuple[str, int]], text: str):
+    assert str(Vote(counts, 8)) == text
+
+
 def test_solve_answers_votes_and_goes_on_without_a_question(capsys, monkeypatch):
     assert main(["solve", "embedded", QUESTION, "--samples", "3"]) == 0
     once = capsys.readouterr().out
     assert "\nanswer: " in once
-    assert "vote of 3 samples: " in once
+    assert "vote: " in once
     lines = iter([f"{QUESTION}\n", "And 2 + 2?\n", ""])
     monkeypatch.setattr("sys.stdin.readline", lambda: next(lines))
     assert main(["solve", "embedded"]) == 0
@@ -82,7 +96,7 @@ def test_nothing_a_model_writes_reaches_the_terminal_as_a_command():
 
 @pytest.fixture
 def server(solver: Solver):
-    made = Playground(solver, "made up", [QUESTION]).serve()
+    made = Playground(solver, "made up", {QUESTION: "17"}).serve()
     threading.Thread(target=made.serve_forever, daemon=True).start()
     yield made
     made.shutdown()
@@ -102,8 +116,12 @@ def test_an_answer_comes_as_events(server, solver: Solver):
     named = [(name.removeprefix("event: "), json.loads(data.removeprefix("data: "))) for name, data in events]
     assert [name for name, _ in named][-3:] == ["answer", "vote", "end"]
     assert "".join(data for name, data in named if name == "piece") == greedy(solver)
+    read = solver.read(QUESTION, greedy(solver), "17")
+    assert named[-3][1] | {"how": ""} == {
+        "value": read.answer, "how": "", "is_finished": True, "gold": "17", "is_right": read.correct
+    }  # fmt: skip
     vote = solver.vote(QUESTION, 2, 0.0)
-    assert named[-2][1] == {"counts": [list(pair) for pair in vote.counts], "samples": 2}
+    assert named[-2][1] == str(vote)
     assert isinstance(vote, Vote)
 
 

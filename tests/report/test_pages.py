@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +18,7 @@ from helpers.made_up_run import HOSTILE, write_run
 from helpers.paths import QUICKSTART
 from tiny_math_solver.grading import Graded, How
 from tiny_math_solver.playground.play import Playground
-from tiny_math_solver.playground.solver import Vote
+from tiny_math_solver.playground.solver import Stream, Vote
 from tiny_math_solver.report import write_report
 from tiny_math_solver.report.watch import Watch
 
@@ -206,29 +206,37 @@ class Scripted:
 
     has_adapter = True
 
-    def stream(self, question: str, base: bool = False) -> Iterator[str]:
-        text = HOSTILE if base else f"{question}: 2+2=4\n#### 4"
-        yield from (text[i : i + 7] for i in range(0, len(text), 7))
+    about = "knows <i>nothing</i>"
 
-    def read(self, question: str, text: str) -> Graded:
-        return Graded(Decimal(4), How.HASHES, False)
+    def stream(self, question: str, base: bool = False) -> Stream:
+        def pieces() -> Generator[str, None, bool]:
+            text = HOSTILE if base else f"{question}: 2+2=4\n#### 4"
+            yield from (text[i : i + 7] for i in range(0, len(text), 7))
+            return not base
+
+        return Stream(pieces())
+
+    def read(self, question: str, text: str, gold: str | None = None) -> Graded:
+        return Graded(Decimal(4), How.HASHES, gold == "4" and text != HOSTILE)
 
     def vote(self, question: str, samples: int, temperature: float, base: bool = False) -> Vote:
         return Vote([("4", samples - 1), ("5", 1)], samples)
 
 
 def test_the_playground_shows_both_sides_as_text(watched: Any):
-    server = Playground(Scripted(), "a <b>model</b>", ["What is 2+2?", "</script>"]).serve()  # type: ignore[arg-type]
+    server = Playground(Scripted(), "a <b>model</b>", {"What is 2+2?": "4", "</script>": "1"}).serve()  # type: ignore[arg-type]
     threading.Thread(target=server.serve_forever, daemon=True).start()
     with server:
         watched.goto(server.url)
-        assert watched.locator("h1").inner_text() == "a <b>model</b>"
+        assert "a <b>model</b>: knows <i>nothing</i>." in watched.locator("main > p").inner_text()
         watched.locator(".examples button").first.click()
-        watched.locator(".go").click()
-        watched.locator("#trained .vote", has_text="vote of 8: 4 × 7, 5 × 1").wait_for(timeout=8000)
+        watched.locator("#trained .vote", has_text="vote: 4 wins with 7 votes of 8; 5 has 1").wait_for(timeout=8000)
         assert watched.locator("#trained pre").inner_text() == "What is 2+2?: 2+2=4\n#### 4"
-        assert watched.locator("#trained .answer").inner_text() == "answer: 4 (hashes)"
-        assert watched.locator("#base pre").evaluate("e => e.textContent") == HOSTILE
+        assert watched.locator("#trained .answer.is-right").inner_text() == "answer: 4, after ####: ✓ right"
+        assert watched.locator("#base .answer.is-wrong").inner_text() == "answer: 4, after ####: ✗ wrong, it is 4"
+        assert watched.locator("#base pre").evaluate("e => e.textContent") == (
+            HOSTILE + "\n… cut off: the limit of its length"
+        )
         assert watched.locator("img").count() == 0
         watched.set_viewport_size({"width": 390, "height": 800})
         assert watched.evaluate("document.documentElement.scrollWidth") <= 390

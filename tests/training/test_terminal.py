@@ -1,8 +1,10 @@
 """The live view of a run in progress."""
 
+import dataclasses
 import io
 from typing import Any
 
+import pyte
 import pytest
 import rich.console
 
@@ -43,6 +45,23 @@ def test_the_live_view_says_how_the_run_is_doing():
     ):  # fmt: skip
         assert part in shown
     assert "\x1b[31m2+2" not in shown  # what a model writes does not colour the screen
+
+
+@pytest.mark.parametrize("height", [4, 8, 10, 14, 24, 60])
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_on_a_terminal_of_any_size_nothing_of_the_view_stays_behind(height: int, width: int):
+    """A view higher than the screen cannot be erased: half of it would stay, once for every step."""
+    file, emulated = io.StringIO(newline=""), pyte.HistoryScreen(width, height, history=1000)
+    with LiveView(rich.console.Console(file=file, force_terminal=True, width=width, height=height)) as view:
+        for step in range(6, 12):
+            show_step(view, dataclasses.replace(REPORT, step=step))
+            drawn = len(view.screen.render_lines(view.board))
+            assert drawn < height
+        view.say("over")
+    pyte.Stream(emulated).feed(file.getvalue().replace("\n", "\r\n"))
+    rows = [*emulated.history.top, *(emulated.buffer[row] for row in range(height))]
+    lines = ["".join(row[column].data for column in range(width)).rstrip() for row in rows]
+    assert [line for line in lines if line] == ["over"]
 
 
 def test_a_line_a_step_has_no_control_characters():

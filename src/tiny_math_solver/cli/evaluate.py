@@ -96,16 +96,25 @@ def run(args: argparse.Namespace, console: Console) -> int:
     if args.against is not None:
         locate(args.against, args.revision)
     settings = settings_of(args)
-    problems, dropped, _ = evaluation_problems(args.problems, settings, read_options(args, settings))
-    problems = problems[: args.limit]
+    found, dropped, _ = evaluation_problems(args.problems, settings, read_options(args, settings))
+    problems = found[: args.limit]
     for note in dropped:
         console.note(note)
     result = measure(args.model, args.adapter)
-    summary = {**result.summary(), "prompt": asdict(settings.prompt)} | ({"notes": dropped} if dropped else {})
-    lines = evaluation_lines(args.adapter or args.model, summary)
+    source = args.problems or settings.problems.test_source or f"{settings.problems.source}, test"
+    summary = {
+        **result.summary(),
+        "model": args.model,
+        "adapter": args.adapter,
+        "problems": {"source": source, "n": len(problems), "of": len(found)},
+        "prompt": asdict(settings.prompt),
+        **({"notes": dropped} if dropped else {}),
+    }
+    name = f"{args.model} with {args.adapter}" if args.adapter else args.model
+    lines = [f"problems: {len(problems):,} of the {len(found):,} in {source}", *evaluation_lines(name, summary)]
     if args.against:
         other = measure(args.against)
-        summary["against"] = other.summary()
+        summary["against"] = {**other.summary(), "model": args.against}
         summary["paired"] = result.against(other).to_dict()
         lines += [paired_line(args.against, summary["paired"]), *evaluation_lines(args.against, summary["against"])]
     console.say(json.dumps(summary, indent=2) if args.json else "\n".join(lines))

@@ -18,6 +18,7 @@ HELP = "answer a question and stream the reasoning; without one, read questions 
 EXAMPLE_QUESTION = (
     "Ava is 8 years old and has 3 bags of 7 marbles. She loses 4 marbles. How many marbles does Ava have?"
 )
+EXAMPLE_GOLD = "17"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +36,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
     if args.question is not None and not args.question.strip():
         raise UserError("the question is empty; leave it out to type questions at a prompt")
     solver = load_solver(args)
+    if solver.about:
+        console.note(solver.about)
     if args.question:
         solve_once(solver, args.question, args.temperature, args.samples, console)
     else:
@@ -44,8 +47,10 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 def load_solver(args: argparse.Namespace) -> Any:
     """The playground's Solver for the model that the arguments name."""
-    from tiny_math_solver.models.load import load_model
+    from tiny_math_solver.config.sections import EMBEDDED
+    from tiny_math_solver.models.load import load_model, locate
     from tiny_math_solver.playground.solver import Solver
+    from tiny_math_solver.problems.embedded import describe_world
     from tiny_math_solver.rollouts import make_rollouts
 
     check_model(args)
@@ -56,4 +61,6 @@ def load_solver(args: argparse.Namespace) -> Any:
     rollouts = make_rollouts(
         loaded.model, loaded.tokenizer, args.batch_size, console=console, stop_strings=settings.stop_strings
     )
-    return Solver(loaded, rollouts, settings)
+    base, _, _ = locate(args.model, args.revision, args.adapter)
+    about = f"this model of a million parameters knows {describe_world()}" if base == EMBEDDED else ""
+    return Solver(loaded, rollouts, settings, about)

@@ -11,6 +11,7 @@ from tiny_math_solver.cli.solve import EXAMPLE_QUESTION
 from tiny_math_solver.support import processes
 from tiny_math_solver.support.console import CollectingConsole, Console, QuietConsole
 from tiny_math_solver.support.errors import EXIT_LEARNED_NOTHING, UserError
+from tiny_math_solver.support.files import for_shell
 
 HELP = "train an adapter with GRPO and measure what it gained"
 
@@ -66,7 +67,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
             console.note(nothing_learned(outcome.folder))
         return EXIT_LEARNED_NOTHING
     console.say("\n".join(["", *run_lines(outcome.summary, outcome.folder)]))
-    console.say(f'next: {_command_name()} solve {outcome.folder} "{EXAMPLE_QUESTION}"')
+    console.say(f'next: {for_shell(_command_name(), "solve", str(outcome.folder))} "{EXAMPLE_QUESTION}"')
     return 0
 
 

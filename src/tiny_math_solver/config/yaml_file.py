@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import yaml
 
 from tiny_math_solver.support.errors import UserError
+from tiny_math_solver.support.files import require_file
 
 LARGEST_FILE = 200_000  # bytes
 DEEPEST = 20  # levels of nested sections and lists
@@ -99,8 +100,9 @@ def _read_text(path: Path) -> str:
     try:
         if path.is_dir():
             raise UserError(f"{path} is a folder; expected a YAML file")
-        if not path.is_file():
+        if not path.exists():
             raise UserError(f"no such config file: {path}{_meant(path)}")
+        require_file(path, "config file")
         with path.open("rb") as file:
             data = file.read(LARGEST_FILE + 1)
         if len(data) > LARGEST_FILE:

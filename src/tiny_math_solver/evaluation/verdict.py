@@ -23,7 +23,7 @@ def evaluation_lines(name: str, block: Block) -> list[str]:
 
 def paired_line(against: str, paired: dict[str, float]) -> str:
     counts = f"fixed {paired['fixed']}, broken {paired['broken']}"
-    return f"  compared with {against}: {counts}, McNemar p = {paired['p_value']:.1e}"
+    return f"  compared with {against}: {counts}, McNemar p = {paired['p_value']:.2g}"
 
 
 def run_lines(summary: dict[str, Any], folder: Path) -> list[str]:

@@ -61,7 +61,7 @@ def parse_number(text: str) -> Number | None:
         return None
     if len(text) <= MAX_DIGITS and text.isascii() and text.isdigit():
         return Decimal(text)
-    bare = plain(text).strip(" .()")
+    bare = plain(text).strip(" ()").rstrip(" .()")  # a point in front belongs to the number: .5
     mentions = find_numerals(bare)
     if len(mentions) != 1 or bare[mentions[0].end :].strip(" )"):
         return None

@@ -12,18 +12,20 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 
 import torch
 
 from tiny_math_solver.kernels.bindings import Kernels
-from tiny_math_solver.support.files import IS_WINDOWS
+from tiny_math_solver.support.files import IS_WINDOWS, sync
 
 # on the processors with the widest registers:
 LARGEST_BLOCK = 16  # tokens of a block of the cache
 LARGEST_PANEL = 32  # columns of a weight that are kept together
 FLAGS = ("-O3", "-march=native", "-std=gnu++17", "-fPIC", "-fopenmp", "-fno-math-errno")
+HASH_BYTES = 32  # of SHA-256
 SANITIZE_VARIABLE = "TINY_MATH_SANITIZE"
 DTYPES = {torch.float32: (), torch.bfloat16: ("-DBFLOAT16",)}
 
@@ -40,7 +42,7 @@ def load_kernels(heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -
         return "no OpenMP runtime to share with torch"
     shape = (f"-DHEADS={heads}", f"-DKV_HEADS={kv_heads}", f"-DHEAD_DIM={head_dim}")
     try:
-        library = ctypes.CDLL(str(_library(compiler, (*FLAGS, *shape, *DTYPES[dtype]), _sanitizer_flags())))
+        library = _library(compiler, (*FLAGS, *shape, *DTYPES[dtype]), _sanitizer_flags())
         return Kernels(library, heads, kv_heads, head_dim, dtype)
     except subprocess.CalledProcessError as error:
         return f"{compiler} failed: {_first_error(error.stderr.decode(errors='replace'))}"
@@ -67,29 +69,50 @@ def _sanitizer_flags() -> tuple[str, ...]:
     return (f"-fsanitize={chosen}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g") if chosen else ()
 
 
-def _library(compiler: str, flags: tuple[str, ...], sanitizer: tuple[str, ...]) -> Path:
-    """The shared library of these sources, compiler, processor and flags, compiled if it is not in the cache."""
+def _library(compiler: str, flags: tuple[str, ...], sanitizer: tuple[str, ...]) -> ctypes.CDLL:
+    """The shared library of these sources, compiler, processor and flags.
+
+    It is compiled if it is not in the cache, or is damaged there, as after a power failure.
+    """
     package = resources.files("tiny_math_solver.kernels")
     sources = {f.name: f.read_bytes() for f in package.iterdir() if f.name.endswith((".cpp", ".h"))}
     version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=30).stdout
     parts = [*(part for name in sorted(sources) for part in (name.encode(), sources[name])), version, _processor()]
     key = hashlib.sha256(b"\0".join([*parts, " ".join((*flags, *sanitizer)).encode()])).hexdigest()[:20]
     path = _cache_folder() / f"kernels-{key}.so"
+    if not _is_whole(path):
+        _compile(compiler, flags, sanitizer, sources, path)
+    return ctypes.CDLL(str(path))
+
+
+def _is_whole(path: Path) -> bool:
+    """True if a library is there and ends in its own hash: loading a part of one would end this process."""
     if not path.exists():
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        return False
+    content = path.read_bytes()
+    return content[-HASH_BYTES:] == hashlib.sha256(content[:-HASH_BYTES]).digest()
 
-            def run(*command: str) -> None:
-                subprocess.run(command, cwd=folder, capture_output=True, check=True, timeout=120)
 
-            for name, source in sources.items():
-                Path(folder, name).write_bytes(source)
-            units = [name for name in sources if name.endswith(".cpp")]
-            run(compiler, *flags, *sanitizer, "-c", *units)
-            objects = (str(Path(name).with_suffix(".o")) for name in units)
-            # linked without -fopenmp, so that its symbols resolve to the runtime that torch has loaded
-            run(compiler, "-shared", *sanitizer, *objects, "-o", "kernels.so", "-lm")
-            Path(folder, "kernels.so").replace(path)
-    return path
+def _compile(
+    compiler: str, flags: tuple[str, ...], sanitizer: tuple[str, ...], sources: Mapping[str, bytes], path: Path
+) -> None:
+    """Compile and link `sources` to the shared library `path`, which is replaced as a whole."""
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+
+        def run(*command: str) -> None:
+            subprocess.run(command, cwd=folder, capture_output=True, check=True, timeout=120)
+
+        for name, source in sources.items():
+            Path(folder, name).write_bytes(source)
+        units = [name for name in sources if name.endswith(".cpp")]
+        run(compiler, *flags, *sanitizer, "-c", *units)
+        objects = (str(Path(name).with_suffix(".o")) for name in units)
+        # linked without -fopenmp, so that its symbols resolve to the runtime that torch has loaded
+        run(compiler, "-shared", *sanitizer, *objects, "-o", "kernels.so", "-lm")
+        with Path(folder, "kernels.so").open("rb+") as library:
+            library.write(hashlib.sha256(library.read()).digest())  # behind what the loader reads
+        sync(Path(folder, "kernels.so"))
+        Path(folder, "kernels.so").replace(path)
 
 
 def _processor() -> bytes:

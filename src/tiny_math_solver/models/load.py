@@ -95,10 +95,10 @@ def load_base(name: str, revision: str | None = None, dtype: str = "auto", devic
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils import logging
 
-    logging.disable_progress_bar()  # of reading and writing weights, which takes seconds
     device = device or default_device()
     source, revision = resolve(name, revision)
     folder = Path(source) if os.path.isdir(source) else snapshot("model", source, revision)
+    logging.disable_progress_bar()  # of reading and writing weights, which takes seconds; downloads have had theirs
     stay_offline()
     options: dict[str, Any] = {"revision": revision, "local_files_only": True, "trust_remote_code": False}
     for text in filter(None, (ignored_code(folder), dtype_note(dtype, device))):

@@ -12,7 +12,7 @@ for (const example of data.examples) {
   button.textContent = example;
   button.addEventListener("click", () => {
     element("question").value = example;
-    element("question").focus();
+    element("form").requestSubmit();
   });
   document.querySelector(".examples").append(button);
 }
@@ -35,23 +35,18 @@ const sides = data.sides.map((name) => {
 /** Show the answer of one side as it is generated; the promise settles when it is complete. */
 function ask(side, question, samples, temperature) {
   side.text.textContent = side.answer.textContent = side.vote.textContent = "";
+  side.answer.className = "answer";
   return new Promise((resolve, reject) => {
     const source = new EventSource("ask?" + new URLSearchParams({ question, samples, temperature, side: side.name }));
     const on = (name, use) => source.addEventListener(name, (event) => use(JSON.parse(event.data)));
     on("piece", (piece) => (side.text.textContent += piece));
-    on(
-      "answer",
-      ({ value, how }) => (side.answer.textContent = value === null ? "no answer found" : `answer: ${value} (${how})`),
-    );
-    on(
-      "vote",
-      ({ counts, samples }) =>
-        (side.vote.textContent =
-          `vote of ${samples}: ` +
-          (counts.length
-            ? counts.map(([value, count]) => `${value} × ${count}`).join(", ")
-            : "no sample gave an answer")),
-    );
+    on("answer", ({ value, how, is_finished, gold, is_right }) => {
+      if (!is_finished) side.text.textContent += "\n… cut off: the limit of its length";
+      const found = value === null ? "no answer found" : `answer: ${value}, ${how}`;
+      side.answer.textContent = gold ? `${found}: ${is_right ? "✓ right" : `✗ wrong, it is ${gold}`}` : found;
+      side.answer.className = "answer" + (gold ? (is_right ? " is-right" : " is-wrong") : "");
+    });
+    on("vote", (text) => (side.vote.textContent = `vote: ${text}`));
     on("end", () => (source.close(), resolve()));
     source.onerror = () => (source.close(), reject(new Error("the server did not answer")));
   });

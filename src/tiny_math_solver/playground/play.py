@@ -8,18 +8,29 @@ from importlib import resources
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from tiny_math_solver.grading import How
 from tiny_math_solver.playground.solver import VOTE_TEMPERATURE, Solver
 from tiny_math_solver.report import script_data
 from tiny_math_solver.support.local_server import LocalServer, Response
 
+FOUND = {
+    How.HASHES: "after ####",
+    How.BOXED: "in \\boxed{}",
+    How.PHRASE: "after words such as “the answer is”",
+    How.CLOSING: "in the last sentence",
+    How.NONE: "",
+}
 LONGEST_QUESTION = 4000  # characters
 MOST_SAMPLES = 64
 
 
 class Playground:
-    """Serves the page, and on `/ask` an answer as events: `piece` (many), `answer`, `vote` (optional), `end`."""
+    """Serves the page, and on `/ask` an answer as events: `piece` (many), `answer`, `vote` (optional), `end`.
 
-    def __init__(self, solver: Solver, name: str, examples: list[str]):
+    `examples` are questions with their golds; an answer to one of them is right or wrong, any other just an answer.
+    """
+
+    def __init__(self, solver: Solver, name: str, examples: dict[str, str]):
         self.solver, self.name, self.examples = solver, name, examples
 
     def serve(self, port: int = 0) -> LocalServer:
@@ -36,10 +47,12 @@ class Playground:
             return Markup((resources.files(f"tiny_math_solver.{package}") / name).read_text(encoding="utf-8"))
 
         sides = ["base", "trained"] if self.solver.has_adapter else ["trained"]
-        data = {"sides": sides, "examples": self.examples, "temperature": VOTE_TEMPERATURE}
+        data = {"sides": sides, "examples": list(self.examples), "temperature": VOTE_TEMPERATURE}
         template = Environment(autoescape=True).from_string(str(file("playground", "page.html.jinja")))
         return template.render(
-            title=self.name,
+            name=self.name,
+            about=self.solver.about,
+            two_sides=self.solver.has_adapter,
             css=file("report", "page/page.css"),
             js=file("playground", "page.js"),
             data=script_data(data),
@@ -64,15 +77,15 @@ class Playground:
         return Response(b"", "text/event-stream", stream=self._events(question, samples, temperature, base))
 
     def _events(self, question: str, samples: int, temperature: float, base: bool) -> Iterator[bytes]:
-        parts = []
-        for piece in self.solver.stream(question, base=base):
-            parts.append(piece)
+        stream, gold = self.solver.stream(question, base=base), self.examples.get(question)
+        for piece in stream:
             yield _event("piece", piece)
-        graded = self.solver.read(question, "".join(parts))
-        yield _event("answer", {"value": graded.answer, "how": graded.how})
+        graded = self.solver.read(question, stream.text, gold)
+        answer = {"value": graded.answer, "how": FOUND[graded.how], "is_finished": stream.is_finished}
+        yield _event("answer", answer | {"gold": gold, "is_right": gold and graded.correct})
         if samples:
             vote = self.solver.vote(question, samples, temperature, base=base)
-            yield _event("vote", {"counts": vote.counts, "samples": vote.samples})
+            yield _event("vote", str(vote))
         yield _event("end", None)
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,12 +24,59 @@ class Vote:
     counts: list[tuple[str, int]]
     samples: int
 
+    def __str__(self) -> str:
+        """Who wins, or that none does, then the others and the samples that do not vote."""
+        silent = self.samples - sum(count for _, count in self.counts)
+        if not self.counts:
+            return f"none of {self.samples} samples has an answer"
+        most = self.counts[0][1]
+        first = [answer for answer, count in self.counts if count == most]
+        if len(first) > 1:
+            parts = [f"{' and '.join(first)} tie with {_votes(most)} each"]
+        else:
+            parts = [f"{first[0]} wins with {_votes(most)} of {self.samples}"]
+        parts += [f"{answer} has {count}" for answer, count in self.counts[len(first) :]]
+        if silent:
+            parts.append(f"{silent} of {self.samples} without an answer")
+        return "; ".join(parts)
+
+
+def _votes(count: int) -> str:
+    return "1 vote" if count == 1 else f"{count} votes"
+
+
+class Stream:
+    """A completion piece by piece; behind the last one, all of its text, and whether it ended by itself."""
+
+    def __init__(self, pieces: Generator[str, None, bool]):
+        self._pieces = pieces
+        self.text, self.is_finished = "", False
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        try:
+            piece = next(self._pieces)
+        except StopIteration as end:
+            self.is_finished = bool(end.value)
+            raise
+        self.text += piece
+        return piece
+
+    def close(self) -> None:
+        """End it here: the model is free for another question."""
+        self._pieces.close()
+
 
 class Solver:
-    """A loaded model with its prompt settings; answers one question at a time, from any thread."""
+    """A loaded model with its prompt settings; answers one question at a time, from any thread.
 
-    def __init__(self, loaded: LoadedModel, rollouts: Rollouts, settings: PromptSettings):
-        self.loaded, self.rollouts, self.settings = loaded, rollouts, settings
+    `about` is a sentence on what the model knows, or empty.
+    """
+
+    def __init__(self, loaded: LoadedModel, rollouts: Rollouts, settings: PromptSettings, about: str = ""):
+        self.loaded, self.rollouts, self.settings, self.about = loaded, rollouts, settings, about
         self._busy = threading.Lock()
         if isinstance(rollouts, EngineRollouts):
             loaded.model.requires_grad_(False)  # or the engine would copy the weights anew for every question
@@ -38,8 +85,11 @@ class Solver:
     def has_adapter(self) -> bool:
         return hasattr(self.loaded.model, "disable_adapter")
 
-    def stream(self, question: str, temperature: float = 0.0, seed: int = 0, base: bool = False) -> Iterator[str]:
+    def stream(self, question: str, temperature: float = 0.0, seed: int = 0, base: bool = False) -> Stream:
         """The completion, piece by piece as it is generated; with `base`, by the model without its adapter."""
+        return Stream(self._pieces(question, temperature, seed, base))
+
+    def _pieces(self, question: str, temperature: float, seed: int, base: bool) -> Generator[str, None, bool]:
         endings, sampling = self.rollouts.endings, Sampling(self.settings.max_new_tokens, temperature, seed=seed)
         held = max((len(text) - 1 for text in endings.texts), default=0)  # may be the start of a stop string
         ids: list[int] = []
@@ -57,10 +107,11 @@ class Solver:
         rest = endings.text(ids)[len(shown) :]
         if rest:
             yield rest
+        return endings.finished(ids)
 
-    def read(self, question: str, text: str) -> Graded:
-        """The completion, graded without a gold: it has an answer, and is never correct."""
-        return grade(as_text(self._messages(question)), text, None)
+    def read(self, question: str, text: str, gold: str | None = None) -> Graded:
+        """The completion, graded; without a gold it has an answer, and is never correct."""
+        return grade(as_text(self._messages(question)), text, gold)
 
     def vote(self, question: str, samples: int, temperature: float, seed: int = 0, base: bool = False) -> Vote:
         """The vote of `samples` completions, at VOTE_TEMPERATURE if `temperature` is 0."""

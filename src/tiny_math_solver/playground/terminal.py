@@ -9,16 +9,14 @@ from tiny_math_solver.support.console import Console, printable
 
 def solve_once(solver: Solver, question: str, temperature: float, samples: int, console: Console) -> None:
     """Print the completion as it is generated, its answer, and the vote of `samples` completions if there are any."""
-    parts = []
-    for piece in solver.stream(question, temperature):
-        parts.append(piece)
+    stream = solver.stream(question, temperature)
+    for piece in stream:
         console.say(printable(piece), end="")
-    graded = solver.read(question, "".join(parts))
-    console.say(f"\nanswer: {graded.answer or 'none found'}")
+    if not stream.is_finished:
+        console.say(f"\n… cut off after {solver.settings.max_new_tokens} tokens (--max-new-tokens)", end="")
+    console.say(f"\nanswer: {solver.read(question, stream.text).answer or 'none found'}")
     if samples:
-        vote = solver.vote(question, samples, temperature)
-        counted = ", ".join(f"{value}: {count}" for value, count in vote.counts) or "no sample gave an answer"
-        console.say(f"vote of {samples} samples: {counted}")
+        console.say(f"vote: {solver.vote(question, samples, temperature)}")
 
 
 def solve_interactively(solver: Solver, temperature: float, samples: int, console: Console) -> None:

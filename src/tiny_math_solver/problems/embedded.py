@@ -43,6 +43,12 @@ def embedded_problems(split: Split, count: int, seed: int = 0) -> list[Problem]:
     return list(islice(stream(split, seed), count))
 
 
+def describe_world() -> str:
+    """What the shipped model knows: the kinds of story that it was pretrained and is trained on."""
+    kinds = sum(not scenario.get("unseen", False) for scenario in _scenarios())
+    return f"{kinds} kinds of story, of one to four steps and with numbers up to {LARGEST_NUMBER}, and nothing else"
+
+
 def stream(split: Split, seed: int = 0) -> Iterator[Problem]:
     """An endless stream of distinct problems of one split, determined by `seed` on every platform."""
     rng = random.Random(f"{split}/{seed}")

@@ -12,6 +12,7 @@ from tiny_math_solver.problems.layouts import Layout, ReadOptions, find_layout
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.problems.rows import Row, UnreadableError
 from tiny_math_solver.support.errors import UserError
+from tiny_math_solver.support.files import require_file
 
 EXAMPLES = 5  # unreadable rows that are named
 FEW = 5  # unreadable rows that a source of ten times as many may have, unless none is allowed: a few slips of the pen
@@ -115,8 +116,7 @@ def read_file(
             return _read_folder(path, source or Source(str(path), "evaluation"), options, findings)
         if "://" in str(file):
             raise UserError(f"{file}: download the file and name it here")
-        if not path.is_file():
-            raise UserError(f"no such problem file: {path}")
+        require_file(path, "problem file")
         return _problems(str(path), path.stem, [File(path, str(path))], options, findings)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None

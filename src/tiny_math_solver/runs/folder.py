@@ -78,16 +78,21 @@ class RunFolder:
                         finally:
                             lock.release()
 
-    def create(self) -> None:
-        """Make the folder; an earlier run there is moved aside to `<name>.1`, `.2`, …, never overwritten."""
+    def create(self) -> Path | None:
+        """Make the folder; an earlier run there is moved aside, never overwritten.
+
+        Returns where it is now: `<name>.1`, `.2`, …
+        """
         self.check()
+        aside = None
         if not self.writes:
-            return
+            return aside
         if self.holds_run and self._lock is None:
             raise self._in_use()  # it has appeared since `locked` looked
         with self._writing(self.path):
             if self.holds_run:
-                self.path.rename(free_name(self.path.absolute()))
+                aside = free_name(self.path)
+                self.path.rename(aside)
                 self._release_lock()  # which went with the earlier run
             self.path.mkdir(parents=True, exist_ok=True)
         if self._lock is not None and not self._lock.is_on(self.path):
@@ -96,6 +101,7 @@ class RunFolder:
             self._take_lock()
         if self.holds_run:
             raise self._in_use()
+        return aside
 
     def rewind(self, sizes: dict[str, int], step: int) -> None:
         """Cut the records back to `sizes` in bytes, and drop everything else written after `step`."""
@@ -198,5 +204,6 @@ class RunFolder:
             yield
         except (OSError, SafetensorError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
-            saved = "; what was saved earlier is intact: the same command resumes from it" if self.holds_run else ""
+            has_checkpoint = any(self.path.glob("checkpoint-*"))
+            saved = "; what was saved earlier is intact: the same command resumes from it" if has_checkpoint else ""
             raise UserError(f"{path}: cannot be written ({reason}){saved}") from error

@@ -3,7 +3,9 @@
 import contextlib
 import json
 import os
+import shlex
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -42,6 +44,20 @@ def sync(path: Path) -> None:
 def json_lines(rows: Iterable[Mapping[str, Any]]) -> str:
     """Rows as JSONL text."""
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def for_shell(*words: str) -> str:
+    """Words of a command as they can be copied into this system's shell."""
+    return subprocess.list2cmdline(words) if IS_WINDOWS else shlex.join(words)
+
+
+def require_file(path: Path, kind: str) -> None:
+    """Raise UserError where `path` is no file that can be read more than once; `kind` says what it was to be."""
+    if not path.exists():
+        raise UserError(f"no such {kind}: {path}")
+    if not path.is_file():
+        what = "a pipe" if path.is_fifo() else "a device" if path.is_char_device() else "no file"
+        raise UserError(f"{path} is {what}, but a {kind} is read more than once: save it as a file")
 
 
 def occupied(path: Path) -> bool:

@@ -29,7 +29,9 @@ def oom_as_user_error(settings: str) -> Iterator[None]:
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        remedy = f"lower {settings}, and resume from the last checkpoint with --resume --allow KEY for what you lowered"
+        remedy = (
+            f"lower {settings}; if there is a checkpoint, --resume --allow KEY for what you lowered goes on from it"
+        )
         raise UserError(f"out of memory: {remedy}") from error
 
 

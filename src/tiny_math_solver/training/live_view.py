@@ -104,11 +104,15 @@ class LiveView(Console):
     def show(self, report: StepReport) -> None:
         if report.sample and report.step - self.shown_at >= SAMPLE_EVERY:
             self.sample, self.shown_at = report.sample, report.step
-        parts: list[Any] = [_board(report)]
-        if self.sample:
-            parts.append(_sample(self.sample))
-        self.board = Group(*parts)
+        board = _board(report)
+        whole = Group(board, _sample(self.sample)) if self.sample else board
+        line = Text(step_line(report), no_wrap=True, overflow="ellipsis")
+        self.board = next((each for each in (whole, board) if self._fits(each)), line)
         self.attempt(lambda: self.live.update(self.board, refresh=True))
+
+    def _fits(self, board: Any) -> bool:
+        """True if the terminal has room for `board` and a line above it: what is higher cannot be erased."""
+        return len(self.screen.render_lines(board)) < self.screen.height
 
     def __enter__(self) -> Self:
         self.attempt(self.live.start)
