@@ -39,7 +39,7 @@ COMMANDS = {
     "merge": ["merge", "run", "merged"],
     "watch": ["watch", "run"],
     "play": ["play", "run"],
-    "fields": ["fields"],
+    "fields": ["fields", "grpo"],
     "fetch": ["fetch", str(QUICKSTART)],
 }
 

@@ -67,6 +67,7 @@ def test_the_vote_counts_answers_and_is_reproducible(solver: Solver):
     [
         ([("24", 5), ("22", 1)], "24 wins with 5 votes of 8; 22 has 1; 2 of 8 without an answer"),
         ([("2", 2), ("24", 2), ("22", 1)], "2 and 24 tie with 2 votes each; 22 has 1; 3 of 8 without an answer"),
+        ([("2", 1), ("9", 1), ("4", 1)], "2, 9 and 4 tie with 1 vote each; 5 of 8 without an answer"),
         ([("7", 1)], "7 wins with 1 vote of 8; 7 of 8 without an answer"),
         ([("7", 8)], "7 wins with 8 votes of 8"),
         ([], "none of 8 samples has an answer"),

@@ -10,6 +10,7 @@ from tiny_math_solver.bench import PARTS
 from tiny_math_solver.cli.arguments import check_out
 from tiny_math_solver.support.console import Console, NotesConsole
 from tiny_math_solver.support.errors import UserError
+from tiny_math_solver.support.progress import loading
 
 HELP = "measure against stock TRL, transformers' generate and vLLM, side by side"
 
@@ -25,7 +26,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    from tiny_math_solver.bench.report import run as measure
     from tiny_math_solver.support.files import write_whole
 
     for part in args.parts:
@@ -34,6 +34,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
     if args.vllm_python and not shutil.which(args.vllm_python):
         raise UserError(f"no such Python: {args.vllm_python}")
     check_out(args.out, ".json")
+
+    with loading():
+        from tiny_math_solver.bench.report import run as measure
 
     def save(result: dict[str, Any]) -> None:
         if args.out:

@@ -7,6 +7,7 @@ from tiny_math_solver.cli.arguments import not_negative
 from tiny_math_solver.support import processes
 from tiny_math_solver.support.console import Console, NotesConsole, QuietConsole
 from tiny_math_solver.support.errors import EXIT_LEARNED_NOTHING
+from tiny_math_solver.support.progress import loading
 
 HELP = "check in under a minute if a run is worth starting here: memory, time, base model, …"
 
@@ -18,14 +19,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    from tiny_math_solver.config.library_checks import check_arguments
     from tiny_math_solver.config.loading import load_config
-    from tiny_math_solver.preflight.check import check
 
     processes.check_launcher_variables()
     if not processes.is_main():
         console = QuietConsole()
     config, worst = load_config(args.config, args.overrides, console), "ok"
+    with loading():
+        from tiny_math_solver.config.library_checks import check_arguments
+        from tiny_math_solver.preflight.check import check
+
     check_arguments(config.grpo_config)
     progress = NotesConsole() if processes.is_main() else console
     for finding in check(config, args.price, progress):

@@ -23,6 +23,7 @@ from tiny_math_solver.cli.arguments import (
 )
 from tiny_math_solver.support.console import Console, NotesConsole
 from tiny_math_solver.support.errors import UserError
+from tiny_math_solver.support.progress import loading
 
 HELP = "measure a model: greedy accuracy, pass@k, maj@k, paired verdict"
 
@@ -56,12 +57,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    from tiny_math_solver.evaluation.evaluate import completions_of, evaluate
-    from tiny_math_solver.evaluation.prompt_settings import evaluation_problems
-    from tiny_math_solver.evaluation.verdict import evaluation_lines, paired_line
-    from tiny_math_solver.models.load import load_model, locate
-    from tiny_math_solver.rollouts import Sampling, make_rollouts
-    from tiny_math_solver.support.files import json_lines, write_whole
+    with loading():
+        from tiny_math_solver.evaluation.evaluate import completions_of, evaluate
+        from tiny_math_solver.evaluation.prompt_settings import evaluation_problems
+        from tiny_math_solver.evaluation.verdict import evaluation_lines, paired_line
+        from tiny_math_solver.models.load import load_model, locate
+        from tiny_math_solver.rollouts import Sampling, make_rollouts
+        from tiny_math_solver.support.files import json_lines, write_whole
 
     def measure(name: str, adapter: str | None = None) -> Any:
         loaded = load_model(name, adapter=adapter, revision=args.revision, dtype=args.dtype)

@@ -1,9 +1,14 @@
-"""`tiny-math fields`: list every configuration field."""
+"""`tiny-math fields`: list the fields of a configuration."""
 
 import argparse
+import shutil
+import sys
+import textwrap
+from typing import Any
 
 from tiny_math_solver.support.console import Console
 from tiny_math_solver.support.errors import UserError
+from tiny_math_solver.support.progress import loading
 
 HELP = "list every configuration field with its type, default and meaning"
 
@@ -15,21 +20,50 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    from tiny_math_solver.config.fields import known_fields
     from tiny_math_solver.config.schema import Config
 
     wanted, _, field = (args.section or "").partition(".")
     if wanted:
         _check(wanted, list(Config.model_fields), "section")
-    if field:
-        _check(field, list(known_fields(wanted)), f"field in section {wanted}")
-    for section in [wanted] if wanted else Config.model_fields:
-        for name, (kind, default, help) in known_fields(section).items():
-            if field and name != field:
-                continue
-            shown = kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")
-            console.say(f"{section}.{name} ({shown}, default {default!r}): {help}")
+        lines = _lines(wanted, field)
+    else:
+        lines = [line for section in Config.model_fields if section not in _LIBRARIES for line in _lines(section)]
+        lines += [_summary(section) for section in _LIBRARIES]
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0  # in a file a field is a line
+    for line in lines:
+        console.say(textwrap.fill(line, max(width, 40), subsequent_indent="    ") if width else line)
     return 0
+
+
+_LIBRARIES = {"lora": "PEFT's LoraConfig", "grpo": "TRL's GRPOConfig"}
+
+
+def _lines(section: str, field: str = "") -> list[str]:
+    """A line for every field of a section, or for one."""
+    with loading():
+        from tiny_math_solver.config.fields import known_fields
+
+        known = known_fields(section)
+    if field:
+        _check(field, list(known), f"field in section {section}")
+        known = {field: known[field]}
+    return [
+        f"{section}.{name} ({_name(kind)}, default {default!r}): {help}"
+        for name, (kind, default, help) in known.items()
+    ]
+
+
+def _name(kind: Any) -> str:
+    return kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")
+
+
+def _summary(section: str) -> str:
+    """What a section of a library's fields is, without loading the library."""
+    from tiny_math_solver.config.sections import GRPO_DEFAULTS, LORA_DEFAULTS
+
+    defaults = {"lora": LORA_DEFAULTS, "grpo": GRPO_DEFAULTS}[section]
+    ours = ", ".join(f"{name} {value!r}" for name, value in defaults.items())
+    return f"{section}.* (every field of {_LIBRARIES[section]}; tiny-math fields {section}): defaults of ours: {ours}"
 
 
 def _check(name: str, known: list[str], what: str) -> None:

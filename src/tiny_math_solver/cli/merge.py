@@ -6,6 +6,7 @@ from pathlib import Path
 from tiny_math_solver.cli.arguments import add_problem_arguments, check_problem_arguments, read_options
 from tiny_math_solver.support.console import Console
 from tiny_math_solver.support.errors import EXIT_PROOF_FAILED
+from tiny_math_solver.support.progress import loading
 
 HELP = "merge an adapter into its base, in float32, and prove the result"
 
@@ -19,18 +20,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    import torch
+    with loading():
+        import torch
 
-    from tiny_math_solver.config.sections import EMBEDDED
-    from tiny_math_solver.evaluation.merge import (
-        FLOAT32_TOLERANCE,
-        PROOF_PROBLEMS,
-        merge_adapter,
-        prove_merge,
-        refuse_occupied,
-    )
-    from tiny_math_solver.evaluation.prompt_settings import evaluation_problems, prompt_settings, run_config
-    from tiny_math_solver.models.adapter import check_adapter_files
+        from tiny_math_solver.config.sections import EMBEDDED
+        from tiny_math_solver.evaluation.merge import (
+            FLOAT32_TOLERANCE,
+            PROOF_PROBLEMS,
+            merge_adapter,
+            prove_merge,
+            refuse_occupied,
+        )
+        from tiny_math_solver.evaluation.prompt_settings import evaluation_problems, prompt_settings, run_config
+        from tiny_math_solver.models.adapter import check_adapter_files
 
     check_problem_arguments(args)
     refuse_occupied(args.out)

@@ -13,6 +13,7 @@ from tiny_math_solver.cli.arguments import (
 )
 from tiny_math_solver.support.console import Console, NotesConsole
 from tiny_math_solver.support.errors import UserError
+from tiny_math_solver.support.progress import loading
 
 HELP = "answer a question and stream the reasoning; without one, read questions at a prompt"
 EXAMPLE_QUESTION = (
@@ -31,11 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    from tiny_math_solver.playground.terminal import solve_interactively, solve_once
-
     if args.question is not None and not args.question.strip():
         raise UserError("the question is empty; leave it out to type questions at a prompt")
     solver = load_solver(args)
+    from tiny_math_solver.playground.terminal import solve_interactively, solve_once
+
     if solver.about:
         console.note(solver.about)
     if args.question:
@@ -47,13 +48,14 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 def load_solver(args: argparse.Namespace) -> Any:
     """The playground's Solver for the model that the arguments name."""
-    from tiny_math_solver.config.sections import EMBEDDED
-    from tiny_math_solver.models.load import load_model, locate
-    from tiny_math_solver.playground.solver import Solver
-    from tiny_math_solver.problems.embedded import describe_world
-    from tiny_math_solver.rollouts import make_rollouts
-
     check_model(args)
+    with loading():
+        from tiny_math_solver.config.sections import EMBEDDED
+        from tiny_math_solver.models.load import load_model, locate
+        from tiny_math_solver.playground.solver import Solver
+        from tiny_math_solver.problems.embedded import describe_world
+        from tiny_math_solver.rollouts import make_rollouts
+
     settings = settings_of(args)
     console = NotesConsole()
     loaded = load_model(args.model, adapter=args.adapter, revision=args.revision, dtype=args.dtype)

@@ -12,6 +12,7 @@ from tiny_math_solver.support import processes
 from tiny_math_solver.support.console import CollectingConsole, Console, QuietConsole
 from tiny_math_solver.support.errors import EXIT_LEARNED_NOTHING, UserError
 from tiny_math_solver.support.files import for_shell
+from tiny_math_solver.support.progress import loading
 
 HELP = "train an adapter with GRPO and measure what it gained"
 
@@ -46,11 +47,12 @@ def run(args: argparse.Namespace, console: Console) -> int:
         raise UserError("--allow needs --resume: it names fields that may differ from the run being resumed")
     config = load_config(args.config, args.overrides, console)
     choose_trackers(config, console)  # before the slow imports: a missing package is reported at once
-    from tiny_math_solver.config.library_checks import check_arguments
-    from tiny_math_solver.evaluation.verdict import nothing_learned, run_lines
-    from tiny_math_solver.runs.resume import ResumeOptions
-    from tiny_math_solver.train import train
-    from tiny_math_solver.training.live_view import training_console
+    with loading():
+        from tiny_math_solver.config.library_checks import check_arguments
+        from tiny_math_solver.evaluation.verdict import nothing_learned, run_lines
+        from tiny_math_solver.runs.resume import ResumeOptions
+        from tiny_math_solver.train import train
+        from tiny_math_solver.training.live_view import training_console
 
     check_arguments(config.grpo_config)
     if processes.is_main() and (text := processes.unused()):

@@ -30,12 +30,12 @@ class Vote:
         if not self.counts:
             return f"none of {self.samples} samples has an answer"
         most = self.counts[0][1]
-        first = [answer for answer, count in self.counts if count == most]
-        if len(first) > 1:
-            parts = [f"{' and '.join(first)} tie with {_votes(most)} each"]
+        *others, last = (answer for answer, count in self.counts if count == most)
+        if others:
+            parts = [f"{', '.join(others)} and {last} tie with {_votes(most)} each"]
         else:
-            parts = [f"{first[0]} wins with {_votes(most)} of {self.samples}"]
-        parts += [f"{answer} has {count}" for answer, count in self.counts[len(first) :]]
+            parts = [f"{last} wins with {_votes(most)} of {self.samples}"]
+        parts += [f"{answer} has {count}" for answer, count in self.counts if count < most]
         if silent:
             parts.append(f"{silent} of {self.samples} without an answer")
         return "; ".join(parts)

@@ -1,5 +1,8 @@
 """Durations in words, and bars that show how far a part of the work is."""
 
+import contextlib
+import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
@@ -19,6 +22,21 @@ def in_words(seconds: float) -> str:
 def about(seconds: float) -> str:
     """An estimated duration: `about 40 s`."""
     return in_words(seconds) if seconds < 1 else f"about {in_words(seconds)}"
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """Say on a terminal that libraries are loaded, which takes seconds, while the block imports them."""
+    if not sys.stderr or not sys.stderr.isatty() or os.environ.get("TERM") in (None, "dumb"):
+        yield
+        return
+    with contextlib.suppress(OSError):  # the terminal may be gone
+        print("loading libraries ...", end="", file=sys.stderr, flush=True)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 def make_bar(screen: Any, **options: Any) -> Any:
