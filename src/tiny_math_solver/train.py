@@ -18,7 +18,7 @@ from typing import Any
 from tiny_math_solver.config.schema import Config
 from tiny_math_solver.evaluation.before_after import TestResult, evaluate_test, recorded_test
 from tiny_math_solver.evaluation.kept import Evaluator, KeptEvaluations
-from tiny_math_solver.evaluation.verdict import evaluation_lines
+from tiny_math_solver.evaluation.verdict import evaluation_lines, example_lines
 from tiny_math_solver.models.load import load_model
 from tiny_math_solver.preflight.start import Preflight, preflight
 from tiny_math_solver.report import REPORT, write_report
@@ -150,8 +150,8 @@ def _before(prepared: Prepared, run: RunFolder, training: Training, evaluator: E
     rollouts = training.trainer.rollouts
     before = recorded or evaluate_test(config, rollouts, tested, run, "before", evaluator, also=tested.dev)
     require_scores(before["test"].summary(), "test, before", 0, training.trainer.recorder.events)
-    for line in evaluation_lines("before", before["test"].summary()):
-        evaluator.console.say(line)
+    lines = evaluation_lines("before", before["test"].summary())
+    evaluator.console.judge("\n".join([lines[0], *example_lines(before["test"].greedy)]), "\n".join(lines))
     return before
 
 
@@ -159,7 +159,6 @@ def _loop(training: Training, console: Console, *, fresh: bool) -> None:
     """Train to the last step. Raises StoppedError if a signal or a guard ends it earlier."""
     trainer = training.trainer
     if fresh:
-        console.say("a loss near 0 at step 1 is normal for GRPO: watch the reward")
         trainer.train()
     else:
         training.checkpointing.resume()

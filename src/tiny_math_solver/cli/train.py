@@ -23,6 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="print the resolved config and the plan, train nothing")
     parser.add_argument("--quiet", action="store_true", help="print only the verdict")
     parser.add_argument(
+        "--verbose", action="store_true", help="print what the judgements before step 1 rest on"
+    )
+    parser.add_argument(
         "--resume",
         action=argparse.BooleanOptionalAction,
         help="resume the run in the output folder, or start over (default: resume an unfinished run of this config)",
@@ -61,7 +64,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     if args.dry_run:
         console.say(_dry_run(config, options))
         return 0
-    with training_console(args.quiet or not processes.is_main()) as progress:
+    with training_console(args.quiet or not processes.is_main(), args.verbose) as progress:
         outcome = train(config, progress, options)
     processes.part()
     if not outcome.earned:

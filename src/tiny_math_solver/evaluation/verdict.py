@@ -1,8 +1,14 @@
 """The result of a run or an evaluation as lines of text."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tiny_math_solver.evaluation.evaluate import Evaluation, EvaluationRecord
+from tiny_math_solver.runs.records import read_jsonl
+from tiny_math_solver.support.console import printable
+
+SHOWN = 400  # characters of a question or an answer in an example
 Block = dict[str, Any]  # `before` or `after` of summary.json
 
 
@@ -19,6 +25,27 @@ def evaluation_lines(name: str, block: Block) -> list[str]:
         where = f"   on {block['sampled_problems']} problems" if block["sampled_problems"] < block["n"] else ""
         lines.append(f"  pass@{k} {share:.1%}   maj@{k} {block['maj_at_k'][k]:.1%}{where}")
     return lines
+
+
+def example_lines(before: Sequence[EvaluationRecord], after: Sequence[EvaluationRecord] = ()) -> list[str]:
+    """One problem with its answer before training, and after it: the first that was fixed, else the first wrong one."""
+    later = {record.id: record for record in after}
+    wrong = [record for record in before if not record.correct]
+    fixed = [record for record in wrong if record.id in later and later[record.id].correct]
+    chosen = next(iter(fixed or wrong or before), None)
+    if chosen is None:
+        return []
+    answers = [("before", chosen)] + ([("after", later[chosen.id])] if chosen.id in later else [])
+    return [
+        f"  for example: {_shown(chosen.question)} (answer: {chosen.gold})",
+        *(f"    {when}: {_shown(record.completion) or '(nothing)'}" for when, record in answers),
+    ]
+
+
+def _shown(text: str) -> str:
+    """A text on one line, its middle left out if it is long."""
+    line = " ".join(printable(text).split())
+    return line if len(line) <= SHOWN else f"{line[: SHOWN // 2]} … {line[-SHOWN // 2 :]}"
 
 
 def paired_line(against: str, paired: dict[str, float]) -> str:
@@ -45,6 +72,8 @@ def run_lines(summary: dict[str, Any], folder: Path) -> list[str]:
         f"  {summary['steps']} steps, {summary['completions']:,} completions in {summary['train_seconds']:.0f} s; "
         f"the adapter is from step {summary['best_step']}, the best on dev"
     )
+    greedy = [Evaluation.from_rows(read_jsonl(folder / f"eval/{when}.jsonl")).greedy for when in ("before", "after")]
+    lines += example_lines(*greedy)
     if paired["fixed"] <= paired["broken"]:
         lines.append("  no gain on test: read some rollouts before you use this adapter")
     lines += [f"adapter: {folder}", f"report: {folder / 'report.html'}"]

@@ -101,6 +101,12 @@ class Forecast:
             f"({as_range(self.dead_interval)}) of the groups without a gradient"
         )
 
+    @property
+    def judgement(self) -> str:
+        """If there is something to learn from, in a few words."""
+        right = f"{self.pass_rate:.0%} of the sampled completions are right"
+        return right if self.hopeless or self.doubt else f"{right}: enough to learn from"
+
     def to_dict(self) -> dict[str, Any]:
         """The content of forecast.json."""
         return {

@@ -85,6 +85,13 @@ class MemoryPlan:
         return f"{sums}: {parts}" + (f"; {self.note}" if self.note else "")
 
     @property
+    def judgement(self) -> str:
+        """If it fits, in a few words."""
+        verdict = "fits" if self.fits else "does not fit"
+        at_peak, in_all = readable(self.peak), readable(self.peak - self.needed + self.free)
+        return f"{verdict}: {at_peak} at its peak of {in_all}" + (f"; {self.note}" if self.note else "")
+
+    @property
     def advice(self) -> str:
         """The settings to lower, that of the largest part first."""
         largest = sorted((p for p in self.parts if p.setting), key=lambda part: -part.size)

@@ -61,13 +61,14 @@ def preflight(
     processes.on_main(lambda: check_disk(run.path, max(0, disk_bytes(prepared.plan, trainer) - written)))
     longest = longest_row(prepared, trainer)
     memory = fitted_plan(trainer, longest, largest_evaluation(prepared))
-    console.say(f"memory: {memory}")
+    console.judge(f"memory: {memory.judgement}", f"memory: {memory}")
     if not memory.fits and not force:
         raise UserError(f"not enough memory: {memory}; {memory.advice}, or --force")
     pace = try_pace(trainer, longest, console)
     engine = check_engine(trainer, prepared.prompts, pace, console)
     if engine is not None:
-        console.say(engine_line(trainer, engine))
+        line = engine_line(trainer, engine)
+        console.judge("engine: agrees with transformers" if engine.passed else line, line)
         if not engine.passed:
             replace_engine(config, trainer, console)
             pace = replace(pace, decode=None)
@@ -76,7 +77,7 @@ def preflight(
     if fresh:
         found, pace = processes.on_main(lambda: forecast(prepared, trainer, pace, console))
     if found:
-        console.say(f"before training: {found}")
+        console.judge(f"before training: {found.judgement}", f"before training: {found}")
         if found.doubt:
             console.say(f"in doubt: {found.doubt}")
         if found.hopeless and not force:

@@ -18,19 +18,25 @@ from tiny_math_solver.support.redaction import without_secrets
 
 
 class Console:
-    """Prints lines and notes. If the terminal or pipe behind stdout is closed, `gone` is set and printing stops.
+    """Prints lines and notes, with `is_verbose` in detail.
+
+    If the terminal or pipe behind stdout is closed, `gone` is set and printing stops.
 
     With `ends_with_reader` the OSError is raised instead, for commands that only print. A console is a context
     manager because some, such as the live view, have to restore the screen.
     """
 
-    def __init__(self, *, ends_with_reader: bool = False):
-        self.ends_with_reader = ends_with_reader
+    def __init__(self, *, ends_with_reader: bool = False, is_verbose: bool = False):
+        self.ends_with_reader, self.is_verbose = ends_with_reader, is_verbose
         self.gone = False
 
     def say(self, text: str, end: str = "\n") -> None:
         """Print to stdout."""
         self.attempt(lambda: self.write(without_secrets(text), end))
+
+    def judge(self, judgement: str, detail: str) -> None:
+        """Print a judgement, or in its place what it rests on."""
+        self.say(detail if self.is_verbose else judgement)
 
     def note(self, text: str) -> None:
         """Print to stderr: warnings, progress, and anything else that is not the result of a command."""
@@ -89,8 +95,8 @@ class CollectingConsole(Console):
 
     bar_stream = None
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, *, is_verbose: bool = True) -> None:
+        super().__init__(is_verbose=is_verbose)
         self.lines: list[str] = []
 
     def write(self, text: str, end: str) -> None:

@@ -56,12 +56,13 @@ def step_line(report: StepReport) -> str:
     return "  ".join(parts)
 
 
-def training_console(quiet: bool) -> Console:
+def training_console(quiet: bool, is_verbose: bool = False) -> Console:
     """A live view on a terminal, plain lines into a file or pipe, nothing if asked to be quiet."""
     if quiet:
         return QuietConsole()
     screen = rich.console.Console(file=sys.stdout, highlight=False)
-    return LiveView(screen) if screen.is_terminal and not screen.is_dumb_terminal else Console()
+    is_live = screen.is_terminal and not screen.is_dumb_terminal
+    return LiveView(screen, is_verbose=is_verbose) if is_live else Console(is_verbose=is_verbose)
 
 
 def show_step(console: Console, report: StepReport) -> None:
@@ -75,8 +76,8 @@ def show_step(console: Console, report: StepReport) -> None:
 class LiveView(Console):
     """Lines scroll by above; below them stands a board with the state of the run."""
 
-    def __init__(self, screen: rich.console.Console):
-        super().__init__()
+    def __init__(self, screen: rich.console.Console, *, is_verbose: bool = False):
+        super().__init__(is_verbose=is_verbose)
         self.screen = screen
         self.live = Live(console=screen, auto_refresh=False, transient=True)
         self.board: Any = Text()
