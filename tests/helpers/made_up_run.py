@@ -52,13 +52,23 @@ def write_run(folder: Path, rollouts: int = 40, finished: bool = True, after_rig
     if finished:
         jsonl("eval/after.jsonl", answers(after_right, "hashes"))
         blocks = [
-            {"n": 4, "correct": n, "accuracy": n / 4, "ci95": [0.1, 0.9], "strict_accuracy": n / 4}
+            {
+                "n": 4,
+                "correct": n,
+                "accuracy": n / 4,
+                "ci95": [0.1, 0.9],
+                "strict_accuracy": n / 4,
+                "pass_at_k": {"1": n / 4, "8": (n + 1) / 5},
+                "maj_at_k": {"1": n / 4, "8": n / 4},
+                "sampled_problems": 4,
+            }
             for n in (1, after_right)
         ]
         paired = mcnemar([i < 1 for i in range(4)], [i < after_right for i in range(4)]).to_dict()
         summary = {
             "before": blocks[0], "after": blocks[1], "paired": paired, "train_seconds": 6.0, "steps": 5,
             "completions": rollouts, "completion_tokens": 900, "best_step": 4,
+            "unseen": {"before": {"n": 200, "accuracy": 0.0}, "after": {"n": 200, "accuracy": 0.02}},
         }  # fmt: skip
         (folder / "summary.json").write_text(json.dumps(summary))
     return folder

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 
 from helpers.made_up_run import HOSTILE, write_run
 from helpers.paths import QUICKSTART
@@ -45,8 +46,57 @@ def test_the_verdict_and_every_curve_with_data_are_shown(report: SimpleNamespace
     assert page.locator(".chart .scatterlayer .trace").count() >= 6
 
 
+def test_what_was_not_trained_on_and_sampled_answers_stand_beside_the_verdict(report: SimpleNamespace):
+    """The most sobering numbers belong where the best one is: people share the top of the page."""
+    tiles = report.page.locator("#verdict .tile").all_inner_texts()
+    assert [tile.split("\n")[0] for tile in tiles if "not trained on" in tile or "@" in tile] == [
+        "0.0% → 2.0%", "40.0% → 80.0%", "25.0% → 75.0%"
+    ]  # fmt: skip
+
+
+def test_the_first_fixed_problem_is_open_and_others_come_by_the_arrow_keys(report: SimpleNamespace):
+    page = report.page
+    example = page.locator("#verdict .example")
+    assert example.locator("pre").all_inner_texts() == ["1+2=4\n#### 4", "1+2=3\n#### 3"]
+    assert example.locator(".turn .note").inner_text() == "fixed, 1 of 4"
+    example.focus()
+    page.keyboard.press("ArrowRight")
+    assert example.locator(".turn .note").inner_text() == "fixed, 2 of 4"
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowLeft")
+    assert example.locator(".turn .note").inner_text() == "right before and after, 4 of 4"
+
+
+def test_there_is_something_to_read_before_the_first_click(report: SimpleNamespace):
+    page = report.page
+    assert page.locator('#problems .cell[aria-pressed="true"]').get_attribute("class") == "cell fixed"
+    assert page.locator("#rollouts .card pre").count() == 1
+    assert page.locator('#rollouts .row[aria-selected="true"]').count() == 1
+
+
+def test_every_curve_says_what_it_shows_and_how_this_run_did(report: SimpleNamespace):
+    says = {
+        figure.locator(".chart").get_attribute("aria-label"): figure.locator(".note").inner_text()
+        for figure in report.page.locator(".figure").all()
+        if figure.is_visible()
+    }
+    assert says["Greedy accuracy on dev"].startswith("Problems that are not trained on: this is what should rise.")
+    assert "Here in the end " in says["Groups without a gradient"]
+    assert all(text.endswith(".") for text in says.values())
+
+
+@pytest.mark.parametrize("width", [400, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_bars_people_who_read_otherwise(report: SimpleNamespace, width: int, scheme: Any):
+    page = report.page
+    page.set_viewport_size({"width": width, "height": 900})
+    page.emulate_media(color_scheme=scheme)
+    found = Axe().run(page).response["violations"]
+    assert [(each["id"], each["nodes"][0]["html"]) for each in found if each["impact"] in ("serious", "critical")] == []
+
+
 def test_warnings_of_the_run_stand_under_the_verdict_as_text(report: SimpleNamespace):
-    cells = report.page.locator("#verdict td").all()
+    cells = report.page.locator("#verdict tbody td").all()
     assert [cell.evaluate("e => e.textContent") for cell in cells] == ["3", "truncation", f"40% are cut off {HOSTILE}"]
 
 
@@ -93,7 +143,7 @@ def test_the_list_is_walked_by_keyboard(report: SimpleNamespace):
     page.locator("#rollouts .window").focus()
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowDown")
-    assert page.locator('#rollouts .window [aria-selected="true"] span').all_inner_texts()[3] == "6"
+    assert page.locator('#rollouts .window [aria-selected="true"] span').all_inner_texts()[3] == "7"  # the first one was selected
     page.keyboard.press("End")
     assert page.locator("#rollouts pre").inner_text() == "2+39=41\n#### 41"
 
@@ -125,7 +175,7 @@ def test_several_runs_stand_side_by_side(watched: Any, tmp_path: Path):
     verdict = watched.locator("#verdict").inner_text()
     assert "first" in verdict
     assert "100.0%" in verdict
-    assert watched.locator("#verdict table").nth(1).locator("td").all_inner_texts() == [
+    assert watched.locator("#verdict table").nth(1).locator("tbody td").all_inner_texts() == [
         "first",
         "second",
         "2",

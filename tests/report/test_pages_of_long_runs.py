@@ -65,7 +65,7 @@ def test_a_rescue_is_in_the_verdict_and_marked_on_every_curve(opened: Any, tmp_p
         "3", "steps 2–3back to step 1", f"grpo.reward_weights = 1, 0.2the format rose {HOSTILE}",
         "5", "step 5back to step 4", "<b>x</b> = 0.00005again",
     ]  # fmt: skip
-    assert page.locator("#verdict table").nth(1).locator("td").all_inner_texts() == ["4", "retry", "once"]
+    assert page.locator("#verdict table").nth(1).locator("tbody td").all_inner_texts() == ["4", "retry", "once"]
     charts = [chart for chart in page.locator(".chart").all() if chart.is_visible()]
     for chart in charts:
         areas = chart.evaluate(
@@ -90,7 +90,7 @@ def test_rescues_of_several_runs_are_counted_and_marked(opened: Any, tmp_path: P
     table = page.locator("#verdict table").first
     assert table.locator("th").all_inner_texts()[-1] == "rescued"
     assert table.locator("tbody tr").first.locator("td").all_inner_texts()[-1] == "twice"
-    assert table.locator("tbody tr").nth(1).locator("td").all_inner_texts()[-1] == "never"
+    assert table.locator("tbody tr").nth(1).locator("tbody td").all_inner_texts()[-1] == "never"
     shapes = page.locator(".chart").nth(1).evaluate("e => e.layout.shapes.map((s) => [s.type, s.x0])")
     assert shapes == [["line", 3.5], ["line", 5.5]]
 

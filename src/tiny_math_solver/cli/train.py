@@ -22,9 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", type=Path, help="YAML file, such as configs/quickstart.yaml")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved config and the plan, train nothing")
     parser.add_argument("--quiet", action="store_true", help="print only the verdict")
-    parser.add_argument(
-        "--verbose", action="store_true", help="print what the judgements before step 1 rest on"
-    )
+    parser.add_argument("--verbose", action="store_true", help="print what the judgements before step 1 rest on")
     parser.add_argument(
         "--resume",
         action=argparse.BooleanOptionalAction,

@@ -7,6 +7,84 @@ const line = (x, y, name, extra = {}) =>
   y && y.some((value) => value !== null && value !== undefined)
     ? [{ x, y, name, mode: "lines", connectgaps: true, ...extra }]
     : [];
+const isFlat = (traces) => traces.every(({ y }) => y.every((value) => !value));
+
+/** The means of the first and the last fifth of a curve; null where there is none. */
+function ends(values) {
+  const known = (values ?? []).filter((value) => value !== null && value !== undefined);
+  if (known.length < 2) return null;
+  const size = Math.max(1, Math.floor(known.length / 5));
+  const mean = (part) => part.reduce((sum, value) => sum + value, 0) / part.length;
+  return [mean(known.slice(0, size)), mean(known.slice(-size))];
+}
+
+/** What became of a curve: `up` or `down` if it moved by a tenth of its height, else `level`; `shown` writes a value. */
+function course(values, shown, up, down, level = "hardly any change") {
+  const [first, last] = ends(values) ?? [];
+  if (first === undefined) return "";
+  const change = last - first,
+    least = 0.1 * Math.max(Math.abs(first), Math.abs(last));
+  const words = change > least ? up : change < -least ? down : level;
+  return ` Here: ${shown(first)} → ${shown(last)}, ${words}.`;
+}
+
+const fixed = (digits) => (value) => value.toFixed(digits);
+const CORRECT = "rewards/correctness_reward/mean",
+  PAID = "rewards/format_reward/mean";
+
+/** One sentence on what each chart shows, and one on this run. */
+const SAYS = {
+  "Greedy accuracy on dev": (run) =>
+    "Problems that are not trained on: this is what should rise." +
+    course(
+      run.dev.map((point) => point.accuracy),
+      (value) => percent(value, 0),
+      "good",
+      "the run made it worse",
+    ),
+  Reward: (run) => {
+    const right = ends(run.curves[CORRECT]),
+      form = ends(run.curves[PAID]);
+    const isHollow = right && form && right[1] < 0.8 * right[0] && form[1] > form[0];
+    return (
+      "What a completion earns. Its parts should rise together." +
+      (isHollow
+        ? " Here the format is paid more while fewer answers are right: the format alone was learned."
+        : course(run.curves.reward, fixed(2), "good", "worse than at the start"))
+    );
+  },
+  "Tokens per completion": (run) =>
+    "Growing is usual where a model learns to work; a fall to a few tokens means that it stopped working." +
+    course(run.curves["completions/mean_length"], fixed(0), "longer", "shorter", "about as long"),
+  "Groups without a gradient": (run) => {
+    const last = run.dead.slice(-Math.ceil(run.dead.length / 5));
+    const sum = (name) => last.reduce((all, row) => all + (row[name] ?? 0), 0) / Math.max(1, last.length);
+    const [right, wrong] = [sum("all right"), sum("all wrong")];
+    const verdict =
+      right + wrong < 0.3
+        ? "few of them: most groups teach something"
+        : right > wrong
+          ? "mostly all right: these problems are learned, harder ones would teach more"
+          : "mostly all wrong: easier problems or more samples would teach more";
+    return `All samples right, or all wrong: nothing to compare, so nothing is learned. Here in the end ${percent(right + wrong, 0)}, ${verdict}.`;
+  },
+  Sampler: () => "Problems that were not asked since they were all right or all wrong lately, and groups that were replaced.",
+  Entropy: (run) =>
+    "How undecided the next token is. A slow fall is usual; near 0 all samples are alike, a steep rise is babble." +
+    course(run.curves.entropy, fixed(2), "less decided", "more decided"),
+  "KL to the base": (run) =>
+    "How far the policy has moved from the model before training." +
+    course(run.curves.kl, fixed(3), "further away", "nearer"),
+  Clipping: (run) => {
+    const [, cut] = ends(run.curves["completions/clipped_ratio"]) ?? [0, 0];
+    return (
+      "Completions that the limit of length cuts off earn nothing. Below 5 % is fine." +
+      ` Here in the end ${percent(cut, 0)}${cut > 0.05 ? ": raise grpo.max_completion_length" : ": good"}.`
+    );
+  },
+  "Seconds per step": () => "Where the time goes: sampling, grading, the update, and evaluations on dev.",
+};
+
 const stacked = (x, y, name) => line(x, y, name, { stackgroup: "one", line: { width: 0.5 } });
 
 const CHARTS = [
@@ -117,10 +195,15 @@ function drawCharts(runs) {
         }),
       )
       .filter(Boolean);
-    let chart = holder.children[index];
-    if (!chart) holder.append((chart = make("div", { class: "chart", role: "img", "aria-label": title })));
-    chart.hidden = traces.length === 0;
-    if (chart.hidden) continue;
+    let figure = holder.children[index];
+    if (!figure) {
+      const drawn = make("div", { class: "chart", role: "img", "aria-label": title });
+      holder.append((figure = make("div", { class: "figure" }, drawn, make("p", { class: "note" }))));
+    }
+    const [chart, says] = figure.children;
+    figure.hidden = traces.length === 0 || isFlat(traces);
+    if (figure.hidden) continue;
+    says.textContent = runs.length === 1 ? SAYS[title](runs[0]) : "";
     const axis = { gridcolor: colour("--line"), zerolinecolor: colour("--line"), automargin: true };
     Plotly.react(
       chart,

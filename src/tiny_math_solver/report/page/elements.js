@@ -10,6 +10,16 @@ const FATES = {
   wrong: ["×", "wrong before and after"],
 };
 
+/** Where an answer was found, by the grader's names. */
+const FOUND = {
+  hashes: "after ####",
+  boxed: "in \\boxed{}",
+  phrase: "“the answer is”",
+  closing: "last sentence",
+  none: "no answer",
+};
+const found = (how) => FOUND[how] ?? how;
+
 const percent = (x, digits = 1) => (x === null || x === undefined ? "–" : (100 * x).toFixed(digits) + "%");
 const count = (x) => (x === null || x === undefined ? "–" : x.toLocaleString("en"));
 
@@ -38,11 +48,11 @@ const section = (name) => document.getElementById(name);
 const table = (head, rows) =>
   make(
     "div",
-    { class: "scroll" },
+    { class: "scroll", tabindex: "0", role: "group", "aria-label": `table: ${head.filter(Boolean).join(", ")}` },
     make(
       "table",
       {},
-      make("thead", {}, make("tr", {}, ...head.map((text) => make("th", { scope: "col" }, text)))),
+      make("thead", {}, make("tr", {}, ...head.map((text) => (text ? make("th", { scope: "col" }, text) : make("td"))))),
       make("tbody", {}, ...rows.map((cells) => make("tr", {}, ...cells.map((cell) => make("td", {}, cell))))),
     ),
   );

@@ -2,8 +2,8 @@
 
 function drawFailures(run) {
   const total = run.test.length;
-  const bar = (value, good) =>
-    make("div", { class: good ? "bar good" : "bar" }, make("i", { style: `width:${100 * value}%` }));
+  const bar = (value, kind = "") =>
+    make("div", { class: `bar ${kind}` }, make("i", { style: `width:${100 * value}%` }));
   section("failures").replaceChildren(
     ...(total
       ? [
@@ -34,14 +34,17 @@ function drawFailures(run) {
           make(
             "p",
             { class: "note" },
-            `${percent(wasted, 0)} of all sampled tokens were wasted. What to change:`,
+            `${percent(wasted, 0)} of all sampled tokens taught nothing. ` +
+              (isSuccess(run)
+                ? "That is usual where a run succeeds: what is always right has nothing left to teach. To waste less:"
+                : "What to change:"),
           ),
           table(
             ["part", "share", ""],
             run.waste.map(({ name, share, advice }) => [
               make("div", {}, name, make("div", { class: "note" }, advice)),
               percent(share),
-              bar(share),
+              bar(share, "neutral"),
             ]),
           ),
           ...savings(run),
@@ -49,6 +52,9 @@ function drawFailures(run) {
       : []),
   );
 }
+
+const isSuccess = ({ summary }) =>
+  summary && summary.paired.p_value < 0.05 && summary.paired.fixed > summary.paired.broken;
 
 /** What the sampler and the choice of rows kept from the update, if they did anything. */
 function savings(run) {

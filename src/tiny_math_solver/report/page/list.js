@@ -101,6 +101,11 @@ class List {
     if (row) this.choose(row);
   }
 
+  /** Select the first row, so that there is something to read. */
+  preselect() {
+    if (this.rows.length) this.select(0);
+  }
+
   key(event) {
     const step = { ArrowDown: 1, ArrowUp: -1, PageDown: 14, PageUp: -14, Home: -Infinity, End: Infinity }[event.key];
     if (step === undefined || !this.rows.length) return;

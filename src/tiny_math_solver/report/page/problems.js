@@ -9,7 +9,7 @@ function drawProblems(run) {
   const counts = Object.fromEntries(
     Object.keys(FATES).map((name) => [name, tests.filter((cell) => fate(cell) === name).length]),
   );
-  const detail = make("div", { class: "card", "aria-live": "polite" }, "Choose a problem to read both answers.");
+  const detail = make("div", { class: "card", "aria-live": "polite" });
   const cells = make(
     "div",
     { class: "cells" },
@@ -51,6 +51,40 @@ function drawProblems(run) {
     cells,
     detail,
   );
+  (cells.querySelector(".fixed") ?? cells.firstElementChild).click();
+}
+
+/** One test problem before and after, the first that was fixed; the others by the arrow keys or the buttons. */
+function exampleOf({ test }) {
+  const tests = test.filter((cell) => cell.after && typeof cell.question === "string");
+  const chosen = ["fixed", "broken", "wrong", "right"].flatMap((name) => tests.filter((cell) => fate(cell) === name));
+  if (!chosen.length) return [];
+  let place = 0;
+  const body = make("div", { "aria-live": "polite" }),
+    label = make("span", { class: "note" });
+  const show = (step) => {
+    place = (place + step + chosen.length) % chosen.length;
+    label.textContent = `${FATES[fate(chosen[place])][1]}, ${place + 1} of ${chosen.length}`;
+    body.replaceChildren(...sideBySide(chosen[place]));
+  };
+  const button = (step, sign, name) =>
+    make("button", { type: "button", class: "plain", "aria-label": name, onclick: () => show(step) }, sign);
+  show(0);
+  const keys = { ArrowLeft: -1, ArrowRight: 1 };
+  return [
+    make(
+      "div",
+      {
+        class: "card example",
+        tabindex: "0",
+        role: "group",
+        "aria-label": "a test problem before and after training; left and right arrow keys show others",
+        onkeydown: (event) => keys[event.key] && (event.preventDefault(), show(keys[event.key])),
+      },
+      make("div", { class: "turn" }, button(-1, "←", "the problem before"), button(1, "→", "the next problem"), label),
+      body,
+    ),
+  ];
 }
 
 function sideBySide({ question, gold, before, after }) {
@@ -62,7 +96,7 @@ function sideBySide({ question, gold, before, after }) {
       "div",
       {},
       make("b", {}, name),
-      ` – ${record.correct ? "right" : "wrong"}: ${record.answer ?? "no answer"} (${record.how}, ${record.tokens} tokens)`,
+      ` – ${record.correct ? "right" : "wrong"}: ${record.answer ?? "no answer"} (${found(record.how)}, ${record.tokens} tokens)`,
       written(record.completion, shared, record.slip),
       record.failure ? make("p", { class: "note" }, record.failure + (record.slip ? `: ${record.slip}` : "")) : null,
     );

@@ -5,9 +5,9 @@ const COLUMNS = [
   ["reward", "", (row) => String(row.reward)],
   ["advantage", "wide", (row) => shown(row.advantage?.toFixed(2))],
   ["tokens", "", (row) => String(row.tokens)],
-  ["how", "wide", (row) => shown(row.how)],
-  ["answer", "wide", (row) => shown(row.answer), (row) => numeric(row.answer)],
-  ["gold", "wide", (row) => row.gold, (row) => numeric(row.gold)],
+  ["found", "wide", (row) => shown(found(row.how)), (row) => row.how],
+  ["answer", "", (row) => shown(row.answer), (row) => numeric(row.answer)],
+  ["gold", "", (row) => row.gold, (row) => numeric(row.gold)],
   ["completion", "", (row) => beginning(row.completion)],
 ];
 const UNUSED = "sampled, but not used",
@@ -22,6 +22,7 @@ class Explorer {
     this.read(run);
     this.build();
     this.filter();
+    this.list.preselect();
   }
 
   /** Show the rollouts of a run that has new records; filters, order and position stay. */
@@ -32,7 +33,7 @@ class Explorer {
       [this.kind, this.kinds()],
     ]) {
       const known = new Set([...select.options].map((option) => option.value));
-      for (const value of values) if (!known.has(value)) select.append(make("option", { value }, value));
+      for (const value of values) if (!known.has(value)) select.append(make("option", { value }, found(value)));
     }
     this.say();
     this.filter((rows) => this.list.refresh(rows));
@@ -85,7 +86,7 @@ class Explorer {
     const choice = (id, options) =>
       make("select", { id, onchange: changed }, ...options.map(([value, text]) => make("option", { value }, text)));
     const any = (values) => [["", "any"], ...values.map((value) => [value, value])];
-    this.how = choice("how", any(this.hows()));
+    this.how = choice("how", [["", "any"], ...this.hows().map((how) => [how, found(how)])]);
     this.kind = choice("kind", any(this.kinds()));
     this.found = make("span", { id: "found", role: "status" });
     this.note = make("p", { class: "note" });
@@ -197,7 +198,7 @@ class Explorer {
         "p",
         { class: "note" },
         `step ${row.step}, ${row.id}; ${parts.join(", ")}; advantage ${row.advantage}; ${row.tokens} tokens, ` +
-          `${row.finished ? "finished" : "cut off by the length limit"}; answer ${row.answer ?? "none"} (${row.how}), ` +
+          `${row.finished ? "finished" : "cut off by the length limit"}; answer ${row.answer ?? "none"} (${found(row.how)}), ` +
           `gold ${row.gold}${fate}`,
       ),
       make("pre", {}, ...pieces(row.completion)),

@@ -33,6 +33,7 @@ class TrainingProblems {
       this.detail,
     );
     this.update(run);
+    this.list.preselect();
   }
 
   update(run) {

@@ -38,7 +38,7 @@ const resultOf = ({ name, summary: s }) =>
         interval(s.after),
         percent(s.after.strict_accuracy),
         `${s.paired.fixed} / ${s.paired.broken}`,
-        s.paired.p_value.toExponential(0),
+        pValue(s.paired.p_value),
         `${s.train_seconds.toFixed(0)} s`,
       ]
     : [name, "not finished", "", "", "", "", "", ""];
@@ -56,11 +56,36 @@ function eventsOf({ events, earlier_events }) {
   ];
 }
 
+const pValue = (p) => (p < 0.001 ? p.toExponential(0) : p.toPrecision(2).replace(/\.?0+$/, ""));
+
 const interval = (block) => `${percent(block.ci95[0])}–${percent(block.ci95[1])}`;
 
 const points = (share) => (100 * share).toFixed(1);
 
-function verdictOf({ summary, gain, dev }) {
+/** Accuracy on kinds of problems that were not trained on. */
+const unseenOf = ({ unseen }, tile) =>
+  unseen?.after
+    ? [
+        tile(
+          `${percent(unseen.before.accuracy)} → ${percent(unseen.after.accuracy)}`,
+          `${count(unseen.after.n)} problems of kinds not trained on`,
+        ),
+      ]
+    : [];
+
+/** pass@k and maj@k for the largest k that was sampled. */
+function sampledOf({ before, after }, tile) {
+  const k = Math.max(0, ...Object.keys(after.pass_at_k ?? {}).map(Number));
+  if (k < 2) return [];
+  const of = (name) => `${percent(before[name][k])} → ${percent(after[name][k])}`;
+  const on = `on ${count(after.sampled_problems)} problems`;
+  return [
+    tile(of("pass_at_k"), `pass@${k}: one of ${k} samples is right, ${on}`),
+    tile(of("maj_at_k"), `maj@${k}: the most frequent of ${k} answers is right, ${on}`),
+  ];
+}
+
+function verdictOf({ summary, gain, dev, test }) {
   if (!summary) {
     const last = dev[dev.length - 1];
     return [
@@ -78,7 +103,7 @@ function verdictOf({ summary, gain, dev }) {
       { class: "note" },
       `Greedy accuracy on ${count(after.n)} test problems, 95 % interval ${interval(after)} (before ${interval(before)}). ` +
         (gained ? "The gain is significant: " : "No significant gain: ") +
-        `McNemar's exact test on the same problems gives p = ${paired.p_value.toExponential(1)}.`,
+        `McNemar's exact test on the same problems gives p = ${pValue(paired.p_value)}.`,
     ),
     make(
       "div",
@@ -89,7 +114,10 @@ function verdictOf({ summary, gain, dev }) {
       tile(`${summary.train_seconds.toFixed(0)} s`, `training, ${summary.steps} steps`),
       tile(count(summary.completions), `completions, ${count(summary.completion_tokens)} tokens`),
       tile(String(summary.best_step), "step of the saved adapter, the best on dev"),
+      ...unseenOf(summary, tile),
+      ...sampledOf(summary, tile),
     ),
+    ...exampleOf({ test }),
     gain
       ? make(
           "p",
