@@ -112,6 +112,17 @@ def test_dry_run_prints_config_and_plan_and_writes_nothing(tmp_path: Path, capsy
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_dry_run_off_line_plans_without_counts(capsys):
+    assert main(["train", str(GSM8K), "--dry-run", "--model.name", "someone/model"]) == 0
+    out = capsys.readouterr().out
+    assert "each step: 4 problems × 4 samples = 16 completions\n" in out
+    assert "not counted: cannot reach " in out
+    assert main(["fetch", str(GSM8K), "--model.name", "someone/model"]) == 2
+    err = capsys.readouterr().err
+    assert "cannot reach " in err
+    assert "tiny-math fetch" not in err
+
+
 def test_fields_lists_every_field_with_a_line_of_help(capsys):
     assert main(["fields"]) == 0
     lines = capsys.readouterr().out.splitlines()

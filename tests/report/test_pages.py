@@ -143,7 +143,9 @@ def test_the_list_is_walked_by_keyboard(report: SimpleNamespace):
     page.locator("#rollouts .window").focus()
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowDown")
-    assert page.locator('#rollouts .window [aria-selected="true"] span').all_inner_texts()[3] == "7"  # the first one was selected
+    assert (
+        page.locator('#rollouts .window [aria-selected="true"] span').all_inner_texts()[3] == "7"
+    )  # the first one was selected
     page.keyboard.press("End")
     assert page.locator("#rollouts pre").inner_text() == "2+39=41\n#### 41"
 

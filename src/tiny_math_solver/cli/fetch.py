@@ -2,8 +2,10 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from tiny_math_solver.support.console import Console
+from tiny_math_solver.support.errors import NotHereError, UserError
 
 HELP = "download a config's model and dataset into the Hub cache without loading them"
 
@@ -15,12 +17,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     from tiny_math_solver.config.loading import load_config
+    from tiny_math_solver.hub.snapshots import FETCH_ADVICE
+
+    config = load_config(args.config, args.overrides, console)
+    try:
+        return _fetch(config, console)
+    except NotHereError as error:  # which advises this command
+        raise UserError(str(error).replace(FETCH_ADVICE, "")) from error
+
+
+def _fetch(config: Any, console: Console) -> int:
     from tiny_math_solver.hub.snapshots import snapshot
     from tiny_math_solver.models.load import resolve
     from tiny_math_solver.models.starting_adapter import starting_adapter
     from tiny_math_solver.problems.splits import hub_datasets
 
-    config = load_config(args.config, args.overrides, console)
     model, adapter = starting_adapter(config.model)
     problems = config.problems
     folder, commit = resolve(model.name, model.revision)

@@ -10,7 +10,7 @@ from typing import Any
 from tiny_math_solver.cli.solve import EXAMPLE_QUESTION
 from tiny_math_solver.support import processes
 from tiny_math_solver.support.console import CollectingConsole, Console, QuietConsole
-from tiny_math_solver.support.errors import EXIT_LEARNED_NOTHING, UserError
+from tiny_math_solver.support.errors import EXIT_LEARNED_NOTHING, NotHereError, UserError
 from tiny_math_solver.support.files import for_shell
 from tiny_math_solver.support.progress import loading
 
@@ -78,9 +78,12 @@ def _dry_run(config: Any, options: Any) -> str:
     """The resolved configuration, the plan, and the point at which the run would start."""
     from tiny_math_solver.runs.folder import RunFolder
     from tiny_math_solver.runs.resume import starting_point
-    from tiny_math_solver.training.plan import prepare, prompt_date
+    from tiny_math_solver.training.plan import lines_without_problems, prepare, prompt_date
 
-    plan = processes.main_first(lambda: prepare(config, prompt_date(config, options))).plan
+    try:
+        plan = processes.main_first(lambda: prepare(config, prompt_date(config, options))).plan
+    except NotHereError as error:
+        return "\n".join([config.to_yaml(), *lines_without_problems(config), f"not counted: {error}"])
     console = CollectingConsole()
     run = RunFolder(config.output_dir)
     start = processes.on_main(lambda: starting_point(run, plan.config, plan.fingerprint, options, console))

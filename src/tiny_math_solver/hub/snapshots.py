@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from tiny_math_solver.hub.retries import RETRY_STATUS, WAITS, UnreachableError, retrying
 from tiny_math_solver.support.console import Console
-from tiny_math_solver.support.errors import UserError
+from tiny_math_solver.support.errors import NotHereError, UserError
 from tiny_math_solver.support.redaction import without_secrets
 
 # The commits that bare names stand for, which this package was written against.
@@ -31,6 +31,7 @@ FILES = {
     "dataset": ["*.parquet", "*.jsonl", "*.json", "*.csv", "README.md"],
 }
 Kind = Literal["model", "dataset"]
+FETCH_ADVICE = " (tiny-math fetch CONFIG fills the cache)"
 
 _commits: dict[tuple[Kind, str, str | None], str] = {}  # of a branch, as of the first request of this process
 
@@ -119,7 +120,7 @@ def hub_errors(what: str, revision: str | None = None, flaw: str = "is not in th
             return next((cause for cause in chain if isinstance(cause, kinds)), None)
 
         at = f" at revision {revision}" if revision else ""
-        once = "once (tiny-math fetch CONFIG fills the cache), or use a local folder or file"
+        once, kind = f"once{FETCH_ADVICE}, or use a local folder or file", UserError
         answer = first(errors.HfHubHTTPError)
         if first(errors.GatedRepoError):
             message = f"{what} is gated: accept its terms on its page, then set HF_TOKEN to a token of that account"
@@ -131,9 +132,10 @@ def hub_errors(what: str, revision: str | None = None, flaw: str = "is not in th
             status = f"{answer.response.status_code} {answer.response.reason_phrase}"
             message = f"{_endpoint()} answered {status} for {what}{at}: check HF_TOKEN and HF_ENDPOINT"
         elif first(errors.OfflineModeIsEnabled):
+            kind = NotHereError
             message = f"cannot reach the Hub in offline mode, and {what}{at} {flaw}; unset HF_HUB_OFFLINE {once}"
         elif any(map(_is_network_trouble, chain)):
-            trouble = first(UnreachableError)
+            kind, trouble = NotHereError, first(UnreachableError)
             why = f" ({trouble})" if trouble else ""
             message = f"cannot reach {_endpoint()}{why}, and {what}{at} {flaw}; connect {once}"
         elif isinstance(error, (OSError, ValueError, RuntimeError, KeyError, SafetensorError)):
@@ -141,7 +143,7 @@ def hub_errors(what: str, revision: str | None = None, flaw: str = "is not in th
             message = f"cannot load {what}{at}: {detail[0] if detail else type(error).__name__}"
         else:
             raise
-        raise UserError(without_secrets(message)) from error
+        raise kind(without_secrets(message)) from error
 
 
 def _look_in_cache(kind: Kind, name: str, revision: str | None) -> tuple[Path | None, str]:

@@ -9,6 +9,10 @@ class UserError(Exception):
     exit_code = EXIT_BAD_INPUT
 
 
+class NotHereError(UserError):
+    """What a configuration names is not on this machine, and the Hub cannot be reached."""
+
+
 class StoppedError(Exception):
     """A run that ended before its last step: the message says why and how to resume; `exit_code` is the shell's."""
 

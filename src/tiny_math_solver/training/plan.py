@@ -82,12 +82,7 @@ class Plan:
     @property
     def step_line(self) -> str:
         """The batch arithmetic of one step."""
-        completions, samples = self.config.completions_per_step, self.config.num_generations
-        shared = f" shared by {processes.count()} processes" if processes.count() > 1 else ""
-        return (
-            f"each step: {completions / samples:g} problems × {samples} samples = {completions:,} completions{shared}; "
-            f"{self.steps_per_epoch:,} steps an epoch"
-        )
+        return f"{batch_line(self.config)}; {self.steps_per_epoch:,} steps an epoch"
 
     @property
     def choice_line(self) -> str:
@@ -153,6 +148,26 @@ class Plan:
     def _tested(self) -> str:
         chosen, known = len(self.tested.test), len(self.splits.test)
         return "test" if chosen == known else f"{chosen:,} of the {known:,} test problems (evaluation.test_limit)"
+
+
+def batch_line(config: Config) -> str:
+    completions, samples = config.completions_per_step, config.num_generations
+    shared = f" shared by {processes.count()} processes" if processes.count() > 1 else ""
+    return f"each step: {completions / samples:g} problems × {samples} samples = {completions:,} completions{shared}"
+
+
+def lines_without_problems(config: Config) -> list[str]:
+    """As much of a plan as can be told without problems and model."""
+    lora, grpo = config.lora_config, config.grpo_config
+    length = f"{grpo.max_steps:,} steps" if grpo.max_steps > 0 else f"{grpo.num_train_epochs:g} epochs"
+    return [
+        f"model: {config.model.name}, LoRA r={lora.r} alpha={lora.lora_alpha}",
+        f"problems: {config.problems.source}",
+        batch_line(config),
+        f"{length} in all, completions of at most {config.max_completion_length} tokens, learning rate "
+        f"{grpo.learning_rate:g}",
+        f"output: {config.output_dir}",
+    ]
 
 
 @dataclass(frozen=True)
