@@ -136,7 +136,7 @@ def test_every_source_file_that_is_named_exists(page: Path):
             if "/" in name:
                 assert any((place / name).exists() for place in (ROOT, PACKAGE, page.parent)), f"{page.name}: {name}"
             else:
-                assert name in ours | {"setup_lightning.sh", "config.yaml"}, f"{page.name}: {name}"
+                assert name in ours | {"setup_lightning.sh", "config.yaml", "mine.yaml"}, f"{page.name}: {name}"
 
 
 def test_every_link_leads_somewhere(page: Path):

@@ -226,7 +226,7 @@ SETTINGS = [
     setting("grpo.learning_rate", "--grpo.learning_rate has no value"),
     setting("grpo.learning_rate '[1'", "--grpo.learning_rate: cannot read the value"),
     setting("grpo..x 1", "unknown key grpo..x"),
-    setting("verbose", "unknown argument '--verbose'"),
+    setting("quieter", "unknown argument '--quieter'"),
     # A name of a run is a name of files elsewhere; what goes to the Hub and with which token is not for a config.
     *(
         setting(f"grpo.run_name {name}", "a plain name is expected")

@@ -11,7 +11,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from tiny_math_solver.cli import bench, check, evaluate, fetch, fields, merge, play, report, solve, train, watch
+from tiny_math_solver.cli import bench, check, evaluate, fetch, fields, init, merge, play, report, solve, train, watch
 from tiny_math_solver.cli.arguments import Parser, split_overrides
 from tiny_math_solver.support import processes
 from tiny_math_solver.support.console import Console, print_anything
@@ -21,6 +21,7 @@ from tiny_math_solver.support.redaction import without_secrets
 from tiny_math_solver.support.signals import Ended, ended_by_signals
 
 COMMANDS = {
+    "init": init,
     "train": train,
     "check": check,
     "eval": evaluate,

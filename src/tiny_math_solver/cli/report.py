@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tiny_math_solver.cli.arguments import check_out
 from tiny_math_solver.support.console import Console
+from tiny_math_solver.support.progress import loading
 
 HELP = "write the page of a run, or of several side by side: one offline file"
 
@@ -17,7 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    from tiny_math_solver.report import REPORT, write_report
+    with loading():
+        from tiny_math_solver.report import REPORT, write_report
 
     out = args.out or (args.runs[0] / REPORT if len(args.runs) == 1 else Path(REPORT))
     check_out(out, ".html")

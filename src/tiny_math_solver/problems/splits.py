@@ -35,7 +35,7 @@ def load_splits(section: ProblemsSection) -> Splits:
         return _embedded_splits(section)
     known = _whole_test(section)
     read = read_source(_train_source(section), _options(section))
-    pool, dropped = _without_repeats(read.problems, known.problems if known else [])  # however few this run uses
+    pool, dropped = without_repeats(read.problems, known.problems if known else [])  # however few this run uses
     carved = section.test or 0 if known is None else 0
     if len(pool) <= section.dev + carved:
         raise UserError(_too_few(section, len(pool), carved, dropped))
@@ -68,7 +68,7 @@ def _embedded_splits(section: ProblemsSection) -> Splits:
     dev = embedded_problems("dev", section.dev, section.seed)
     if section.test_source:
         test, notes, unreadable = load_test_problems(section)
-        train, dev = (_without_repeats(part, test)[0] for part in (train, dev))
+        train, dev = (without_repeats(part, test)[0] for part in (train, dev))
         return Splits(train, dev, test, notes=notes, unreadable=unreadable)
     return Splits(
         train=train,
@@ -169,7 +169,7 @@ def _chosen_test(section: ProblemsSection, test: list[Problem]) -> list[Problem]
     return test if section.test is None else first_by_hash(test, section.test, f"test/{section.seed}")[0]
 
 
-def _without_repeats(pool: list[Problem], test: list[Problem]) -> tuple[list[Problem], list[str]]:
+def without_repeats(pool: list[Problem], test: list[Problem]) -> tuple[list[Problem], list[str]]:
     """The pool without repeated questions and those of test, and notes of how many there were."""
     tested = {_key(p) for p in test}
     kept: dict[str, Problem] = {}
