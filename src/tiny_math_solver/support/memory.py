@@ -63,9 +63,21 @@ def _glibc(name: str) -> Callable[..., Any] | None:
 
 
 def available(device: str) -> int:
-    """Bytes that can still be taken: of the GPU, else of the machine or of the container this runs in."""
+    """Bytes that can still be taken: of the GPU, else of the machine, the container or the process's limit."""
     free = free_gpu_memory(device)
-    return min(psutil.virtual_memory().available, _container_free()) if free is None else free
+    if free is not None:
+        return free
+    return min(psutil.virtual_memory().available, _container_free(), _address_space_free())
+
+
+def _address_space_free() -> int:
+    """Bytes that `ulimit -v` leaves; NO_LIMIT where there is none."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return NO_LIMIT
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return NO_LIMIT if limit == resource.RLIM_INFINITY else max(0, limit - psutil.Process().memory_info().vms)
 
 
 def _container_free() -> int:
