@@ -124,7 +124,7 @@ REMOTE = {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}
 MODELS = [
     Case("no such folder", "eval ./nowhere", "no such model folder: ./nowhere"),
     Case("an empty folder", "eval ./m", "no config.json in this folder", {"m": Path.mkdir}),
-    Case("a file", "eval ./m", "no such model folder: ./m", {"m": "x"}),
+    Case("a file", "eval ./m", "./m is a file: name the folder", {"m": "x"}),
     Case("off line", "eval someone/some-model --problems embedded", "cannot reach"),
     Case("no name", "eval ''", "the model's name is empty"),
     Case("dtype", "eval embedded --problems embedded --dtype int3", "dtype 'int3': use auto"),

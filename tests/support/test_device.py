@@ -194,3 +194,29 @@ def test_a_run_in_torch_makes_no_doubles(tmp_path: Path, overrides: list[str]):
     with Doubles() as doubles:
         run(tmp_path / "run", *SHORT, *options, *overrides)
     assert doubles.found == set()
+
+
+@pytest.mark.parametrize(
+    ("cuda", "hidden", "message"),
+    [
+        (None, None, f"this torch ({torch.__version__}) has no CUDA: install one that has"),
+        ("12.8", "", "CUDA_VISIBLE_DEVICES hides it"),
+        ("12.8", None, "torch with CUDA 12.8 cannot use it: its driver (470.57.02) may be too old; update it"),
+    ],
+)
+def test_a_gpu_that_torch_cannot_use_is_named_with_the_remedy(
+    cuda: str | None, hidden: str | None, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Catches a run of days on the CPU beside a GPU, without a word."""
+    driver = tmp_path / "version"
+    monkeypatch.setattr(device, "NVIDIA_DRIVER", driver)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if hidden is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+    assert device.unused_gpu() == ""
+    driver.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  470.57.02  Tue Jul 13 16:14:05 UTC 2021\n")
+    assert message in device.unused_gpu()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert device.unused_gpu() == ""

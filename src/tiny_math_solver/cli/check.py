@@ -28,8 +28,11 @@ def run(args: argparse.Namespace, console: Console) -> int:
     with loading():
         from tiny_math_solver.config.library_checks import check_arguments
         from tiny_math_solver.preflight.check import check
+        from tiny_math_solver.support.device import unused_gpu
 
     check_arguments(config.grpo_config)
+    if processes.is_main() and (text := unused_gpu()):
+        console.note(text)
     progress = NotesConsole() if processes.is_main() else console
     for finding in check(config, args.price, progress):
         console.say(str(finding))

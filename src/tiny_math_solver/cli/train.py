@@ -52,12 +52,14 @@ def run(args: argparse.Namespace, console: Console) -> int:
         from tiny_math_solver.config.library_checks import check_arguments
         from tiny_math_solver.evaluation.verdict import nothing_learned, run_lines
         from tiny_math_solver.runs.resume import ResumeOptions
+        from tiny_math_solver.support.device import unused_gpu
         from tiny_math_solver.train import train
         from tiny_math_solver.training.live_view import training_console
 
     check_arguments(config.grpo_config)
-    if processes.is_main() and (text := processes.unused()):
-        console.note(text)
+    if processes.is_main():
+        for text in filter(None, (processes.unused(), unused_gpu())):
+            console.note(text)
     options = ResumeOptions(args.resume, tuple(args.allow), args.force)
     if args.dry_run:
         console.say(_dry_run(config, options))

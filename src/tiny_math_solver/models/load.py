@@ -180,6 +180,8 @@ def resolve(name: str, revision: str | None = None) -> tuple[str, str | None]:
             raise UserError(f"{name}: no config.json in this folder, so it is not a model folder")
         check_model_folder(path)
         return str(path), None
+    if path.exists():
+        raise UserError(f"{name} is a file: name the folder with config.json, tokenizer and .safetensors")
     if not is_hub_name(name):
         raise UserError(f"no such model folder: {name}")
     folder = snapshot("model", name, revision)

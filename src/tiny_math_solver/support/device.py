@@ -4,6 +4,7 @@ import os
 import platform
 import re
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -12,6 +13,7 @@ import torch
 from tiny_math_solver.support import processes
 from tiny_math_solver.support.errors import UserError
 
+NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 MPS_ERRORS = (RuntimeError, TypeError)  # NotImplementedError is a RuntimeError
 # as in torch's "… not currently implemented for the MPS device", "… arguments from the 'MPS' backend", "Cannot convert
 # a MPS Tensor to float64 dtype as the MPS framework doesn't support float64", "BFloat16 is not supported on MPS"
@@ -29,6 +31,25 @@ def default_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() and processes.count() == 1 else "cpu"
+
+
+def unused_gpu() -> str:
+    """Why torch does not use the NVIDIA GPU that is here, and what to do; empty if it does or there is none."""
+    try:
+        driver = NVIDIA_DRIVER.read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return ""
+    if torch.cuda.is_available():
+        return ""
+    if torch.version.cuda is None:
+        return f"an NVIDIA GPU is here, but this torch ({torch.__version__}) has no CUDA: install one that has"
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return "an NVIDIA GPU is here, but CUDA_VISIBLE_DEVICES hides it"
+    found = re.search(r"\d{3}\.[\d.]+", driver)
+    return (
+        f"an NVIDIA GPU is here, but torch with CUDA {torch.version.cuda} cannot use it: its driver "
+        f"({found[0] if found else 'unknown'}) may be too old; update it, or install a torch for an older CUDA"
+    )
 
 
 def device_name(device: str) -> str | None:
