@@ -8,7 +8,7 @@ from pathlib import Path
 
 from helpers.paths import ROOT
 
-DISTRIBUTIONS = {"yaml": "pyyaml"}  # of modules that are named otherwise
+DISTRIBUTIONS = {"yaml": "pyyaml", "PIL": "pillow"}  # of modules that are named otherwise
 OURS = {"tiny_math_solver", "reward_func", "train_grpo"}
 ELSEWHERE = {"vllm"}  # in a Python of its own, which --vllm-python names
 

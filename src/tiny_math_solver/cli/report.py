@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tiny_math_solver.cli.arguments import check_out
 from tiny_math_solver.support.console import Console
+from tiny_math_solver.support.errors import UserError
 from tiny_math_solver.support.progress import loading
 
 HELP = "write the page of a run, or of several side by side: one offline file"
@@ -15,14 +16,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, help="file to write (default: report.html, in RUN, or here if there are several)"
     )
+    parser.add_argument("--card", type=Path, metavar="PNG", help="write a picture of verdict and curve as well")
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
     with loading():
         from tiny_math_solver.report import REPORT, write_report
+        from tiny_math_solver.report.card import write_card
 
     out = args.out or (args.runs[0] / REPORT if len(args.runs) == 1 else Path(REPORT))
     check_out(out, ".html")
+    check_out(args.card, ".png")
+    if args.card and len(args.runs) > 1:
+        raise UserError("--card shows one run")
     write_report(args.runs, out)
     console.say(f"report: {out}")
+    if args.card:
+        write_card(args.runs[0], args.card)
+        console.say(f"card: {args.card}")
     return 0

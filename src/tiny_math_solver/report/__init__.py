@@ -5,6 +5,7 @@ records.py    a run folder → its figures; with rollouts.py and samples.py, whi
 contents.py   the data of the page; texts.py and preference.py: which texts are shown where not all can be
 packing.py    compressed data
 page/         the page, which unpacks them, draws itself with plotly and shows what a model wrote as text only
+card.py       verdict and curve as a picture
 watch.py      the page of a run that is still going on, served to this machine
 """
 
