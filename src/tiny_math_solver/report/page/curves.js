@@ -34,14 +34,15 @@ const CORRECT = "rewards/correctness_reward/mean",
 
 /** One sentence on what each chart shows, and one on this run. */
 const SAYS = {
-  "Greedy accuracy on dev": (run) =>
-    "Problems that are not trained on: this is what should rise." +
-    course(
-      run.dev.map((point) => point.accuracy),
-      (value) => percent(value, 0),
-      "good",
-      "the run made it worse",
-    ),
+  "Greedy accuracy on dev": ({ dev }) => {
+    const [first, last] = [dev[0], dev[dev.length - 1]];
+    const change =
+      last.low > first.high ? "a clear rise" : last.high < first.low ? "a clear fall" : "which may be chance (the intervals overlap)";
+    return (
+      "Problems that are not trained on: this is what should rise." +
+      (dev.length > 1 ? ` Here: ${percent(first.accuracy, 0)} → ${percent(last.accuracy, 0)}, ${change}.` : "")
+    );
+  },
   Reward: (run) => {
     const right = ends(run.curves[CORRECT]),
       form = ends(run.curves[PAID]);
@@ -50,7 +51,7 @@ const SAYS = {
       "What a completion earns. Its parts should rise together." +
       (isHollow
         ? " Here the format is paid more while fewer answers are right: the format alone was learned."
-        : course(run.curves.reward, fixed(2), "good", "worse than at the start"))
+        : course(run.curves.reward, fixed(2), "it rose", "it fell"))
     );
   },
   "Tokens per completion": (run) =>
