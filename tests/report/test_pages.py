@@ -30,6 +30,7 @@ pytestmark = pytest.mark.browser
 def report(watched: Any, tmp_path: Path) -> SimpleNamespace:
     write_report([write_run(tmp_path / "run")], tmp_path / "report.html")
     watched.goto((tmp_path / "report.html").as_uri())
+    watched.wait_for_function("performance.getEntriesByName('drawn').length > 0")
     return SimpleNamespace(page=watched, folder=tmp_path)
 
 
