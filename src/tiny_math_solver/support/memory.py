@@ -72,12 +72,11 @@ def available(device: str) -> int:
 
 def _address_space_free() -> int:
     """Bytes that `ulimit -v` leaves; NO_LIMIT where there is none."""
-    try:
-        import resource
-    except ImportError:  # Windows
+    if not hasattr(psutil, "RLIMIT_AS"):  # not Linux
         return NO_LIMIT
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    return NO_LIMIT if limit == resource.RLIM_INFINITY else max(0, limit - psutil.Process().memory_info().vms)
+    process = psutil.Process()
+    limit, _ = process.rlimit(psutil.RLIMIT_AS)
+    return NO_LIMIT if limit == psutil.RLIM_INFINITY else max(0, limit - process.memory_info().vms)
 
 
 def _container_free() -> int:
