@@ -15,6 +15,7 @@ import pytest
 from helpers.paths import QUICKSTART, ROOT
 from helpers.runs import SHORT, rows, without_duration
 from helpers.windows import MISSING_MODULES
+from tiny_math_solver.problems.embedded import describe_world
 
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
 TRAIN = ["train", str(QUICKSTART), *SHORT, "--evaluation.every", "1", "--grpo.output_dir", "run"]
