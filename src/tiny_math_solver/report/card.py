@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from tiny_math_solver.report.records import RunRecords
+from tiny_math_solver.runs.records import read_config
 from tiny_math_solver.support.errors import UserError
 
 SIZE = 1200, 630  # pixels, which chats and social networks expect
@@ -67,9 +68,7 @@ def verdict_of(summary: dict[str, Any], model: str, name: str) -> list[tuple[int
 
 def model_of(records: RunRecords) -> str:
     """The model's name in the run's configuration, of a folder its last part."""
-    import yaml
-
-    config = yaml.safe_load(records.figures()["config"]) or {}
+    config = read_config(records.folder) or {}
     name = str((config.get("model") or {}).get("name", ""))
     return "the shipped model of a million parameters" if name == "embedded" else Path(name).name
 
