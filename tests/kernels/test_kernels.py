@@ -62,22 +62,28 @@ def test_products_are_torchs_and_the_same_to_the_bit_in_any_batch(rows: int, lib
 
 
 @needs_compiler
-@pytest.mark.parametrize("rows", [1, 15, 16, 17, 32, 50, 64, 130, 3000])  # the last in several chunks
-def test_products_on_tiles_are_torchs_and_the_same_to_the_bit_in_any_batch(rows: int):
-    library = load_kernels(4, 2, 32, torch.bfloat16)
+@pytest.mark.parametrize("flags", [(), ("-mno-amx-bf16",)], ids=["best", "without tiles"])
+@pytest.mark.parametrize("rows", [1, 11, 15, 16, 17, 32, 50, 64, 130, 3000])  # the last in several chunks
+def test_products_in_bfloat16_are_torchs_and_the_same_to_the_bit_in_any_batch(
+    rows: int, flags: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(compiler, "FLAGS", (*compiler.FLAGS, *flags))
+    library = load_kernels.__wrapped__(4, 2, 32, torch.bfloat16)
+    if flags and isinstance(library, str):
+        pytest.skip("a compiler that does not know the flag")
     assert isinstance(library, Kernels), library
-    if not library.has_tiles:
-        pytest.skip("a processor without matrix tiles")
+    if not library.has_bfloat16:
+        pytest.skip("a processor that does not multiply bfloat16")
     generator = torch.Generator().manual_seed(rows)
     x, weight, add, bias = (
         torch.randn(*shape, generator=generator).bfloat16() for shape in ((rows, 448), (96, 448), (rows, 96), (96,))
     )
     panels = torch.empty_like(weight)
-    library.pack_tiles(96, weight, 448, panels)
+    library.pack_bfloat16(96, weight, 448, panels)
 
     def product(x: torch.Tensor, add: torch.Tensor | None = None) -> torch.Tensor:
         out = torch.full((len(x), 96), torch.nan, dtype=torch.bfloat16)
-        library.tiled_linear(len(x), x, 448, panels, bias, add, out, 96)
+        library.linear_bfloat16(len(x), x, 448, panels, bias, add, out, 96)
         return out
 
     expected = x.double() @ weight.double().T + bias.double()

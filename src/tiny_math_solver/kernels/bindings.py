@@ -110,12 +110,12 @@ SIGNATURES: dict[str, dict[str, Any]] = {
         rows=c_long, x=_scalar("rows", "C"), weight=_scalar("C"), eps=c_float, C=c_long, out=_scalar("rows", "C"),
     ),
     "swiglu": _signature(rows=c_long, gate_up=_scalar("rows", 2, "M"), M=c_long, out=_scalar("rows", "M")),
-    # tiles.cpp
-    "tiled_linear": _signature(
+    # bfloat16.cpp
+    "linear_bfloat16": _signature(
         rows=c_long, x=_scalar("rows", "K"), K=c_long, panels=_scalar("N", "K"), bias=_scalar("N"),
         add=_optional(_scalar("rows", "N")), out=_scalar("rows", "N"), N=c_long,
     ),
-    "pack_tiles": _signature(N=c_long, weight=_scalar("N", "K"), K=c_long, panels=_scalar("N", "K")),
+    "pack_bfloat16": _signature(N=c_long, weight=_scalar("N", "K"), K=c_long, panels=_scalar("N", "K")),
     # decode.cpp
     "embed": _signature(
         rows=c_long, tokens=_int64("rows", "columns"), columns=c_long, generated=_int64("rows"),
@@ -170,31 +170,31 @@ SIGNATURES: dict[str, dict[str, Any]] = {
         out_gradient=_scalar("tokens", "H", "D"), gradient=_scalar("tokens", "QKV", "D"),
     ),
 }  # fmt: skip
-OF_TILES = ("tiled_linear", "pack_tiles")  # compiled where the processor has them
+OF_BFLOAT16 = ("linear_bfloat16", "pack_bfloat16")  # compiled where the processor has such products
 
 
 class Kernels:
     """The functions of a compiled library, as attributes.
 
-    `panel` is the number of weight columns that are stored together, `block` that of cached tokens. `has_tiles` says if
-    there are products in bfloat16 (tiles.cpp). `check` is True if TINY_MATH_CHECK_KERNELS was set when the kernels were
+    `panel` is the number of weight columns that are stored together, `block` that of cached tokens. `has_bfloat16` says if
+    there are products in bfloat16 (bfloat16.cpp). `check` is True if TINY_MATH_CHECK_KERNELS was set when the kernels were
     loaded.
     """
 
     panel: int
     block: int
-    has_tiles: bool
+    has_bfloat16: bool
 
     def __init__(self, library: ctypes.CDLL, heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype):
         self.check = os.environ.get(CHECK_VARIABLE, "0") not in ("", "0")
         self.panel, self.block = library.panel_columns(), library.block_tokens()
-        self.has_tiles = bool(library.has_tiles())
+        self.has_bfloat16 = bool(library.has_bfloat16())
         model = {"H": heads, "KV": kv_heads, "QKV": heads + 2 * kv_heads, "D": head_dim}
         model |= {"PANEL": self.panel, "LANES": self.block}
         self._functions = {
             name: Kernel(library, name, signature, model, dtype, self.check)
             for name, signature in SIGNATURES.items()
-            if self.has_tiles or name not in OF_TILES
+            if self.has_bfloat16 or name not in OF_BFLOAT16
         }
 
     def __getattr__(self, name: str) -> "Kernel":

@@ -33,7 +33,7 @@ def _linear(call: Call) -> Iterator[Check]:
     yield _whole(call, "N", "PANEL")
 
 
-def _tiled(call: Call) -> Iterator[Check]:
+def _bfloat16(call: Call) -> Iterator[Check]:
     yield _whole(call, "N", "PANEL")
     yield _whole(call, "K", "PANEL")
 
@@ -112,7 +112,7 @@ def _segments(call: Call) -> Iterator[Check]:
 
 
 CONTENTS: dict[str, Callable[[Call], Iterator[Check]]] = {
-    "linear": _linear, "tiled_linear": _tiled, "pack_tiles": _tiled, "rms_norm": _columns("C"),
+    "linear": _linear, "linear_bfloat16": _bfloat16, "pack_bfloat16": _bfloat16, "rms_norm": _columns("C"),
     "swiglu": _columns("M"), "embed": _embed, "cache_prompts": _cache_prompts, "decode_attention": _decode_attention,
     "draw": _draw, "add_weight_gradient": _weight_gradient, "rms_norm_backward": _columns("C"),
     "swiglu_backward": _columns("M"), "rotary": _rotary, "target_logprobs": _target_logprobs, "attention": _segments,

@@ -24,13 +24,15 @@ extern "C" void embed(long rows, const int64_t* tokens, long columns, const int6
 
 // -- Attention -----------------------------------------------------------------------------------------------------
 
-// Rotate pairs (2i, 2i+1) of a head, after its norm if it has one; `rope` holds cosine and sine of each pair.
+// Rotate pairs (2i, 2i+1) of a head, after its norm if it has one; `rope` holds cosine and sine of each pair. The result
+// is rounded as in the update.
 static void rotate(const scalar* head, const scalar* norm, float eps, const float* rope, float scale, float* out) {
     scalar normed[HEAD_DIM];
     if (norm) rms_norm_row(head, norm, eps, HEAD_DIM, normed), head = normed;
     for (int d = 0; d < HEAD_DIM; d += 2) {
         float a = to_float(head[d]) * scale, b = to_float(head[d + 1]) * scale;
-        out[d] = a * rope[d] - b * rope[d + 1], out[d + 1] = a * rope[d + 1] + b * rope[d];
+        out[d] = to_float(to_scalar(a * rope[d] - b * rope[d + 1]));
+        out[d + 1] = to_float(to_scalar(a * rope[d + 1] + b * rope[d]));
     }
 }
 

@@ -16,8 +16,8 @@ class UnsupportedModelError(Exception):
 class Linear:
     """`x Wᵀ + bias` for the weights `[out, in]` of one or several projections of the same input, stacked.
 
-    Layouts of the weight: `dense`; for our own kernels `panels` (float32 on a CPU) and `tiles` (bfloat16 on a CPU that
-    has them); `onednn` (bfloat16 on another CPU), which torch's `linear` would produce anew at every call.
+    Layouts of the weight: `dense`; for our own kernels `panels` (float32 on a CPU) and `pairs` (bfloat16 on a CPU that
+    multiplies it); `onednn` (bfloat16 without those), which torch's `linear` would produce anew at every call.
     """
 
     def __init__(
@@ -37,8 +37,8 @@ class Linear:
         self.rows, self.kernels, self.layout = rows, kernels, "dense"
         self.columns = rows  # of the result, padding included
         like: Any = {"dtype": dtype, "device": device}
-        if kernels is not None and (dtype == torch.float32 or kernels.has_tiles):
-            self.layout, panel = "panels" if dtype == torch.float32 else "tiles", kernels.panel
+        if kernels is not None and (dtype == torch.float32 or kernels.has_bfloat16):
+            self.layout, panel = "panels" if dtype == torch.float32 else "pairs", kernels.panel
             self.columns = -(-rows // panel) * panel
             self.weight = torch.empty(self.columns // panel, columns, panel, **like)
         else:
@@ -52,9 +52,9 @@ class Linear:
     @property
     def kernel(self) -> Kernel | None:
         """The product by a kernel of our own, in its layout: `(rows, x, in, weight, bias, add, out, columns)`."""
-        if self.kernels is None or self.layout not in ("panels", "tiles"):
+        if self.kernels is None or self.layout not in ("panels", "pairs"):
             return None
-        return self.kernels.linear if self.layout == "panels" else self.kernels.tiled_linear
+        return self.kernels.linear if self.layout == "panels" else self.kernels.linear_bfloat16
 
     @property
     def modules(self) -> list[Any]:
@@ -108,7 +108,7 @@ class Linear:
             if self.layout == "panels":
                 self.weight.copy_(weight.view(panels, panel, columns).transpose(1, 2))
             else:
-                self.kernels.pack_tiles(self.columns, weight.contiguous(), columns, self.weight)
+                self.kernels.pack_bfloat16(self.columns, weight.contiguous(), columns, self.weight)
 
     def dense(self) -> Tensor:
         """The weight `[columns, in]` of the panels."""
