@@ -43,10 +43,13 @@ def run(args: argparse.Namespace, console: Console) -> int:
     problems, notes, _ = evaluation_problems(source, settings, read_options(args, settings))
     for note in notes:
         console.note(note)
-    dtype = merge_adapter(args.adapter, args.out, args.dtype, args.base)
-    proof = prove_merge(
-        args.adapter, args.out, problems[:PROOF_PROBLEMS], settings.prompt, settings.max_new_tokens, args.base
-    )
+    with console.part("merging base and adapter in float32"):
+        dtype = merge_adapter(args.adapter, args.out, args.dtype, args.base)
+    compared = problems[:PROOF_PROBLEMS]
+    with console.part(f"answering {len(compared)} problems with both", 2 * len(compared)) as advance:
+        proof = prove_merge(
+            args.adapter, args.out, compared, settings.prompt, settings.max_new_tokens, args.base, advance
+        )
     console.say(
         f"merged into {args.out} ({str(dtype).removeprefix('torch.')}), tokenizer and generation config included"
     )

@@ -15,6 +15,7 @@ from tiny_math_solver.rollouts import make_rollouts
 from tiny_math_solver.support.device import resolve_dtype
 from tiny_math_solver.support.errors import UserError
 from tiny_math_solver.support.files import made_whole, occupied
+from tiny_math_solver.support.progress import Advance
 
 PROOF_PROBLEMS = 32
 FLOAT32_TOLERANCE = 1e-3  # logits of two float32 models that differ in rounding alone stay far below this
@@ -66,14 +67,23 @@ def prove_merge(
     prompt: PromptFormat,
     max_new_tokens: int,
     base: str | None = None,
+    on_done: Advance | None = None,
 ) -> MergeProof:
-    """Load base + adapter and the merged model from disk, in float32, and compare them on `problems`."""
+    """Load base + adapter and the merged model from disk, in float32, and compare them on `problems`.
+
+    `on_done` is told how many answers of the two are there.
+    """
     ours = _load_adapted(adapter, base)
     plain = load_model(str(merged), dtype="float32")
-    answers = []
+    answers: list[list[str]] = []
+
+    def advance(done: int) -> None:
+        if on_done:
+            on_done(len(answers) * len(problems) + done)
+
     for loaded in (ours, plain):
         rollouts = make_rollouts(loaded.model, loaded.tokenizer)
-        result = evaluate(rollouts, problems, prompt=prompt, max_new_tokens=max_new_tokens)
+        result = evaluate(rollouts, problems, prompt=prompt, max_new_tokens=max_new_tokens, on_done=advance)
         # completions without an answer are compared as text
         answers.append([record.answer or record.completion for record in result.greedy])
     same = sum(a == b for a, b in zip(*answers, strict=True))

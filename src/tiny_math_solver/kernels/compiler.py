@@ -1,4 +1,4 @@
-"""Compiles the kernels for this processor and a model's shape: a second or two, once; the library is kept.
+"""Compiles the kernels for this processor and a model's shape: some seconds, once; the library is kept.
 
 TINY_MATH_SANITIZE=address (or undefined) in the environment compiles them with that sanitizer of g++, whose runtime has
 to be preloaded: `make sanitize`.
@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from pathlib import Path
 
@@ -20,6 +21,7 @@ import torch
 
 from tiny_math_solver.kernels.bindings import Kernels
 from tiny_math_solver.support.files import IS_WINDOWS, sync
+from tiny_math_solver.support.progress import while_it_lasts
 
 # on the processors with the widest registers:
 LARGEST_BLOCK = 16  # tokens of a block of the cache
@@ -105,7 +107,8 @@ def _compile(
         for name, source in sources.items():
             Path(folder, name).write_bytes(source)
         units = [name for name in sources if name.endswith(".cpp")]
-        run(compiler, *flags, *sanitizer, "-c", *units)
+        with while_it_lasts("compiling kernels for this processor, once ..."), ThreadPoolExecutor() as pool:
+            list(pool.map(lambda unit: run(compiler, *flags, *sanitizer, "-c", unit), units))
         objects = (str(Path(name).with_suffix(".o")) for name in units)
         # linked without -fopenmp, so that its symbols resolve to the runtime that torch has loaded
         run(compiler, "-shared", *sanitizer, *objects, "-o", "kernels.so", "-lm")

@@ -24,14 +24,19 @@ def about(seconds: float) -> str:
     return in_words(seconds) if seconds < 1 else f"about {in_words(seconds)}"
 
 
-@contextmanager
-def loading() -> Iterator[None]:
+def loading() -> contextlib.AbstractContextManager[None]:
     """Say on a terminal that libraries are loaded, which takes seconds, while the block imports them."""
+    return while_it_lasts("loading libraries ...")
+
+
+@contextmanager
+def while_it_lasts(text: str) -> Iterator[None]:
+    """A line on a terminal while the block runs, gone at its end."""
     if not sys.stderr or not sys.stderr.isatty() or os.environ.get("TERM") in (None, "dumb"):
         yield
         return
     with contextlib.suppress(OSError):  # the terminal may be gone
-        print("loading libraries ...", end="", file=sys.stderr, flush=True)
+        print(text, end="", file=sys.stderr, flush=True)
     try:
         yield
     finally:
