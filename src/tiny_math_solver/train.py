@@ -34,6 +34,8 @@ from tiny_math_solver.support.console import Console, QuietConsole
 from tiny_math_solver.support.out_of_memory import oom_as_user_error
 from tiny_math_solver.support.redaction import without_secrets
 from tiny_math_solver.training.build import Training, build_training
+from tiny_math_solver.training.causes import Ended, causes
+from tiny_math_solver.training.guards import History
 from tiny_math_solver.training.measures import require_scores
 from tiny_math_solver.training.plan import Prepared, prepare, prompt_date
 from tiny_math_solver.training.trackers import wandb_defaults
@@ -190,10 +192,16 @@ def _summary(
 ) -> dict[str, Any]:
     """The content of summary.json."""
     trainer, recorder = training.trainer, training.trainer.recorder
-    return {
+    tested = {
         "before": before["test"].summary(),
         "after": after["test"].summary(),
         "paired": after["test"].against(before["test"]).to_dict(),
+    }
+    dev, watchdog = training.dev, training.watchdog
+    history = History(watchdog.rows, prepared.config, trainer.policy_dtype, watchdog.rescue.undone)
+    return {
+        **tested,
+        "causes": causes(Ended(history, **tested, dev=dev.history, same_words=dev.same_words)),
         "unseen": {
             when: result["unseen"].summary()
             for when, result in (("before", before), ("after", after))
@@ -201,9 +209,9 @@ def _summary(
         },
         "problems": prepared.plan.record,
         "engine_check": None if found.engine is None else asdict(found.engine),
-        "dev": training.dev.history,
-        "best_step": training.dev.best_step,
-        "rescues": training.watchdog.rescue.rows,
+        "dev": dev.history,
+        "best_step": dev.best_step,
+        "rescues": watchdog.rescue.rows,
         "best_reward": recorder.best_reward,
         "train_seconds": training.metrics.elapsed(),
         "steps": trainer.state.global_step,

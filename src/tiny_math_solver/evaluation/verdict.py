@@ -74,10 +74,21 @@ def run_lines(summary: dict[str, Any], folder: Path) -> list[str]:
     )
     greedy = [Evaluation.from_rows(read_jsonl(folder / f"eval/{when}.jsonl")).greedy for when in ("before", "after")]
     lines += example_lines(*greedy)
-    if paired["fixed"] <= paired["broken"]:
-        lines.append("  no gain on test: read some rollouts before you use this adapter")
+    lines += why_lines(summary)
     lines += [f"adapter: {folder}", f"report: {folder / 'report.html'}"]
     return lines
+
+
+def why_lines(summary: dict[str, Any]) -> list[str]:
+    """What kept the run from gaining, or from gaining more; nothing of one whose result is good."""
+    paired, causes = summary["paired"], summary["causes"]
+    if paired["p_value"] < 0.05 and paired["fixed"] > paired["broken"]:
+        header = "what held it back"
+    else:
+        loss = "a significant loss" if paired["p_value"] < 0.05 else "no significant gain"
+        header = f"{loss} on test; what the records show"
+        causes = causes or ["none of the known causes: read some wrong completions in the page's rollouts"]
+    return [f"  {header}:", *(f"  - {cause}" for cause in causes)] if causes else []
 
 
 def nothing_learned(folder: Path) -> str:

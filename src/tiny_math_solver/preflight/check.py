@@ -173,7 +173,7 @@ def _model(prepared: Prepared, trainer: MathGRPOTrainer, price: float | None, co
             yield from (Check("warn", "engine", line) for line in said.lines)
     found, pace = forecast(prepared, trainer, pace, console)
     if found:
-        yield from _base_model(found)
+        yield from _base_model(found, config)
     yield from _time(pace.run(prepared.plan, found.dead if found else 0.0), price, forecasted=found is not None)
     if found and found.flaw:
         yield Check(
@@ -183,16 +183,16 @@ def _model(prepared: Prepared, trainer: MathGRPOTrainer, price: float | None, co
         )
 
 
-def _base_model(found: Forecast) -> Iterator[Check]:
-    """The shares of a forecast, each with its interval."""
-    right = f"{found.pass_rate:.0%} right (95 % interval {as_range(found.pass_interval)}); {found.histogram}"
-    yield Check("ok" if found.pass_rate else "warn", "base model", right)
-    advice = "" if found.dead < 0.6 else "; more samples (grpo.num_generations) or a higher grpo.temperature"
-    text = f"about {found.dead:.0%} ({as_range(found.dead_interval)}) of the first step's groups{advice}"
-    yield Check("warn" if advice else "ok", "dead groups", text)
-    advice = "" if found.truncated < 0.1 else "; raise grpo.max_completion_length"
-    text = f"{found.truncated:.0%} cut off; {found.tokens:.0f} tokens a completion{advice}"
-    yield Check("warn" if advice else "ok", "truncation", text)
+def _base_model(found: Forecast, config: Config) -> Iterator[Check]:
+    """The shares of a forecast, with their intervals and what to change."""
+    warnings = found.warnings(config)
+    for name, text in {
+        "base model": f"{found.pass_rate:.0%} right (95 % interval {as_range(found.pass_interval)}); {found.histogram}",
+        "dead groups": f"about {found.dead:.0%} ({as_range(found.dead_interval)}) of the first step's groups",
+        "truncation": f"{found.truncated:.0%} cut off; {found.tokens:.0f} tokens a completion",
+    }.items():
+        advice = warnings.get(name)
+        yield Check("warn", name, f"{text}; {advice}") if advice else Check("ok", name, text)
 
 
 def _time(time: Duration | None, price: float | None, *, forecasted: bool) -> Iterator[Check]:

@@ -22,6 +22,7 @@ from tiny_math_solver.preflight.pace import Pace
 from tiny_math_solver.prompts import PromptFormat
 from tiny_math_solver.support.console import Console
 from tiny_math_solver.support.progress import Advance
+from tiny_math_solver.training.guards import COLD, RARE, against_equal_rewards
 from tiny_math_solver.training.plan import Prepared
 from tiny_math_solver.training.trainer import MathGRPOTrainer
 
@@ -101,11 +102,27 @@ class Forecast:
             f"({as_range(self.dead_interval)}) of the groups without a gradient"
         )
 
-    @property
-    def judgement(self) -> str:
+    def warnings(self, config: Config) -> dict[str, str]:
+        """What to change, by the name of the share that calls for it."""
+        found = {}
+        if self.truncated >= 0.1:
+            found["truncation"] = f"raise grpo.max_completion_length (now {config.max_completion_length})"
+        if self.pass_rate < RARE or self.dead >= 0.6:
+            rare = self.pass_rate < RARE and config.grpo_config.temperature >= COLD
+            found["base model" if rare else "dead groups"] = against_equal_rewards(config, self.pass_rate)
+        return found
+
+    def judgement(self, config: Config) -> str:
         """If there is something to learn from, in a few words."""
         right = f"{self.pass_rate:.0%} of the sampled completions are right"
-        return right if self.hopeless or self.doubt else f"{right}: enough to learn from"
+        if self.hopeless or self.doubt:
+            return right
+        shares = {
+            "truncation": f"{self.truncated:.0%} are cut off",
+            "dead groups": f"{self.dead:.0%} of the groups have no gradient",
+        }
+        found = [": ".join(filter(None, [shares.get(name), text])) for name, text in self.warnings(config).items()]
+        return "; ".join([right, *found]) if found else f"{right}: enough to learn from"
 
     def to_dict(self) -> dict[str, Any]:
         """The content of forecast.json."""

@@ -77,7 +77,7 @@ def preflight(
     if fresh:
         found, pace = processes.on_main(lambda: forecast(prepared, trainer, pace, console))
     if found:
-        console.judge(f"before training: {found.judgement}", f"before training: {found}")
+        console.judge(f"before training: {found.judgement(config)}", f"before training: {found}")
         if found.doubt:
             console.say(f"in doubt: {found.doubt}")
         if found.hopeless and not force:

@@ -10,6 +10,7 @@ from tiny_math_solver.evaluation.kept import Evaluator
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.prompts import PromptFormat
 from tiny_math_solver.runs.folder import RunFolder
+from tiny_math_solver.runs.records import read_jsonl
 from tiny_math_solver.support import processes
 from tiny_math_solver.training.measures import require_scores
 from tiny_math_solver.training.trainer import MathGRPOTrainer
@@ -69,10 +70,23 @@ class DevEvaluation(TrainerCallback):
             result = self.evaluator.evaluate("dev before training", trainer.rollouts, self.dev, ask, "problems.dev")
         else:
             result = evaluate(trainer.rollouts, self.dev, **ask)
-        self.run.write_jsonl(f"eval/dev-{step:06d}.jsonl", result.rows())
+        self.run.write_jsonl(self._record_name(step), result.rows())
         block = result.summary()
         require_scores(block, "dev", step, trainer.recorder.events)
         return block
+
+    @property
+    def same_words(self) -> float:
+        """The share of dev problems that the last policy evaluated answers in the words of the first."""
+        first, last = (
+            [row["completion"] for row in read_jsonl(self.run.path / self._record_name(self.history[i]["step"]))]
+            for i in (0, -1)
+        )
+        return sum(a == b for a, b in zip(first, last, strict=True)) / len(first)
+
+    @staticmethod
+    def _record_name(step: float) -> str:
+        return f"eval/dev-{step:06.0f}.jsonl"
 
     def state_dict(self) -> dict[str, Any]:
         return {"history": self.history, "best": self.best, "best_step": self.best_step}

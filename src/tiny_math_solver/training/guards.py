@@ -23,6 +23,8 @@ from tiny_math_solver.update.policy_update import GAP
 from tiny_math_solver.update.policy_update import GAP_TO_TRANSFORMERS as TO_TRANSFORMERS
 
 WINDOW = 5  # logged steps
+COLD = 0.5  # temperature below which the samples of a problem hardly differ
+RARE = 0.02  # share of correct completions below which most groups have none
 SOLVED = 0.8  # share of correct completions from which low entropy and equal rewards are what success looks like
 # The mean difference of a log-probability that rounding explains, with room; a stale adapter is far above.
 GAPS = {torch.float32: 1e-4, torch.float16: 0.02, torch.bfloat16: 0.1}
@@ -158,12 +160,26 @@ def dead_groups(history: History) -> Finding | None:
                 "use harder problems, or stop here (grpo.max_steps)",
             )
         )
+    advice = against_equal_rewards(config, history.correct or 0.0)
     return Finding(
-        "dead groups",
-        f"{share:.0%} of the groups have no gradient, all their rewards being equal: raise the samples per problem "
-        f"(grpo.num_generations, now {config.num_generations}), a higher grpo.temperature (now "
-        f"{config.grpo_config.temperature:g}), or problems that are neither all too easy nor all too hard",
+        "dead groups", f"{share:.0%} of the groups have no gradient, all their rewards being equal: {advice}"
     )
+
+
+def against_equal_rewards(config: Config, correct: float) -> str:
+    """What would let the rewards of a group differ where a share of `correct` completions is right."""
+    temperature = config.grpo_config.temperature
+    if correct >= SOLVED:
+        return "harder problems would teach more"
+    if temperature < COLD:
+        return f"raise grpo.temperature (now {temperature:g}, 0.7 to 1 is usual), at which samples hardly differ"
+    more = f"more samples a problem (grpo.num_generations, now {config.num_generations})"
+    if correct < RARE:
+        return (
+            f"hardly any answer is right ({correct:.1%}): see that the golds belong to the questions (problems.answer), "
+            f"and take easier problems, a larger model or {more}"
+        )
+    return f"take {more}, or problems that are neither all too easy nor all too hard"
 
 
 def truncation(history: History) -> Finding | None:
