@@ -118,7 +118,7 @@ def test_in_bfloat16_it_is_as_near_to_float32_as_autograd_or_nearer(family: str)
 @pytest.mark.parametrize("family", ["qwen2", "llama", "llama3-rope"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_rollouts_and_update_compute_the_same_numbers(family: str, dtype: torch.dtype):
-    """Also in bfloat16, where a sum in another order would differ by 1e-2: only the normaliser is summed in two ways."""
+    """Also in bfloat16, where another order of sums differs by 1e-2: only the normaliser is summed in two ways."""
     model = adapted(small(copy.deepcopy(FAMILIES[family])).to(dtype), r=4)
     engine = EngineRollouts(model, load_model("embedded").tokenizer, 7)  # slots, which several waves share
     if dtype == torch.bfloat16 and not (engine.weights.kernels and engine.weights.kernels.has_bfloat16):

@@ -107,7 +107,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
         subparsers.add_parser(name, help=command.HELP, description=command.HELP)
-    if not arguments or arguments[0] not in COMMANDS:
+    if not arguments:
+        raise UserError(f"name a command: {', '.join(COMMANDS)}; tiny-math --help explains them")
+    if arguments[0] not in COMMANDS:
         return parser.parse_args(arguments)  # prints the help, or raises
     name, *rest = arguments
     subparser = subparsers.choices[name]

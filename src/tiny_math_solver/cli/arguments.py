@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from tiny_math_solver.support.console import Console
 from tiny_math_solver.support.errors import UserError
+from tiny_math_solver.support.files import sibling
 
 
 class Parser(argparse.ArgumentParser):
@@ -94,7 +95,11 @@ def check_model(args: argparse.Namespace) -> None:
     from tiny_math_solver.config.sections import EMBEDDED
 
     name = args.model
-    if "/" in name or Path(name).exists():
+    if Path(name).exists():
+        return
+    if close := sibling(Path(name), ["adapter_config.json"]):
+        raise UserError(f"no such run: {name}{close}")
+    if "/" in name:
         return
     if len(name.split()) > 1:
         raise UserError(f'{name!r} is no model: name one first, as in tiny-math solve {EMBEDDED} "…"')

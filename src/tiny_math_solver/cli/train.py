@@ -9,11 +9,12 @@ from typing import Any
 
 from tiny_math_solver.cli.solve import EXAMPLE_QUESTION
 from tiny_math_solver.support import processes
-from tiny_math_solver.support.console import CollectingConsole, Console, QuietConsole
+from tiny_math_solver.support.console import CollectingConsole, Console, QuietConsole, printable
 from tiny_math_solver.support.errors import EXIT_LEARNED_NOTHING, NotHereError, UserError
 from tiny_math_solver.support.files import for_shell
 from tiny_math_solver.support.progress import loading
 
+LONG = 240  # characters of a question, which are too many to be read in a command
 HELP = "train an adapter with GRPO and measure what it gained"
 
 
@@ -72,8 +73,22 @@ def run(args: argparse.Namespace, console: Console) -> int:
             console.note(nothing_learned(outcome.folder))
         return EXIT_LEARNED_NOTHING
     console.say("\n".join(["", *run_lines(outcome.summary, outcome.folder)]))
-    console.say(f'next: {for_shell(_command_name(), "solve", str(outcome.folder))} "{EXAMPLE_QUESTION}"')
+    console.say(f"next: {_next(config, outcome)}")
     return 0
+
+
+def _next(config: Any, outcome: Any) -> str:
+    """The command to try, or where to read on if there is nothing new to try."""
+    from tiny_math_solver.config.sections import EMBEDDED
+    from tiny_math_solver.runs.records import read_jsonl
+
+    if not outcome.summary["best_step"]:
+        return "the adapter is the untrained one; docs/nothing-learned.md goes on from the causes above"
+    solve = for_shell(_command_name(), "solve", str(outcome.folder))
+    if config.problems.source == EMBEDDED:
+        return f'{solve} "{EXAMPLE_QUESTION}"'
+    question = next(read_jsonl(outcome.folder / "eval/after.jsonl"))["question"]
+    return f"{solve} {for_shell(printable(question))}" if len(question) < LONG else solve
 
 
 def _dry_run(config: Any, options: Any) -> str:

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import yaml
 
 from tiny_math_solver.support.errors import UserError
-from tiny_math_solver.support.files import require_file
+from tiny_math_solver.support.files import require_file, sibling
 
 LARGEST_FILE = 200_000  # bytes
 DEEPEST = 20  # levels of nested sections and lists
@@ -115,10 +115,12 @@ def _read_text(path: Path) -> str:
 
 
 def _meant(path: Path) -> str:
-    """`; did you mean configs/quickstart.yaml?` where that is a file, and the folder or the ending was left out."""
+    """`; did you mean configs/quickstart.yaml?` where that is a file of nearly that name."""
     places = (path.with_name(f"{path.name}.yaml"), Path("configs", path.name), Path("configs", f"{path.name}.yaml"))
     close = next((place for place in places if place.is_file()), None)
-    return f"; did you mean {close}?" if close else ""
+    if close:
+        return f"; did you mean {close}?"
+    return sibling(path, [".yaml", ".yml"]) or sibling(Path("configs", path.name), [".yaml", ".yml"])
 
 
 def _on_one_line(message: object) -> str:

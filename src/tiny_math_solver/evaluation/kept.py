@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib import metadata, resources
 from pathlib import Path
@@ -56,6 +56,7 @@ class Evaluator:
     console: Console
     seconds: Callable[[int], float | None]
     kept: KeptEvaluations | None = None
+    written: set[str] = field(default_factory=set)  # keys of evaluations that were made beside others
 
     def evaluate(
         self,
@@ -74,7 +75,8 @@ class Evaluator:
         entry = self.kept.find(rollouts, problems, ask) if self.kept else None
         what = f"{name}: {len(problems):,} problem{'s' * (len(problems) != 1)}"
         if entry and (known := entry.read()) is not None:
-            self.console.say(f"{what}, already answered by the same model ({entry.path})")
+            if entry.key not in self.written:  # else it was answered with others, in this run
+                self.console.say(f"{what}, already answered by the same model ({entry.path})")
             return known
         other = self._missing(rollouts, also, ask)
         also = also if other else ()
@@ -89,6 +91,7 @@ class Evaluator:
             entry.write(result)
         if other:
             other.write(Evaluation(whole.greedy[len(problems) :]))
+            self.written.add(other.key)
         return result
 
     def _missing(self, rollouts: Rollouts, problems: Sequence[Problem], ask: dict[str, Any]) -> "Entry | None":

@@ -176,9 +176,9 @@ OF_BFLOAT16 = ("linear_bfloat16", "pack_bfloat16")  # compiled where the process
 class Kernels:
     """The functions of a compiled library, as attributes.
 
-    `panel` is the number of weight columns that are stored together, `block` that of cached tokens. `has_bfloat16` says if
-    there are products in bfloat16 (bfloat16.cpp). `check` is True if TINY_MATH_CHECK_KERNELS was set when the kernels were
-    loaded.
+    `panel` is the number of weight columns that are stored together, `block` that of cached tokens. `has_bfloat16`
+    says if there are products in bfloat16 (bfloat16.cpp). `check` is True if TINY_MATH_CHECK_KERNELS was set when the
+    kernels were loaded.
     """
 
     panel: int

@@ -1,10 +1,12 @@
 """The data of a page, as plain JSON: the figures of its runs and, of a single run, as many texts as have room."""
 
+from pathlib import Path
 from typing import Any
 
 from tiny_math_solver.report.packing import fitting, packed_size
 from tiny_math_solver.report.records import RunRecords, compare
 from tiny_math_solver.report.texts import ProblemTexts, RolloutTexts, TestTexts, Texts
+from tiny_math_solver.runs.records import ABSENT, IGNORED, read_config
 
 SHARES = {"test": 0.3, "problems": 0.45, "rollouts": 1.0}  # of the room that is taken once these texts are in
 
@@ -21,6 +23,7 @@ def data_of(records: list[RunRecords], room: int) -> dict[str, Any]:
         "state": f"not finished: {', '.join(unfinished)}" if unfinished else "",
         "runs": runs,
         "comparisons": compare(records),
+        "settings": differing_settings([record.folder for record in records]),
     }
     if len(records) == 1:
         with records[0].damage_named():
@@ -32,6 +35,22 @@ def data_of(records: list[RunRecords], room: int) -> dict[str, Any]:
             for name, texts in kinds.items():
                 _add(data, name, texts, int(SHARES[name] * room))
     return data
+
+
+def differing_settings(folders: list[Path]) -> list[list[str]]:
+    """`[name, its value in each run]` of the settings that are not the same in all of them."""
+    runs = [
+        {
+            f"{section}.{name}": value
+            for section, fields in (read_config(folder) or {}).items()
+            if isinstance(fields, dict)
+            for name, value in fields.items()
+        }
+        for folder in folders
+    ]
+    names = [name for name in {name: None for run in runs for name in run} if name not in IGNORED]
+    values = {name: [str(run.get(name, ABSENT)) for run in runs] for name in names}
+    return [[name, *of_runs] for name, of_runs in values.items() if len(set(of_runs)) > 1]
 
 
 def _add(data: dict[str, Any], name: str, texts: Texts, limit: int) -> None:

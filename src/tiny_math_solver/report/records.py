@@ -24,6 +24,7 @@ from tiny_math_solver.report.diagnose import (
 from tiny_math_solver.report.rollouts import RolloutLog
 from tiny_math_solver.runs.records import CONFIG, ENVIRONMENT, EVENTS, METRICS, ROLLOUTS, SUMMARY, read_json, read_jsonl
 from tiny_math_solver.support.errors import UserError
+from tiny_math_solver.support.files import sibling
 
 RESCUE = "rescue"  # the name of an event
 EVENTS_SHOWN = 200  # the last ones
@@ -34,6 +35,8 @@ class RunRecords:
     """The records of one run folder; `update` reads what has changed. Raises UserError if it is no run folder."""
 
     def __init__(self, folder: Path):
+        if not folder.exists():
+            raise UserError(f"no such run: {folder}{sibling(folder, [CONFIG])}")
         if not (folder / CONFIG).is_file():
             raise UserError(f"{folder}: no config.yaml, so it is not a run folder")
         self.folder = folder

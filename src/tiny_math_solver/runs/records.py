@@ -14,6 +14,10 @@ CONFIG, ENVIRONMENT, SUMMARY = "config.yaml", "environment.json", "summary.json"
 METRICS, ROLLOUTS, EVENTS = "metrics.jsonl", "rollouts.jsonl", "events.jsonl"
 GROWING = (METRICS, ROLLOUTS, EVENTS)  # appended to while the run trains
 
+# fields of a configuration that do not affect what is learned; the passes do by rounding
+IGNORED = ("grpo.output_dir", "grpo.report_to", "grpo.run_name", "grpo.disable_tqdm", "update.tokens_per_pass")
+ABSENT = "not set"  # stands for the value of a field that is not recorded
+
 MetricsRow = dict[str, Any]  # `step`, `seconds` of training so far, and every metric logged by name; None if not finite
 
 

@@ -12,16 +12,13 @@ from tiny_math_solver.config.schema import Config
 from tiny_math_solver.config.shares import BATCH_FIELDS, same_batch
 from tiny_math_solver.runs.checkpoints import FORMAT, newest_intact, saved_processes
 from tiny_math_solver.runs.folder import RunFolder
-from tiny_math_solver.runs.records import read_config, read_json
+from tiny_math_solver.runs.records import ABSENT, IGNORED, read_config, read_json
 from tiny_math_solver.support import processes
 from tiny_math_solver.support.console import Console
 from tiny_math_solver.support.errors import UserError
 from tiny_math_solver.support.redaction import without_secrets
 
 FIXED = ("model", "problems", "prompt", "lora", "grpo.optim")  # cannot change within a run
-# these do not affect what is learned; the passes do by rounding
-IGNORED = ("grpo.output_dir", "grpo.report_to", "grpo.run_name", "grpo.disable_tqdm", "update.tokens_per_pass")
-ABSENT = "not set"
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,14 @@
 """Files that are written whole or not at all, and checks of where they are to go."""
 
 import contextlib
+import difflib
 import json
 import os
 import shlex
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,24 @@ def json_lines(rows: Iterable[Mapping[str, Any]]) -> str:
 def for_shell(*words: str) -> str:
     """Words of a command as they can be copied into this system's shell."""
     return subprocess.list2cmdline(words) if IS_WINDOWS else shlex.join(words)
+
+
+def sibling(path: Path, marks: Sequence[str]) -> str:
+    """`; did you mean checkpoint/quickstart?` for what lies where `path` would and is nearly called so.
+
+    It must hold one of the files `marks`, or end in one of them.
+    """
+    try:
+        names = [
+            other.name
+            for other in path.expanduser().parent.iterdir()
+            if other.name.endswith(tuple(marks)) or any((other / mark).is_file() for mark in marks)
+        ]
+    except OSError:
+        return ""
+    close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.7)
+    close = close or [name for name in names if path.name and name.startswith(path.name)]
+    return f"; did you mean {path.with_name(close[0])}?" if close else ""
 
 
 def require_file(path: Path, kind: str) -> None:

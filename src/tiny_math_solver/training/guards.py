@@ -176,8 +176,8 @@ def against_equal_rewards(config: Config, correct: float) -> str:
     more = f"more samples a problem (grpo.num_generations, now {config.num_generations})"
     if correct < RARE:
         return (
-            f"hardly any answer is right ({correct:.1%}): see that the golds belong to the questions (problems.answer), "
-            f"and take easier problems, a larger model or {more}"
+            f"hardly any answer is right ({correct:.1%}): see that the golds belong to the questions "
+            f"(problems.answer), and take easier problems, a larger model or {more}"
         )
     return f"take {more}, or problems that are neither all too easy nor all too hard"
 

@@ -46,7 +46,7 @@ const SAYS = {
   Reward: (run) => {
     const right = ends(run.curves[CORRECT]),
       form = ends(run.curves[PAID]);
-    const isHollow = right && form && right[1] < 0.8 * right[0] && form[1] > form[0];
+    const isHollow = right && form && right[1] < 0.8 * right[0] && right[1] < right[0] - 0.02 && form[1] > 1.1 * form[0];
     return (
       "What a completion earns. Its parts should rise together." +
       (isHollow

@@ -5,9 +5,9 @@ let explorer = null;
 let training = null;
 
 function draw() {
-  const { runs, comparisons } = data;
+  const { runs, comparisons, settings } = data;
   drawState();
-  drawVerdict(runs, comparisons);
+  drawVerdict(runs, comparisons, settings);
   if (runs.length === 1) {
     const [run] = runs;
     drawProblems(run);

@@ -1,6 +1,6 @@
 // The verdict of a run, or a table of several.
 
-function drawVerdict(runs, comparisons) {
+function drawVerdict(runs, comparisons, settings) {
   const parts = [make("h2", {}, "Verdict")];
   if (runs.length > 1) {
     const rescued = runs.some(({ rescues }) => rescues.length);
@@ -13,12 +13,22 @@ function drawVerdict(runs, comparisons) {
         runs.map((run) => [...resultOf(run), ...(rescued ? [times(run.rescues.length)] : [])]),
       ),
     );
+    if (settings.length) {
+      parts.push(make("h3", {}, "Settings that differ"), table(["setting", ...runs.map((run) => run.name)], settings));
+    }
     if (comparisons.length) {
       parts.push(
         make("h3", {}, "Final adapters on the same problems"),
         table(
-          ["first", "second", "only the second is right", "only the first is right", "McNemar p"],
-          comparisons.map((c) => [c.first, c.second, String(c.fixed), String(c.broken), c.p_value.toPrecision(2)]),
+          ["first", "second", "only the second is right", "only the first is right", "McNemar p", ""],
+          comparisons.map((c) => [
+            c.first,
+            c.second,
+            String(c.fixed),
+            String(c.broken),
+            pValue(c.p_value),
+            c.p_value >= 0.05 ? "no clear difference" : `${c.fixed > c.broken ? c.second : c.first} is better`,
+          ]),
         ),
       );
     }
@@ -60,7 +70,16 @@ const pValue = (p) => (p < 0.001 ? p.toExponential(0) : p.toPrecision(2).replace
 
 const interval = (block) => `${percent(block.ci95[0])}–${percent(block.ci95[1])}`;
 
-const points = (share) => (100 * share).toFixed(1);
+const points = (share) => `${share > 0 ? "+" : ""}${(100 * share).toFixed(1)}`;
+
+/** What kept the run from gaining, or from gaining more. */
+function causesOf({ causes = [] }, gained) {
+  if (!causes.length) return [];
+  return [
+    make("h3", {}, gained ? "What held it back" : "Why, by the records"),
+    make("ul", { class: "causes" }, ...causes.map((cause) => make("li", {}, cause))),
+  ];
+}
 
 /** Accuracy on kinds of problems that were not trained on. */
 const unseenOf = ({ unseen }, tile) =>
@@ -95,16 +114,18 @@ function verdictOf({ summary, gain, dev, test }) {
   }
   const { before, after, paired } = summary;
   const tile = (value, label) => make("div", { class: "tile" }, make("b", {}, value), make("span", {}, label));
-  const gained = paired.p_value < 0.05 && paired.fixed > paired.broken;
+  const isClear = paired.p_value < 0.05,
+    gained = isClear && paired.fixed > paired.broken;
   return [
     make("p", { class: "big" }, `${percent(before.accuracy)} → ${percent(after.accuracy)}`),
     make(
       "p",
       { class: "note" },
       `Greedy accuracy on ${count(after.n)} test problems, 95 % interval ${interval(after)} (before ${interval(before)}). ` +
-        (gained ? "The gain is significant: " : "No significant gain: ") +
+        (gained ? "The gain is significant: " : isClear ? "A significant loss: " : "No significant gain: ") +
         `McNemar's exact test on the same problems gives p = ${pValue(paired.p_value)}.`,
     ),
+    ...causesOf(summary, gained),
     make(
       "div",
       { class: "tiles" },
@@ -122,8 +143,8 @@ function verdictOf({ summary, gain, dev, test }) {
       ? make(
           "p",
           {},
-          `The strict gain of ${points(gain.strict)} points is made of ${points(gain.arithmetic)} points from more right ` +
-            `answers and ${points(gain.format)} points from more of them standing after ####.`,
+          `Strict accuracy changed by ${points(gain.strict)} points: ${points(gain.arithmetic)} since the number of right answers ` +
+            `changed, ${points(gain.format)} since more or fewer of them stand after ####.`,
         )
       : null,
   ].filter(Boolean);
