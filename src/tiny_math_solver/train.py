@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tiny_math_solver.config.schema import Config
-from tiny_math_solver.evaluation.before_after import TestResult, evaluate_test, recorded_test
+from tiny_math_solver.evaluation.before_after import TestResult, evaluate_test, keep_test, recorded_test
 from tiny_math_solver.evaluation.kept import Evaluator, KeptEvaluations
 from tiny_math_solver.evaluation.verdict import evaluation_lines, example_lines
 from tiny_math_solver.models.load import load_model
@@ -104,7 +104,7 @@ def _finish(
     before: TestResult,
     evaluator: Evaluator,
 ) -> None:
-    after = _after(prepared, run, training, evaluator)
+    after = _after(prepared, run, training, before, evaluator)
     run.write_json("summary.json", _summary(prepared, training, found, before, after))
 
 
@@ -168,9 +168,13 @@ def _loop(training: Training, console: Console, *, fresh: bool) -> None:
     processes.on_main(lambda: training.watchdog.raise_if_stopped(console))
 
 
-def _after(prepared: Prepared, run: RunFolder, training: Training, evaluator: Evaluator) -> TestResult:
-    """The adapter that was the best on dev, as it lies on the disk, on test."""
+def _after(
+    prepared: Prepared, run: RunFolder, training: Training, before: TestResult, evaluator: Evaluator
+) -> TestResult:
+    """The adapter that was the best on dev, as it lies on the disk, on test; one that changes nothing as before."""
     config, trainer = prepared.config, training.trainer
+    if training.dev.best_step == 0:
+        return keep_test(run, "after", before)
     best = load_model(str(run.path), dtype=config.model.dtype, device=trainer.args.device.type)
     rollouts = make_rollouts(
         best.model,

@@ -156,7 +156,10 @@ def read_options(args: argparse.Namespace, settings: Any) -> Any:
     from tiny_math_solver.problems.layouts import ReadOptions
 
     unreadable = settings.problems.max_unreadable if args.max_unreadable is None else args.max_unreadable
-    return ReadOptions(args.question, args.answer, unreadable, ("--question", "--answer", "--max-unreadable"))
+    names = ("--question", "--answer", "--max-unreadable")
+    if args.question is None and args.answer is None:  # those of the run, where the file has them
+        return ReadOptions(settings.problems.question, settings.problems.answer, unreadable, names, fallback=True)
+    return ReadOptions(args.question, args.answer, unreadable, names)
 
 
 def add_port_argument(parser: argparse.ArgumentParser) -> None:

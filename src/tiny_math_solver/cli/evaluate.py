@@ -113,7 +113,11 @@ def run(args: argparse.Namespace, console: Console) -> int:
         **({"notes": dropped} if dropped else {}),
     }
     name = f"{args.model} with {args.adapter}" if args.adapter else args.model
-    lines = [f"problems: {len(problems):,} of the {len(found):,} in {source}", *evaluation_lines(name, summary)]
+    limit = f"answers of at most {settings.max_new_tokens} tokens"
+    lines = [
+        f"problems: {len(problems):,} of the {len(found):,} in {source}; {limit}",
+        *evaluation_lines(name, summary),
+    ]
     if args.against:
         other = measure(args.against)
         summary["against"] = {**other.summary(), "model": args.against}

@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
+    args.file = args.file if args.file.name else args.file.resolve()
     name = args.file.name.removesuffix(".gz").rpartition(".")[0] or args.file.name
     out = args.out or Path(f"{name}.yaml")
     if out.suffix not in (".yaml", ".yml"):
@@ -29,11 +30,17 @@ def run(args: argparse.Namespace, console: Console) -> int:
     if out.exists() and not args.force:
         raise UserError(f"{out} exists; --force overwrites it, --out names another")
     with loading():
+        from tiny_math_solver.config.sections import EMBEDDED
         from tiny_math_solver.preflight.starter import configuration, look
+        from tiny_math_solver.problems.embedded import describe_world
 
     file = look(args.file, args.model, args.question, args.answer)
     for line in file.lines:
         console.say(line)
+    if args.model == EMBEDDED:
+        console.note(f"the shipped model knows {describe_world()}: for other problems name one in --model")
+    elif not file.is_counted:
+        console.note(f"{args.model} is no folder here and not in the cache: taken for a name on the Hub")
     write_text(out, configuration(file, args.model, name))
     console.say(f"configuration: {out}")
     console.say(f"next: {for_shell('tiny-math', 'check', str(out))}")

@@ -23,15 +23,21 @@ def run(args: argparse.Namespace, console: Console) -> int:
     with loading():
         from tiny_math_solver.report import REPORT, write_report
         from tiny_math_solver.report.card import write_card
+        from tiny_math_solver.report.records import require_run
 
+    for run_folder in args.runs:
+        require_run(run_folder)
     out = args.out or (args.runs[0] / REPORT if len(args.runs) == 1 else Path(REPORT))
     check_out(out, ".html")
     check_out(args.card, ".png")
+    if args.card and args.card.suffix.lower() != ".png":
+        raise UserError(f"--card {args.card}: a card is a .png file")
     if args.card and len(args.runs) > 1:
         raise UserError("--card shows one run")
     write_report(args.runs, out)
     console.say(f"report: {out}")
     if args.card:
+        args.card.parent.mkdir(parents=True, exist_ok=True)
         write_card(args.runs[0], args.card)
         console.say(f"card: {args.card}")
     return 0

@@ -53,7 +53,7 @@ def load_solver(args: argparse.Namespace) -> Any:
         from tiny_math_solver.config.sections import EMBEDDED
         from tiny_math_solver.models.load import load_model, locate
         from tiny_math_solver.playground.solver import Solver
-        from tiny_math_solver.problems.embedded import describe_world
+        from tiny_math_solver.problems.embedded import beyond, describe_world
         from tiny_math_solver.rollouts import make_rollouts
 
     settings = settings_of(args)
@@ -64,5 +64,6 @@ def load_solver(args: argparse.Namespace) -> Any:
         loaded.model, loaded.tokenizer, args.batch_size, console=console, stop_strings=settings.stop_strings
     )
     base, _, _ = locate(args.model, args.revision, args.adapter)
-    about = f"this model of a million parameters knows {describe_world()}" if base == EMBEDDED else ""
-    return Solver(loaded, rollouts, settings, about)
+    if base != EMBEDDED:
+        return Solver(loaded, rollouts, settings)
+    return Solver(loaded, rollouts, settings, f"this model of a million parameters knows {describe_world()}", beyond)

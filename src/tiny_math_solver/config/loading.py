@@ -199,8 +199,8 @@ def _check_batch(config: Config, places: Places) -> None:
     if total < 1 or total % samples:
         fits = max(samples, round(total / samples) * samples)
         raise UserError(
-            f"{where}: {_batch_equation(config)}, not a multiple of num_generations {samples}; choose a batch of {fits}, "
-            "or other num_generations"
+            f"{where}: {_batch_equation(config)}, not a multiple of num_generations {samples}; choose a batch of "
+            f"{fits}, or other num_generations"
         )
     if total > MOST_COMPLETIONS:
         raise UserError(f"{where}: {_batch_equation(config)}; over {MOST_COMPLETIONS:,} at once is not supported")

@@ -100,6 +100,8 @@ def _read_text(path: Path) -> str:
     try:
         if path.is_dir():
             raise UserError(f"{path} is a folder; expected a YAML file")
+        if path.suffix.lower() in (".csv", ".tsv", ".jsonl", ".parquet"):
+            raise UserError(f"{path}: expected a YAML file; tiny-math init {path} writes one for a file of problems")
         if not path.exists():
             raise UserError(f"no such config file: {path}{_meant(path)}")
         require_file(path, "config file")

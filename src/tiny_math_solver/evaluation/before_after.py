@@ -42,6 +42,11 @@ def evaluate_test(
     results = {"test": evaluator.evaluate(f"{when}-test", rollouts, splits.test, ask | sampled, advice, also)}
     if splits.unseen:
         results["unseen"] = evaluator.evaluate(f"{when}-test, unseen kinds", rollouts, splits.unseen, ask)
+    return keep_test(run, when, results)
+
+
+def keep_test(run: RunFolder, when: str, results: TestResult) -> TestResult:
+    """Write the records of `results`, and return these."""
     for name, result in results.items():
         run.write_jsonl(_record_name(when, name), result.rows())
     return results

@@ -83,7 +83,9 @@ class Evaluator:
         sampled = min(len(problems), ask.get("sampled_problems", len(problems)))
         count = len(also) + completions_of(len(problems), ask.get("samples", 0), sampled)
         seconds = self.seconds(count)
-        what += f" and {len(also):,} of dev" * bool(also) + f" ({advice})" * (bool(advice) and (seconds or 0) > LONG)
+        what += f" and {len(also):,} of dev" * bool(also) + f" (shorter with {advice})" * (
+            bool(advice) and (seconds or 0) > LONG
+        )
         with self.console.part(what, count, seconds) as advance:
             whole = evaluate(rollouts, [*problems, *also], **(ask | {"sampled_problems": sampled}), on_done=advance)
         result = Evaluation(whole.greedy[: len(problems)], whole.sampled, whole.samples)

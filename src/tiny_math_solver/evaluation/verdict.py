@@ -35,7 +35,10 @@ def example_lines(before: Sequence[EvaluationRecord], after: Sequence[Evaluation
     chosen = next(iter(fixed or wrong or before), None)
     if chosen is None:
         return []
-    answers = [("before", chosen)] + ([("after", later[chosen.id])] if chosen.id in later else [])
+    answers = [("before", chosen)]
+    if chosen.id in later:
+        same = later[chosen.id].completion == chosen.completion
+        answers = [("before and after", chosen)] if same else [*answers, ("after", later[chosen.id])]
     return [
         f"  for example: {_shown(chosen.question)} (answer: {chosen.gold})",
         *(f"    {when}: {_shown(record.completion) or '(nothing)'}" for when, record in answers),
@@ -68,10 +71,11 @@ def run_lines(summary: dict[str, Any], folder: Path) -> list[str]:
             f"  {unseen['after']['n']} problems of kinds not trained on: "
             f"{unseen['before']['accuracy']:.1%} → {unseen['after']['accuracy']:.1%}"
         )
-    lines.append(
-        f"  {summary['steps']} steps, {summary['completions']:,} completions in {summary['train_seconds']:.0f} s; "
-        f"the adapter is from step {summary['best_step']}, the best on dev"
-    )
+    best = f"the adapter is from step {summary['best_step']}, the best on dev"
+    if not summary["best_step"]:
+        best = "no step was better on dev than the start, so the adapter is the untrained one"
+    trained = f"{summary['completions']:,} completions in {summary['train_seconds']:.0f} s"
+    lines.append(f"  {summary['steps']} steps, {trained}; {best}")
     greedy = [Evaluation.from_rows(read_jsonl(folder / f"eval/{when}.jsonl")).greedy for when in ("before", "after")]
     lines += example_lines(*greedy)
     lines += why_lines(summary)

@@ -40,10 +40,11 @@ function ask(side, question, samples, temperature) {
     const source = new EventSource("ask?" + new URLSearchParams({ question, samples, temperature, side: side.name }));
     const on = (name, use) => source.addEventListener(name, (event) => use(JSON.parse(event.data)));
     on("piece", (piece) => (side.text.textContent += piece));
-    on("answer", ({ value, how, is_finished, gold, is_right }) => {
+    on("answer", ({ value, how, is_finished, gold, is_right, doubt }) => {
       if (!is_finished) side.text.textContent += "\n… cut off: the limit of its length";
       const found = value === null ? "no answer found" : `answer: ${value}, ${how}`;
       side.answer.textContent = gold ? `${found}: ${is_right ? "✓ right" : `✗ wrong, it is ${gold}`}` : found;
+      if (doubt) side.answer.textContent += ` (${doubt})`;
       side.answer.className = "answer" + (gold ? (is_right ? " is-right" : " is-wrong") : "");
     });
     on("vote", (text) => (side.vote.textContent = `vote: ${text}`));

@@ -82,7 +82,8 @@ class Playground:
             yield _event("piece", piece)
         graded = self.solver.read(question, stream.text, gold)
         answer = {"value": graded.answer, "how": FOUND[graded.how], "is_finished": stream.is_finished}
-        yield _event("answer", answer | {"gold": gold, "is_right": gold and graded.correct})
+        right = {"gold": gold, "is_right": gold and graded.correct}
+        yield _event("answer", answer | right | {"doubt": self.solver.doubt(question)})
         if samples:
             vote = self.solver.vote(question, samples, temperature, base=base)
             yield _event("vote", str(vote))

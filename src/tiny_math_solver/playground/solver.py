@@ -3,7 +3,7 @@
 import contextlib
 import threading
 from collections import Counter
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,11 +72,18 @@ class Stream:
 class Solver:
     """A loaded model with its prompt settings; answers one question at a time, from any thread.
 
-    `about` is a sentence on what the model knows, or empty.
+    `about` is a sentence on what the model knows, or empty; `doubt` says of a question what is beyond that, or nothing.
     """
 
-    def __init__(self, loaded: LoadedModel, rollouts: Rollouts, settings: PromptSettings, about: str = ""):
-        self.loaded, self.rollouts, self.settings, self.about = loaded, rollouts, settings, about
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        rollouts: Rollouts,
+        settings: PromptSettings,
+        about: str = "",
+        doubt: Callable[[str], str] = lambda question: "",
+    ):
+        self.loaded, self.rollouts, self.settings, self.about, self.doubt = loaded, rollouts, settings, about, doubt
         self._busy = threading.Lock()
         if isinstance(rollouts, EngineRollouts):
             loaded.model.requires_grad_(False)  # or the engine would copy the weights anew for every question

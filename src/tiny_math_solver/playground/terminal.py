@@ -9,6 +9,8 @@ from tiny_math_solver.support.console import Console, printable
 
 def solve_once(solver: Solver, question: str, temperature: float, samples: int, console: Console) -> None:
     """Print the completion as it is generated, its answer, and the vote of `samples` completions if there are any."""
+    if doubt := solver.doubt(question):
+        console.note(doubt)
     stream = solver.stream(question, temperature)
     for piece in stream:
         console.say(printable(piece), end="")

@@ -44,6 +44,7 @@ from tiny_math_solver.training.build import Training, build_training
 from tiny_math_solver.training.plan import Prepared, prepare
 from tiny_math_solver.training.trainer import MathGRPOTrainer
 
+LONG = 3600  # seconds of a run
 Verdict = Literal["ok", "warn", "fail"]
 
 
@@ -204,4 +205,5 @@ def _time(time: Duration | None, price: float | None, *, forecasted: bool) -> It
     )
     cost = f", {price * time.total / 3600:.2f} at {price:g} an hour" if price is not None else ""
     length = "stay as long" if forecasted else "are as long as they can be"
-    yield Check("ok", "time", f"{about(time.total)}{cost} ({parts}) if completions {length}")
+    shorter = "; shorter with lower grpo.max_steps, evaluation.test_limit or evaluation.samples" * (time.total > LONG)
+    yield Check("ok", "time", f"{about(time.total)}{cost} ({parts}) if completions {length}{shorter}")

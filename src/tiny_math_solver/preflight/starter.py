@@ -9,12 +9,12 @@ from typing import Any
 
 import yaml
 
-from tiny_math_solver.config.sections import EMBEDDED, GSM8K_SYSTEM_PROMPT
+from tiny_math_solver.config.sections import EMBEDDED, GSM8K_SYSTEM_PROMPT, MAX_UNREADABLE
 from tiny_math_solver.grading import parse_gold
 from tiny_math_solver.problems.layouts import ReadOptions
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.problems.sources import Findings, Source, read_file
-from tiny_math_solver.problems.splits import without_repeats
+from tiny_math_solver.problems.splits import guessable, without_repeats
 from tiny_math_solver.prompts import PromptFormat, encode_prompt
 from tiny_math_solver.support.device import default_device, device_name
 from tiny_math_solver.support.errors import NotHereError, UserError
@@ -63,9 +63,10 @@ class ProblemFile:
         golds = [parse_gold(problem.answer) for problem in self.problems]
         broken = sum(Fraction(gold).denominator != 1 for gold in golds)
         lines = [f"{self.path}: {self.findings.rows:,} rows, {len(self.problems):,} problems; {self.findings.layout}"]
-        if self.findings.unreadable:
-            lines.append(f"  dropped as unreadable: {self.findings.unreadable:,}: {self.findings.named()}")
-        lines += [f"  {note}" for note in self.repeated]
+        if dropped := self.findings.unreadable:
+            much = " (many: is something wrong with the file?)" if dropped > MAX_UNREADABLE * self.findings.rows else ""
+            lines.append(f"  dropped as unreadable: {dropped:,}{much}: {self.findings.named()}")
+        lines += [f"  {note}" for note in (*self.repeated, *guessable(self.problems))]
         lines.append(
             f"  golds from {_number(min(golds))} to {_number(max(golds))}"
             + (f", {broken:,} of them not whole" if broken else "")

@@ -49,6 +49,12 @@ def describe_world() -> str:
     return f"{kinds} kinds of story, of one to four steps and with numbers up to {LARGEST_NUMBER}, and nothing else"
 
 
+def beyond(question: str) -> str:
+    """What of a question the shipped model cannot know; empty if nothing is obvious."""
+    large = [text for text in re.findall(r"\d+", question) if int(text) > LARGEST_NUMBER]
+    return f"{large[0]} is above {LARGEST_NUMBER}, the largest number that this model has seen" if large else ""
+
+
 def stream(split: Split, seed: int = 0) -> Iterator[Problem]:
     """An endless stream of distinct problems of one split, determined by `seed` on every platform."""
     rng = random.Random(f"{split}/{seed}")

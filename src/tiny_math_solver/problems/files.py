@@ -25,6 +25,7 @@ LONGEST_LINE = 1_000_000  # bytes
 LARGEST_DOCUMENT = 1_000_000_000  # bytes of JSON that is not written a row a line, and has to be read whole
 PEEKED_ROWS = 100  # of a file without a header, whose columns are those of its first rows
 OTHER_ENCODINGS = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+SPREADSHEETS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # .xlsx and .ods; .xls
 DELIMITERS = ",;\t|"
 
 
@@ -68,6 +69,8 @@ def _start(file: File) -> bytes:
             start = stream.read(4096)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(f"{file}: not a readable gzip file: {error}") from None
+    if start.startswith(SPREADSHEETS):
+        raise UserError(f"{file} is a spreadsheet: export it as CSV")
     if start.startswith(OTHER_ENCODINGS):
         raise UserError(f"{file}:1: not UTF-8 text but UTF-16 or UTF-32; save it as UTF-8")
     return start.removeprefix(codecs.BOM_UTF8).lstrip()[:1]
@@ -260,11 +263,15 @@ def _csv_row(header: Sequence[str], cells: list[str], delimiter: str) -> dict[st
 
 def _with_decimal_point(cell: str) -> Any:
     """A cell of a table with semicolons, which spreadsheets write where the comma is the decimal sign."""
-    if _EITHER_SIGN.fullmatch(cell):
+    number = cell.removesuffix(unit[0]) if (unit := _UNIT.search(cell)) else cell
+    if _EITHER_SIGN.fullmatch(number):
         return UnreadableError(f"{cell} may be a number with thousands or with decimals; write it without a separator")
-    return cell.replace(".", "").replace(",", ".") if _DECIMAL_COMMA.fullmatch(cell) else cell
+    if not _DECIMAL_COMMA.fullmatch(number):
+        return cell
+    return number.replace(".", "").replace(",", ".") + cell[len(number) :]
 
 
+_UNIT = re.compile(r"(?<=\d)\s?[^\d\s.,][^\d]{0,20}$")  # 16,5 postcards
 _EITHER_SIGN = re.compile(r"-?[1-9]\d{0,2}[.,]\d{3}")
 _DECIMAL_COMMA = re.compile(r"-?(?:\d+|\d{1,3}(?:\.\d{3})+),\d+")
 

@@ -8,6 +8,7 @@ A number is taken as it is. A text is read by the first of these that applies:
 4.  It is worked out and its last sentence states the result: "… so 5 + 4 = 9 pens are left."
 """
 
+import re
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from tiny_math_solver.grading.markup import plain
 from tiny_math_solver.grading.numerals import find_numerals
 from tiny_math_solver.problems.rows import LONGEST_TEXT, UnreadableError, kind_of
 
+_POWER = re.compile(r"(?<=[a-z])(?:[²³]|\^\{?[23]\}?)", re.IGNORECASE)  # of a unit: m², cm^3
 SHORTEST_WORKING = 30  # characters of a solution whose last sentence is read
 
 
@@ -63,7 +65,7 @@ def _of_text(text: str, column: str) -> Gold | None:
 
 
 def _only_number(line: str) -> Number | None:
-    if "\n" in line or len(find_numerals(plain(line))) != 1:
+    if "\n" in line or len(find_numerals(plain(_POWER.sub("", line)))) != 1:
         return None
     return extract_answer(f"#### {line}").value
 

@@ -1,6 +1,7 @@
 """Train, dev and test splits: dev is carved from train, test too if there is none, and none shares a question."""
 
 import hashlib
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from tiny_math_solver.problems.sources import Loaded, Source, is_file, read_sour
 from tiny_math_solver.support.errors import UserError
 
 EMBEDDED_TRAIN, EMBEDDED_TEST, EMBEDDED_UNSEEN = 2000, 500, 200
+FEW_GOLDS, GUESSABLE = 50, 0.2  # problems, and the share of one gold among them
 MOST_EMBEDDED = 50_000  # per split: takes seconds to generate
 
 
@@ -46,8 +48,17 @@ def load_splits(section: ProblemsSection) -> Splits:
     dev, train = first_by_hash(pool, section.dev, "dev")
     if section.train is not None:
         train, _ = first_by_hash(train, section.train, f"train/{section.seed}")
-    notes = [*read.notes, *known.notes, *dropped]
+    notes = [*read.notes, *known.notes, *dropped, *guessable(train)]
     return Splits(train, dev, test, notes=notes, unreadable=read.unreadable + known.unreadable)
+
+
+def guessable(problems: list[Problem]) -> list[str]:
+    """A note if one gold is so frequent that guessing it pays."""
+    answer, count = Counter(problem.answer for problem in problems).most_common(1)[0]
+    if len(problems) < FEW_GOLDS or count < GUESSABLE * len(problems):
+        return []
+    share = f"{answer} is the gold of {count / len(problems):.0%} of the train problems"
+    return [f"{share}, which guessing it would earn: is this the column of the answers (problems.answer)?"]
 
 
 def load_test_problems(section: ProblemsSection) -> Loaded:

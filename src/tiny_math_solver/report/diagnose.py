@@ -1,7 +1,7 @@
 """Diagnosis of a run from its records: why answers are wrong, and which tokens were wasted.
 
 Nothing is generated or graded again. A wrong answer is one of FAILURES: an arithmetic slip if one of its equations does
-not hold (`12*3=38`), wrong steps if all of them hold.
+not hold (`12*3=38`), wrong steps if none is wrong.
 """
 
 import ast
@@ -15,17 +15,18 @@ from typing import Any
 from tiny_math_solver.report.rollouts import Step
 
 FAILURES = {
-    "cut off": "the length limit was reached before an answer",
+    "cut off": "the length limit was reached",
     "no answer": "no number could be read as the answer",
     "only an answer": "a number without working",
     "arithmetic slip": "an equation does not hold",
-    "wrong steps": "every equation holds, but the result is wrong",
+    "wrong steps": "no equation that is wrong, but the result is",
 }
 WASTE = {  # and the setting to change
     "all right": "every sample of the group is right: use harder problems, or stop earlier (grpo.max_steps)",
     "all wrong": "every sample of the group is wrong: use easier problems, or more samples (grpo.num_generations)",
     "cut off": "completions of other groups that reach the length limit: raise grpo.max_completion_length",
 }
+FEWEST_WORDS = 12  # words; in fewer there is none unless they hold an equation
 Row = dict[str, Any]  # of eval/*.jsonl
 
 # Every repetition is bounded: searching a megabyte of digits and signs must not take quadratic time.
@@ -41,9 +42,11 @@ def failure_of(record: Row) -> str | None:
     """The name in FAILURES of what is wrong with a completion; None if its answer is right."""
     if record["correct"]:
         return None
+    if not record["finished"]:
+        return "cut off"
     if record["answer"] is None:
-        return "no answer" if record["finished"] else "cut off"
-    if not equations(record["completion"]):
+        return "no answer"
+    if len(record["completion"].split()) < FEWEST_WORDS and not equations(record["completion"]):
         return "only an answer"
     return "arithmetic slip" if first_slip(record["completion"]) else "wrong steps"
 

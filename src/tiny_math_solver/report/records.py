@@ -35,10 +35,7 @@ class RunRecords:
     """The records of one run folder; `update` reads what has changed. Raises UserError if it is no run folder."""
 
     def __init__(self, folder: Path):
-        if not folder.exists():
-            raise UserError(f"no such run: {folder}{sibling(folder, [CONFIG])}")
-        if not (folder / CONFIG).is_file():
-            raise UserError(f"{folder}: no config.yaml, so it is not a run folder")
+        require_run(folder)
         self.folder = folder
         self.rollouts = RolloutLog(folder / ROLLOUTS)
         self._kept: dict[Path, tuple[tuple[int, int], Any]] = {}
@@ -121,6 +118,16 @@ class RunRecords:
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             text = f"{self.folder}: its records are damaged, or not those of a run ({error!r})"
             raise UserError(text) from error
+
+
+def require_run(folder: Path) -> None:
+    """Raise UserError where `folder` is no run folder."""
+    if not folder.exists():
+        raise UserError(f"no such run: {folder}{sibling(folder, [CONFIG])}")
+    if not folder.is_dir():
+        raise UserError(f"{folder} is a file, not a run folder")
+    if not (folder / CONFIG).is_file():
+        raise UserError(f"{folder}: no config.yaml, so it is not a run folder")
 
 
 def compare(records: list[RunRecords]) -> list[dict[str, Any]]:

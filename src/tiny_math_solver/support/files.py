@@ -73,7 +73,8 @@ def sibling(path: Path, marks: Sequence[str]) -> str:
 def require_file(path: Path, kind: str) -> None:
     """Raise UserError where `path` is no file that can be read more than once; `kind` says what it was to be."""
     if not path.exists():
-        raise UserError(f"no such {kind}: {path}")
+        here = "" if path.is_absolute() else f" in {Path.cwd()}"
+        raise UserError(f"no such {kind}: {path}{here}")
     if not path.is_file():
         what = "a pipe" if path.is_fifo() else "a device" if path.is_char_device() else "no file"
         raise UserError(f"{path} is {what}, but a {kind} is read more than once: save it as a file")

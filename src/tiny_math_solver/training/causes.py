@@ -11,7 +11,7 @@ from typing import Any
 
 from tiny_math_solver.grading.rewards import FORMAT_REWARD
 from tiny_math_solver.training.collapse import CORRECT, FORMAT
-from tiny_math_solver.training.guards import RARE, History, against_equal_rewards
+from tiny_math_solver.training.guards import HOT, RARE, History, against_equal_rewards
 
 GOOD = 0.9  # accuracy that leaves little to be gained
 FEW_TESTS = 200  # test problems
@@ -96,7 +96,7 @@ def equal_rewards(run: Ended) -> str | None:
 
 def too_hot(run: Ended) -> str | None:
     sampled, greedy, temperature = run.history.first(CORRECT) or 0.0, run.before["accuracy"], run.grpo.temperature
-    if temperature <= 1.2 or sampled >= 0.6 * greedy:
+    if temperature <= HOT or sampled >= 0.6 * greedy:
         return None
     at_first = f"at first {sampled:.1%} were right at grpo.temperature {temperature:g}"
     return f"{at_first}, {greedy:.1%} without sampling: lower it"
@@ -174,8 +174,8 @@ def few_tests(run: Ended) -> str | None:
 
 
 CAUSES: tuple[Callable[[Ended], str | None], ...] = (
-    no_weight, held, solved, fell_again, cut_off, equal_rewards, too_hot, rarely_right, hardly_moved, format_alone, shrunk,
-    still_rising, few_tests,
+    no_weight, held, solved, too_hot, fell_again, cut_off, equal_rewards, rarely_right, hardly_moved, format_alone,
+    shrunk, still_rising, few_tests,
 )  # fmt: skip
 
 

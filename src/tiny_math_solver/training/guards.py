@@ -23,7 +23,7 @@ from tiny_math_solver.update.policy_update import GAP
 from tiny_math_solver.update.policy_update import GAP_TO_TRANSFORMERS as TO_TRANSFORMERS
 
 WINDOW = 5  # logged steps
-COLD = 0.5  # temperature below which the samples of a problem hardly differ
+COLD, HOT = 0.5, 1.2  # temperatures below and above which the samples of a problem hardly differ, and make little sense
 RARE = 0.02  # share of correct completions below which most groups have none
 SOLVED = 0.8  # share of correct completions from which low entropy and equal rewards are what success looks like
 # The mean difference of a log-probability that rounding explains, with room; a stale adapter is far above.
@@ -173,6 +173,8 @@ def against_equal_rewards(config: Config, correct: float) -> str:
         return "harder problems would teach more"
     if temperature < COLD:
         return f"raise grpo.temperature (now {temperature:g}, 0.7 to 1 is usual), at which samples hardly differ"
+    if temperature > HOT and correct < RARE:
+        return f"lower grpo.temperature (now {temperature:g}, 0.7 to 1 is usual), at which hardly a sample is right"
     more = f"more samples a problem (grpo.num_generations, now {config.num_generations})"
     if correct < RARE:
         return (

@@ -9,11 +9,14 @@ const line = (x, y, name, extra = {}) =>
     : [];
 const isFlat = (traces) => traces.every(({ y }) => y.every((value) => !value));
 
+/** A fifth of a curve of so many points, but three if it has six. */
+const fifth = (points) => Math.max(1, Math.floor(points / 5), Math.min(3, Math.floor(points / 2)));
+
 /** The means of the first and the last fifth of a curve; null where there is none. */
 function ends(values) {
   const known = (values ?? []).filter((value) => value !== null && value !== undefined);
   if (known.length < 2) return null;
-  const size = Math.max(1, Math.floor(known.length / 5));
+  const size = fifth(known.length);
   const mean = (part) => part.reduce((sum, value) => sum + value, 0) / part.length;
   return [mean(known.slice(0, size)), mean(known.slice(-size))];
 }
@@ -58,7 +61,7 @@ const SAYS = {
     "Growing is usual where a model learns to work; a fall to a few tokens means that it stopped working." +
     course(run.curves["completions/mean_length"], fixed(0), "longer", "shorter", "about as long"),
   "Groups without a gradient": (run) => {
-    const last = run.dead.slice(-Math.ceil(run.dead.length / 5));
+    const last = run.dead.slice(-fifth(run.dead.length));
     const sum = (name) => last.reduce((all, row) => all + (row[name] ?? 0), 0) / Math.max(1, last.length);
     const [right, wrong] = [sum("all right"), sum("all wrong")];
     const verdict =
@@ -67,7 +70,7 @@ const SAYS = {
         : right > wrong
           ? "mostly all right: these problems are learned, harder ones would teach more"
           : "mostly all wrong: easier problems or more samples would teach more";
-    return `All samples right, or all wrong: nothing to compare, so nothing is learned. Here in the end ${percent(right + wrong, 0)}, ${verdict}.`;
+    return `All samples right, or all wrong: nothing to compare, so nothing is learned. Here in the last ${last.length === 1 ? "step" : `${last.length} steps`} ${percent(right + wrong, 0)}, ${verdict}.`;
   },
   Sampler: () => "Problems that were not asked since they were all right or all wrong lately, and groups that were replaced.",
   Entropy: (run) =>
@@ -167,6 +170,8 @@ const CHARTS = [
   ],
 ];
 
+const DASHES = ["solid", "dot", "dash", "dashdot"]; // of the curves of one of several runs
+
 const NARROW = 480; // pixels, below which the legend has two lines
 
 function drawCharts(runs) {
@@ -182,7 +187,7 @@ function drawCharts(runs) {
   for (const [index, [title, unit, tracesOf]] of CHARTS.entries()) {
     const traces = runs
       .flatMap((run, number) =>
-        tracesOf(run).map((trace, place) => {
+        tracesOf(run).map((trace, place, { length }) => {
           trace = { ...trace, name: escaped(trace.name) };
           if (runs.length === 1) return { ...trace, ...(trace.showlegend === false ? {} : coloured(trace, place)) };
           const { fill, fillcolor, stackgroup, ...plain } = trace; // the areas of several runs would hide each other
@@ -191,7 +196,7 @@ function drawCharts(runs) {
             : {
                 ...plain,
                 name: `${escaped(run.name)}: ${trace.name}`,
-                line: { ...trace.line, width: 2, color: PALETTE[number % PALETTE.length] },
+                line: { ...trace.line, width: 2, color: PALETTE[number % PALETTE.length], dash: length > 1 ? DASHES[place % DASHES.length] : "solid" },
               };
         }),
       )

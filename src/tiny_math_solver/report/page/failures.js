@@ -1,7 +1,8 @@
 // Why answers are wrong, and which tokens were wasted.
 
 function drawFailures(run) {
-  const total = run.test.length;
+  const total = run.test.length,
+    isOver = run.test.some((cell) => cell.after);
   const bar = (value, kind = "") =>
     make("div", { class: `bar ${kind}` }, make("i", { style: `width:${100 * value}%` }));
   section("failures").replaceChildren(
@@ -19,8 +20,8 @@ function drawFailures(run) {
               make("div", {}, name, make("div", { class: "note" }, meaning)),
               String(before),
               bar(before / total),
-              String(after),
-              bar(after / total),
+              isOver ? String(after) : "",
+              isOver ? bar(after / total) : "",
             ]),
           ),
         ]

@@ -19,16 +19,17 @@ function draw() {
   } else {
     for (const name of ["problems", "failures", "training", "rollouts", "waste"]) {
       section(name).replaceChildren();
-      document.querySelector(`nav a[href="#${name}"]`)?.remove();
     }
   }
   drawSetup(runs);
+  for (const link of document.querySelectorAll("nav a"))
+    link.hidden = !section(link.getAttribute("href").slice(1)).childElementCount;
 }
 
 function drawState() {
   const { live, state, runs, last_record } = data;
   const quiet = (Date.now() - last_record) / 60_000;
-  const going = quiet < 1 ? "running" : `no new records for ${quiet.toFixed(0)} minutes; is it still running?`;
+  const going = quiet < 5 ? "running" : `no new records for ${quiet.toFixed(0)} minutes; is it still running?`;
   section("state").textContent = live && !runs[0].summary && last_record ? going : state;
 }
 

@@ -134,12 +134,14 @@ function verdictOf({ summary, gain, dev, test }) {
       tile(percent(after.strict_accuracy), `strict, after #### (before ${percent(before.strict_accuracy)})`),
       tile(`${summary.train_seconds.toFixed(0)} s`, `training, ${summary.steps} steps`),
       tile(count(summary.completions), `completions, ${count(summary.completion_tokens)} tokens`),
-      tile(String(summary.best_step), "step of the saved adapter, the best on dev"),
+      summary.best_step
+        ? tile(String(summary.best_step), "step of the saved adapter, the best on dev")
+        : tile("none", "of the steps was better on dev than the start: the saved adapter is the untrained one"),
       ...unseenOf(summary, tile),
       ...sampledOf(summary, tile),
     ),
     ...exampleOf({ test }),
-    gain
+    gain && (gain.strict || gain.arithmetic || gain.format)
       ? make(
           "p",
           {},
