@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 from tiny_math_solver.report.records import RunRecords
-from tiny_math_solver.runs.records import read_config
 from tiny_math_solver.support.errors import UserError
 
 SIZE = 1200, 630  # pixels, which chats and social networks expect
@@ -32,7 +31,7 @@ def write_card(folder: Path, out: Path) -> None:
         draw.text(at, text, fill=colour, font=font, anchor=anchor)
 
     summary = records.summary
-    for at, size, colour, text in verdict_of(summary, model_of(records), records.folder.absolute().name):
+    for at, size, colour, text in verdict_of(summary, records.subject, records.folder.absolute().name):
         write((60, at), text, size, colour)
     before, after = (f"{summary[when]['accuracy']:.1%}" for when in ("before", "after"))
     write((60, 250), before, 76, SOFT)
@@ -64,13 +63,6 @@ def verdict_of(summary: dict[str, Any], model: str, name: str) -> list[tuple[int
         text = f"kinds not trained on: {unseen['before']['accuracy']:.1%} to {unseen['after']['accuracy']:.1%}"
         lines.append((508, 24, SOFT, text))
     return lines
-
-
-def model_of(records: RunRecords) -> str:
-    """The model's name in the run's configuration, of a folder its last part."""
-    config = read_config(records.folder) or {}
-    name = str((config.get("model") or {}).get("name", ""))
-    return "the shipped model of a million parameters" if name == "embedded" else Path(name).name
 
 
 def _draw_curve(draw: Any, dev: list[dict[str, Any]], write: Any) -> None:

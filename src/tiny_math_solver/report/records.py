@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tiny_math_solver.config.sections import EMBEDDED
 from tiny_math_solver.evaluation.statistics import mcnemar, wilson_interval
 from tiny_math_solver.report.clipping import clip
 from tiny_math_solver.report.curves import Columns, curves, read_columns, steps_per_point, total
@@ -22,7 +23,17 @@ from tiny_math_solver.report.diagnose import (
     waste,
 )
 from tiny_math_solver.report.rollouts import RolloutLog
-from tiny_math_solver.runs.records import CONFIG, ENVIRONMENT, EVENTS, METRICS, ROLLOUTS, SUMMARY, read_json, read_jsonl
+from tiny_math_solver.runs.records import (
+    CONFIG,
+    ENVIRONMENT,
+    EVENTS,
+    METRICS,
+    ROLLOUTS,
+    SUMMARY,
+    read_config,
+    read_json,
+    read_jsonl,
+)
 from tiny_math_solver.support.errors import UserError
 from tiny_math_solver.support.files import sibling
 
@@ -58,6 +69,17 @@ class RunRecords:
             ]
 
     @property
+    def subject(self) -> str:
+        """The model and the problems, of folders and files the last part of their names."""
+        config = read_config(self.folder) or {}
+        model, problems = (
+            str((config.get(section) or {}).get(name, ""))
+            for section, name in (("model", "name"), ("problems", "source"))
+        )
+        model = "the shipped model of a million parameters" if model == EMBEDDED else Path(model).name
+        return f"{model}, {'generated problems' if problems == EMBEDDED else Path(problems).name}"
+
+    @property
     def undone(self) -> set[int]:
         """The steps that a rescue undid."""
         return {step for rescue in self.rescues for step in range(rescue["undone"][0], rescue["undone"][-1] + 1)}
@@ -72,6 +94,7 @@ class RunRecords:
         steps = self.rollouts.steps
         return {
             "name": self.folder.absolute().name,
+            "subject": self.subject,
             "summary": self.summary,
             "events": [{**event, "text": str(event["text"])[:EVENT_TEXT]} for event in self.events[-EVENTS_SHOWN:]],
             "earlier_events": max(0, len(self.events) - EVENTS_SHOWN),

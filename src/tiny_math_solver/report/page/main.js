@@ -6,6 +6,7 @@ let training = null;
 
 function draw() {
   const { runs, comparisons, settings } = data;
+  section("subject").textContent = [...new Set(runs.map(({ subject }) => subject))].join(" · ");
   drawState();
   drawVerdict(runs, comparisons, settings);
   if (runs.length === 1) {

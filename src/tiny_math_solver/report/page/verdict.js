@@ -72,6 +72,21 @@ const interval = (block) => `${percent(block.ci95[0])}–${percent(block.ci95[1]
 
 const points = (share) => `${share > 0 ? "+" : ""}${(100 * share).toFixed(1)}`;
 
+/** Where the model could do before training, in one of several samples, what it does at the first try now. */
+function elicitedOf({ before, after }, gained) {
+  const k = Math.max(0, ...Object.keys(before.pass_at_k ?? {}).map(Number)),
+    share = before.pass_at_k?.[k];
+  if (k < 2 || !gained || share < 2 * before.accuracy) return [];
+  return [
+    make(
+      "p",
+      {},
+      `Before training one of ${k} samples was right for ${percent(share, 0)} of the problems, the greedy answer for ` +
+        `${percent(before.accuracy, 0)}: what the model could do, it now does at the first try (${percent(after.accuracy, 0)}).`,
+    ),
+  ];
+}
+
 /** What kept the run from gaining, or from gaining more. */
 function causesOf({ causes = [] }, gained) {
   if (!causes.length) return [];
@@ -140,6 +155,7 @@ function verdictOf({ summary, gain, dev, test }) {
       ...unseenOf(summary, tile),
       ...sampledOf(summary, tile),
     ),
+    ...elicitedOf(summary, gained),
     ...exampleOf({ test }),
     gain && (gain.strict || gain.arithmetic || gain.format)
       ? make(
