@@ -13,6 +13,7 @@ from helpers.paths import GSM8K, ROOT
 from helpers.runs import SHORT, rows, run
 from tiny_math_solver.evaluation.evaluate import evaluate
 from tiny_math_solver.evaluation.statistics import mcnemar
+from tiny_math_solver.evaluation.verdict import run_lines
 from tiny_math_solver.grading import is_correct
 from tiny_math_solver.models.load import load_model
 from tiny_math_solver.problems.embedded import embedded_problems
@@ -171,6 +172,17 @@ def test_the_plain_ways_can_be_asked_for(tmp_path: Path):
     assert "update in TRL's own micro-batches: update.own_passes is false" in result.lines
     assert result.summary["engine_check"] is None
     assert {"entropy", "step_time", "grad_norm"} <= rows(result.folder / "metrics.jsonl")[0].keys()
+
+
+def test_a_run_that_was_never_better_says_so_and_is_not_tested_twice(tmp_path: Path):
+    result = run(tmp_path / "run", *SHORT, "--grpo.learning_rate", "1e-12")
+    assert result.summary["best_step"] == 0
+    assert result.summary["after"] == result.summary["before"]
+    assert not any(line.startswith("after-test") for line in result.lines)
+    assert rows(tmp_path / "run/eval/after.jsonl") == rows(tmp_path / "run/eval/before.jsonl")
+    printed = "\n".join(run_lines(result.summary, result.folder))
+    assert "no step was better on dev than the start, so the adapter is the untrained one" in printed
+    assert "hardly moved: raise grpo.learning_rate (now 1e-12)" in printed
 
 
 def test_records_stop_at_their_limit_and_say_so(tmp_path: Path):

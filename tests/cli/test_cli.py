@@ -193,7 +193,7 @@ def test_eval_prints_both_scores_and_writes_records(tmp_path: Path, capsys):
     command = ["eval", "embedded", "--problems", str(tmp_path / "p.jsonl"), "--samples", "4", "--out", str(records)]
     assert main([*command, "--against", "embedded"]) == 0
     first, *lines = capsys.readouterr().out.splitlines()
-    assert first == f"problems: 1 of the 1 in {tmp_path / 'p.jsonl'}"
+    assert first == f"problems: 1 of the 1 in {tmp_path / 'p.jsonl'}; answers of at most 112 tokens"
     assert "  compared with embedded: fixed 0, broken 0, McNemar p = 1" in lines
     assert main([*command, "--against", "embedded", "--json"]) == 0
     summary = json.loads(capsys.readouterr().out)

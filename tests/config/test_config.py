@@ -75,7 +75,7 @@ REFUSED = [
     (["--evaluation.every", "0"], "--evaluation.every: evaluation.every = 0: Input should be greater"),
     (["--lora.r", "1.5"], "lora.r = 1.5: Input should be a valid integer"),
     (["--grpo.num_generations", "1"], "GRPO compares samples of a problem; set 2 or more"),
-    (["--grpo.per_device_train_batch_size", "3"], "= 6 completions, not a multiple of num_generations 8; make it 8"),
+    (["--grpo.per_device_train_batch_size", "3"], "not a multiple of num_generations 8; choose a batch of 8"),
     (["--grpo.learning_rate"], "has no value"),
     (["--verbose"], "unknown argument '--verbose'"),
 ]  # fmt: skip

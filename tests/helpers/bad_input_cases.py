@@ -164,7 +164,7 @@ SETTINGS = [
     setting("grpo.num_generations 1", "set 2 or more"),
     setting("grpo.num_generations -2", "set 2 or more"),
     setting("grpo.num_generations true", "grpo.num_generations = True: expected a number"),
-    setting("grpo.num_generations 7", "= 128 completions, not a multiple of num_generations 7; make it 126"),
+    setting("grpo.num_generations 7", "= 128 completions, not a multiple of num_generations 7; choose a batch of 126"),
     setting("grpo.gradient_accumulation_steps 0", "grpo.gradient_accumulation_steps = 0"),
     setting("grpo.per_device_train_batch_size -8", "grpo.per_device_train_batch_size = -8"),
     setting("grpo.per_device_train_batch_size 80000000", "over 1,000,000 at once"),
@@ -323,7 +323,9 @@ PROBLEMS = [
     problems("column names with line ends", "p.jsonl", '{"a\\nb\\u001b[31m": 1}\n', "the question (found: a?b?[31m)"),
     problems("gzip cut short", "p.jsonl.gz", b"\x1f\x8b\x08\x00", "p.jsonl.gz: not a readable gzip file"),
     problems("text named .gz", "p.csv.gz", "question,answer\nq,1\n", "p.csv.gz: not a readable gzip file"),
-    problems("spreadsheet", "p.xlsx", b"PK\x03\x04", "expected a .jsonl, .json, .csv, .tsv or .parquet file"),
+    problems("spreadsheet", "p.xlsx", b"PK\x03\x04", "p.xlsx is a spreadsheet: export it as CSV"),
+    problems("spreadsheet called CSV", "p.csv", b"PK\x03\x04\x14", "p.csv is a spreadsheet: export it as CSV"),
+    problems("old spreadsheet", "p.csv", b"\xd0\xcf\x11\xe0", "p.csv is a spreadsheet: export it as CSV"),
     problems("CSV of one column", "p.csv", "question\nHow many?\n", "looks like the answer (found: question)"),
     problems("CSV of a header", "p.csv", "question,answer\n", "no problems in this file"),
     problems("CSV of two answers", "p.csv", "question,target,gold\nq,1,1\n", "could be the answer (gold, target)"),
@@ -428,7 +430,7 @@ def edited_run(folder: Path) -> None:
 
 
 COMMANDS = [
-    Case("no command", "", "required: COMMAND; see tiny-math --help"),
+    Case("no command", "", "name a command: init, train, check"),
     Case("unknown command", "trian x", "invalid choice: 'trian'"),
     Case("command nearly right", "trian x", "; did you mean train?; see tiny-math --help"),
     Case("option nearly right", f"train {QUICKSTART} --dryrun", "unknown argument '--dryrun'; did you mean --dry-run?"),
@@ -445,6 +447,32 @@ COMMANDS = [
     ),
     Case(
         "config without its ending", "check c", "no such config file: c; did you mean c.yaml?", {"c.yaml": "grpo: {}"}
+    ),
+    Case(
+        "config misspelt",
+        "train quikc.yaml",
+        "no such config file: quikc.yaml; did you mean configs/quick.yaml?",
+        {"configs/quick.yaml": "grpo: {}"},
+    ),
+    Case("problems in place of the config", "train p.csv", "tiny-math init p.csv writes one", {"p.csv": "question\n"}),
+    Case(
+        "run misspelt",
+        "solve runs/frist q",
+        "no such run: runs/frist; did you mean runs/first?",
+        {"runs/first/adapter_config.json": "{}"},
+    ),
+    Case(
+        "beginning of a run's name",
+        "play runs/quick",
+        "no such run: runs/quick; did you mean runs/quickstart?",
+        {"runs/quickstart/adapter_config.json": "{}"},
+    ),
+    Case("report of a file", "report c.yaml", "c.yaml is a file, not a run folder", {"c.yaml": "grpo: {}"}),
+    Case(
+        "card of another kind",
+        "report r --card r.jpg",
+        "a card is a .png file",
+        {"r/config.yaml": "grpo: {}"},
     ),
     Case("question in place of the model", "solve 'What is 2 + 2?'", "'What is 2 + 2?' is no model: name one first"),
     Case("embedded misspelt", "eval embeded", "no such model: embeded; did you mean embedded?"),

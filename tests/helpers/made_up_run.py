@@ -67,6 +67,7 @@ def write_run(folder: Path, rollouts: int = 40, finished: bool = True, after_rig
         paired = mcnemar([i < 1 for i in range(4)], [i < after_right for i in range(4)]).to_dict()
         summary = {
             "before": blocks[0], "after": blocks[1], "paired": paired, "train_seconds": 6.0, "steps": 5,
+            "causes": [f"up to 12% of the completions were cut off {HOSTILE}"],
             "completions": rollouts, "completion_tokens": 900, "best_step": 4,
             "unseen": {"before": {"n": 200, "accuracy": 0.0}, "after": {"n": 200, "accuracy": 0.02}},
         }  # fmt: skip

@@ -119,7 +119,7 @@ def test_an_answer_comes_as_events(server, solver: Solver):
     assert "".join(data for name, data in named if name == "piece") == greedy(solver)
     read = solver.read(QUESTION, greedy(solver), "17")
     assert named[-3][1] | {"how": ""} == {
-        "value": read.answer, "how": "", "is_finished": True, "gold": "17", "is_right": read.correct
+        "value": read.answer, "how": "", "is_finished": True, "gold": "17", "is_right": read.correct, "doubt": ""
     }  # fmt: skip
     vote = solver.vote(QUESTION, 2, 0.0)
     assert named[-2][1] == str(vote)

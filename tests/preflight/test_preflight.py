@@ -86,7 +86,12 @@ def test_a_model_that_cannot_learn_is_refused_and_can_be_forced(tiny_model_folde
     [
         (["--grpo.max_completion_length", "8"], "truncation", "warn", "raise grpo.max_completion_length"),
         (["--grpo.max_completion_length", "2"], "hopeless", "fail", "are cut off"),
-        (["--grpo.num_generations", "2", "--grpo.temperature", "0.05"], "dead groups", "warn", "grpo.num_generations"),
+        (
+            ["--grpo.num_generations", "2", "--grpo.temperature", "0.05"],
+            "dead groups",
+            "warn",
+            "raise grpo.temperature",
+        ),
         (["--rollouts.engine", "false", "--grpo.max_completion_length", "32"], "engine", "none", ""),
         (
             ["--update.own_passes", "false", "--grpo.per_device_train_batch_size", "8"],

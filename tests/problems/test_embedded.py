@@ -6,7 +6,7 @@ from collections import Counter
 from itertools import islice
 
 from tiny_math_solver.grading import is_correct
-from tiny_math_solver.problems.embedded import LARGEST_NUMBER, embedded_problems, scenario_names, stream
+from tiny_math_solver.problems.embedded import LARGEST_NUMBER, beyond, embedded_problems, scenario_names, stream
 
 EQUATION = re.compile(r"(\d+)([-+*/])(\d+)=\$?<<(\d+[-+*/]\d+)=(\d+)>>(\d+)")
 
@@ -15,6 +15,11 @@ def test_the_same_seed_gives_the_same_problems_on_every_machine():
     text = "\n".join(p.question + p.worked_answer for p in embedded_problems("test", 500))
     assert hashlib.sha256(text.encode()).hexdigest()[:16] == "fc9e39f57089b1a7"
     assert embedded_problems("train", 20, seed=1) != embedded_problems("train", 20, seed=2)
+
+
+def test_a_question_beyond_the_models_numbers_is_doubted():
+    assert beyond("Tom has 500 apples and eats 50. How many are left?").startswith("500 is above 120")
+    assert all(beyond(p.question) == "" for p in embedded_problems("test", 50))
 
 
 def test_there_are_enough_scenarios_and_all_of_them_come_up():

@@ -121,6 +121,15 @@ def test_dev_stays_the_same_when_the_file_is_reordered(tmp_path: Path):
     assert {p.question for p in chosen[0].dev} != {r["question"] for r in rows[:8]}
 
 
+@pytest.mark.parametrize(("golds", "is_said"), [(3, True), (4, True), (12, False)])
+def test_golds_that_guessing_would_hit_are_pointed_out(golds: int, is_said: bool, tmp_path: Path):
+    """Catches: a column of school grades taken for the answers, and the run that learns to guess them a success."""
+    path = tmp_path / "p.csv"
+    path.write_text("question,answer\n" + "".join(f"How many are {n}?,{n % golds}\n" for n in range(200)))
+    notes = load_splits(ProblemsSection(source=str(path), test=20, dev=20)).notes
+    assert any("is this the column of the answers" in note for note in notes) == is_said
+
+
 def test_too_few_problems_and_a_missing_test_file_are_refused(tmp_path: Path):
     train = write(tmp_path / "train.jsonl", [row(n) for n in range(5)])
     with pytest.raises(UserError, match="name the test file in"):

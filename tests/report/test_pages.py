@@ -82,7 +82,7 @@ def test_every_curve_says_what_it_shows_and_how_this_run_did(report: SimpleNames
         if figure.is_visible()
     }
     assert says["Greedy accuracy on dev"].startswith("Problems that are not trained on: this is what should rise.")
-    assert "Here in the end " in says["Groups without a gradient"]
+    assert "Here in the last 2 steps " in says["Groups without a gradient"]
     assert all(text.endswith(".") for text in says.values())
 
 
@@ -99,6 +99,13 @@ def test_nothing_bars_people_who_read_otherwise(report: SimpleNamespace, width: 
 def test_warnings_of_the_run_stand_under_the_verdict_as_text(report: SimpleNamespace):
     cells = report.page.locator("#verdict tbody td").all()
     assert [cell.evaluate("e => e.textContent") for cell in cells] == ["3", "truncation", f"40% are cut off {HOSTILE}"]
+
+
+def test_causes_stand_under_the_verdict_as_text(report: SimpleNamespace):
+    causes = report.page.locator("#verdict .causes li")
+    assert causes.evaluate_all("all => all.map((e) => e.textContent)") == [
+        f"up to 12% of the completions were cut off {HOSTILE}"
+    ]
 
 
 def test_a_problem_opens_with_both_answers_and_the_first_difference(report: SimpleNamespace):
@@ -183,8 +190,29 @@ def test_several_runs_stand_side_by_side(watched: Any, tmp_path: Path):
         "second",
         "2",
         "0",
-        "0.50",
+        "0.5",
+        "no clear difference",
     ]
+
+
+def test_settings_that_differ_are_listed(watched: Any, tmp_path: Path):
+    folders = [write_run(tmp_path / name) for name in ("first", "second")]
+    for folder, rate in zip(folders, ("0.001", "0.002"), strict=True):
+        with (folder / "config.yaml").open("a") as file:
+            file.write(f"grpo:\n  output_dir: {folder}\n  learning_rate: {rate}\n")
+    write_report(folders, tmp_path / "both.html")
+    watched.goto((tmp_path / "both.html").as_uri())
+    table = watched.locator("#verdict table").nth(1)
+    assert table.locator("th").all_inner_texts() == ["setting", "first", "second"]
+    assert table.locator("tbody td").all_inner_texts() == ["grpo.learning_rate", "0.001", "0.002"]
+
+
+def test_an_unfinished_run_shows_no_answers_of_its_end(watched: Any, tmp_path: Path):
+    write_report([write_run(tmp_path / "run", finished=False)], tmp_path / "page.html")
+    watched.goto((tmp_path / "page.html").as_uri())
+    assert not watched.locator("nav a", has_text="Test problems").is_visible()
+    cells = watched.locator("#failures tbody tr").first.locator("td").all_inner_texts()
+    assert [cells[1] != "", cells[3], cells[4]] == [True, "", ""]
 
 
 def test_a_watched_run_is_followed_and_filters_stay(watched: Any, tmp_path: Path):
@@ -271,6 +299,9 @@ class Scripted:
 
     def read(self, question: str, text: str, gold: str | None = None) -> Graded:
         return Graded(Decimal(4), How.HASHES, gold == "4" and text != HOSTILE)
+
+    def doubt(self, question: str) -> str:
+        return ""
 
     def vote(self, question: str, samples: int, temperature: float, base: bool = False) -> Vote:
         return Vote([("4", samples - 1), ("5", 1)], samples)

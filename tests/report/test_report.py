@@ -57,7 +57,12 @@ def test_a_megabyte_of_digits_and_signs_takes_no_time():
         (completion("#### 5", correct=True), None),
         (completion("I do not know", None), "no answer"),
         (completion("First 3*4=12, then", None, finished=False), "cut off"),
+        (completion("So 5 apples and 2 more, 7, then", "7", finished=False), "cut off"),
         (completion("#### 7"), "only an answer"),
+        (
+            completion(r"Divide 1 by 7 and take it times 100, so \[ \frac{1}{7} \times 100 = 14 \] so 14"),
+            "wrong steps",
+        ),
         (completion("3*4=13\n#### 13"), "arithmetic slip"),
         (completion("3*4=12\n#### 12"), "wrong steps"),
     ],

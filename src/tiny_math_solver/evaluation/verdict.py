@@ -85,7 +85,7 @@ def run_lines(summary: dict[str, Any], folder: Path) -> list[str]:
 
 def why_lines(summary: dict[str, Any]) -> list[str]:
     """What kept the run from gaining, or from gaining more; nothing of one whose result is good."""
-    paired, causes = summary["paired"], summary["causes"]
+    paired, causes = summary["paired"], summary.get("causes", [])  # an earlier version looked for none
     if paired["p_value"] < 0.05 and paired["fixed"] > paired["broken"]:
         header = "what held it back"
     else:
