@@ -8,16 +8,19 @@ from helpers.paths import QUICKSTART
 from helpers.terminal import on_terminal
 
 COMMANDS = {
-    "train": ["train", "nowhere.yaml"],
-    "check": ["check", "nowhere.yaml"],
+    "train": ["train", str(QUICKSTART), "--grpo.nowhere", "1"],
+    "check": ["check", str(QUICKSTART), "--grpo.nowhere", "1"],
+    "fetch": ["fetch", str(QUICKSTART), "--grpo.nowhere", "1"],
     "eval": ["eval", "./nowhere"],
     "solve": ["solve", "./nowhere", "What is 2+2?"],
     "merge": ["merge", "./nowhere", "out"],
     "report": ["report", "./nowhere"],
+    "watch": ["watch", "./nowhere"],
+    "play": ["play", "./nowhere"],
     "fields": ["fields", "lora.r"],
     "help": ["--help"],
 }
-SECONDS = 5.0  # the machine of a test may be busy; alone on two cores it is under half a second
+SECONDS = 2.5  # the machine of a test may be busy; alone on two cores it is under a third of a second
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -19,13 +19,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    from tiny_math_solver.config.loading import load_config
-
     processes.check_launcher_variables()
     if not processes.is_main():
         console = QuietConsole()
-    config, worst = load_config(args.config, args.overrides, console), "ok"
+    worst = "ok"
     with loading():
+        from tiny_math_solver.config.loading import load_config
+
+        config = load_config(args.config, args.overrides, console)
         from tiny_math_solver.config.library_checks import check_arguments
         from tiny_math_solver.preflight.check import check
         from tiny_math_solver.support.device import unused_gpu

@@ -6,6 +6,7 @@ from typing import Any
 
 from tiny_math_solver.support.console import Console
 from tiny_math_solver.support.errors import NotHereError, UserError
+from tiny_math_solver.support.progress import loading
 
 HELP = "download a config's model and dataset into the Hub cache without loading them"
 
@@ -16,10 +17,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    from tiny_math_solver.config.loading import load_config
-    from tiny_math_solver.hub.snapshots import FETCH_ADVICE
+    with loading():
+        from tiny_math_solver.config.loading import load_config
+        from tiny_math_solver.hub.snapshots import FETCH_ADVICE
 
-    config = load_config(args.config, args.overrides, console)
+        config = load_config(args.config, args.overrides, console)
     try:
         return _fetch(config, console)
     except NotHereError as error:  # which advises this command

@@ -8,6 +8,7 @@ from tiny_math_solver.cli.arguments import add_model_arguments, add_port_argumen
 from tiny_math_solver.cli.solve import EXAMPLE_GOLD, EXAMPLE_QUESTION, load_solver
 from tiny_math_solver.cli.watch import serve
 from tiny_math_solver.support.console import Console
+from tiny_math_solver.support.progress import loading
 
 EXAMPLES = 4
 HELP = "query a model on a local web page, base and trained side by side"
@@ -19,7 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    from tiny_math_solver.playground.play import Playground
+    with loading():
+        from tiny_math_solver.playground.play import Playground
 
     examples = _of_run(Path(args.adapter or args.model)) or _shipped()
     return serve(Playground(load_solver(args), args.adapter or args.model, examples).serve(args.port), console)

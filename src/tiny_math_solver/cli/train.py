@@ -38,18 +38,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    from tiny_math_solver.config.loading import load_config
-    from tiny_math_solver.training.trackers import choose_trackers
-
     processes.check_launcher_variables()
     if not processes.is_main():
         console = QuietConsole()
         warnings.simplefilter("ignore")
     if args.allow and not args.resume:
         raise UserError("--allow needs --resume: it names fields that may differ from the run being resumed")
-    config = load_config(args.config, args.overrides, console)
-    choose_trackers(config, console)  # before the slow imports: a missing package is reported at once
     with loading():
+        from tiny_math_solver.config.loading import load_config
+        from tiny_math_solver.training.trackers import choose_trackers
+
+        config = load_config(args.config, args.overrides, console)
+        choose_trackers(config, console)  # before the slow imports: a missing package is reported at once
         from tiny_math_solver.config.library_checks import check_arguments
         from tiny_math_solver.evaluation.verdict import nothing_learned, run_lines
         from tiny_math_solver.runs.resume import ResumeOptions

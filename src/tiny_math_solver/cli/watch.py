@@ -7,6 +7,7 @@ from typing import Any
 
 from tiny_math_solver.cli.arguments import add_port_argument
 from tiny_math_solver.support.console import Console
+from tiny_math_solver.support.progress import loading
 
 HELP = "serve a run's page while it trains, on this machine only"
 
@@ -17,7 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    from tiny_math_solver.report.watch import Watch
+    with loading():
+        from tiny_math_solver.report.watch import Watch
 
     return serve(Watch(args.run_folder).serve(args.port), console)
 

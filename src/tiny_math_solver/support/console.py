@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Self, TextIO
 
 from tiny_math_solver.support.files import IS_WINDOWS
-from tiny_math_solver.support.progress import Advance, about, progress_bar
+from tiny_math_solver.support.progress import Advance, about, progress_bar, wipe
 from tiny_math_solver.support.redaction import without_secrets
 
 
@@ -32,6 +32,7 @@ class Console:
 
     def say(self, text: str, end: str = "\n") -> None:
         """Print to stdout."""
+        wipe()
         self.attempt(lambda: self.write(without_secrets(text), end))
 
     def judge(self, judgement: str, detail: str) -> None:
@@ -40,6 +41,7 @@ class Console:
 
     def note(self, text: str) -> None:
         """Print to stderr: warnings, progress, and anything else that is not the result of a command."""
+        wipe()
         with contextlib.suppress(OSError):
             print(f"tiny-math: {without_secrets(text)}", file=sys.stderr, flush=True)
 

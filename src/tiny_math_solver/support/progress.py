@@ -31,17 +31,28 @@ def loading() -> contextlib.AbstractContextManager[None]:
 
 @contextmanager
 def while_it_lasts(text: str) -> Iterator[None]:
-    """A line on a terminal while the block runs, gone at its end."""
+    """A line on a terminal while the block runs, gone at its end or when something is printed (`wipe`)."""
     if not sys.stderr or not sys.stderr.isatty() or os.environ.get("TERM") in (None, "dumb"):
         yield
         return
     with contextlib.suppress(OSError):  # the terminal may be gone
         print(text, end="", file=sys.stderr, flush=True)
+        _shown.append(text)
     try:
         yield
     finally:
+        wipe()
+
+
+def wipe() -> None:
+    """Take the line of `while_it_lasts` off the terminal, if there is one."""
+    if _shown:
+        _shown.clear()
         with contextlib.suppress(OSError):
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+_shown: list[str] = []
 
 
 def make_bar(screen: Any, **options: Any) -> Any:
