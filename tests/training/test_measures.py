@@ -136,18 +136,17 @@ def of_update(name: str, value: float | None, at: int) -> Callable[[pytest.Monke
     """A quantity of the update that comes out as `value`, or not at all, from step `at` on."""
 
     def sabotage(monkeypatch: pytest.MonkeyPatch) -> None:
-        inner, calls = PolicyUpdate.run, [0]
+        inner, calls = PolicyUpdate.conclude, [0]
 
-        def run(self: Any, *args: Any, **kwargs: Any) -> Any:
-            result = inner(self, *args, **kwargs)
+        def conclude(self: Any, result: Any) -> None:
+            inner(self, result)
             calls[0] += 1
             if calls[0] >= at:
                 result.metrics.pop(name, None)
                 if value is not None:
                     result.metrics[name] = value
-            return result
 
-        monkeypatch.setattr(PolicyUpdate, "run", run)
+        monkeypatch.setattr(PolicyUpdate, "conclude", conclude)
 
     return sabotage
 

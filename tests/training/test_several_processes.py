@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from helpers.paths import QUICKSTART
@@ -65,6 +66,31 @@ def test_two_processes_share_each_step_and_end_with_one_verdict_and_one_policy(t
     assert {step: set(counts.values()) for step, counts in problems(tmp_path / "run").items()} == {1: {4}, 2: {4}}
     assert [len(counts) for counts in problems(tmp_path / "run").values()] == [4, 4]  # 2 × 8 completions
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["completions"] == 32
+
+
+@pytest.mark.parametrize(
+    ("loss_type", "beta"), [("grpo", "0.05"), ("dapo", "0"), ("bnpo", "0"), ("dr_grpo", "0"), ("cispo", "0.05")]
+)
+def test_own_passes_of_two_make_the_gradient_of_stock_micro_batches(tmp_path: Path, loss_type: str, beta: str):
+    """Plain descent, so that a step of the weights is the gradient; Adam's first step has its signs alone."""
+    plain = ["--grpo.optim", "sgd", "--grpo.learning_rate", "0.3", "--grpo.lr_scheduler_type", "constant",
+             "--grpo.max_steps", "1", "--grpo.gradient_accumulation_steps", "2", "--grpo.loss_type", loss_type,
+             "--grpo.beta", beta]  # fmt: skip
+    steps, lines = [], []
+    for passes in ("true", "false"):
+        folder = tmp_path / passes
+        way = ["--update.own_passes", passes, "--update.tokens_per_pass", "300", "--grpo.output_dir", str(folder)]
+        done = launch(2, *TINY, *plain, *way)
+        assert done.returncode == 0, done.stderr
+        lines.append((folder / "rollouts.jsonl").read_bytes())
+        saved = load_file(folder / "checkpoint-1" / ADAPTER)
+        steps.append(torch.cat([weight.flatten() for name, weight in sorted(saved.items()) if "lora_B" in name]))
+    assert lines[0] == lines[1]
+    assert steps[1].norm() > 0
+    assert (steps[0] - steps[1]).norm() / steps[1].norm() < 1e-4
+    own, stock = (rows(tmp_path / passes / "metrics.jsonl")[0] for passes in ("true", "false"))
+    for name in ("reward", "frac_reward_zero_std", "loss", "grad_norm"):
+        assert own[name] == pytest.approx(stock[name], rel=1e-3, abs=1e-5)
 
 
 def test_a_group_over_two_processes_is_compared_as_one(tmp_path: Path):

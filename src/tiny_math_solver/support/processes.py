@@ -12,7 +12,7 @@ import functools
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -134,6 +134,20 @@ def gather(value: T) -> list[T]:
     values: list[Any] = [None] * count()
     dist.all_gather_object(values, value, group=_group())
     return values
+
+
+def average(tensors: Sequence[Any]) -> None:
+    """Put in each tensor's place its mean over all processes, which have tensors of the same shapes."""
+    if not _are_together() or not tensors:
+        return
+    import torch
+    import torch.distributed as dist
+
+    together = torch.cat([tensor.flatten() for tensor in tensors])
+    dist.all_reduce(together)
+    together /= count()
+    for tensor, part in zip(tensors, together.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.copy_(part.view_as(tensor))
 
 
 def part() -> None:

@@ -204,6 +204,8 @@ def make_update(config: Config, trainer: MathGRPOTrainer, console: Console, even
     share = kept_rows(config.num_generations, config.update.share) / config.num_generations
     if reason and share < 1:
         raise UserError(f"update.share is below 1, which TRL's own micro-batches cannot take ({reason}); set it to 1")
+    if processes.count() > 1 and share < 1:
+        raise UserError("update.share is below 1, which takes a single process; set it to 1")
     if reason:
         console.say(f"update in TRL's own micro-batches: {reason}")
         number_positions(trainer.model)
@@ -262,8 +264,6 @@ def _step_under_way(trainer: MathGRPOTrainer) -> int:
 def _needs_micro_batches(trainer: MathGRPOTrainer) -> str:
     """The reason why a step's rows must pass through the model in TRL's micro-batches; empty if there is none."""
     args: Any = trainer.args
-    if trainer.accelerator.num_processes > 1:
-        return "several processes train together"
     has_entropy_bonus = trainer.entropy_coef != 0 or trainer.use_adaptive_entropy
     if trainer.top_entropy_quantile < 1 or has_entropy_bonus or trainer.aux_loss_enabled:
         return "entropy and auxiliary terms are means over TRL's micro-batches"

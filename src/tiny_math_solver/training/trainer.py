@@ -35,7 +35,7 @@ from tiny_math_solver.training.generation import DatasetRow, Generation
 from tiny_math_solver.training.measures import share_without_gradient
 from tiny_math_solver.training.recorder import Recorder
 from tiny_math_solver.training.step_metrics import StepMetrics
-from tiny_math_solver.training.trl_state import GenerationBuffer, LoggedMetrics, Mark
+from tiny_math_solver.training.trl_state import GenerationBuffer, LoggedMetrics, Mark, measured_alone
 from tiny_math_solver.update.policy_update import PolicyUpdate
 from tiny_math_solver.update.share import down_sampled, kept_rows
 
@@ -250,7 +250,10 @@ class MathGRPOTrainer(GRPOTrainer):
             )
 
         with self.step_metrics.timed("update"):
-            result = retry_on_oom(attempt, update.shrink)
+            with measured_alone(self.accelerator):
+                result = retry_on_oom(attempt, update.shrink)
+            self.logged.gather(mark)
+            update.conclude(result)
         for name, value in result.metrics.items():
             self.logged.replace(mark, name, value)
         self.step_metrics.excused |= result.excused

@@ -3,10 +3,14 @@
 Without it a resumed run would differ: TRL and transformers save none of these.
 """
 
+import contextlib
 from collections import defaultdict
+from collections.abc import Iterator
 from typing import Any
 
 import torch
+
+from tiny_math_solver.support import processes
 
 Mark = dict[str, int]
 
@@ -39,6 +43,18 @@ class LoggedMetrics:
         """Put one `value` in place of those added since `mark`."""
         self._lists[name][mark.get(name, 0) :] = [value]
 
+    def gather(self, mark: Mark) -> None:
+        """Put the mean over all processes in place of what each has added since `mark`."""
+        if processes.count() == 1:
+            return
+        found: dict[str, list[float]] = defaultdict(list)
+        for added in processes.gather(self.since(mark)):
+            for name, values in added.items():
+                found[name] += values
+        for name, values in found.items():
+            if values:
+                self.replace(mark, name, sum(values) / len(values))
+
     def state_dict(self) -> dict[str, list[float]]:
         return dict(self._lists)
 
@@ -48,6 +64,20 @@ class LoggedMetrics:
     @property
     def _lists(self) -> dict[str, list[float]]:
         return self._trainer._metrics["train"]
+
+
+@contextlib.contextmanager
+def measured_alone(accelerator: Any) -> Iterator[None]:
+    """Have TRL's loss measure the rows of this process alone: no process waits for the passes of another."""
+
+    def own(tensor: torch.Tensor, reduction: str = "") -> torch.Tensor:
+        return tensor
+
+    accelerator.gather = accelerator.reduce = own
+    try:
+        yield
+    finally:
+        del accelerator.gather, accelerator.reduce
 
 
 class LossSum:

@@ -6,11 +6,12 @@ The loss is TRL's. It asks for the log-probabilities of the pass under way, whic
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from tiny_math_solver.support import processes
 from tiny_math_solver.support.batch_size import BatchSize
 from tiny_math_solver.support.memory import large_blocks_mapped
 from tiny_math_solver.update.passes import Batch, passes, rows_by_length, select_rows, trimmed
@@ -29,15 +30,20 @@ OF_PASSES = ("kl", "clip_ratio/region_mean", "entropy")  # logged by TRL's loss
 
 @dataclass
 class UpdateResult:
-    """The step's loss, what is to be logged of it, and why some quantities cannot be."""
+    """The step's loss, what is to be logged of it, and why some quantities cannot be.
+
+    `gaps` are those between rollouts and update of each pass's tokens, `scored` the number of these.
+    """
 
     loss: Tensor
+    gaps: list[Tensor]
+    scored: list[Tensor] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=dict)
     excused: dict[str, str] = field(default_factory=dict)  # the reason by the name of the quantity
 
 
 class PolicyUpdate:
-    """Gathers the micro-batches of an optimizer step in `window`; `run` leaves their gradient in the parameters.
+    """Gathers the micro-batches of an optimizer step in `window`; `run`, then `conclude`, make their gradient.
 
     `skip_zero_advantage` leaves out rows of zero advantage, which is exact where the loss has no other term. `share` is
     that of the rows used in each group.
@@ -64,19 +70,18 @@ class PolicyUpdate:
     def run(
         self, loss_of: Callable[[Batch], Tensor], backward: Callable[[Tensor], Any], *, compare: bool
     ) -> UpdateResult:
-        """Make the gradient of the window's rows; `compare` also compares the scorer with transformers.
+        """Make the gradient of this process's window, which `conclude` completes; `compare` scorer and transformers.
 
         `loss_of` is TRL's loss of a batch, which calls `pass_logprobs`; `backward` takes the loss of a pass.
         """
         device = self.window[0]["completion_ids"].device
-        result, gaps = UpdateResult(torch.zeros((), device=device)), [torch.empty(0, device=device)]
+        result = UpdateResult(torch.zeros((), device=device), gaps=[torch.empty(0, device=device)])
         self.scorer.begin()
         if compare and self.scorer is not self.torch_scorer:
             mean, largest = self.gap_to_transformers()
             result.metrics |= {GAP_TO_TRANSFORMERS: mean, LARGEST_TO_TRANSFORMERS: largest}
         elif not compare:
             result.excused |= dict.fromkeys((GAP_TO_TRANSFORMERS, LARGEST_TO_TRANSFORMERS), "compared every few steps")
-        scored: list[Tensor] = []  # of each pass, tokens with a gradient
         with large_blocks_mapped() if self._is_mapped(device) else contextlib.nullcontext():
             for part in passes(
                 self.window,
@@ -90,30 +95,44 @@ class PolicyUpdate:
                 loss = loss_of(part.batch) * part.weight
                 backward(loss)
                 result.loss += loss.detach()
-                scored.append(part.batch["completion_mask"].sum())
+                result.scored.append(part.batch["completion_mask"].sum())
                 if (sampled := part.batch.get(SAMPLED)) is not None:
-                    gaps.append((self._pass_logprobs - sampled).abs()[part.batch["completion_mask"].bool()])
+                    result.gaps.append((self._pass_logprobs - sampled).abs()[part.batch["completion_mask"].bool()])
         self.scorer.finish()
         for parameter in self.model.parameters():
             # an optimizer skips a parameter whose gradient is None; a zero still applies decay and momentum
             if parameter.requires_grad and parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        self._measure(result, torch.cat(gaps), scored)
         return result
 
     def _is_mapped(self, device: torch.device) -> bool:
         return device.type == "cpu" and self.scorer.pass_bytes(self.tokens_per_pass.value) > MAPPED_PASS
 
-    def _measure(self, result: UpdateResult, gaps: Tensor, scored: list[Tensor]) -> None:
-        """Add entropy and gaps to the metrics, or why there are none; `scored` counts the tokens of each pass."""
+    def conclude(self, result: UpdateResult) -> None:
+        """Make the gradient that of all processes, and add to the metrics or say why there are none.
+
+        Each process has run the rows of its own window. TRL's losses are means over those, so that the gradient of all
+        is the mean of theirs.
+        """
+        processes.average([p.grad for p in self.model.parameters() if p.grad is not None])
         surprisals = [-batch[SAMPLED][batch["completion_mask"].bool()] for batch in self.window if SAMPLED in batch]
-        if surprisals and len(surprisal := torch.cat(surprisals)):
-            result.metrics["entropy"] = surprisal.mean().item()  # of every row, not of the passed ones alone
-        if len(gaps):
-            result.metrics |= {GAP: gaps.mean().item(), LARGEST_GAP: gaps.max().item()}
-        if not any(map(bool, scored)):
+        gaps = torch.cat(result.gaps)
+        measured = _Measured(
+            _Mean.of(torch.cat(surprisals)) if surprisals else _Mean(),  # of every row, not of the passed ones alone
+            _Mean.of(gaps),
+            gaps.max().item() if len(gaps) else 0.0,
+            sum(map(int, result.scored)),
+            len(result.scored),
+        )
+        found = processes.gather(measured)
+        for name, parts in (("entropy", [each.surprisal for each in found]), (GAP, [each.gap for each in found])):
+            if count := sum(part.values for part in parts):
+                result.metrics[name] = sum(part.total for part in parts) / count
+        if GAP in result.metrics:
+            result.metrics[LARGEST_GAP] = max(each.largest_gap for each in found)
+        if not any(each.tokens for each in found):
             result.excused |= dict.fromkeys((GAP, LARGEST_GAP), "no token of the step has a gradient")
-        if not scored:
+        if not any(each.passes for each in found):
             result.excused |= dict.fromkeys(OF_PASSES, "no completion of the step has a gradient")
 
     def pass_logprobs(self) -> Tensor:
@@ -143,6 +162,27 @@ class PolicyUpdate:
         for parameter in self.model.parameters():
             parameter.grad = None
         return True
+
+
+class _Mean(NamedTuple):
+    """The mean of some values as what several processes can add up."""
+
+    total: float = 0.0
+    values: int = 0
+
+    @classmethod
+    def of(cls, values: Tensor) -> "_Mean":
+        return cls(values.sum().item(), len(values))
+
+
+class _Measured(NamedTuple):
+    """What one process has measured in a step; `tokens` have a gradient, in so many `passes`."""
+
+    surprisal: _Mean
+    gap: _Mean
+    largest_gap: float
+    tokens: int
+    passes: int
 
 
 def _longest_row(batch: Batch) -> int:
