@@ -52,7 +52,7 @@ def test_a_short_training_is_clean(sanitizer: str, tmp_path: Path):
     [
         "kernels.rms_norm(8, x, weight, 1e-6, 64, out)",  # one row too many
         "kernels.rms_norm(7, x, weight[:48].clone(), 1e-6, 64, out)",
-        "target[1] = 64 * 64; kernels.target_logprobs(2, logits, 64, 64, 1.0, target, log_sum)",
+        "target[1] = 64; kernels.target_logprobs(2, logits, 64, 64, 1.0, target, log_sum)",
         FREED,
     ],
     ids=["rows", "weight", "index", "freed"],

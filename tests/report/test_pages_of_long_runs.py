@@ -59,7 +59,7 @@ def rescued_run(folder: Path) -> Path:
 
 def test_a_rescue_is_in_the_verdict_and_marked_on_every_curve(opened: Any, tmp_path: Path):
     page = opened(rescued_run(tmp_path / "run"))
-    assert page.locator("#verdict h3").all_inner_texts() == ["Rescued twice", "Events"]
+    assert page.locator("#verdict h3").all_inner_texts() == ["Why, by the records", "Rescued twice", "Events"]
     cells = [cell.evaluate("e => e.textContent") for cell in page.locator("#verdict table").first.locator("td").all()]
     assert cells == [
         "3", "steps 2–3back to step 1", f"grpo.reward_weights = 1, 0.2the format rose {HOSTILE}",
