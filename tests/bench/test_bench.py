@@ -155,3 +155,10 @@ def test_our_kernels_for_a_gpu_are_fewer_and_move_less():
         assert ours["bytes"] < 0.4 * alone["bytes"]
     rows = 2 * 896 * 2  # bytes of a row that a norm reads and writes
     assert counted["decode"]["ours"]["bytes"] > 24 * 2 * rows + 2 * 151_936 * 2  # two norms a layer; the draw
+
+
+def test_what_a_part_lacks_is_said(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(report, "find_spec", lambda name: None)
+    console = CollectingConsole()
+    report.run(["trace"], None, console, lambda result: None)
+    assert console.lines == ["trace: stopped: it counts kernels in Triton, which is not installed: pip install triton"]

@@ -86,7 +86,7 @@ def _measurements(
             yield part, partial(_steps, part, partial(_large_steps, part))
     if "race" in parts:
         yield "race", _race
-    if "trace" in parts and find_spec("triton"):
+    if "trace" in parts:
         yield "trace", _trace
     for pupil in sampling.PUPILS if "sampling" in parts else ():
         yield f"sampling, {pupil}", partial(_sampling, pupil, console)
@@ -120,6 +120,8 @@ def _race(result: Result) -> str:
 
 
 def _trace(result: Result) -> str:
+    if not find_spec("triton"):
+        raise UserError("it counts kernels in Triton, which is not installed: pip install triton")
     result["trace"] = counted = trace.trace()
     lines = []
     for part, unit in (("decode", "row"), ("update", "token")):
