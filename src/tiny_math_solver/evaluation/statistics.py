@@ -41,6 +41,15 @@ class Paired:
     broken: int
     p_value: float
 
+    @property
+    def is_significant(self) -> bool:
+        return self.p_value < 0.05
+
+    @property
+    def has_gained(self) -> bool:
+        """True if the second is better, beyond chance."""
+        return self.is_significant and self.fixed > self.broken
+
     def to_dict(self) -> dict[str, float]:
         return asdict(self)
 

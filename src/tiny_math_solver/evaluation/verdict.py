@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tiny_math_solver.evaluation.evaluate import Evaluation, EvaluationRecord
+from tiny_math_solver.evaluation.statistics import Paired
 from tiny_math_solver.runs.records import read_jsonl
 from tiny_math_solver.support.console import printable
 
@@ -85,11 +86,11 @@ def run_lines(summary: dict[str, Any], folder: Path) -> list[str]:
 
 def why_lines(summary: dict[str, Any]) -> list[str]:
     """What kept the run from gaining, or from gaining more; nothing of one whose result is good."""
-    paired, causes = summary["paired"], summary.get("causes", [])  # an earlier version looked for none
-    if paired["p_value"] < 0.05 and paired["fixed"] > paired["broken"]:
+    paired, causes = Paired(**summary["paired"]), summary.get("causes", [])  # an earlier version looked for none
+    if paired.has_gained:
         header = "what held it back"
     else:
-        loss = "a significant loss" if paired["p_value"] < 0.05 else "no significant gain"
+        loss = "a significant loss" if paired.is_significant else "no significant gain"
         header = f"{loss} on test; what the records show"
         causes = causes or ["none of the known causes: read some wrong completions in the page's rollouts"]
     return [f"  {header}:", *(f"  - {cause}" for cause in causes)] if causes else []

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from tiny_math_solver.evaluation.statistics import Paired
 from tiny_math_solver.report.records import RunRecords
 from tiny_math_solver.support.errors import UserError
 
@@ -47,14 +48,13 @@ def verdict_of(summary: dict[str, Any], model: str, name: str) -> list[tuple[int
     """The lines of the left half: height, size, colour and text."""
     after, paired = summary["after"], summary["paired"]
     p = paired["p_value"]
-    significant = p < 0.05 and paired["fixed"] > paired["broken"]
     lines = [
         (100, 34, TEXT, name),
         (140, 24, SOFT, model),
         (300, 24, SOFT, f"greedy accuracy on {after['n']:,} test problems"),
         (334, 24, SOFT, f"95 % interval {after['ci95'][0]:.1%} to {after['ci95'][1]:.1%}"),
         (390, 26, TEXT, f"{paired['fixed']:,} fixed, {paired['broken']:,} broken; p = {p:.2g}"),
-        (424, 24, SOFT, "a significant gain" if significant else "no significant gain"),
+        (424, 24, SOFT, "a significant gain" if Paired(**paired).has_gained else "no significant gain"),
         (474, 24, SOFT, f"strict, after ####: {after['strict_accuracy']:.1%}"),
         (570, 24, SOFT, f"GRPO, {summary['steps']:,} steps, {summary['completions']:,} completions, "
                         f"{summary['train_seconds']:,.0f} s"),

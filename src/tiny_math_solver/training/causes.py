@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tiny_math_solver.evaluation.statistics import Paired
 from tiny_math_solver.grading.rewards import FORMAT_REWARD
 from tiny_math_solver.training.collapse import CORRECT, FORMAT
 from tiny_math_solver.training.guards import HOT, RARE, History, against_equal_rewards
@@ -27,13 +28,9 @@ class Ended:
     history: History
     before: dict[str, Any]
     after: dict[str, Any]
-    paired: dict[str, float]
+    paired: dict[str, Any]
     dev: Sequence[dict[str, float]]
     same_words: float
-
-    @property
-    def has_gained(self) -> bool:
-        return self.paired["fixed"] > self.paired["broken"] and self.paired["p_value"] < 0.05
 
     @property
     def grpo(self) -> Any:
@@ -69,21 +66,19 @@ def cut_off(run: Ended) -> str | None:
     share = max(run.history.first(name) or 0.0, run.mean(name))
     if share < 0.1:
         return None
-    return (
-        f"up to {share:.0%} of the completions were cut off: raise grpo.max_completion_length (now "
-        f"{run.history.config.max_completion_length}){_shrinking(run)}"
-    )
+    limit = f"raise grpo.max_completion_length (now {run.history.config.max_completion_length})"
+    return "; ".join(filter(None, [f"up to {share:.0%} of the completions were cut off: {limit}", _shrinking(run)]))
 
 
 def shrunk(run: Ended) -> str | None:
-    return None if cut_off(run) else _shrinking(run).removeprefix("; ") or None
+    return None if cut_off(run) else _shrinking(run)
 
 
-def _shrinking(run: Ended) -> str:
+def _shrinking(run: Ended) -> str | None:
     first, last = run.change("completions/mean_length")
     if last >= 0.7 * first:
-        return ""
-    return f"; completions went from {first:.0f} to {last:.0f} tokens: the policy learned to answer without working"
+        return None
+    return f"completions went from {first:.0f} to {last:.0f} tokens: the policy learned to answer without working"
 
 
 def equal_rewards(run: Ended) -> str | None:
@@ -181,6 +176,6 @@ CAUSES: tuple[Callable[[Ended], str | None], ...] = (
 
 def causes(run: Ended) -> list[str]:
     """What kept a run from gaining (more), the likeliest first; nothing of one whose result is good."""
-    if run.has_gained and run.after["accuracy"] >= GOOD:
+    if Paired(**run.paired).has_gained and run.after["accuracy"] >= GOOD:
         return []
     return [text for cause in CAUSES if (text := cause(run))]
