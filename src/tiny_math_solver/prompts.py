@@ -44,6 +44,7 @@ class Prompt:
 
     ids: list[int]
     group: int
+    first: int = 0  # number of the first sample, where others of the group are drawn elsewhere
 
 
 @dataclass(frozen=True)

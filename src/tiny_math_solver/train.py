@@ -8,9 +8,13 @@ loop         steps of rollouts, rewards, gradient, dev evaluations   training/tr
 after        the best adapter on the same test problems
 verdict      summary.json, the report                                evaluation/verdict.py, report/
 
-Of several processes the main one does all but preparing, building and the loop (support/processes.py).
+Several processes share the rollouts, the update and the evaluations; the main one decides and writes
+(support/processes.py).
 """
 
+import contextlib
+import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,10 +39,12 @@ from tiny_math_solver.support.out_of_memory import oom_as_user_error
 from tiny_math_solver.support.redaction import without_secrets
 from tiny_math_solver.training.build import Training, build_training
 from tiny_math_solver.training.causes import Ended, causes
+from tiny_math_solver.training.checkpointing import ADAPTER
 from tiny_math_solver.training.guards import History
 from tiny_math_solver.training.measures import require_scores
 from tiny_math_solver.training.plan import Prepared, prepare, prompt_date
 from tiny_math_solver.training.trackers import wandb_defaults
+from tiny_math_solver.training.trainer import MathGRPOTrainer
 
 SETTINGS_THAT_SAVE_MEMORY = "rollouts.batch_size, update.tokens_per_pass or grpo.max_completion_length"
 
@@ -89,23 +95,12 @@ def _run(
     _keep_forecast(run, training, found)
     evaluator = Evaluator(console, found.pace.asking, KeptEvaluations(run.path))
     with training.signals.listening():
-        before = processes.on_main(lambda: _before(prepared, run, training, evaluator))
+        before = _before(prepared, run, training, evaluator)
         training.dev.evaluator = evaluator
         with wandb_defaults(run, resumed=checkpoint is not None):
             _loop(training, console, fresh=checkpoint is None)
-        processes.on_main(lambda: _finish(prepared, run, training, found, before, replace(evaluator, kept=None)))
-
-
-def _finish(
-    prepared: Prepared,
-    run: RunFolder,
-    training: Training,
-    found: Preflight,
-    before: TestResult,
-    evaluator: Evaluator,
-) -> None:
-    after = _after(prepared, run, training, before, evaluator)
-    run.write_json("summary.json", _summary(prepared, training, found, before, after))
+        after = _after(prepared, run, training, before, replace(evaluator, kept=None))
+        processes.on_main(lambda: run.write_json("summary.json", _summary(prepared, training, found, before, after)))
 
 
 def _outcome(run: RunFolder) -> Outcome:
@@ -148,7 +143,7 @@ def _keep_forecast(run: RunFolder, training: Training, found: Preflight) -> None
 def _before(prepared: Prepared, run: RunFolder, training: Training, evaluator: Evaluator) -> TestResult:
     """The model that the run starts from, on test: from the records of a resumed run, else by the untrained adapter."""
     config, tested = prepared.config, prepared.plan.tested
-    recorded = recorded_test(run, tested, "before")
+    recorded = processes.on_main(lambda: recorded_test(run, tested, "before"))
     rollouts = training.trainer.rollouts
     before = recorded or evaluate_test(config, rollouts, tested, run, "before", evaluator, also=tested.dev)
     require_scores(before["test"].summary(), "test, before", 0, training.trainer.recorder.events)
@@ -175,7 +170,8 @@ def _after(
     config, trainer = prepared.config, training.trainer
     if training.dev.best_step == 0:
         return keep_test(run, "after", before)
-    best = load_model(str(run.path), dtype=config.model.dtype, device=trainer.args.device.type)
+    with _best_adapter(run, trainer) as folder:
+        best = load_model(str(folder), dtype=config.model.dtype, device=trainer.args.device.type)
     rollouts = make_rollouts(
         best.model,
         best.tokenizer,
@@ -189,6 +185,19 @@ def _after(
     after = evaluate_test(config, rollouts, prepared.plan.tested, run, "after", evaluator)
     require_scores(after["test"].summary(), "test, after", trainer.state.global_step, trainer.recorder.events)
     return after
+
+
+@contextlib.contextmanager
+def _best_adapter(run: RunFolder, trainer: MathGRPOTrainer) -> Iterator[Path]:
+    """The folder of the best adapter: the run's, or a copy of it where another machine may have that."""
+    weights = processes.on_main((run.path / ADAPTER).read_bytes)
+    if processes.is_main():
+        yield run.path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        trainer.save_adapter(Path(folder))
+        (Path(folder) / ADAPTER).write_bytes(weights)
+        yield Path(folder)
 
 
 def _summary(

@@ -144,18 +144,19 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def test_another_number_of_processes_does_not_go_on_amid_a_generation_batch(
+def test_another_number_of_processes_does_not_go_on_amid_a_batch_of_trls(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """What waits to be learned from belongs to the processes that sampled it; refused before a file is touched."""
-    options = ["--grpo.steps_per_generation", "4", "--grpo.max_steps", "4"]
+    """TRL's micro-batches belong to the processes that sampled them; refused before a file is touched."""
+    options = ["--grpo.steps_per_generation", "4", "--grpo.max_steps", "4", "--update.own_passes", "false"]
     interrupted(tmp_path / "run", 3, *options)
     config = load_config(QUICKSTART, [*SHORT, *options, "--grpo.output_dir", str(tmp_path / "run")])
     fingerprint = prepare(config).plan.fingerprint
     before = contents(tmp_path / "run")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(
-        UserError, match=r"amid a generation batch, .* as many as before \(torchrun --nproc_per_node 1\)"
+        UserError,
+        match=r"amid a generation batch, .*micro-batches; resume with as many as before \(torchrun --nproc_per_node 1\)",
     ):
         starting_point(RunFolder(tmp_path / "run"), config, fingerprint, ResumeOptions(), CollectingConsole())
     assert contents(tmp_path / "run") == before

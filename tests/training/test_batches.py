@@ -9,10 +9,13 @@ import pytest
 import torch
 
 from helpers.together import together
-from tiny_math_solver.training.batches import Batches, round_seed
+from tiny_math_solver.prompts import Prompt
+from tiny_math_solver.support import processes
+from tiny_math_solver.training.batches import Batches, Lengths, round_seed
 from tiny_math_solver.training.generation import Sample
+from tiny_math_solver.training.step_metrics import StepMetrics
 
-ROWS = [{"id": f"p{n}", "group": n} for n in range(40)]
+ROWS: list[dict[str, Any]] = [{"id": f"p{n}", "group": n} for n in range(40)]
 SEED = 7 << 32
 
 
@@ -22,21 +25,23 @@ class MadeUp:
     def __init__(self, pays: Callable[[int, int, int], tuple[float, float]]):
         self.pays = pays
         self.calls: list[Any] = []  # the seed and the groups of each
+        self.numbers: list[int] = []
+        self.step_metrics, self.prompts = StepMetrics(), {row["group"]: Prompt([1, 2], row["group"]) for row in ROWS}
         self.rows: list[dict] = []
 
-    def begin(self, rows: list[dict], seed: int) -> None:
+    def begin(self, rows: list[dict]) -> None:
         self.rows = rows
 
     def hold(self, samples: list[Sample]) -> None:
-        self.held, self.rows = samples, [sample.row for sample in samples]
+        self.held, self.rows = samples, processes.own_part([sample.row for sample in samples])
 
-    def make(self, rows: list[dict], seed: int) -> list[Sample]:
+    def make(self, rows: list[dict], numbers: list[int], seed: int) -> list[Sample]:
         new: Any = Sample
         self.calls.append((seed, [row["group"] for row in rows]))
-        made, counts = [], dict.fromkeys({row["group"] for row in rows}, 0)
-        for row in rows:
-            paid = self.pays(row["group"], seed, counts[row["group"]])
-            counts[row["group"]] += 1
+        self.numbers += numbers
+        made = []
+        for row, number in zip(rows, numbers, strict=True):
+            paid = self.pays(row["group"], seed, number)
             made.append(new(row, None, SimpleNamespace(rewards=dict(zip(("right", "format"), paid, strict=True)))))
         return made
 
@@ -49,6 +54,7 @@ def batches(pays: Any, rounds: int, *, samples: int = 4, size: int = 8, weights=
         reward_weights=torch.tensor(weights),
         multi_objective_aggregation="sum_then_normalize",
         generation=MadeUp(pays),
+        rollout_func=MadeUp,
         **trl,
     )
     return Batches(trainer, ROWS, rounds=rounds)
@@ -124,32 +130,82 @@ def test_a_reward_that_is_no_number_is_left_to_the_guards():
     assert made.set_aside == []
 
 
-def test_unless_switched_on_the_rows_are_the_given_ones():
+def test_unless_switched_on_the_problems_are_the_given_ones():
     made = batches(odd_are_dead, rounds=0)
-    given = ROWS[5:9]
-    assert made.begin(given, SEED) is given
+    given = [ROWS[place] for place in (5, 7, 6) for _ in range(4)]
+    assert groups(made.begin(given, SEED)) == [5, 7, 6]
     assert made.metrics == {}
+    assert made._trainer.generation.calls == [(SEED, [row["group"] for row in given])]
+    assert made._trainer.generation.numbers == [0, 1, 2, 3] * 3
+
+
+def test_problems_with_one_prompt_draw_as_one_group():
+    """Two rows of a file may ask the same; samples that began anew for the second would be the first's."""
+    made = batches(odd_are_dead, rounds=0)
+    twins = [{**ROWS[5], "group": 7}, ROWS[7]]
+    made.rows = [*ROWS[:5], twins[0], *ROWS[6:]]
+    made.begin([row for row in twins for _ in range(4)], SEED)
+    assert made._trainer.generation.numbers == list(range(8))
+
+
+def test_a_backend_of_trls_own_makes_the_completions_itself():
+    made = batches(odd_are_dead, rounds=0)
+    made._trainer.rollout_func = None
+    given = [ROWS[5]] * 4
+    assert made.begin(given, SEED) == given
     assert made._trainer.generation.calls == []
 
 
 def test_processes_that_share_groups_agree_on_the_batch_and_divide_the_work(monkeypatch: pytest.MonkeyPatch):
-    """Three groups of 4 for two processes: the second is over both, and its right samples are all in one of them.
+    """Three groups of 4 for two processes, each cut into two parts, and one of the rest goes to each.
 
-    Catches a process that decides by its own samples, or makes those of the other too.
+    Catches a process that decides by its own samples, or makes those of the other too, and draws that begin anew in
+    each process.
     """
     monkeypatch.setenv("WORLD_SIZE", "2")
 
     def pays(problem: int, seed: int, number: int) -> tuple[float, float]:
-        return float(os.environ["RANK"] == "1" if problem == 1 else number == 0 and problem >= 5), 0.0
+        return float(number == 3 if problem == 1 else number == 0 and problem >= 5), 0.0
 
     def work(rank: int) -> Any:
         os.environ["RANK"] = str(rank)
         made = batches(pays, rounds=4, size=3)
-        rows = made.begin([], seed=rank)
-        return [row["group"] for row in rows], aside(made), [asked for _, asked in made._trainer.generation.calls]
+        rows, generation = made.begin([], SEED), made._trainer.generation
+        calls = [asked for _, asked in generation.calls]
+        return [row["group"] for row in rows], aside(made), calls, generation.numbers[:6]
 
-    (first, first_aside, first_calls), (second, second_aside, second_calls) = together(work)
+    (first, first_aside, first_calls, first_numbers), (second, second_aside, second_calls, second_numbers) = together(
+        work
+    )
     assert (first, second) == ([5, 5, 5, 5, 1, 1], [1, 1, 6, 6, 6, 6])
     assert first_aside == second_aside == [3, 4, 0, 2]
-    assert first_calls == [[0, 0, 0, 0, 1, 1], [3] * 4, [5] * 4]
-    assert second_calls == [[1, 1, 2, 2, 2, 2], [4] * 4, [6] * 4]
+    assert first_calls == [[0, 0, 1, 1, 2, 2], [3] * 4, [5] * 4]
+    assert second_calls == [[0, 0, 1, 1, 2, 2], [4] * 4, [6] * 4]
+    assert (first_numbers, second_numbers) == ([0, 1] * 3, [2, 3] * 3)
+
+
+def test_groups_are_dealt_by_what_they_will_take(monkeypatch: pytest.MonkeyPatch):
+    """One problem had long answers: whoever gets it gets fewer of the others. A new one is as long as all of late."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+
+    def work(rank: int) -> Any:
+        os.environ["RANK"] = str(rank)
+        made = batches(odd_are_dead, rounds=0, size=8)
+        made.lengths.observe({"p3": 700.0, **{f"p{n}": 100.0 for n in (0, 1, 2, 4, 5, 6)}})
+        made.begin([ROWS[place] for place in range(rank * 4, rank * 4 + 4) for _ in range(4)], SEED)
+        return sorted({group for _, asked in made._trainer.generation.calls for group in asked})
+
+    assert together(work) == [[3], [0, 1, 2, 4, 5, 6, 7]]
+
+
+def test_the_expected_length_is_the_problems_last_or_that_of_all_of_late():
+    lengths = Lengths()
+    lengths.observe({"a": 100.0, "b": 300.0})
+    assert [lengths.expected(name) for name in "abc"] == [100, 300, 200]
+    lengths.observe({"a": 400.0})
+    assert [lengths.expected(name) for name in "abc"] == [400, 300, 0.9 * 200 + 0.1 * 400]
+    other = Lengths()
+    other.load_state_dict(lengths.state_dict())
+    assert vars(other) == vars(lengths)
+    lengths.observe({})
+    assert vars(other) == vars(lengths)

@@ -358,8 +358,8 @@ def test_none_of_a_function_of_ones_own_is_trls_not_applicable(tmp_path: Path, m
 def test_a_step_of_several_batches_is_dropped_for_any_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     begin, batches = Generation.begin, [0]
 
-    def flawed(self: Generation, rows: Any, seed: int) -> None:
-        begin(self, rows, seed)
+    def flawed(self: Generation, rows: Any) -> None:
+        begin(self, rows)
         batches[0] += 1
         if batches[0] == 3:  # the first of step 2
             self.flaws.append("reward of a function is nan")

@@ -1,5 +1,9 @@
-"""Fixed problems → graded records: one greedy completion per problem, and sampled ones for pass@k and maj@k."""
+"""Fixed problems → graded records: one greedy completion per problem, and sampled ones for pass@k and maj@k.
 
+Several processes answer a part of the problems each, and all of them have all records.
+"""
+
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -11,6 +15,8 @@ from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.prompts import Message, PromptFormat, encode_prompt, group_prompts
 from tiny_math_solver.rollouts import Rollout, Rollouts, Sampling
 from tiny_math_solver.rollouts.endings import Endings
+from tiny_math_solver.support import processes
+from tiny_math_solver.support.dealing import dealt
 from tiny_math_solver.support.progress import Advance
 
 
@@ -151,19 +157,38 @@ def _generate(
     *,
     sampled: bool,
 ) -> list[EvaluationRecord]:
-    conversations = [prompt.messages(problem.question) for problem in problems]
-    prompts = group_prompts(encode_prompt(rollouts.tokenizer, messages, prompt) for messages in conversations)
+    rank, count = processes.sharing()
+    shares = dealt([len(problem.question) for problem in problems], count)
+    own = [problems[place] for place in shares[rank]]
+    conversations = [prompt.messages(problem.question) for problem in own]
+    encoded = group_prompts(encode_prompt(rollouts.tokenizer, messages, prompt) for messages in conversations)
+    firsts = _first_samples(problems, samples)
+    prompts = [replace(each, first=firsts[place]) for each, place in zip(encoded, shares[rank], strict=True)]
     endings = rollouts.endings
     records: dict[int, EvaluationRecord] = {}
 
     def graded(index: int, rollout: Rollout) -> None:
         i, number = divmod(index, samples)
-        records[index] = _record(problems[i], conversations[i], rollout, endings, number if sampled else None)
-        if on_done:
-            on_done(len(records))
+        records[index] = _record(own[i], conversations[i], rollout, endings, number if sampled else None)
+        if on_done:  # the others are as far
+            on_done(min(len(records) * count, len(problems) * samples))
 
     rollouts.generate(prompts, samples, sampling, on_done=graded)
-    return [records[index] for index in range(len(problems) * samples)]
+    parts = processes.gather([records[index] for index in range(len(own) * samples)])
+    groups: dict[int, list[EvaluationRecord]] = {}
+    for share, part in zip(shares, parts, strict=True):
+        groups |= {place: part[i * samples : (i + 1) * samples] for i, place in enumerate(share)}
+    return [record for place in range(len(problems)) for record in groups[place]]
+
+
+def _first_samples(problems: Sequence[Problem], samples: int) -> list[int]:
+    """The number of each problem's first sample: a question asked twice goes on where it was, whoever answers it."""
+    asked: Counter[str] = Counter()
+    firsts = []
+    for problem in problems:
+        firsts.append(asked[problem.question])
+        asked[problem.question] += samples
+    return firsts
 
 
 def _record(

@@ -24,6 +24,7 @@ from tiny_math_solver.models.ends import causal_lm
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.prompts import PromptFormat, encode_prompt
 from tiny_math_solver.rollouts import EngineRollouts, Rollouts
+from tiny_math_solver.support import processes
 from tiny_math_solver.support.console import Console
 from tiny_math_solver.support.device import device_name
 from tiny_math_solver.support.files import write_whole
@@ -72,13 +73,12 @@ class Evaluator:
         The problems `also` are answered greedily together with these, which takes less time than one after the other,
         and kept: whoever evaluates them next finds them.
         """
-        entry = self.kept.find(rollouts, problems, ask) if self.kept else None
+        entry, known, other = processes.on_main(lambda: self._recalled(rollouts, problems, ask, also))
         what = f"{name}: {len(problems):,} problem{'s' * (len(problems) != 1)}"
-        if entry and (known := entry.read()) is not None:
+        if entry and known is not None:
             if entry.key not in self.written:  # else it was answered with others, in this run
                 self.console.say(f"{what}, already answered by the same model ({entry.path})")
             return known
-        other = self._missing(rollouts, also, ask)
         also = also if other else ()
         sampled = min(len(problems), ask.get("sampled_problems", len(problems)))
         count = len(also) + completions_of(len(problems), ask.get("samples", 0), sampled)
@@ -95,6 +95,14 @@ class Evaluator:
             other.write(Evaluation(whole.greedy[len(problems) :]))
             self.written.add(other.key)
         return result
+
+    def _recalled(
+        self, rollouts: Rollouts, problems: Sequence[Problem], ask: dict[str, Any], also: Sequence[Problem]
+    ) -> "tuple[Entry | None, Evaluation | None, Entry | None]":
+        """The entry of `problems`, what it holds, and, if that is nothing, the entry of `also` that is to be made."""
+        entry = self.kept.find(rollouts, problems, ask) if self.kept else None
+        known = entry.read() if entry else None
+        return entry, known, self._missing(rollouts, also, ask) if known is None else None
 
     def _missing(self, rollouts: Rollouts, problems: Sequence[Problem], ask: dict[str, Any]) -> "Entry | None":
         """The entry of a greedy evaluation of `problems` that is still to be made; None if there is nothing to make."""
@@ -123,6 +131,8 @@ class Entry:
 
     def write(self, evaluation: Evaluation) -> None:
         """Keep the evaluation, and delete the oldest entries; a folder that cannot be written is left alone."""
+        if not processes.is_main():
+            return
         rows = list(evaluation.rows())
         with contextlib.suppress(OSError):
             write_whole(self.path, json.dumps({"key": self.key, "sha256": _hash_of(rows), "rows": rows}))

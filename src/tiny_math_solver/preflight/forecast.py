@@ -20,6 +20,7 @@ from tiny_math_solver.evaluation.evaluate import EvaluationRecord, sample
 from tiny_math_solver.evaluation.statistics import grouped_interval, wilson_interval
 from tiny_math_solver.preflight.pace import Pace
 from tiny_math_solver.prompts import PromptFormat
+from tiny_math_solver.support import processes
 from tiny_math_solver.support.console import Console
 from tiny_math_solver.support.progress import Advance
 from tiny_math_solver.training.guards import COLD, RARE, against_equal_rewards
@@ -207,7 +208,8 @@ def forecast(
             is_suspect = bool(found.groups) and bool(found.flaw)
             left = (limit if is_suspect else short) - found.seconds
             most = max(MOST, enough) if is_suspect else MOST
-            count = _next_round(len(found.groups), min(most, len(train)), left, pace, config.num_generations)
+            asked, most = len(found.groups), min(most, len(train))
+            count = processes.on_main(partial(_next_round, asked, most, left, pace, config.num_generations))
             if not count:
                 return found, pace
             problems = train[len(found.groups) : len(found.groups) + count]

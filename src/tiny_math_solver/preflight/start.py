@@ -21,7 +21,7 @@ from tiny_math_solver.preflight.memory import (
 from tiny_math_solver.preflight.pace import Pace
 from tiny_math_solver.prompts import Prompt
 from tiny_math_solver.rollouts import EngineRollouts
-from tiny_math_solver.rollouts.engine_check import PROMPTS, EngineCheck, check_against_transformers
+from tiny_math_solver.rollouts.engine_check import PROMPTS, EngineCheck, check_against_transformers, together
 from tiny_math_solver.runs.folder import RunFolder
 from tiny_math_solver.support import processes
 from tiny_math_solver.support.console import Console
@@ -62,8 +62,9 @@ def preflight(
     longest = longest_row(prepared, trainer)
     memory = fitted_plan(trainer, longest, largest_evaluation(prepared))
     console.judge(f"memory: {memory.judgement}", f"memory: {memory}")
-    if not memory.fits and not force:
-        raise UserError(f"not enough memory: {memory}; {memory.advice}, or --force")
+    refused = next((each for each in processes.gather(memory) if not each.fits), None)
+    if refused and not force:
+        raise UserError(f"not enough memory: {refused}; {refused.advice}, or --force")
     pace = try_pace(trainer, longest, console)
     engine = check_engine(trainer, prepared.prompts, pace, console)
     if engine is not None:
@@ -75,7 +76,7 @@ def preflight(
     refuse_missing_end(training, console, force=force)
     found = None
     if fresh:
-        found, pace = processes.on_main(lambda: forecast(prepared, trainer, pace, console))
+        found, pace = forecast(prepared, trainer, pace, console)
     if found:
         console.judge(f"before training: {found.judgement(config)}", f"before training: {found}")
         if found.doubt:
@@ -111,12 +112,13 @@ def check_engine(
     """Compare the engine with transformers on real prompts; None where there is no engine to check."""
     if not isinstance(trainer.rollouts, EngineRollouts):
         return None
+    rank, count = processes.sharing()
     asked = prompts[:PROMPTS]
-    if (pace.comparing(asked) or 0.0) > LONG_CHECK:
+    if processes.on_main(lambda: (pace.comparing(asked[::count]) or 0.0) > LONG_CHECK):
         asked = prompts[:FEW_PROMPTS]
-    with console.part(f"comparing the engine with transformers on {len(asked)} prompts", None, pace.comparing(asked)):
-        checks = processes.gather(check_against_transformers(trainer.rollouts, asked))
-    return next((check for check in checks if not check.passed), checks[0])  # all take the engine, or none
+    own = asked[rank % len(asked) :: count]  # each checks its own engine
+    with console.part(f"comparing the engine with transformers on {len(asked)} prompts", None, pace.comparing(own)):
+        return together(processes.gather(check_against_transformers(trainer.rollouts, own)))
 
 
 def engine_line(trainer: MathGRPOTrainer, engine: EngineCheck) -> str:

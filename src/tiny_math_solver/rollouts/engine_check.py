@@ -42,6 +42,16 @@ class EngineCheck:
         )
 
 
+def together(checks: Sequence[EngineCheck]) -> EngineCheck:
+    """One result of several processes' checks: all take the engine, or none."""
+    return EngineCheck(
+        sum(check.tokens for check in checks),
+        max(check.gap for check in checks),
+        sum(check.other_tokens for check in checks),
+        checks[0].limit,
+    )
+
+
 def check_against_transformers(rollouts: EngineRollouts, prompts: Sequence[Prompt]) -> EngineCheck:
     """Decode a few prompts greedily with the engine, and score each completion by one transformers pass."""
     model: Any = rollouts.model

@@ -35,14 +35,15 @@ class Request:
 def requests_of(prompts: Sequence[Prompt], samples: int) -> list[Request]:
     """`samples` requests per prompt, numbered within their group; ValueError if a group has two different prompts."""
     group_ids: dict[int, list[int]] = {}
-    counts: Counter[int] = Counter()
+    counts: Counter[tuple[int, int]] = Counter()
     requests: list[Request] = []
     for prompt in prompts:
         if group_ids.setdefault(prompt.group, prompt.ids) != prompt.ids:
             raise ValueError(f"group {prompt.group} has two different prompts")
         for _ in range(samples):
-            requests.append(Request(prompt, counts[prompt.group], len(requests)))
-            counts[prompt.group] += 1
+            drawn = prompt.group, prompt.first
+            requests.append(Request(prompt, prompt.first + counts[drawn], len(requests)))
+            counts[drawn] += 1
     return requests
 
 

@@ -20,7 +20,7 @@ from tiny_math_solver.support.console import Console
 from tiny_math_solver.support.files import sync, write_text
 
 SUMS = "SHA256SUMS"
-FORMAT = 2  # of state.json, where it is recorded: counts up when older checkpoints can no longer be read
+FORMAT = 3  # of state.json, where it is recorded: counts up when older checkpoints can no longer be read
 REQUIRED = {"adapter_model.safetensors", "best/adapter_model.safetensors", "trainer_state.json", "state.json"}
 
 

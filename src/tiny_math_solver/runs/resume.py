@@ -122,10 +122,11 @@ def _batch(config: Config, checkpoint: Path, completions: int | None, *, is_by_h
     Raises UserError where this number of processes cannot go on as the earlier one would have.
     """
     then, now = saved_processes(checkpoint), processes.count()
-    if then != now and read_json(checkpoint / "process-0.json")["buffer"]["waiting"]:
+    own_buffer = read_json(checkpoint / "process-0.json").get("buffer")  # of TRL's micro-batches: each has its own rows
+    if then != now and own_buffer and own_buffer["waiting"]:
         raise UserError(
-            f"{checkpoint}: was written amid a generation batch, which another number of processes cannot go on "
-            f"with; resume with as many as before (torchrun --nproc_per_node {then})"
+            f"{checkpoint}: was written amid a generation batch, with which another number of processes cannot go on "
+            f"in TRL's micro-batches; resume with as many as before (torchrun --nproc_per_node {then})"
         )
     completions = completions or config.completions_per_step // now * then
     if is_by_hand or completions == config.completions_per_step:

@@ -9,6 +9,7 @@ take hours, while a gradient that does not arrive is an error soon.
 
 import contextlib
 import functools
+import math
 import os
 import signal
 import socket
@@ -134,6 +135,17 @@ def gather(value: T) -> list[T]:
     values: list[Any] = [None] * count()
     dist.all_gather_object(values, value, group=_group())
     return values
+
+
+def sharing() -> tuple[int, int]:
+    """`(rank, count)` of the processes that are to share work here; `(0, 1)` where one works alone."""
+    return (rank(), count()) if _are_together() else (0, 1)
+
+
+def own_part(rows: Sequence[T]) -> list[T]:
+    """The part of this process of `rows` that are shared in consecutive parts of equal length."""
+    size = math.ceil(len(rows) / count())
+    return list(rows[rank() * size :][:size])
 
 
 def average(tensors: Sequence[Any]) -> None:

@@ -3,6 +3,9 @@
 A group is dead if all its rewards are equal: its advantages are 0. DAPO's dynamic sampling (arXiv 2503.14476) samples
 further problems until the batch has none; here for at most `rounds` further rounds, after which dead groups stay in.
 
+Several processes share the completions of a batch: each group is dealt to one of them, as it costs, and all have all
+results, in an order that does not depend on how many they are. Nor do the draws.
+
     sampler.py          which problems
     generation.py       their completions, graded
     problem_history.py  what each of them showed
@@ -10,29 +13,35 @@ further problems until the batch has none; here for at most `rounds` further rou
 
 import hashlib
 import math
+import operator
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
 
+import torch
+
 from tiny_math_solver.runs.records import RolloutRow
 from tiny_math_solver.support import processes
+from tiny_math_solver.support.dealing import dealt, group_parts
 from tiny_math_solver.training.generation import DatasetRow, Generation, Sample
 from tiny_math_solver.training.problem_history import ProblemHistory
 from tiny_math_solver.training.sampler import ProblemSampler
 
+PROMPT_COST = 0.1  # of a prompt's token in one of a completion, which are decoded one by one
 Group = list[Sample]
 
 
 class Batches:
-    """Chooses the rows of each generation batch; unless switched on, those that TRL's data loader gives.
+    """Chooses the problems of each generation batch; unless switched on, those that TRL's data loader gives.
 
     `rows` are the training problems. All processes choose the same, and share the work of each round.
     """
 
     def __init__(self, trainer: Any, rows: Sequence[DatasetRow], *, adaptive: bool = False, rounds: int = 0):
         self.rows, self.adaptive, self.rounds = rows, adaptive, rounds
-        self.history = ProblemHistory()
+        self._places = {row["id"]: place for place, row in enumerate(rows)}
+        self.history, self.lengths = ProblemHistory(), Lengths()
         self.set_aside: list[Group] = []  # of the batch under way: dead groups that others took the place of
         self._trainer = trainer
         self.sampler = ProblemSampler(
@@ -52,17 +61,18 @@ class Batches:
     def begin(self, given: list[DatasetRow], seed: int) -> list[DatasetRow]:
         """The rows of this process for the next batch, `given` by the data loader; draws depend on `seed`.
 
-        With further rounds their completions are made at once, and `generation` holds those of the whole batch.
+        Then `generation` holds the completions of all, unless a backend of TRL's own is to make them.
         """
         self.set_aside = []
-        generation = self._generation
-        if not self.adaptive and not self.rounds:
-            generation.begin(given, seed)
-        elif not self.rounds:
-            generation.begin(self._own(self._rows_of(self.sampler.batch())), seed)
+        generation, samples = self._generation, self._trainer.num_generations
+        if self.adaptive or self.rounds:
+            problems = self.sampler.batch()
         else:
-            generation.begin([], seed)
-            generation.hold(self._own(list(chain(*self._full_batch(seed)))))
+            names = chain(*processes.gather([row["id"] for row in given]))
+            problems = [self._places[name] for name in names][::samples]
+        generation.begin(processes.own_part(self._rows_of(problems)))
+        if self._trainer.rollout_func is not None:
+            generation.hold(list(chain(*self._full_batch(problems, seed))))
         return generation.rows
 
     def records(self, step: int) -> list[RolloutRow]:
@@ -72,22 +82,26 @@ class Batches:
 
     def observe(self, step: int, rows: Sequence[RolloutRow]) -> None:
         """Take the rows of a graded batch, of all processes, into the history."""
-        samples = Counter(row["id"] for row in rows)
-        right = Counter(row["id"] for row in rows if row["correct"])
+        samples, right, tokens = Counter[str](), Counter[str](), Counter[str]()
+        for row in rows:
+            samples[row["id"]] += 1
+            right[row["id"]] += row["correct"]
+            tokens[row["id"]] += row["tokens"]
         self.history.observe_batch(step, [(problem, right[problem], count) for problem, count in samples.items()])
+        self.lengths.observe({problem: tokens[problem] / count for problem, count in samples.items()})
 
     def state_dict(self) -> dict[str, Any]:
-        return {"history": self.history.state_dict(), "sampler": self.sampler.state_dict()}
+        return {name: getattr(self, name).state_dict() for name in ("history", "lengths", "sampler")}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.history.load_state_dict(state["history"])
-        self.sampler.load_state_dict(state["sampler"])
+        for name, part in state.items():
+            getattr(self, name).load_state_dict(part)
 
     # -- Rounds ---------------------------------------------------------------------------------------------------
 
-    def _full_batch(self, seed: int) -> list[Group]:
+    def _full_batch(self, problems: list[int], seed: int) -> list[Group]:
         """The groups of a batch, dead ones replaced as far as `rounds` allow."""
-        groups = self._sampled(self.sampler.batch(), seed)
+        groups = self._sampled(problems, seed)
         for number in range(1, self.rounds + 1):
             dead = [place for place, group in enumerate(groups) if self._is_dead(group)]
             further = self.sampler.more(len(dead))
@@ -105,8 +119,32 @@ class Batches:
     def _sampled(self, problems: list[int], seed: int) -> list[Group]:
         """A graded group of every problem, in all processes; each has made a part of the samples."""
         rows, samples = self._rows_of(problems), self._trainer.num_generations
-        made = list(chain(*processes.gather(self._generation.make(self._own(rows), seed))))
-        return [made[first : first + samples] for first in range(0, len(made), samples)]
+        drawn: Counter[int] = Counter()  # problems with the same prompt draw as one group
+        numbers = []
+        for row in rows:
+            numbers.append(drawn[row["group"]])
+            drawn[row["group"]] += 1
+        shares = self._shares(problems)
+        own = shares[processes.rank()]
+        made = self._generation.make([rows[place] for place in own], [numbers[place] for place in own], seed)
+        with self._generation.step_metrics.waiting():
+            parts = processes.gather([(sample.rollout, sample.graded) for sample in made])
+        whole = sorted(zip(chain(*shares), chain(*parts), strict=True), key=operator.itemgetter(0))
+        found = [Sample(row, *results) for row, (_, results) in zip(rows, whole, strict=True)]
+        return [found[first : first + samples] for first in range(0, len(found), samples)]
+
+    def _shares(self, problems: list[int]) -> list[list[int]]:
+        """The places of each process among the completions of `problems`."""
+        samples, prompts = self._trainer.num_generations, self._generation.prompts
+        parts = group_parts(len(problems), samples, processes.count())
+        costs, places = [], []
+        for first, problem in enumerate(problems):
+            row = self.rows[problem]
+            prompt, completion = len(prompts[row["group"]].ids), self.lengths.expected(row["id"])
+            for part in parts:
+                costs.append(PROMPT_COST * prompt + len(part) * completion)
+                places.append(range(first * samples + part.start, first * samples + part.stop))
+        return [list(chain(*(places[unit] for unit in share))) for share in dealt(costs, processes.count())]
 
     def _is_dead(self, group: Group) -> bool:
         trainer, rewards = self._trainer, [list(sample.graded.rewards.values()) for sample in group]
@@ -119,14 +157,42 @@ class Batches:
     def _rows_of(self, problems: list[int]) -> list[DatasetRow]:
         return [dict(self.rows[problem]) for problem in problems for _ in range(self._trainer.num_generations)]
 
-    def _own(self, rows: list[Any]) -> list[Any]:
-        """The part of this process: TRL's processes have consecutive parts of a batch."""
-        size = math.ceil(len(rows) / processes.count())
-        return rows[processes.rank() * size :][:size]
-
     @property
     def _generation(self) -> Generation:
         return self._trainer.generation
+
+
+class Lengths:
+    """The mean number of tokens of each problem's completions at its last visit, and of all completions of late."""
+
+    FADES = 0.9  # the mean of all, with each batch
+
+    def __init__(self) -> None:
+        self.of_problem: dict[str, float] = {}
+        self.of_all = 1.0
+
+    def observe(self, means: Mapping[str, float]) -> None:
+        """Take in the mean lengths of a batch, by problem."""
+        if not means:
+            return
+        latest = sum(means.values()) / len(means)
+        self.of_all = self.FADES * self.of_all + (1 - self.FADES) * latest if self.of_problem else latest
+        self.of_problem |= means
+
+    def expected(self, problem: str) -> float:
+        """Tokens of a completion of `problem`."""
+        return self.of_problem.get(problem, self.of_all)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "problems": list(self.of_problem),
+            "tokens": torch.tensor(list(self.of_problem.values()), dtype=torch.float64),
+            "of_all": self.of_all,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.of_problem = dict(zip(state["problems"], state["tokens"].tolist(), strict=True))
+        self.of_all = state["of_all"]
 
 
 def round_seed(seed: int, number: int) -> int:

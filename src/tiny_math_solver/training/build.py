@@ -204,8 +204,6 @@ def make_update(config: Config, trainer: MathGRPOTrainer, console: Console, even
     share = kept_rows(config.num_generations, config.update.share) / config.num_generations
     if reason and share < 1:
         raise UserError(f"update.share is below 1, which TRL's own micro-batches cannot take ({reason}); set it to 1")
-    if processes.count() > 1 and share < 1:
-        raise UserError("update.share is below 1, which takes a single process; set it to 1")
     if reason:
         console.say(f"update in TRL's own micro-batches: {reason}")
         number_positions(trainer.model)

@@ -79,7 +79,8 @@ class Checkpointing(TrainerCallback):
         }
         if trainer.update is not None:
             self.parts["tokens_per_pass"] = trainer.update.tokens_per_pass
-        self.process: dict[str, Stateful] = {"random": RandomStates(), "buffer": trainer.buffer}
+        self.process: dict[str, Stateful] = {"random": RandomStates()}
+        (self.process if trainer.update is None else self.parts)["buffer"] = trainer.buffer
         self.loss = LossSum(trainer)
         self.saved_step = -1
         self._checkpoint: Path | None = None  # being restored

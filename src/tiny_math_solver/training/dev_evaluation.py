@@ -11,7 +11,6 @@ from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.prompts import PromptFormat
 from tiny_math_solver.runs.folder import RunFolder
 from tiny_math_solver.runs.records import read_jsonl
-from tiny_math_solver.support import processes
 from tiny_math_solver.training.measures import require_scores
 from tiny_math_solver.training.trainer import MathGRPOTrainer
 
@@ -42,7 +41,7 @@ class DevEvaluation(TrainerCallback):
         """Evaluate the policy; True if it is the best so far."""
         trainer = self.trainer
         with trainer.step_metrics.timed("evaluation"):
-            block = processes.on_main(lambda: self._measure(state.global_step))
+            block = self._measure(state.global_step)
         low, high = block["ci95"]
         scores = {name: block[name] for name in ("accuracy", "strict_accuracy")}
         self.history.append({"step": state.global_step, **scores, "low": low, "high": high})

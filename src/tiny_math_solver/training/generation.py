@@ -1,14 +1,15 @@
 """A generation batch on its way through TRL: prompts → rollouts → graded completions.
 
-TRL asks for the completions (`rollout_func`) and for the rewards, one function after the other. A row keeps the group
-of its prompt, its tokens stay ragged, and its completion is graded once. Where a batch was put together beforehand
-(batches.py), TRL is given what there is.
+TRL asks for the completions (`rollout_func`) and for the rewards, one function after the other, in each process for a
+part of the batch. A row keeps the group of its prompt, its tokens stay ragged, and its completion is graded once:
+before TRL asks (batches.py), unless a backend of TRL's own makes the completions.
 """
 
 import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 from trl import GRPOConfig
@@ -21,6 +22,7 @@ from tiny_math_solver.prompts import Prompt, chat_messages
 from tiny_math_solver.rollouts import EngineRollouts, Rollout, Rollouts, Sampling
 from tiny_math_solver.rollouts.endings import Endings
 from tiny_math_solver.runs.records import RolloutRow
+from tiny_math_solver.support import processes
 from tiny_math_solver.training.step_metrics import StepMetrics
 
 DatasetRow = dict[str, Any]  # of the dataset: prompt (chat messages), answer, question, id, group
@@ -50,7 +52,9 @@ class Sample:
 
 
 class Generation:
-    """Makes and grades one generation batch at a time: `begin`, perhaps `hold`, then TRL's calls, then `records`.
+    """Makes and grades one generation batch at a time: `begin`, `make` and `hold`, then TRL's calls, then `records`.
+
+    `rows` are those of this process, for TRL; all else is about the completions of all processes.
 
     `prompts` are those of every problem that may come, found by their group. `rollouts` are of the policy under
     training, so they can only be made once the trainer has put the adapter on the model.
@@ -65,16 +69,15 @@ class Generation:
         self.rows: list[DatasetRow] = []
         self.flaws: list[str] = []  # of the batch: rewards and log-probabilities that are missing or not finite
         self._held: list[Sample] = []
-        self._seed = 0
 
-    def begin(self, rows: list[DatasetRow], seed: int) -> None:
-        """Take the rows of the next batch; their draws depend on `seed`."""
-        self.rows, self._seed, self.flaws, self._held = rows, seed, [], []
+    def begin(self, rows: list[DatasetRow]) -> None:
+        """Begin the next batch, of which TRL has `rows` of this process."""
+        self.rows, self.flaws, self._held = rows, [], []
         self.step_metrics.batches += 1
 
-    def make(self, rows: list[DatasetRow], seed: int) -> list[Sample]:
-        """One graded completion for each of `rows`."""
-        asked = [self.prompts[row["group"]] for row in rows]
+    def make(self, rows: list[DatasetRow], numbers: Sequence[int], seed: int) -> list[Sample]:
+        """A graded completion of each of `rows`; its draws depend on its problem, its number among them and `seed`."""
+        asked = [replace(self.prompts[row["group"]], first=number) for row, number in zip(rows, numbers, strict=True)]
         samples: dict[int, Sample] = {}
         endings = self.rollouts.endings
 
@@ -92,14 +95,18 @@ class Generation:
             return Sample(row, rollout, self.grade(as_text(row["prompt"]), text, row["answer"]))
 
     def hold(self, samples: list[Sample]) -> None:
-        """Take the batch as it is: TRL gets these completions and their rewards."""
-        self.rows, self._held = [sample.row for sample in samples], samples
+        """Take the completions of the batch: TRL gets those of this process, and their rewards."""
+        self._held = samples
+        self.rows = [sample.row for sample in self._own]
+
+    @property
+    def _own(self) -> list[Sample]:
+        """The samples of this process: those of TRL have consecutive parts of a batch."""
+        return processes.own_part(self._held)
 
     def rollout_func(self, prompts: list[Any], trainer: Any) -> dict[str, Any]:
-        """TRL's hook for generation: one completion for each of `rows`, whose messages `prompts` repeats."""
-        if not self._held:
-            self.hold(self.make(self.rows, self._seed))
-        rollouts = [sample.rollout for sample in self._held]
+        """TRL's hook for generation: the completions of `rows`, whose messages `prompts` repeats."""
+        rollouts = [sample.rollout for sample in self._own]
         has_logprobs = all(rollout.logprobs is not None for rollout in rollouts)
         return {
             "prompt_ids": [rollout.prompt_ids for rollout in rollouts],
@@ -143,7 +150,7 @@ class Generation:
             def reward(**batch: Any) -> list[float]:
                 if not self._held:
                     self._take(batch["completion_ids"])
-                return [sample.graded.rewards[name] for sample in self._held]
+                return [sample.graded.rewards[name] for sample in self._own]
 
             reward.__name__ = name  # TRL's metrics carry it
             return reward
@@ -154,7 +161,8 @@ class Generation:
         """Grade completions that a backend of TRL's own has made, one for each of `rows`."""
         endings = self.rollouts.endings
         made = [Rollout([], ids, endings.finished(ids)) for ids in completion_ids]
-        self.hold([self._graded(row, rollout, endings) for row, rollout in zip(self.rows, made, strict=True)])
+        own = [self._graded(row, rollout, endings) for row, rollout in zip(self.rows, made, strict=True)]
+        self.hold(list(chain(*processes.gather(own))))
 
     def ended(self) -> list[tuple[int, bool]]:
         """`(tokens, ended by itself)` of each completion of the batch."""

@@ -23,7 +23,7 @@ from tiny_math_solver.training.step_metrics import STEP_PARTS
 BLOCKS = "▁▂▃▄▅▆▇█"
 SAMPLE_EVERY = 4  # steps for which a completion stays on screen, long enough to read it
 SAMPLE_LINES = 8
-PART_STYLES = dict(zip(STEP_PARTS, ("cyan", "yellow", "magenta", "green"), strict=True))
+PART_STYLES = dict(zip(STEP_PARTS, ("cyan", "yellow", "magenta", "green", "red"), strict=True))
 
 
 @dataclass(frozen=True)

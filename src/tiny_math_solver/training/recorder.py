@@ -5,7 +5,6 @@ from typing import Any
 from tiny_math_solver.runs.events import EventLog
 from tiny_math_solver.runs.folder import RunFolder
 from tiny_math_solver.runs.records import ROLLOUTS, RolloutRow
-from tiny_math_solver.support import processes
 
 
 class Recorder:
@@ -19,8 +18,8 @@ class Recorder:
         self._is_open = True
 
     def record(self, step: int, rows: list[RolloutRow]) -> None:
-        """Add this process's rows of a generation batch."""
-        self.last_rows = rows = [row for part in processes.gather(rows) for row in part]
+        """Add the rows of a generation batch, of all processes."""
+        self.last_rows = rows
         self.completions += len(rows)
         self.completion_tokens += sum(row["tokens"] for row in rows)
         self.best_reward = max([self.best_reward, *(sum(row["rewards"].values()) for row in rows)])

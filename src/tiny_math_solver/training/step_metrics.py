@@ -5,7 +5,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-STEP_PARTS = ("rollout", "reward", "update", "evaluation")
+from tiny_math_solver.support import processes
+from tiny_math_solver.support.device import synchronize
+
+STEP_PARTS = ("rollout", "reward", "update", "evaluation", "waiting")
 
 
 class StepMetrics:
@@ -33,14 +36,33 @@ class StepMetrics:
         within = sum(self.seconds.values()) - before
         self.seconds[part] += time.perf_counter() - started - within
 
+    @contextmanager
+    def waiting(self, device: str = "cpu") -> Iterator[None]:
+        """Count the time in which this process waits for others; a single one does not."""
+        if processes.count() == 1:
+            yield
+            return
+        synchronize(device)  # its own work is done by then
+        with self.timed("waiting"):
+            yield
+
     def take(self, step: int) -> dict[str, float]:
         """The numbers since the last call, `step` being the last finished step; begins anew."""
         taken, self.extra = self.extra | self.lasting, {}
         if steps := step - self._logged_step:
-            taken |= {f"time/{part}": seconds / steps for part, seconds in self.seconds.items()}
+            parts = [part for part in STEP_PARTS if part != "waiting" or processes.count() > 1]
+            taken |= {f"time/{part}": self.seconds[part] / steps for part in parts}
+            taken |= self._evenness()
             self._logged_step = step
         self.seconds = dict.fromkeys(STEP_PARTS, 0.0)
         return taken
+
+    def _evenness(self) -> dict[str, float]:
+        """How evenly several processes were busy: their mean working time, in that of the one that took longest."""
+        if processes.count() == 1:
+            return {}
+        busy = processes.gather(sum(self.seconds[part] for part in ("rollout", "reward", "update")))
+        return {"processes/busy": sum(busy) / len(busy) / max(*busy, 1e-9)}
 
     def take_measured(self) -> tuple[int, dict[str, str]]:
         """`(batches, excused)` since the last call; begins anew."""

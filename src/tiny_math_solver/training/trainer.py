@@ -3,6 +3,7 @@
 Loss functions, advantages, optimizer and schedule are TRL's own. docs/architecture.md has the figure of one step.
 
     _get_train_sampler                    the order of the problems, kept for resuming
+    _prepare_inputs                       micro-batches of the rows of all processes, in the same order in each
     _generate_and_score_completions       batches.py chooses problems, generation.py makes and grades their completions,
                                           update/share.py chooses rows, recorder.py keeps all
     compute_loss                          update/ gathers micro-batches; the last one of a step makes the gradient
@@ -15,6 +16,7 @@ Loss functions, advantages, optimizer and schedule are TRL's own. docs/architect
 
 from __future__ import annotations
 
+import math
 from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,13 +31,15 @@ from tiny_math_solver.models.ends import causal_lm
 from tiny_math_solver.models.starting_adapter import MergedAdapter
 from tiny_math_solver.rollouts import EngineRollouts, Rollouts, Sampling
 from tiny_math_solver.support import processes
+from tiny_math_solver.support.dealing import group_parts
 from tiny_math_solver.support.out_of_memory import retry_on_oom
 from tiny_math_solver.training.batches import Batches
 from tiny_math_solver.training.generation import DatasetRow, Generation
 from tiny_math_solver.training.measures import share_without_gradient
 from tiny_math_solver.training.recorder import Recorder
 from tiny_math_solver.training.step_metrics import StepMetrics
-from tiny_math_solver.training.trl_state import GenerationBuffer, LoggedMetrics, Mark, measured_alone
+from tiny_math_solver.training.trl_state import GenerationBuffer, LoggedMetrics, Mark, measured_alone, moved
+from tiny_math_solver.update.passes import joined, select_rows
 from tiny_math_solver.update.policy_update import PolicyUpdate
 from tiny_math_solver.update.share import down_sampled, kept_rows
 
@@ -118,9 +122,12 @@ class MathGRPOTrainer(GRPOTrainer):
 
     @property
     def rows_per_generation(self) -> int:
-        """Completions that this process samples for one generation batch."""
+        """Completions that a process samples for one generation batch, if it gets the largest share."""
         args: Any = self.args
-        return args.generation_batch_size // self.accelerator.num_processes
+        samples: Any = self.num_generations
+        groups, shares = args.generation_batch_size // samples, self.accelerator.num_processes
+        parts = group_parts(groups, samples, shares)
+        return math.ceil(groups * len(parts) / shares) * max(map(len, parts))
 
     def save_adapter(self, folder: Path) -> None:
         """Write the adapter as plain PEFT of the base that was configured, with its tokenizer."""
@@ -137,19 +144,43 @@ class MathGRPOTrainer(GRPOTrainer):
         self.sampler = super()._get_train_sampler(dataset)
         return self.sampler
 
+    def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
+        """The micro-batch under way.
+
+        With an `update` it has the rows of all processes, shuffled in the same way however many these are.
+        """
+        if self.update is None:
+            return super()._prepare_inputs(generation_batch)
+        micro_step, parts = self.buffer.micro_step, self.buffer.parts
+        if not self.buffer.batches or micro_step % (parts * self.num_iterations) == 0:
+            whole = self._generate_and_score_completions(generation_batch)
+            shuffled = torch.randperm(
+                len(whole["advantages"]), generator=torch.Generator().manual_seed(self._batch_seed)
+            )
+            self.buffer.fill(select_rows(whole, shuffled.to(whole["advantages"].device)))
+        return self.buffer.batches[micro_step % parts]
+
+    @property
+    def _batch_seed(self) -> int:
+        """The seed of the generation batch under way, which has the same number with any number of processes."""
+        return (self.args.seed << 32) + self.buffer.micro_step // self.buffer.parts
+
     def _generate_and_score_completions(self, inputs: list[DatasetRow]) -> dict[str, Any]:
-        # processes may share a group, so each needs draws of its own, and so does every batch
-        batch = self.buffer.micro_step * self.accelerator.num_processes + self.accelerator.process_index
-        inputs = self.batches.begin(inputs, seed=(self.args.seed << 32) + batch)
+        """TRL's rows of a generation batch: those of all processes where there is an `update`, else of this one."""
+        inputs = self.batches.begin(inputs, self._batch_seed)
         mark = self.logged.mark()
-        output = super()._generate_and_score_completions(inputs)
+        own = super()._generate_and_score_completions(inputs)
         if self.rollouts.endings.texts:
             self._count_stopped(mark)
         self.logged.add(self.batches.metrics)
-        output["group"] = torch.tensor([row["group"] for row in inputs], device=output["advantages"].device)
+        device = own["advantages"].device
+        own["group"] = torch.tensor([row["group"] for row in inputs], device=device)
+        output = own
+        if processes.count() > 1:
+            output = joined([moved(part, device) for part in processes.gather(moved(own, "cpu"))])
         if self.scale_rewards == "batch":  # of which TRL sees no group without a gradient
-            shares = processes.gather(share_without_gradient(output["advantages"], output["group"]))
-            self.logged.replace(mark, "frac_reward_zero_std", sum(shares) / len(shares))
+            share = share_without_gradient(output["advantages"], output["group"])
+            self.logged.replace(mark, "frac_reward_zero_std", share)
         if self.update is not None and self.update.share < 1:
             self._drop_rows(output, self.update.share)
         if not bool(output["advantages"].isfinite().all()):
@@ -157,7 +188,7 @@ class MathGRPOTrainer(GRPOTrainer):
         self.flaws += chain(*processes.gather(self.generation.flaws))
         if not self.flaws:  # or the records would hold what is no number
             self._record(output)
-        return output
+        return own if self.update is None else output
 
     def _drop_rows(self, output: dict[str, Any], share: float) -> None:
         """Mark the rows that are not learned from, and compare the others among themselves."""
@@ -222,11 +253,10 @@ class MathGRPOTrainer(GRPOTrainer):
 
     def _count_stopped(self, mark: Mark) -> None:
         """Log completions that end at a stop string as ended: TRL takes all without an end token for cut off."""
-        tokens, ended = torch.tensor(self.generation.ended(), device=self.accelerator.device).unbind(1)
-        tokens, whole = (self.accelerator.gather(part) for part in (tokens, ended.bool()))
-        lengths = tokens[whole].float() if whole.any() else torch.zeros(1)
+        tokens, ended = torch.tensor(self.generation.ended()).unbind(1)
+        lengths = tokens[ended.bool()].float() if ended.any() else torch.zeros(1)
         for name, value in {
-            "clipped_ratio": 1 - whole.float().mean(),
+            "clipped_ratio": 1 - ended.float().mean(),
             "mean_terminated_length": lengths.mean(),
             "min_terminated_length": lengths.min(),
             "max_terminated_length": lengths.max(),
@@ -252,8 +282,9 @@ class MathGRPOTrainer(GRPOTrainer):
         with self.step_metrics.timed("update"):
             with measured_alone(self.accelerator):
                 result = retry_on_oom(attempt, update.shrink)
-            self.logged.gather(mark)
-            update.conclude(result)
+            with self.step_metrics.waiting(self.args.device.type):
+                self.logged.gather(mark)
+                update.conclude(result)
         for name, value in result.metrics.items():
             self.logged.replace(mark, name, value)
         self.step_metrics.excused |= result.excused

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from tiny_math_solver.support import processes
+from tiny_math_solver.update.passes import Batch, joined, split
 
 Mark = dict[str, int]
 
@@ -109,7 +110,10 @@ class EntropyBonus:
 
 
 class GenerationBuffer:
-    """The micro-batches of this process that are still to be learned from, and the count of those that were."""
+    """The micro-batches that are still to be learned from, and the count of those that were.
+
+    With an update of our own they hold the rows of all processes, the same in each; TRL's are those of one.
+    """
 
     def __init__(self, trainer: Any):
         self._trainer = trainer
@@ -119,29 +123,44 @@ class GenerationBuffer:
         """Micro-batches this process has learned from."""
         return self._trainer._step
 
+    @property
+    def batches(self) -> list[Batch]:
+        """The micro-batches of the generation batch under way; none before it, or where it was dropped."""
+        return self._trainer._buffered_inputs or []
+
+    @property
+    def parts(self) -> int:
+        """Micro-batches of a generation batch."""
+        return self._trainer.args.steps_per_generation
+
+    def fill(self, rows: Batch) -> None:
+        """Cut the rows of a generation batch into its micro-batches."""
+        self._trainer._buffered_inputs = split(rows, self.parts)
+
     def drop(self) -> None:
         """Have the completions that are still to be learned from sampled again, by the policy as it is then."""
         self._trainer._buffered_inputs = None
 
     def state_dict(self) -> dict[str, Any]:
-        args, buffered = self._trainer.args, self._trainer._buffered_inputs
-        is_used_up = self.micro_step % (args.steps_per_generation * self._trainer.num_iterations) == 0
+        args = self._trainer.args
+        is_used_up = self.micro_step % (self.parts * self._trainer.num_iterations) == 0
         return {
             "step": self.micro_step,
             "accumulation": args.gradient_accumulation_steps,
-            "waiting": [] if is_used_up or buffered is None else _moved(buffered, "cpu"),
+            "waiting": [] if is_used_up else [moved(batch, "cpu") for batch in self.batches],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         trainer, args = self._trainer, self._trainer.args
-        trainer._step = state["step"]
-        if state["accumulation"] != args.gradient_accumulation_steps:  # which was allowed
-            trainer._step = trainer.state.global_step * args.gradient_accumulation_steps
-        if state["waiting"] and len(state["waiting"]) == args.steps_per_generation:
-            trainer._buffered_inputs = _moved(state["waiting"], trainer.accelerator.device)
+        # the accumulation may be another one: as allowed, or for another number of processes
+        trainer._step = state["step"] * args.gradient_accumulation_steps // state["accumulation"]
+        if waiting := [moved(batch, trainer.accelerator.device) for batch in state["waiting"]]:
+            if trainer.update is None:
+                trainer._buffered_inputs = waiting if len(waiting) == self.parts else None
+            elif sum(len(batch["advantages"]) for batch in waiting) == args.generation_batch_size:
+                self.fill(joined(waiting))
 
 
-def _moved(batches: list[dict[str, Any]], device: Any) -> list[dict[str, Any]]:
-    return [
-        {name: v.to(device) if isinstance(v, torch.Tensor) else v for name, v in batch.items()} for batch in batches
-    ]
+def moved(batch: Batch, device: Any) -> Batch:
+    """The batch with its tensors on `device`."""
+    return {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 # The input of TRL's loss: tensors by name, a row per completion, and `group` [B]. `used` [B], if there, is False for
-# rows that were dropped from their group (share.py).
+# rows that were dropped from their group (share.py), `own` [B] for those that another process passes.
 Batch = dict[str, Any]
 
 # Losses that average over the rows of a micro-batch: a pass of another size has to be weighted.
@@ -40,11 +40,15 @@ def passes(
     skip_zero_advantage: bool,
     by_group: bool = False,
     share: float = 1.0,
+    processes: int = 1,
 ) -> Iterator[Pass]:
     """Cut the rows of one optimizer step into passes of about `tokens` tokens.
 
     Rows of like length go together, or with `by_group` rows of the same group, whose prompt then counts once. The
     weighted losses add up to the sum of the micro-batches' losses.
+
+    Each micro-batch has the rows of so many `processes`. This one passes its own rows, and the mean of the processes'
+    losses is that of TRL's.
 
     `share` is that of the rows used in each group. A mean over rows is then one over as many as are used: each used
     row weighs the same, however many of a micro-batch's rows are used. Where tokens of the generation batch are
@@ -52,7 +56,7 @@ def passes(
     """
     settings = {"skip_zero_advantage": skip_zero_advantage, "by_group": by_group}
     if loss_type == "bnpo":  # averages over the tokens of a micro-batch, so its rows are not mixed with those of others
-        for micro_batch in micro_batches:
+        for micro_batch in (part for whole in micro_batches for part in split(whole, processes)):
             used = used_rows(micro_batch)
             all_tokens = micro_batch["completion_mask"][used].sum().clamp(min=1)
             weight = len(used) / (len(micro_batch["advantages"]) * share)
@@ -60,7 +64,7 @@ def passes(
                 yield Pass(batch, weight * float(batch["completion_mask"].sum() / all_tokens))
         return
     if loss_type in MEAN_OVER_ROWS:
-        rows = len(micro_batches[0]["advantages"])
+        rows = len(micro_batches[0]["advantages"]) / processes
         for batch in _cut(joined(micro_batches), tokens, **settings):
             yield Pass(batch, len(batch["advantages"]) / (rows * share))
         return
@@ -90,6 +94,12 @@ def joined(micro_batches: list[Batch]) -> Batch:
     return out
 
 
+def split(batch: Batch, parts: int) -> list[Batch]:
+    """The batch in `parts` of consecutive rows."""
+    size = len(batch["advantages"]) // parts
+    return [select_rows(batch, slice(first, first + size)) for first in range(0, size * parts, size)]
+
+
 def trimmed(batch: Batch) -> Batch:
     """Drop the columns that are padding in every row: left of the prompts, right of the completions."""
     prompt, completion = (int(batch[f"{part}_mask"].sum(1).max()) for part in ("prompt", "completion"))
@@ -114,11 +124,17 @@ def used_rows(batch: Batch) -> Tensor:
     return torch.arange(len(batch["advantages"]), device=batch["advantages"].device)
 
 
+def passed_rows(batch: Batch, *, skip_zero_advantage: bool) -> Tensor:
+    """Indices of the rows that have a gradient, of any process."""
+    rows = used_rows(batch)
+    return rows[batch["advantages"][rows] != 0] if skip_zero_advantage else rows
+
+
 def _cut(batch: Batch, tokens: int, *, skip_zero_advantage: bool, by_group: bool) -> Iterator[Batch]:
     prompts, completions = batch["prompt_mask"].sum(1), batch["completion_mask"].sum(1)
-    rows = used_rows(batch)
-    if skip_zero_advantage:
-        rows = rows[batch["advantages"][rows] != 0]
+    rows = passed_rows(batch, skip_zero_advantage=skip_zero_advantage)
+    if "own" in batch:
+        rows = rows[batch["own"][rows]]
     if by_group:
         parts = rows_by_group(batch["group"][rows], prompts[rows], completions[rows], tokens)
     else:

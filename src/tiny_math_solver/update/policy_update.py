@@ -14,6 +14,7 @@ from torch import Tensor
 from tiny_math_solver.support import processes
 from tiny_math_solver.support.batch_size import BatchSize
 from tiny_math_solver.support.memory import large_blocks_mapped
+from tiny_math_solver.update.own_rows import mark_own
 from tiny_math_solver.update.passes import Batch, passes, rows_by_length, select_rows, trimmed
 from tiny_math_solver.update.scorer import Scorer
 from tiny_math_solver.update.torch_scorer import TorchScorer
@@ -45,6 +46,7 @@ class UpdateResult:
 class PolicyUpdate:
     """Gathers the micro-batches of an optimizer step in `window`; `run`, then `conclude`, make their gradient.
 
+    The micro-batches have the rows of all processes, each of which passes a share of them (own_rows.py).
     `skip_zero_advantage` leaves out rows of zero advantage, which is exact where the loss has no other term. `share` is
     that of the rows used in each group.
     """
@@ -74,7 +76,8 @@ class PolicyUpdate:
 
         `loss_of` is TRL's loss of a batch, which calls `pass_logprobs`; `backward` takes the loss of a pass.
         """
-        device = self.window[0]["completion_ids"].device
+        device, count = self.window[0]["completion_ids"].device, processes.count()
+        rows = mark_own(self.window, processes.rank(), count, skip_zero_advantage=self.skip_zero_advantage)
         result = UpdateResult(torch.zeros((), device=device), gaps=[torch.empty(0, device=device)])
         self.scorer.begin()
         if compare and self.scorer is not self.torch_scorer:
@@ -84,12 +87,13 @@ class PolicyUpdate:
             result.excused |= dict.fromkeys((GAP_TO_TRANSFORMERS, LARGEST_TO_TRANSFORMERS), "compared every few steps")
         with large_blocks_mapped() if self._is_mapped(device) else contextlib.nullcontext():
             for part in passes(
-                self.window,
+                rows,
                 self.loss_type,
                 self.tokens_per_pass.value,
                 skip_zero_advantage=self.skip_zero_advantage,
                 by_group=self.scorer.by_group,
                 share=self.share,
+                processes=count,
             ):
                 self._pass = part.batch
                 loss = loss_of(part.batch) * part.weight
@@ -109,27 +113,17 @@ class PolicyUpdate:
         return device.type == "cpu" and self.scorer.pass_bytes(self.tokens_per_pass.value) > MAPPED_PASS
 
     def conclude(self, result: UpdateResult) -> None:
-        """Make the gradient that of all processes, and add to the metrics or say why there are none.
-
-        Each process has run the rows of its own window. TRL's losses are means over those, so that the gradient of all
-        is the mean of theirs.
-        """
+        """Make the gradient that of all processes, and add to the metrics or say why there are none."""
         processes.average([p.grad for p in self.model.parameters() if p.grad is not None])
         surprisals = [-batch[SAMPLED][batch["completion_mask"].bool()] for batch in self.window if SAMPLED in batch]
-        gaps = torch.cat(result.gaps)
-        measured = _Measured(
-            _Mean.of(torch.cat(surprisals)) if surprisals else _Mean(),  # of every row, not of the passed ones alone
-            _Mean.of(gaps),
-            gaps.max().item() if len(gaps) else 0.0,
-            sum(map(int, result.scored)),
-            len(result.scored),
-        )
+        if surprisals and len(values := torch.cat(surprisals)):  # of every row, not of the passed ones alone
+            result.metrics["entropy"] = values.mean().item()
+        gaps, tokens = torch.cat(result.gaps), sum(map(int, result.scored))
+        measured = _Measured(gaps.sum().item(), len(gaps), _largest(gaps), tokens, len(result.scored))
         found = processes.gather(measured)
-        for name, parts in (("entropy", [each.surprisal for each in found]), (GAP, [each.gap for each in found])):
-            if count := sum(part.values for part in parts):
-                result.metrics[name] = sum(part.total for part in parts) / count
-        if GAP in result.metrics:
-            result.metrics[LARGEST_GAP] = max(each.largest_gap for each in found)
+        if count := sum(each.gaps for each in found):
+            result.metrics[GAP] = sum(each.total for each in found) / count
+            result.metrics[LARGEST_GAP] = _largest(torch.tensor([each.largest for each in found]))
         if not any(each.tokens for each in found):
             result.excused |= dict.fromkeys((GAP, LARGEST_GAP), "no token of the step has a gradient")
         if not any(each.passes for each in found):
@@ -164,25 +158,19 @@ class PolicyUpdate:
         return True
 
 
-class _Mean(NamedTuple):
-    """The mean of some values as what several processes can add up."""
-
-    total: float = 0.0
-    values: int = 0
-
-    @classmethod
-    def of(cls, values: Tensor) -> "_Mean":
-        return cls(values.sum().item(), len(values))
-
-
 class _Measured(NamedTuple):
-    """What one process has measured in a step; `tokens` have a gradient, in so many `passes`."""
+    """What one process has measured in a step: gaps, and tokens with a gradient, in so many passes."""
 
-    surprisal: _Mean
-    gap: _Mean
-    largest_gap: float
+    total: float
+    gaps: int
+    largest: float
     tokens: int
     passes: int
+
+
+def _largest(values: Tensor) -> float:
+    """The largest of `values` `[n]`; 0 of none, NaN if one is."""
+    return values.max().item() if len(values) else 0.0
 
 
 def _longest_row(batch: Batch) -> int:
