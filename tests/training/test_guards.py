@@ -200,7 +200,7 @@ def test_sabotage_rollouts_without_the_adapter(tmp_path: Path, monkeypatch: pyte
 
 
 def test_sabotage_a_learning_rate_of_a_hundred_times(tmp_path: Path):
-    result = run(tmp_path / "run", "--grpo.learning_rate", "0.1", "--guards.rescue", "false")
+    result = run(tmp_path / "run", "--grpo.learning_rate", "0.1", "--guards.rescue", "false", "--grpo.seed", "1")
     assert result.stopped.exit_code == EXIT_LEARNED_NOTHING
     assert found(result) & {"collapse", "no reward"}
     assert any("grpo.learning_rate" in event["text"] for event in result.events)

@@ -69,10 +69,13 @@ def test_two_processes_share_each_step_and_end_with_one_verdict_and_one_policy(t
 
 
 @pytest.mark.parametrize(
-    ("loss_type", "beta"), [("grpo", "0.05"), ("dapo", "0"), ("bnpo", "0"), ("dr_grpo", "0"), ("cispo", "0.05")]
+    ("loss_type", "beta"), [("grpo", "0.05"), ("dapo", "0"), ("dr_grpo", "0"), ("cispo", "0.05")]
 )
 def test_own_passes_of_two_make_the_gradient_of_stock_micro_batches(tmp_path: Path, loss_type: str, beta: str):
-    """Plain descent, so that a step of the weights is the gradient; Adam's first step has its signs alone."""
+    """Plain descent, so that a step of the weights is the gradient; Adam's first step has its signs alone.
+
+    Not of bnpo, which depends on the micro-batches: TRL shuffles the rows within each process.
+    """
     plain = ["--grpo.optim", "sgd", "--grpo.learning_rate", "0.3", "--grpo.lr_scheduler_type", "constant",
              "--grpo.max_steps", "1", "--grpo.gradient_accumulation_steps", "2", "--grpo.loss_type", loss_type,
              "--grpo.beta", beta]  # fmt: skip
@@ -91,6 +94,41 @@ def test_own_passes_of_two_make_the_gradient_of_stock_micro_batches(tmp_path: Pa
     own, stock = (rows(tmp_path / passes / "metrics.jsonl")[0] for passes in ("true", "false"))
     for name in ("reward", "frac_reward_zero_std", "loss", "grad_norm"):
         assert own[name] == pytest.approx(stock[name], rel=1e-3, abs=1e-5)
+
+
+@pytest.mark.parametrize("changed", ["per_device_train_batch_size", "gradient_accumulation_steps"])
+def test_the_run_is_the_same_on_one_two_and_four(tmp_path: Path, changed: str):
+    """Bytes of the completions and of each evaluation; adapters to rounding. bnpo depends on how rows are grouped."""
+    batch = {"per_device_train_batch_size": 16, "gradient_accumulation_steps": 4}
+    loss = ["--grpo.loss_type", "bnpo"] if changed == "gradient_accumulation_steps" else []
+    found = {}
+    for count in (1, 2, 4):
+        folder = found[count] = tmp_path / str(count)
+        size = [f"--grpo.{name}={value // count if name == changed else value}" for name, value in batch.items()]
+        options = [*size, *loss, "--grpo.max_steps", "4", "--evaluation.samples", "2", "--grpo.learning_rate", "1e-3"]
+        done = launch(count, *TINY, *options, "--grpo.output_dir", str(folder))
+        assert done.returncode == 0, done.stderr
+    one = found[1]
+    for folder in (found[2], found[4]):
+        assert (folder / "rollouts.jsonl").read_bytes() == (one / "rollouts.jsonl").read_bytes()
+        assert contents(folder / "eval") == contents(one / "eval")
+        a, b = (load_file(each / "checkpoint-4" / ADAPTER) for each in (one, folder))
+        difference = sum((a[name] - b[name]).pow(2).sum() for name in a) / sum(part.pow(2).sum() for part in a.values())
+        assert 0 < difference**0.5 < 1e-3
+    assert rows(found[4] / "metrics.jsonl")[-1]["processes/busy"] > 0.3
+    assert json.loads((found[4] / "environment.json").read_text())["processes"] == 4
+
+
+@pytest.mark.parametrize("size", ["2", "6"], ids=["one group", "three groups"])
+def test_a_group_may_be_shared_and_is_compared_as_one(tmp_path: Path, size: str):
+    """Of 4 samples each process has 2, and their draws are those of one process."""
+    found = []
+    for count, each in ((2, size), (1, str(2 * int(size)))):
+        folder = tmp_path / str(count)
+        batch = ["--grpo.per_device_train_batch_size", each, "--grpo.max_steps", "2", "--grpo.output_dir", str(folder)]
+        assert launch(count, *TINY, *batch).returncode == 0
+        found.append((folder / "rollouts.jsonl").read_bytes())
+    assert found[0] == found[1]
 
 
 def test_a_group_over_two_processes_is_compared_as_one(tmp_path: Path):
@@ -228,8 +266,37 @@ def test_a_batch_that_makes_no_whole_groups_is_refused_once_and_before_anything_
         assert not folder.exists()
 
 
+@pytest.mark.parametrize("count", [2, 1], ids=["as many", "fewer"])
+def test_a_run_goes_on_amid_a_generation_batch_with_any_number_of_processes(tmp_path: Path, count: int):
+    """Steps 1 and 2 learn from the first batch, 3 and 4 from the second. Catches rows that belong to who sampled them."""
+    batch = ["--grpo.per_device_train_batch_size", "4", "--grpo.steps_per_generation", "2"]
+    straight, folder = tmp_path / "straight", tmp_path / "run"
+    four = [*TINY, *batch, "--grpo.max_steps", "4"]
+    assert launch(2, *four, "--grpo.output_dir", str(straight)).returncode == 0
+    stop = patched(tmp_path, STOP_AFTER.format(step=3))
+    assert launch(2, *four, "--grpo.output_dir", str(folder), script=stop).returncode != 0
+    assert max(folder.glob("checkpoint-*")).name == "checkpoint-3"
+    done = launch(count, *four, "--grpo.output_dir", str(folder))
+    assert done.returncode == 0, done.stderr
+    assert (folder / "rollouts.jsonl").read_bytes() == (straight / "rollouts.jsonl").read_bytes()
+    weights = [load_file(each / "checkpoint-4" / ADAPTER) for each in (folder, straight)]
+    if count == 2:
+        assert (folder / ADAPTER).read_bytes() == (straight / ADAPTER).read_bytes()
+    assert all(torch.allclose(part, weights[1][name], atol=1e-5) for name, part in weights[0].items())
+
+
 # -- Failures and signals ---------------------------------------------------------------------------------------
 
+STOP_AFTER = """
+from tiny_math_solver.support.errors import UserError
+from trl import GRPOTrainer
+training_step = GRPOTrainer.training_step
+def fail(self, *args, **kwargs):
+    if self.state.global_step == {step}:
+        raise UserError("stopped here")
+    return training_step(self, *args, **kwargs)
+GRPOTrainer.training_step = fail
+"""
 FAILURE = """
 from trl import GRPOTrainer
 from tiny_math_solver.support.errors import UserError
@@ -248,13 +315,14 @@ GRPOTrainer.training_step = fail
     [
         ("raise UserError('no disk')", "tiny-math: no disk"),
         ("raise ZeroDivisionError('a bug')", "ZeroDivisionError: a bug"),
-        ("os.kill(os.getpid(), 9)", "tiny-math: another process of this run ended without a message"),
+        ("os.kill(os.getpid(), 9)", "tiny-math: process {rank} of 2 (at the rollouts of step 2) ended without"),
     ],
     ids=["bad input", "bug", "killed"],
 )
 def test_a_failure_of_one_process_is_printed_once_and_ends_both(tmp_path: Path, failure: str, message: str, rank: int):
     """Catches a process that waits for half an hour, and the second one's stack of gloo below the message."""
     script = patched(tmp_path, FAILURE.format(rank=rank, failure=failure))
+    message = message.format(rank=rank)
     started = time.monotonic()
     done = launch(2, *TINY, "--grpo.output_dir", str(tmp_path / "run"), script=script)
     assert done.returncode != 0

@@ -15,7 +15,7 @@ from tiny_math_solver.cli import bench, check, evaluate, fetch, fields, init, me
 from tiny_math_solver.cli.arguments import Parser, split_overrides
 from tiny_math_solver.support import processes
 from tiny_math_solver.support.console import Console, print_anything
-from tiny_math_solver.support.environment import check_library_variables, give_way_if_busy
+from tiny_math_solver.support.environment import check_library_variables, give_way_if_busy, share_cores
 from tiny_math_solver.support.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_NO_READER, StoppedError, UserError
 from tiny_math_solver.support.redaction import without_secrets
 from tiny_math_solver.support.signals import Ended, ended_by_signals
@@ -56,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             args = parse(sys.argv[1:] if arguments is None else arguments)
             check_library_variables()
             if args.command in COMPUTE and "torch" not in sys.modules:
+                share_cores()
                 give_way_if_busy()
             sys.argv[1:] = map(without_secrets, sys.argv[1:])  # trackers record the command line, and so do we
             return COMMANDS[args.command].run(args, console)

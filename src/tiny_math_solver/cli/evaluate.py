@@ -21,7 +21,8 @@ from tiny_math_solver.cli.arguments import (
     seed,
     settings_of,
 )
-from tiny_math_solver.support.console import Console, NotesConsole
+from tiny_math_solver.support import processes
+from tiny_math_solver.support.console import Console, NotesConsole, QuietConsole
 from tiny_math_solver.support.errors import UserError
 from tiny_math_solver.support.progress import loading
 
@@ -57,6 +58,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
+    processes.check_launcher_variables()
+    notes: Console = NotesConsole()
+    if not processes.is_main():
+        console = notes = QuietConsole()
     with loading():
         from tiny_math_solver.evaluation.evaluate import completions_of, evaluate
         from tiny_math_solver.evaluation.prompt_settings import evaluation_problems
@@ -66,7 +71,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
         from tiny_math_solver.support.files import json_lines, write_whole
 
     def measure(name: str, adapter: str | None = None) -> Any:
-        loaded = load_model(name, adapter=adapter, revision=args.revision, dtype=args.dtype)
+        loaded = processes.main_first(
+            lambda: load_model(name, adapter=adapter, revision=args.revision, dtype=args.dtype)
+        )
         try:
             check_prompt(args, loaded, settings, notes)
         except UserError as error:
@@ -88,17 +95,19 @@ def run(args: argparse.Namespace, console: Console) -> int:
                 on_done=advance,
             )
 
-    notes = NotesConsole()
+    processes.meet()
     check_out(args.out, ".jsonl")
     if args.out and args.problems and args.out.exists() and args.out.resolve() == Path(args.problems).resolve():
         raise UserError(f"{args.out}: holds the problems; choose another --out")
     check_problem_arguments(args)
     check_model(args)
-    locate(args.model, args.revision, args.adapter)  # downloads come before any work
+    processes.main_first(lambda: locate(args.model, args.revision, args.adapter))  # downloads come before any work
     if args.against is not None:
-        locate(args.against, args.revision)
+        processes.main_first(lambda: locate(args.against, args.revision))
     settings = settings_of(args)
-    found, dropped, _ = evaluation_problems(args.problems, settings, read_options(args, settings))
+    found, dropped, _ = processes.main_first(
+        lambda: evaluation_problems(args.problems, settings, read_options(args, settings))
+    )
     problems = found[: args.limit]
     for note in dropped:
         console.note(note)
@@ -124,6 +133,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         summary["paired"] = result.against(other).to_dict()
         lines += [paired_line(args.against, summary["paired"]), *evaluation_lines(args.against, summary["against"])]
     console.say(json.dumps(summary, indent=2) if args.json else "\n".join(lines))
-    if args.out:
+    if args.out and processes.is_main():
         write_whole(args.out, json_lines(result.rows()))
+    processes.part()
     return 0

@@ -157,6 +157,7 @@ def _generate(
     *,
     sampled: bool,
 ) -> list[EvaluationRecord]:
+    processes.begins(f"an evaluation of {len(problems):,} problems")
     rank, count = processes.sharing()
     shares = dealt([len(problem.question) for problem in problems], count)
     own = [problems[place] for place in shares[rank]]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tiny_math_solver.runs.folder import RunFolder
 from tiny_math_solver.runs.records import ENVIRONMENT
+from tiny_math_solver.support import processes
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "tokenizers", "safetensors")
 
@@ -29,6 +30,7 @@ def write_environment(run: RunFolder, command: list[str], seed: int) -> None:
             "cpu_count": os.cpu_count(),
             "gpu": device_name(default_device()),
             "torch_threads": torch.get_num_threads(),
+            "processes": processes.count(),
             "gomp_spincount": os.environ.get("GOMP_SPINCOUNT"),  # set on a busy machine (support/environment.py)
             "versions": {name: metadata.version(name) for name in LIBRARIES},
         },

@@ -9,6 +9,7 @@ import sys
 
 import psutil
 
+from tiny_math_solver.support import processes
 from tiny_math_solver.support.errors import UserError
 
 LOOK_SECONDS = 0.1  # at what others compute
@@ -25,6 +26,16 @@ def check_library_variables() -> None:
         raise UserError(f"environment: OMP_NUM_THREADS={threads!r} is not a whole number of 1 or more; unset it")
 
 
+def share_cores() -> None:
+    """Give each of several processes its part of this machine's cores as threads, where torchrun has set one for all.
+
+    Has no effect once OpenMP is loaded. A process that was given a number of its own keeps it, unless that is 1.
+    """
+    here = processes.on_this_machine()
+    if here > 1 and "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("OMP_NUM_THREADS") == "1":
+        os.environ["OMP_NUM_THREADS"] = str(max(1, _cores() // here))
+
+
 def give_way_if_busy() -> None:
     """Make waiting threads of GNU OpenMP sleep early, if other programs need their processors.
 
@@ -37,7 +48,12 @@ def give_way_if_busy() -> None:
     loads = psutil.cpu_percent(LOOK_SECONDS, percpu=True)
     ours = os.sched_getaffinity(0)
     loads = [load / 100 for index, load in enumerate(loads) if index in ours]
-    by_default = min(len(loads), psutil.cpu_count(logical=False) or len(loads))  # torch's number of threads
-    threads = int((os.environ.get("OMP_NUM_THREADS") or f"{by_default}").split(",")[0])
+    threads = int((os.environ.get("OMP_NUM_THREADS") or f"{_cores()}").split(",")[0])
     if threads > 1 and sum(loads) > len(loads) - threads + max(BUSY, BUSY_SHARE * len(loads)):
         os.environ["GOMP_SPINCOUNT"] = FEW_SPINS
+
+
+def _cores() -> int:
+    """The cores that this process may use, which is torch's number of threads by default."""
+    ours = len(os.sched_getaffinity(0)) if sys.platform.startswith("linux") else os.cpu_count() or 1
+    return min(ours, psutil.cpu_count(logical=False) or ours)

@@ -1,10 +1,11 @@
 """Several processes that train one run together, as torchrun and accelerate launch start them.
 
-The main process, that of rank 0, prints, writes the run folder, evaluates and decides; `on_main` and `main_first` let
-it go ahead, `gather` brings the processes' values together. With a single process each of them is a plain call.
+The main process, that of rank 0, prints, writes the run folder and decides; `on_main` and `main_first` let it go
+ahead, `gather` brings the processes' values together. With a single process each of them is a plain call.
 
-Decisions and records travel in a group of their own over the CPU, in which nobody gives up waiting: an evaluation may
-take hours, while a gradient that does not arrive is an error soon.
+What is decided and gathered travels in groups of their own over the CPU. Nobody gives up waiting for the main process
+that goes ahead: a download may take hours. Work that is shared ends everywhere at about the same time: who does not
+arrive within `patience` is reported with the place where it was last seen, as is one that has died.
 """
 
 import contextlib
@@ -13,9 +14,12 @@ import math
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
+
+import psutil
 
 from tiny_math_solver.support.errors import UserError
 
@@ -26,12 +30,15 @@ WORLD_SIZE = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_
 RANK = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 LOCAL_WORLD_SIZE = ("LOCAL_WORLD_SIZE", "MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "MV2_COMM_WORLD_LOCAL_SIZE")
 
-PATIENCE = timedelta(days=30)  # of a process that waits for another
+LONG_PATIENCE = timedelta(days=30)  # of a process that waits for the main one to go ahead
 STORE_PATIENCE = timedelta(seconds=5)
 SECONDS_TO_END = 15  # for a process that has failed; then it is ended, whatever its threads still wait for
-LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket closed", "Timed out waiting")
+SECONDS_TO_DIE = 0.5  # for a process whose connections are closed already
+HANGS = "Timed out waiting"
+LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket closed", HANGS)
 NO_STORE = (KeyError, ValueError, OSError, RuntimeError)
 
+patience = timedelta(minutes=30)  # with others that share work; set before the processes meet
 _is_ahead = False  # while the main process works and the others wait
 
 
@@ -93,6 +100,14 @@ def unused() -> str:
     return f"{gpus} GPUs are visible and one is used: torchrun --nproc_per_node {gpus} uses all" if gpus > 1 else ""
 
 
+def meet() -> None:
+    """Have the processes of a launcher meet, where no Trainer does that; each takes its own GPU, if there are any."""
+    if count() > 1:
+        from accelerate import PartialState
+
+        PartialState()
+
+
 # -- Together ---------------------------------------------------------------------------------------------------
 
 
@@ -133,8 +148,15 @@ def gather(value: T) -> list[T]:
     import torch.distributed as dist
 
     values: list[Any] = [None] * count()
-    dist.all_gather_object(values, value, group=_group())
+    dist.all_gather_object(values, value, group=_groups().sharing)
     return values
+
+
+def begins(place: str) -> None:
+    """Let the others know that this process begins `place`, such as "the rollouts of step 3", should it not end."""
+    if _are_together():
+        with contextlib.suppress(*NO_STORE):
+            _own_store().set(_place_key(rank()), place)
 
 
 def sharing() -> tuple[int, int]:
@@ -168,7 +190,8 @@ def part() -> None:
         import torch.distributed as dist
 
         gather(None)
-        _group.cache_clear()
+        _groups.cache_clear()
+        _own_store.cache_clear()
         dist.destroy_process_group()
 
 
@@ -196,15 +219,26 @@ def _from_main(value: Any) -> Any:
     import torch.distributed as dist
 
     values = [value]
-    dist.broadcast_object_list(values, src=0, group=_group(), device=None)
+    dist.broadcast_object_list(values, src=0, group=_groups().ahead, device=None)
     return values[0]
 
 
+class _Groups(NamedTuple):
+    """What values travel in, and who is there: `(machine, process id)` by rank."""
+
+    ahead: Any
+    sharing: Any
+    members: list[tuple[str, int]]
+
+
 @functools.cache
-def _group() -> Any:
+def _groups() -> _Groups:
     import torch.distributed as dist
 
-    return dist.new_group(backend="gloo", timeout=PATIENCE)
+    ahead, sharing = (dist.new_group(backend="gloo", timeout=timeout) for timeout in (LONG_PATIENCE, patience))
+    members: list[Any] = [None] * count()
+    dist.all_gather_object(members, (socket.gethostname(), os.getpid()), group=sharing)
+    return _Groups(ahead, sharing, members)
 
 
 # -- A process that fails ---------------------------------------------------------------------------------------
@@ -231,14 +265,55 @@ def is_first_to_fail(error: BaseException) -> bool:
 
 
 def lost_process(error: BaseException) -> UserError | None:
-    """The error to print if `error` comes from the end of another process that had no time to tell why."""
+    """The error to print if `error` comes from a process that ended without telling why, or does not go on."""
     is_lost = isinstance(error, RuntimeError) and any(words in str(error) for words in LOST)
     if not is_lost or not _are_together():
         return None
-    return UserError(
-        "another process of this run ended without a message (killed, perhaps out of memory); the same command resumes "
-        "from the last checkpoint, if there is one"
-    )
+    resumes = "the same command resumes from the last checkpoint, if there is one"
+    others = [other for other in range(count()) if other != rank()]
+    dead = [other for other in others if _is_dead(other)]
+    if HANGS in str(error) and not dead:
+        seen = "; ".join(f"process {other} was last seen at {_place_of(other)}" for other in others)
+        return UserError(
+            f"process {rank()} has waited for {patience.total_seconds():,.0f} s (grpo.ddp_timeout) at "
+            f"{_place_of(rank())}; {seen}; {resumes}"
+        )
+    which = f"process {dead[0]} of {count()} (at {_place_of(dead[0])})" if dead else "another process of this run"
+    return UserError(f"{which} ended without a message (killed, perhaps out of memory); {resumes}")
+
+
+def _is_dead(other: int) -> bool:
+    """True if process `other` is known to be gone, which this machine can tell of its own."""
+    machine, number = _groups().members[other]
+    if machine != socket.gethostname():
+        return False
+    until = time.monotonic() + SECONDS_TO_DIE
+    while True:
+        try:
+            if psutil.Process(number).status() == psutil.STATUS_ZOMBIE:
+                return True
+        except psutil.Error:
+            return True
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.05)
+
+
+def _place_of(other: int) -> str:
+    try:
+        store = _store()
+        return str(store.get(_place_key(other)).decode()) if store.check([_place_key(other)]) else "the start"
+    except NO_STORE:
+        return "a place unknown"
+
+
+def _place_key(other: int) -> str:
+    return f"tiny-math/place/{os.environ.get('TORCHELASTIC_RESTART_COUNT')}/{other}"
+
+
+@functools.cache
+def _own_store() -> Any:
+    return _store()
 
 
 def is_failed() -> bool:

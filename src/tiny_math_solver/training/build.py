@@ -97,7 +97,7 @@ def build_training(prepared: Prepared, run: RunFolder, console: Console, events:
         rescue,
         watchdog,
         checkpointing,
-        Agreement(),
+        Agreement(trainer, events),
     ):
         trainer.add_callback(callback)
     return Training(trainer, dev, metrics, signals, watchdog, checkpointing, added_end)

@@ -167,6 +167,7 @@ class MathGRPOTrainer(GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs: list[DatasetRow]) -> dict[str, Any]:
         """TRL's rows of a generation batch: those of all processes where there is an `update`, else of this one."""
+        processes.begins(f"the rollouts of step {self.state.global_step + 1}")
         inputs = self.batches.begin(inputs, self._batch_seed)
         mark = self.logged.mark()
         own = super()._generate_and_score_completions(inputs)
@@ -267,6 +268,7 @@ class MathGRPOTrainer(GRPOTrainer):
 
     def _update_policy(self, model: Any) -> Tensor:
         update, mark = self.update, self.logged.mark()
+        processes.begins(f"the update of step {self.state.global_step + 1}")
         assert update is not None
         if isinstance(self.rollouts, EngineRollouts):
             self.rollouts.free_caches()
