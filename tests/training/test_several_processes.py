@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from statistics import mean, stdev
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -68,9 +70,7 @@ def test_two_processes_share_each_step_and_end_with_one_verdict_and_one_policy(t
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["completions"] == 32
 
 
-@pytest.mark.parametrize(
-    ("loss_type", "beta"), [("grpo", "0.05"), ("dapo", "0"), ("dr_grpo", "0"), ("cispo", "0.05")]
-)
+@pytest.mark.parametrize(("loss_type", "beta"), [("grpo", "0.05"), ("dapo", "0"), ("dr_grpo", "0"), ("cispo", "0.05")])
 def test_own_passes_of_two_make_the_gradient_of_stock_micro_batches(tmp_path: Path, loss_type: str, beta: str):
     """Plain descent, so that a step of the weights is the gradient; Adam's first step has its signs alone.
 
@@ -175,17 +175,17 @@ def test_two_processes_choose_the_same_problems_and_replace_the_same_groups(tmp_
 
 
 FIXED_COMPLETIONS = """
-import torch.distributed as dist
+from tiny_math_solver.rollouts import Rollout
 from tiny_math_solver.training.generation import Generation
-def rollout_func(self, prompts, trainer):
-    ids, first = [], rank * len(self.rows)
-    for i, row in enumerate(self.rows):
-        number = (first + i) % 4
+def make(self, rows, numbers, seed):
+    made = []
+    for row, number in zip(rows, numbers):
         text = f" #### {row['answer']}" if number == 0 else "so it is " * number + f"#### {number}"
-        ids.append([*self.rollouts.tokenizer(text)["input_ids"], self.rollouts.eos_ids[0]])
-    prompt_ids = [self.prompts[row["group"]].ids for row in self.rows]
-    return {"prompt_ids": prompt_ids, "completion_ids": ids, "logprobs": None}
-Generation.rollout_func = rollout_func
+        ids = [*self.rollouts.tokenizer(text)["input_ids"], self.rollouts.eos_ids[0]]
+        rollout = Rollout(self.prompts[row["group"]].ids, ids, True)
+        made.append(self._graded(row, rollout, self.rollouts.endings))
+    return made
+Generation.make = make
 """
 
 
@@ -268,7 +268,7 @@ def test_a_batch_that_makes_no_whole_groups_is_refused_once_and_before_anything_
 
 @pytest.mark.parametrize("count", [2, 1], ids=["as many", "fewer"])
 def test_a_run_goes_on_amid_a_generation_batch_with_any_number_of_processes(tmp_path: Path, count: int):
-    """Steps 1 and 2 learn from the first batch, 3 and 4 from the second. Catches rows that belong to who sampled them."""
+    """Steps 1 and 2 learn from the first batch, 3 and 4 from the second: rows belong to whoever goes on with them."""
     batch = ["--grpo.per_device_train_batch_size", "4", "--grpo.steps_per_generation", "2"]
     straight, folder = tmp_path / "straight", tmp_path / "run"
     four = [*TINY, *batch, "--grpo.max_steps", "4"]
@@ -315,7 +315,7 @@ GRPOTrainer.training_step = fail
     [
         ("raise UserError('no disk')", "tiny-math: no disk"),
         ("raise ZeroDivisionError('a bug')", "ZeroDivisionError: a bug"),
-        ("os.kill(os.getpid(), 9)", "tiny-math: process {rank} of 2 (at the rollouts of step 2) ended without"),
+        ("os.kill(os.getpid(), 9)", "tiny-math: process {rank} of 2 (at the update of step 1) ended without"),
     ],
     ids=["bad input", "bug", "killed"],
 )
@@ -359,3 +359,119 @@ def test_a_signal_ends_both_after_a_step_that_is_saved(tmp_path: Path, to_all: b
     step = int(text.partition("stopped after step ")[2].split()[0])
     assert (folder / f"checkpoint-{step}" / "SHA256SUMS").is_file()
     assert len(rows(folder / "metrics.jsonl")) == step
+
+
+STOPS_ANSWERING = """
+import signal
+from tiny_math_solver.training.batches import Batches
+begin = Batches.begin
+def stop(self, *args, **kwargs):
+    if rank == 1 and self._trainer.state.global_step == 1:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return begin(self, *args, **kwargs)
+Batches.begin = stop
+"""
+
+
+def test_a_process_that_hangs_is_named_with_the_place(tmp_path: Path):
+    """As a GPU does that no longer answers. The launcher waits 30 s for it to end, then kills it."""
+    patient = ["--grpo.ddp_timeout", "5", "--grpo.output_dir", str(tmp_path / "run")]
+    done = launch(2, *TINY, *patient, script=patched(tmp_path, STOPS_ANSWERING))
+    assert done.returncode != 0
+    said = "process 0 has waited for 5 s (grpo.ddp_timeout) at the rollouts of step 2; process 1 was last seen at the "
+    assert done.stderr.count(f"tiny-math: {said}rollouts of step 2; the same command resumes") == 1, done.stderr
+
+
+OTHER_WEIGHTS = """
+from tiny_math_solver.training.agreement import Agreement
+compare = Agreement._compare
+def changed(self, step):
+    if rank == 1:
+        next(p for p in self.trainer.model.parameters() if p.requires_grad).data.view(-1)[7].add_(1e-6)
+    return compare(self, step)
+Agreement._compare = changed
+"""
+
+
+def test_processes_whose_weights_differ_do_not_go_on(tmp_path: Path):
+    """By one number, in the last bits. Such a run would look well and end with an adapter nobody has trained."""
+    done = launch(2, *TINY, "--grpo.output_dir", str(tmp_path / "run"), script=patched(tmp_path, OTHER_WEIGHTS))
+    assert done.returncode != 0
+    assert done.stderr.count("stopped: step 2: the weights of process 1 are not those of 0") == 1, done.stderr
+
+
+def test_an_evaluation_is_shared_and_the_same(tmp_path: Path):
+    """With a question that is asked twice, whose samples go on where the first ones ended."""
+    questions = [json.dumps({"question": f"What is {n} + 3?", "answer": str(n + 3)}) for n in (1, 2, 3, 2, 5, 6, 7)]
+    (tmp_path / "problems.jsonl").write_text("\n".join(questions) + "\n")
+    ask = ["eval", "embedded", "--problems", str(tmp_path / "problems.jsonl"), "--samples", "3"]
+    found = []
+    for count in (1, 2, 3):
+        done = launch(count, *ask, "--out", str(tmp_path / f"{count}.jsonl"))
+        assert done.returncode == 0, done.stderr
+        found.append(((tmp_path / f"{count}.jsonl").read_bytes(), done.stdout))
+    assert found[0] == found[1] == found[2]
+    records = rows(tmp_path / "2.jsonl")
+    assert len(records) == 7 * 4
+    twins = [[row["completion"] for row in records if row["id"] == name and row["sample"] is not None]
+             for name in (records[1]["id"], records[3]["id"])]  # fmt: skip
+    assert twins[0] != twins[1]
+
+
+def test_check_tries_as_many_processes_as_it_is_asked_for(tmp_path: Path):
+    command = [sys.executable, "-m", "tiny_math_solver.cli", "check", str(QUICKSTART), "--processes", "2"]
+    done = subprocess.run(command, env=launched_environment(), capture_output=True, text=True, timeout=150, check=False)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "go"), done.stderr
+    assert done.stdout.count("each of 2 processes: ") == 1
+    assert "shared by 2 processes" in done.stdout
+    refused = [*command, "--grpo.max_completion_length", "2", "--evaluation.forecast_seconds", "20"]
+    done = subprocess.run(refused, env=launched_environment(), capture_output=True, text=True, timeout=150, check=False)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (3, "do not start this run")
+    assert "Traceback" not in done.stderr
+
+
+KILLS = int(os.environ.get("TINY_MATH_KILLS", "2"))  # of the test below, half of them resumed by one process
+
+
+@pytest.mark.parametrize("number", range(KILLS))
+def test_a_run_killed_at_any_moment_goes_on(tmp_path: Path, number: int, straight: tuple[Path, float]):
+    """Resumed by as many processes it ends in the same bytes; by one with the same completions, to rounding."""
+    (whole, seconds), folder, log = straight, tmp_path / "run", tmp_path / "log"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += ["-m", "tiny_math_solver.cli", *KILLED, "--grpo.output_dir", str(folder)]
+    drawn = random.Random(number)
+    with log.open("wb") as output:
+        launcher = subprocess.Popen(
+            command, stdout=output, stderr=output, env=launched_environment(), start_new_session=True
+        )
+    time.sleep(drawn.uniform(0.2, 1) * seconds)
+    workers = [child.pid for child in psutil.Process(launcher.pid).children()] if launcher.poll() is None else []
+    if workers:
+        os.kill(drawn.choice(workers), signal.SIGKILL)
+    killed = time.monotonic()
+    ended = launcher.wait(60)
+    assert not workers or time.monotonic() - killed < 30
+    if workers and ended:
+        assert log.read_text().count("ended without a message") <= 1
+    count = 2 if number % 2 else 1
+    done = launch(count, *KILLED, "--grpo.output_dir", str(folder))
+    assert done.returncode == 0, done.stderr
+    for name in ("rollouts.jsonl", "eval/after.jsonl", "eval/before.jsonl"):
+        assert (folder / name).read_bytes() == (whole / name).read_bytes()
+    a, b = (load_file(each / ADAPTER) for each in (folder, whole))
+    if count == 2:
+        assert (folder / ADAPTER).read_bytes() == (whole / ADAPTER).read_bytes()
+    assert all(torch.allclose(part, b[name], atol=1e-4) for name, part in a.items())
+    verdicts = [json.loads((each / "summary.json").read_text())["paired"] for each in (folder, whole)]
+    assert verdicts[0] == verdicts[1]
+
+
+KILLED = [*TINY, "--grpo.max_steps", "8", "--grpo.save_steps", "2"]
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
+    """The run that nobody kills, and the seconds it takes."""
+    folder, started = tmp_path_factory.mktemp("straight") / "run", time.monotonic()
+    assert launch(2, *KILLED, "--grpo.output_dir", str(folder)).returncode == 0
+    return folder, time.monotonic() - started

@@ -53,7 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(ends_with_reader=True)
     try:
         with ended_by_signals():
-            args = parse(sys.argv[1:] if arguments is None else arguments)
+            typed = sys.argv[1:] if arguments is None else list(arguments)
+            args = parse(typed)
+            args.typed = typed
             check_library_variables()
             if args.command in COMPUTE and "torch" not in sys.modules:
                 share_cores()

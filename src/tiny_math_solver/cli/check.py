@@ -3,10 +3,11 @@
 import argparse
 from pathlib import Path
 
-from tiny_math_solver.cli.arguments import not_negative
+from tiny_math_solver.cli.arguments import not_negative, positive
 from tiny_math_solver.support import processes
 from tiny_math_solver.support.console import Console, NotesConsole, QuietConsole
 from tiny_math_solver.support.errors import EXIT_LEARNED_NOTHING
+from tiny_math_solver.support.launcher import run_together
 from tiny_math_solver.support.progress import loading
 
 HELP = "check in under a minute if a run is worth starting here: memory, time, base model, …"
@@ -15,11 +16,16 @@ HELP = "check in under a minute if a run is worth starting here: memory, time, b
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "Takes the same --section.key overrides as train. Exit code 0: go; 3: do not start."
     parser.add_argument("config", type=Path, help="YAML file, such as configs/quickstart.yaml")
+    parser.add_argument(
+        "--processes", type=positive, metavar="N", default=1, help="check a run of N processes on this machine"
+    )
     parser.add_argument("--price", type=not_negative, help="cost of this machine per hour, for an estimate of the run")
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
     processes.check_launcher_variables()
+    if args.processes > 1 and not processes.is_launched():
+        return run_together(args.processes, args.typed)
     if not processes.is_main():
         console = QuietConsole()
     worst = "ok"
@@ -38,5 +44,6 @@ def run(args: argparse.Namespace, console: Console) -> int:
     for finding in check(config, args.price, progress):
         console.say(str(finding))
         worst = max(worst, finding.verdict, key=("ok", "warn", "fail").index)
+    processes.part()
     console.say({"ok": "go", "warn": "go, but see the warnings", "fail": "do not start this run"}[worst])
     return EXIT_LEARNED_NOTHING if worst == "fail" else 0

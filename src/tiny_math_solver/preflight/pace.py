@@ -1,5 +1,6 @@
 """The speeds measured before a run, and the time that its parts will take by them."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -28,7 +29,7 @@ class Duration:
 
 @dataclass(frozen=True)
 class Pace:
-    """Speeds of this machine with this model, and the lengths they are for.
+    """Speeds of a process with this model, the lengths they are for, and how many processes share the work.
 
     `decode` is None until transformers' generate has been asked something; `update` is in tokens per second. Until the
     model has been asked, completions count as long as they can be.
@@ -38,10 +39,15 @@ class Pace:
     update: float
     prompt: int  # tokens of the longest
     completion: float  # tokens of the mean completion
+    processes: int = 1
 
     def asking(self, completions: int) -> float | None:
         """Seconds of so many completions, None if not known."""
-        return self.decode.seconds(completions, self.completion) if self.decode else None
+        return self.decode.seconds(self._share(completions), self.completion) if self.decode else None
+
+    def _share(self, completions: int) -> int:
+        """The completions of one process."""
+        return math.ceil(completions / self.processes)
 
     def comparing(self, prompts: Sequence[Prompt]) -> float | None:
         """Seconds of the engine's check: a few tokens decoded after their prompts, and one forward pass of each row."""
@@ -53,7 +59,8 @@ class Pace:
     def after(self, completions: int, tokens: float, seconds: float) -> "Pace":
         """The pace corrected by `completions` of `tokens` tokens on average that took `seconds`."""
         decode = self.decode or DecodeSpeed(0.0, 1.0, 1)
-        return replace(self, decode=decode.scaled(seconds / decode.seconds(completions, tokens)), completion=tokens)
+        expected = decode.seconds(self._share(completions), tokens)
+        return replace(self, decode=decode.scaled(seconds / expected), completion=tokens)
 
     def run(self, plan: Plan, dead: float = 0.0) -> Duration | None:
         """Seconds of a whole run if completions stay as long and `dead` is the share of groups without a gradient.
@@ -62,16 +69,17 @@ class Pace:
         """
         if self.decode is None:
             return None
+        decode, share = self.decode, self._share
         config, steps, tested = plan.config, plan.steps, plan.tested
         per_step, settings = config.completions_per_step, config.evaluation
         test = completions_of(len(tested.test), settings.samples, settings.sampled_problems) + len(tested.unseen)
-        dev = (1 + steps // settings.every) * self.decode.seconds(len(plan.splits.dev), self.completion)
+        dev = (1 + steps // settings.every) * decode.seconds(share(len(plan.splits.dev)), self.completion)
         rounds, samples = config.rollouts.replace_dead, config.num_generations
         asked = sum(dead**number for number in range(rounds + 1))
         learned = steps * per_step * (1 - dead ** (rounds + 1)) * config.grpo_config.num_iterations
         learned *= kept_rows(samples, config.update.share) / samples
         return Duration(
-            steps * asked * self.decode.seconds(per_step, self.completion),
-            learned * (self.completion + self.prompt) / self.update,
-            2 * self.decode.seconds(test, self.completion) + dev,
+            steps * asked * decode.seconds(share(per_step), self.completion),
+            learned * (self.completion + self.prompt) / (self.update * self.processes),
+            2 * decode.seconds(share(test), self.completion) + dev,
         )

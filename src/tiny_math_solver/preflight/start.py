@@ -1,5 +1,6 @@
 """The checks of `train` before it writes anything: disk, memory, the engine, and something to learn from."""
 
+import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -103,7 +104,7 @@ def try_pace(trainer: MathGRPOTrainer, longest: Longest, console: Console) -> Pa
     """The speeds of the longest rows, which are tried once."""
     with console.part(f"trying the longest rows: {longest.prompt} + {longest.completion} tokens"):
         decode, update = try_longest(trainer, longest)
-    return Pace(decode, update, longest.prompt, longest.completion)
+    return Pace(decode, update, longest.prompt, longest.completion, processes.sharing()[1])
 
 
 def check_engine(
@@ -142,10 +143,10 @@ def longest_row(prepared: Prepared, trainer: MathGRPOTrainer) -> Longest:
 
 
 def largest_evaluation(prepared: Prepared) -> int:
-    """The completions that an evaluation asks at once at most: test and dev, or the samples, which come after."""
+    """The completions that an evaluation asks one process at once: test and dev, or the samples, which come after."""
     tested, settings = prepared.plan.tested, prepared.config.evaluation
     sampled = settings.samples * min(len(tested.test), settings.sampled_problems)
-    return max(len(tested.test) + len(prepared.splits.dev), sampled)
+    return math.ceil(max(len(tested.test) + len(prepared.splits.dev), sampled) / processes.count())
 
 
 def disk_bytes(plan: Plan, trainer: MathGRPOTrainer) -> int:
