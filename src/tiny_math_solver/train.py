@@ -93,7 +93,8 @@ def _run(
         training.checkpointing.read(checkpoint)
     found = preflight(prepared, run, training, console, fresh=checkpoint is None, force=force)
     processes.gather(None)  # all can start
-    processes.on_main(lambda: _open_folder(config, run, training, checkpoint, events, console))
+    completions = prepared.config.completions_per_step
+    processes.on_main(lambda: _open_folder(config, completions, run, training, checkpoint, events, console))
     _keep_forecast(run, training, found)
     evaluator = Evaluator(console, found.pace.asking, KeptEvaluations(run.path))
     with training.signals.listening():
@@ -113,7 +114,13 @@ def _outcome(run: RunFolder) -> Outcome:
 
 
 def _open_folder(
-    config: Config, run: RunFolder, training: Training, checkpoint: Path | None, events: EventLog, console: Console
+    config: Config,
+    completions_per_step: int,
+    run: RunFolder,
+    training: Training,
+    checkpoint: Path | None,
+    events: EventLog,
+    console: Console,
 ) -> None:
     """Make the run folder, or put that of a resumed run back to its checkpoint."""
     if checkpoint is None:
@@ -124,7 +131,7 @@ def _open_folder(
         events.add(checkpoint_step(checkpoint), "resumed", f"from {checkpoint}")
     run.write_text("config.yaml", without_secrets(config.to_yaml()))  # first: it makes the folder a run's
     if checkpoint is None:
-        write_environment(run, command_line(), config.grpo_config.seed)
+        write_environment(run, command_line(), config.grpo_config.seed, completions_per_step)
     events.open()
 
 

@@ -164,3 +164,35 @@ def test_every_completion_is_told_with_its_place(kind, tokens: int, loaded, prom
     made = rollouts.generate(prompts, 3, Sampling(tokens, temperature=1.0, seed=3), logprobs=True, on_done=on_done)
     assert [told[index] for index in range(len(made))] == made
     assert len(made) == 9
+
+
+def test_a_seed_means_the_same_samples_in_any_batch_and_by_either(loaded, prompts):
+    """Whoever asks for a part, in whatever order, with whatever else. Catches draws in the order of the rows."""
+    sampling = Sampling(max_new_tokens=24, temperature=1.0, seed=3)
+    engine, reference = (
+        kind(loaded.model, loaded.tokenizer, batch_size=size)
+        for kind, size in ((EngineRollouts, 128), (ReferenceRollouts, 5))
+    )
+    whole = [rollout.completion_ids for rollout in engine.generate(prompts, 4, sampling)]
+    for rollouts in (engine, reference):
+        for order in (list(range(len(prompts))), list(reversed(range(len(prompts) // 2)))):
+            found = rollouts.generate([prompts[place] for place in order], 4, sampling)
+            assert [rollout.completion_ids for rollout in found] == [
+                whole[4 * place + number] for place in order for number in range(4)
+            ]
+        later = [Prompt(prompt.ids, prompt.group, first=2) for prompt in prompts]
+        assert [rollout.completion_ids for rollout in rollouts.generate(later, 2, sampling)] == [
+            ids for place in range(len(prompts)) for ids in whole[4 * place + 2 : 4 * place + 4]
+        ]
+
+
+def test_where_transformers_draws_two_parts_of_a_batch_are_not_drawn_alike(loaded, prompts):
+    """Settings that the engine does not know. Two processes with one seed would answer with the same luck."""
+    sampling = Sampling(max_new_tokens=8, temperature=1.5, seed=3, extra={"typical_p": 0.999})
+    rollouts = ReferenceRollouts(loaded.model, loaded.tokenizer)
+    first, second = ([Prompt(prompts[0].ids, 0, first=number)] for number in (0, 4))
+    one, again, other = (
+        [rollout.completion_ids for rollout in rollouts.generate(part, 4, sampling)] for part in (first, first, second)
+    )
+    assert one == again
+    assert one != other

@@ -81,6 +81,10 @@ REFUSED = {
     "grpo.ignore_data_skip": "a resumed run would see different problems",
     "grpo.neftune_noise_alpha": "the update would see a different policy from the rollouts",
     "grpo.sync_ref_model": "with an adapter the policy before training is the reference",
+    **dict.fromkeys(
+        ("grpo.fsdp", "grpo.deepspeed", "grpo.parallelism_config"),
+        "each process has the whole model: neither FSDP, DeepSpeed nor tensor parallelism is supported",
+    ),
     "lora.inference_mode": "nothing would be trained",
 }
 CALL_ARGUMENTS = (  # of apply_chat_template, beside the template's variables

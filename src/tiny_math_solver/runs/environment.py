@@ -14,7 +14,7 @@ from tiny_math_solver.support import processes
 LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "tokenizers", "safetensors")
 
 
-def write_environment(run: RunFolder, command: list[str], seed: int) -> None:
+def write_environment(run: RunFolder, command: list[str], seed: int, completions_per_step: int) -> None:
     import torch
 
     from tiny_math_solver.support.device import default_device, device_name
@@ -31,6 +31,7 @@ def write_environment(run: RunFolder, command: list[str], seed: int) -> None:
             "gpu": device_name(default_device()),
             "torch_threads": torch.get_num_threads(),
             "processes": processes.count(),
+            "completions_per_step": completions_per_step,  # of all of them
             "gomp_spincount": os.environ.get("GOMP_SPINCOUNT"),  # set on a busy machine (support/environment.py)
             "versions": {name: metadata.version(name) for name in LIBRARIES},
         },

@@ -12,7 +12,7 @@ from tiny_math_solver.config.schema import Config
 from tiny_math_solver.config.shares import BATCH_FIELDS, same_batch
 from tiny_math_solver.runs.checkpoints import FORMAT, newest_intact, saved_processes
 from tiny_math_solver.runs.folder import RunFolder
-from tiny_math_solver.runs.records import ABSENT, IGNORED, read_config, read_json
+from tiny_math_solver.runs.records import ABSENT, ENVIRONMENT, IGNORED, read_config, read_json
 from tiny_math_solver.support import processes
 from tiny_math_solver.support.console import Console
 from tiny_math_solver.support.errors import UserError
@@ -67,10 +67,12 @@ def starting_point(run: RunFolder, config: Config, problems: str, options: Resum
     if run.finished and not changes:
         console.say(f"{run.path}: this run is finished")
         return Start(finished=True)
+    is_by_hand = not set(changes).isdisjoint(BATCH_FIELDS)
     checkpoint = newest_intact(run.path, console)
     if checkpoint is None:
-        console.say(f"no checkpoint in {run.path} yet: starting from the beginning")
-        return Start()
+        batch = {} if is_by_hand else _batch(config, run.path, *_recorded_batch(run.path, config))
+        console.say(f"no checkpoint in {run.path} yet: starting from the beginning{_kept(batch)}")
+        return Start(batch=batch)
     state = read_json(checkpoint / "state.json")
     if state.get("format") != FORMAT:
         raise UserError(
@@ -82,13 +84,27 @@ def starting_point(run: RunFolder, config: Config, problems: str, options: Resum
             f"{run.path}: the problems are not those it was trained on, or the adapter it started from is another; "
             "choose another grpo.output_dir"
         )
-    batch = _batch(
-        config, checkpoint, state.get("completions_per_step"), is_by_hand=not set(changes).isdisjoint(BATCH_FIELDS)
-    )
+    then = saved_processes(checkpoint)
+    _refuse_others_rows(checkpoint, then)
+    batch = {} if is_by_hand else _batch(config, checkpoint, then, state["completions_per_step"])
     if batch:
-        settings = ", ".join(f"grpo.{name} {value}" for name, value in batch.items())
-        console.say(f"resuming with another number of processes: {settings} keeps the completions of a step")
+        console.say(f"resuming with another number of processes{_kept(batch)}")
     return Start(checkpoint, batch=batch)
+
+
+def _kept(batch: dict[str, int]) -> str:
+    """What `batch` changes and why; empty if it changes nothing."""
+    settings = ", ".join(f"grpo.{name} {value}" for name, value in batch.items())
+    return f": {settings} keeps the completions of a step" if batch else ""
+
+
+def _recorded_batch(folder: Path, config: Config) -> tuple[int, int]:
+    """`(processes, completions per step)` that the run in `folder` was started with."""
+    try:
+        environment = read_json(folder / ENVIRONMENT)
+        return environment["processes"], environment["completions_per_step"]
+    except (UserError, OSError, KeyError):  # killed before it was written, or of an earlier version
+        return processes.count(), config.completions_per_step
 
 
 def recorded_date(run: RunFolder, config: Config, options: ResumeOptions) -> str | None:
@@ -116,26 +132,28 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> I
             yield f"{prefix}{key}", f"{before} → {after}"
 
 
-def _batch(config: Config, checkpoint: Path, completions: int | None, *, is_by_hand: bool) -> dict[str, int]:
-    """The fields with which a step keeps its `completions`, unless the batch was changed by hand.
-
-    Raises UserError where this number of processes cannot go on as the earlier one would have.
-    """
-    then, now = saved_processes(checkpoint), processes.count()
+def _refuse_others_rows(checkpoint: Path, then: int) -> None:
+    """Raise UserError where completions wait that only as many processes as `then` can learn from."""
     own_buffer = read_json(checkpoint / "process-0.json").get("buffer")  # of TRL's micro-batches: each has its own rows
-    if then != now and own_buffer and own_buffer["waiting"]:
+    if then != processes.count() and own_buffer and own_buffer["waiting"]:
         raise UserError(
             f"{checkpoint}: was written amid a generation batch, with which another number of processes cannot go on "
             f"in TRL's micro-batches; resume with as many as before (torchrun --nproc_per_node {then})"
         )
-    completions = completions or config.completions_per_step // now * then
-    if is_by_hand or completions == config.completions_per_step:
+
+
+def _batch(config: Config, place: Path, then: int, completions: int) -> dict[str, int]:
+    """The fields with which a step keeps the `completions` of `then` processes.
+
+    Raises UserError where this number of processes cannot go on as the earlier one would have.
+    """
+    if completions == config.completions_per_step:
         return {}
     batch = same_batch(config, completions)
     if batch is None:
         raise UserError(
-            f"{checkpoint}: a step has {completions} completions, which {now} processes cannot share equally; resume "
-            f"with as many as before (torchrun --nproc_per_node {then})"
+            f"{place}: a step has {completions} completions, which {processes.count()} processes cannot share equally; "
+            f"resume with as many as before (torchrun --nproc_per_node {then})"
         )
     return batch
 

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, TypeVar
 import psutil
 
 from tiny_math_solver.support.errors import UserError
+from tiny_math_solver.support.signals import Ended
 
 T = TypeVar("T")
 
@@ -77,11 +78,22 @@ def on_this_machine() -> int:
 
 def check_launcher_variables() -> None:
     """Raise UserError if a launcher's variables are not numbers or contradict each other."""
+    refuse_sharded_models()
     processes = count()
     for names, lowest in ((RANK, 0), (("LOCAL_RANK",), -1)):
         if _whole(names, default=0, lowest=lowest) >= processes:
             name = _set_name(names)
             raise UserError(f"environment: {name}={os.environ[name]} of {processes} processes (WORLD_SIZE){_ADVICE}")
+
+
+def refuse_sharded_models() -> None:
+    """Raise UserError if accelerate launch is told to cut the model up."""
+    for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG"):
+        if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true":
+            raise UserError(
+                f"environment: ACCELERATE_USE_{name}: each process has the whole model, which cannot be cut up; start "
+                "with torchrun, or accelerate launch with configs/accelerate/multi_gpu.yaml"
+            )
 
 
 def unused() -> str:
@@ -135,9 +147,16 @@ def on_main(work: Callable[[], T]) -> T:
 
 
 def main_first(work: Callable[[], T]) -> T:
-    """The result of `work` in this process; done in the main process before the others, which find caches filled."""
+    """The result of `work` in this process, which finds the caches filled.
+
+    The main process does it first, then the first one of each other machine.
+    """
     done: list[T] = []
     on_main(lambda: done.append(work()))
+    if _are_together():
+        if not done and _whole(("LOCAL_RANK",), default=0, lowest=-1) == 0:
+            done.append(work())
+        _meet_again()
     return done[0] if done else work()
 
 
@@ -215,6 +234,13 @@ def _are_together() -> bool:
     return dist.is_initialized()
 
 
+def _meet_again() -> None:
+    """Wait until all are here, for as long as it takes."""
+    import torch.distributed as dist
+
+    dist.all_gather_object([None] * count(), None, group=_groups().ahead)
+
+
 def _from_main(value: Any) -> Any:
     import torch.distributed as dist
 
@@ -267,11 +293,14 @@ def is_first_to_fail(error: BaseException) -> bool:
 def lost_process(error: BaseException) -> UserError | None:
     """The error to print if `error` comes from a process that ended without telling why, or does not go on."""
     is_lost = isinstance(error, RuntimeError) and any(words in str(error) for words in LOST)
-    if not is_lost or not _are_together():
+    is_ended = isinstance(error, Ended)  # the launcher may notice first
+    if not (is_lost or is_ended) or not _are_together():
         return None
     resumes = "the same command resumes from the last checkpoint, if there is one"
     others = [other for other in range(count()) if other != rank()]
     dead = [other for other in others if _is_dead(other)]
+    if is_ended and not dead:
+        return None
     if HANGS in str(error) and not dead:
         seen = "; ".join(f"process {other} was last seen at {_place_of(other)}" for other in others)
         return UserError(

@@ -164,7 +164,7 @@ const CHARTS = [
     "Seconds per step",
     "",
     (run) =>
-      ["rollout", "reward", "update", "evaluation"].flatMap((name) =>
+      ["rollout", "reward", "update", "evaluation", "waiting"].flatMap((name) =>
         stacked(run.curves.step, run.curves[`time/${name}`], name),
       ),
   ],
