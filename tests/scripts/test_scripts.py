@@ -44,7 +44,7 @@ esac
 # For train_math.sh: an interpreter in which the package is installed, unless $BROKEN names its folder.
 TRAINER_STUB = """#!/usr/bin/env bash
 [[ ${BROKEN:-} != "$(cd "$(dirname "$0")" && pwd)" ]] || exit 1
-[[ $1 == -c ]] && exit 0
+[[ $1 == -c ]] && { [[ $2 == *device_count* ]] && echo "${GPUS_THERE:-0}"; exit 0; }
 echo "$0 in $PWD with WANDB_TOKEN=${WANDB_TOKEN:-}" >>"$LOG"
 printf '<%s>' "$@" >>"$LOG"
 exit ${TRAINER_EXIT:-0}
@@ -155,6 +155,29 @@ def test_train_math_runs_in_the_repository_from_anywhere(box: Box, tmp_path: Pat
         f"{box.repo}/.venv/bin/python in {box.repo} with WANDB_TOKEN=t0ken",
         "<src/train_grpo.py><--run.name><a b><--flag><>",
     ]
+
+
+@pytest.mark.parametrize(("asked", "started"), [("all", 4), ("3", 3)])
+def test_train_math_starts_a_process_for_each_gpu_it_is_asked_for(box: Box, asked: str, started: int) -> None:
+    box.stub(box.repo / ".venv/bin/python", TRAINER_STUB)
+    done = box.run("src/train_math.sh", "--flag", "", GPUS=asked, GPUS_THERE="4")
+    assert done.returncode == 0, done.stderr
+    launcher = f"<-m><torch.distributed.run><--standalone><--nproc_per_node><{started}>"
+    assert box.calls()[1] == f"{launcher}<src/train_grpo.py><--flag><>"
+
+
+@pytest.mark.parametrize("asked", ["5", "0", "all of them", "-1"])
+def test_train_math_refuses_gpus_that_are_not_there(box: Box, asked: str) -> None:
+    box.stub(box.repo / ".venv/bin/python", TRAINER_STUB)
+    done = box.run("src/train_math.sh", GPUS=asked, GPUS_THERE="4")
+    assert (done.returncode, box.calls()) == (2, [])
+    assert done.stderr == f"train_math.sh: GPUS={asked}, but this machine has 4 GPUs\n"
+
+
+def test_train_math_with_one_gpu_starts_no_launcher(box: Box) -> None:
+    box.stub(box.repo / ".venv/bin/python", TRAINER_STUB)
+    assert box.run("src/train_math.sh", GPUS="1").returncode == 0
+    assert box.calls()[1] == "<src/train_grpo.py>"
 
 
 def test_train_math_falls_back_to_the_active_python(box: Box) -> None:

@@ -7,7 +7,7 @@ import sys
 import psutil
 import pytest
 
-from tiny_math_solver.support.environment import FEW_SPINS, give_way_if_busy
+from tiny_math_solver.support.environment import FEW_SPINS, give_way_if_busy, share_cores
 
 
 @pytest.mark.parametrize(
@@ -49,3 +49,26 @@ def test_it_is_not_too_late():
     """OpenMP reads its settings when torch is loaded: catches an import on the way to the command."""
     code = "import sys; from tiny_math_solver.cli import parse; parse(['train', 'x']); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "here", "launcher", "threads"),
+    [
+        ("1", "4", "torchrun", "4"),  # torchrun sets 1 for all
+        ("1", "8", "torchrun", "2"),
+        ("1", "32", "torchrun", "1"),
+        ("3", "4", "torchrun", "3"),  # chosen
+        ("1", "1", "torchrun", "1"),
+        ("1", "4", "", "1"),  # mpirun, say, which sets nothing
+    ],
+)
+def test_processes_share_the_cores_of_a_machine(
+    given: str, here: str, launcher: str, threads: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(psutil, "cpu_count", lambda logical: 16)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {*range(16)}, raising=False)
+    environment = {"OMP_NUM_THREADS": given, "WORLD_SIZE": here, "LOCAL_WORLD_SIZE": here}
+    monkeypatch.setattr(os, "environ", environment | ({"TORCHELASTIC_RUN_ID": "x"} if launcher else {}))
+    share_cores()
+    assert os.environ["OMP_NUM_THREADS"] == threads

@@ -1,5 +1,6 @@
 """LoRA adapters as plain PEFT folders: saving, loading, and a check that all of one was loaded."""
 
+import json
 import os
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,9 +27,18 @@ def save_adapter(model: Any, tokenizer: Any, folder: Path, merged: Joins | None 
         merged.save_joined(model, folder)
     else:
         model.save_pretrained(folder, selected_adapters=[TRAINED])
+    _order_modules(folder / ADAPTER_CONFIG)
     tokenizer.save_pretrained(folder)
     save_ends(model, tokenizer, folder)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card template
+
+
+def _order_modules(config: Path) -> None:
+    """Sort the names that PEFT writes in the order of a set, so that the same adapter is the same file."""
+    content = json.loads(config.read_text(encoding="utf-8"))
+    if isinstance(content["target_modules"], list):
+        content["target_modules"].sort()
+    config.write_text(json.dumps(content, indent=2, sort_keys=True), encoding="utf-8")
 
 
 def load_adapter(model: Any, folder: Path, config: Any = None) -> Any:
