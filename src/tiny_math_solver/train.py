@@ -16,7 +16,6 @@ import contextlib
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +63,7 @@ def train(config: Config, console: Console, options: ResumeOptions = ResumeOptio
 
     Raises UserError for bad input, and StoppedError if the run does not start or ends before its last step.
     """
-    # sets up the device, and has the processes meet
-    processes.patience = timedelta(seconds=config.grpo_config.ddp_timeout)
+    _ = config.grpo_config  # sets up the device, and has the processes meet
     run = RunFolder(config.output_dir)
     date = processes.on_main(lambda: prompt_date(config, options))
     prepared = processes.main_first(lambda: prepare(config, date))

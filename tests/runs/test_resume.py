@@ -695,3 +695,14 @@ def test_a_field_that_an_earlier_version_did_not_know_counts_as_its_default():
 
 def test_passes_of_another_size_are_no_difference():
     assert dict(differences({"update": {"tokens_per_pass": 4096}}, {"update": {"tokens_per_pass": None}})) == {}
+
+
+@pytest.mark.parametrize(("first", "second"), [("true", "false"), ("false", "true")])
+def test_a_run_goes_on_where_the_other_kind_of_update_is_chosen(tmp_path: Path, first: str, second: str):
+    """As after memory ran out. What waits to be learned from is sampled again; the count of the batches goes on."""
+    options = ["--grpo.steps_per_generation", "4", "--grpo.max_steps", "4"]
+    interrupted(tmp_path / "run", 3, *options, "--update.own_passes", first)
+    allow = ResumeOptions(resume=True, allow=("update.own_passes",))
+    result = run(tmp_path / "run", *options, "--update.own_passes", second, options=allow)
+    assert any("resumed: from" in line for line in result.lines)
+    assert [row["step"] for row in timeless(tmp_path / "run" / "metrics.jsonl")] == [1, 2, 3, 4]

@@ -4,7 +4,8 @@ import random
 
 import pytest
 
-from tiny_math_solver.support.dealing import dealt, group_parts
+from tiny_math_solver.support import dealing
+from tiny_math_solver.support.dealing import dealt, group_parts, largest_share
 
 
 @pytest.mark.parametrize("shares", [1, 2, 3, 8])
@@ -18,8 +19,9 @@ def test_each_place_falls_to_one_share(shares: int):
         assert all(share == sorted(share) for share in found)
 
 
-def test_the_largest_share_is_near_the_best_possible():
+def test_the_largest_share_is_near_the_best_possible(monkeypatch: pytest.MonkeyPatch):
     """Graham's bound: 4/3 of the best, which costs at least the mean and at least the largest piece."""
+    monkeypatch.setattr(dealing, "SPREAD", 100)
     drawn = random.Random(0)
     for _ in range(200):
         costs = [drawn.expovariate(1) for _ in range(drawn.randint(1, 30))]
@@ -34,9 +36,20 @@ def _two_smallest_of(costs: list[float], shares: int) -> float:
     return sum(ordered[-2:]) if len(costs) > shares else 0.0
 
 
+def test_no_share_has_many_more_pieces_than_the_others():
+    """Memory is planned by their number. Catches one process that decodes all short ones at once."""
+    found = dealt([1500] * 3 + [120] * 13, 4)
+    assert sorted(map(len, found)) == [3, 4, 4, 5]
+    assert largest_share(16, 4) == 5
+    drawn = random.Random(1)
+    for _ in range(100):
+        costs, shares = [drawn.expovariate(1) ** 3 for _ in range(drawn.randint(1, 60))], drawn.randint(1, 9)
+        assert max(map(len, dealt(costs, shares))) <= largest_share(len(costs), shares)
+
+
 def test_pieces_of_one_cost_are_dealt_in_equal_numbers():
     assert [len(share) for share in dealt([0.0] * 10, 4)] == [3, 3, 2, 2]
-    assert dealt([5, 1, 1, 1, 1, 1], 2) == [[0], [1, 2, 3, 4, 5]]
+    assert dealt([5, 3, 1, 1], 2) == [[0], [1, 2, 3]]
 
 
 @pytest.mark.parametrize(

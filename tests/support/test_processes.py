@@ -116,7 +116,7 @@ def test_the_death_of_another_process_is_recognised():
         return "nothing happened"
 
     text, dead = together(work)
-    assert "another process of this run ended without a message" in text
+    assert "process 1 of 2 (at the start) ended without a message" in text
     assert dead is None
     assert processes.lost_process(RuntimeError("shapes do not match")) is None
     assert processes.lost_process(UserError("Broken pipe")) is None

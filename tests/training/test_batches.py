@@ -10,6 +10,7 @@ import torch
 
 from helpers.together import together
 from tiny_math_solver.prompts import Prompt
+from tiny_math_solver.rollouts import Rollout
 from tiny_math_solver.support import processes
 from tiny_math_solver.training.batches import Batches, Lengths, round_seed
 from tiny_math_solver.training.generation import Sample
@@ -26,7 +27,10 @@ class MadeUp:
         self.pays = pays
         self.calls: list[Any] = []  # the seed and the groups of each
         self.numbers: list[int] = []
-        self.step_metrics, self.prompts = StepMetrics(), {row["group"]: Prompt([1, 2], row["group"]) for row in ROWS}
+        self.step_metrics, self.prompts = (
+            StepMetrics(),
+            {row["group"]: Prompt([1, row["group"]], row["group"]) for row in ROWS},
+        )
         self.rows: list[dict] = []
 
     def begin(self, rows: list[dict]) -> None:
@@ -41,8 +45,8 @@ class MadeUp:
         self.numbers += numbers
         made = []
         for row, number in zip(rows, numbers, strict=True):
-            paid = self.pays(row["group"], seed, number)
-            made.append(new(row, None, SimpleNamespace(rewards=dict(zip(("right", "format"), paid, strict=True)))))
+            paid, rollout = self.pays(row["group"], seed, number), Rollout([1, row["group"]], [number], True)
+            made.append(new(row, rollout, SimpleNamespace(rewards=dict(zip(("right", "format"), paid, strict=True)))))
         return made
 
 
@@ -195,7 +199,7 @@ def test_groups_are_dealt_by_what_they_will_take(monkeypatch: pytest.MonkeyPatch
         made.begin([ROWS[place] for place in range(rank * 4, rank * 4 + 4) for _ in range(4)], SEED)
         return sorted({group for _, asked in made._trainer.generation.calls for group in asked})
 
-    assert together(work) == [[3], [0, 1, 2, 4, 5, 6, 7]]
+    assert together(work) == [[3, 5, 6], [0, 1, 2, 4, 7]]
 
 
 def test_the_expected_length_is_the_problems_last_or_that_of_all_of_late():

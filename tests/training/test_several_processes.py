@@ -36,7 +36,8 @@ loop = run._loop
 def noted(training, console, *, fresh):
     loop(training, console, fresh=fresh)
     weights = [p.detach().numpy().tobytes() for p in training.trainer.model.parameters() if p.requires_grad]
-    os.write(1, f"policy {hashlib.sha256(b''.join(weights)).hexdigest()}\\n".encode())  # whole: both write
+    chooses = repr(training.trainer.batches.state_dict()).encode()
+    os.write(1, f"policy {hashlib.sha256(b''.join([*weights, chooses])).hexdigest()}\\n".encode())  # whole: both write
 run._loop = noted
 """
 

@@ -99,6 +99,8 @@ def _dry_run(config: Any, options: Any) -> str:
 
     try:
         plan = processes.main_first(lambda: prepare(config, prompt_date(config, options))).plan
+    except processes.EndedElsewhereError:  # it says what is not here
+        return ""
     except NotHereError as error:
         return "\n".join([config.to_yaml(), *lines_without_problems(config), f"not counted: {error}"])
     console = CollectingConsole()

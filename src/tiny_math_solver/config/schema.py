@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from copy import copy
+from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -126,6 +127,7 @@ class Config(Section):
                 f"environment: WORLD_SIZE={processes.count()}, but {built.world_size} of these processes can train "
                 "here; unset it, or start with torchrun"
             )
+        processes.patience = timedelta(seconds=built.ddp_timeout)
         if built.n_gpu > 1:
             built._n_gpu = 1  # the Trainer would make a step of all of them, and of as many times the rows
         return built

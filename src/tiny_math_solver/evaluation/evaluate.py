@@ -12,7 +12,7 @@ from tiny_math_solver.evaluation.statistics import Paired, maj_at_k, mcnemar, pa
 from tiny_math_solver.grading import grade, parse_gold, rewards_of, write_number
 from tiny_math_solver.grading.rewards import as_text
 from tiny_math_solver.problems.problem import Problem
-from tiny_math_solver.prompts import Message, PromptFormat, encode_prompt, group_prompts
+from tiny_math_solver.prompts import Message, PromptFormat, encode_prompt, group_prompts, render
 from tiny_math_solver.rollouts import Rollout, Rollouts, Sampling
 from tiny_math_solver.rollouts.endings import Endings
 from tiny_math_solver.support import processes
@@ -163,7 +163,8 @@ def _generate(
     own = [problems[place] for place in shares[rank]]
     conversations = [prompt.messages(problem.question) for problem in own]
     encoded = group_prompts(encode_prompt(rollouts.tokenizer, messages, prompt) for messages in conversations)
-    firsts = _first_samples(problems, samples)
+    asked = [render(rollouts.tokenizer, prompt.messages(p.question), prompt) for p in problems] if sampled else []
+    firsts = _first_samples(asked, samples) if sampled else [0] * len(problems)
     prompts = [replace(each, first=firsts[place]) for each, place in zip(encoded, shares[rank], strict=True)]
     endings = rollouts.endings
     records: dict[int, EvaluationRecord] = {}
@@ -182,13 +183,13 @@ def _generate(
     return [record for place in range(len(problems)) for record in groups[place]]
 
 
-def _first_samples(problems: Sequence[Problem], samples: int) -> list[int]:
-    """The number of each problem's first sample: a question asked twice goes on where it was, whoever answers it."""
+def _first_samples(prompts: Sequence[str], samples: int) -> list[int]:
+    """The number of each prompt's first sample: one that is asked twice goes on where it was, whoever answers it."""
     asked: Counter[str] = Counter()
     firsts = []
-    for problem in problems:
-        firsts.append(asked[problem.question])
-        asked[problem.question] += samples
+    for prompt in prompts:
+        firsts.append(asked[prompt])
+        asked[prompt] += samples
     return firsts
 
 

@@ -72,7 +72,7 @@ def check(config: Config, price: float | None = None, console: Console | None = 
     yield Check(
         "fail" if wrong else "ok", "grader", wrong[0] if wrong else f"{len(TRICKY)} tricky answers graded correctly"
     )
-    missing = list(_hub(config))
+    missing = processes.on_main(lambda: list(_hub(config)))
     yield from missing
     if any(finding.verdict != "ok" for finding in missing):
         return
@@ -80,6 +80,8 @@ def check(config: Config, price: float | None = None, console: Console | None = 
         with oom_as_user_error("rollouts.batch_size, update.tokens_per_pass or grpo.max_completion_length"):
             yield from _with_model(config, price, console)
     except UserError as error:
+        if processes.count() > 1:  # the others wait for this process: all of them end
+            raise
         yield Check("fail", "refused", str(error))
 
 
@@ -109,7 +111,7 @@ def _hub(config: Config) -> Iterator[Check]:
 
 def _with_model(config: Config, price: float | None, progress: Console) -> Iterator[Check]:
 
-    RunFolder(config.output_dir).check()
+    processes.on_main(RunFolder(config.output_dir).check)
     prepared = processes.main_first(lambda: prepare(config))
     config = prepared.config
     splits, plan, tokenizer = prepared.splits, prepared.plan, prepared.tokenizer
@@ -127,7 +129,8 @@ def _with_model(config: Config, price: float | None, progress: Console) -> Itera
         for line in console.lines:  # slower ways that had to be taken
             yield Check("warn", "speed", line)
         yield _ends(training)
-        yield Check("ok", "disk", check_disk(config.output_dir, disk_bytes(plan, training.trainer)))
+        needed = disk_bytes(plan, training.trainer)
+        yield Check("ok", "disk", processes.on_main(lambda: check_disk(config.output_dir, needed)))
         yield from _model(sandboxed, training.trainer, price, progress)
 
 

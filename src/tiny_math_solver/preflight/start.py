@@ -1,6 +1,5 @@
 """The checks of `train` before it writes anything: disk, memory, the engine, and something to learn from."""
 
-import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +25,7 @@ from tiny_math_solver.rollouts.engine_check import PROMPTS, EngineCheck, check_a
 from tiny_math_solver.runs.folder import RunFolder
 from tiny_math_solver.support import processes
 from tiny_math_solver.support.console import Console
+from tiny_math_solver.support.dealing import largest_share
 from tiny_math_solver.support.errors import EXIT_LEARNED_NOTHING, StoppedError, UserError
 from tiny_math_solver.support.memory import readable
 from tiny_math_solver.training.build import Training
@@ -145,8 +145,9 @@ def longest_row(prepared: Prepared, trainer: MathGRPOTrainer) -> Longest:
 def largest_evaluation(prepared: Prepared) -> int:
     """The completions that an evaluation asks one process at once: test and dev, or the samples, which come after."""
     tested, settings = prepared.plan.tested, prepared.config.evaluation
-    sampled = settings.samples * min(len(tested.test), settings.sampled_problems)
-    return math.ceil(max(len(tested.test) + len(prepared.splits.dev), sampled) / processes.count())
+    greedy, sampled = len(tested.test) + len(prepared.splits.dev), min(len(tested.test), settings.sampled_problems)
+    count = processes.count()
+    return max(largest_share(greedy, count), settings.samples * largest_share(sampled, count))
 
 
 def disk_bytes(plan: Plan, trainer: MathGRPOTrainer) -> int:

@@ -134,8 +134,8 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> I
 
 def _refuse_others_rows(checkpoint: Path, then: int) -> None:
     """Raise UserError where completions wait that only as many processes as `then` can learn from."""
-    own_buffer = read_json(checkpoint / "process-0.json").get("buffer")  # of TRL's micro-batches: each has its own rows
-    if then != processes.count() and own_buffer and own_buffer["waiting"]:
+    buffer = read_json(checkpoint / "process-0.json")["buffer"]
+    if then != processes.count() and buffer["waiting"] and not buffer["of_all"]:
         raise UserError(
             f"{checkpoint}: was written amid a generation batch, with which another number of processes cannot go on "
             f"in TRL's micro-batches; resume with as many as before (torchrun --nproc_per_node {then})"

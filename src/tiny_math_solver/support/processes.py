@@ -285,8 +285,10 @@ def is_first_to_fail(error: BaseException) -> bool:
             return True
     except UserError:  # the launcher's variables are the error
         return True
-    if _are_together() and hasattr(signal, "alarm"):  # kills, where Python waits at its end for a thread
-        signal.alarm(SECONDS_TO_END)
+    if _are_together() and hasattr(signal, "alarm"):
+        signal.alarm(SECONDS_TO_END)  # kills, where Python waits at its end for a thread
+        with contextlib.suppress(ValueError):  # the launcher ends all, but one has to say why
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
     return not isinstance(error, EndedElsewhereError) and _is_first()
 
 
@@ -298,7 +300,10 @@ def lost_process(error: BaseException) -> UserError | None:
         return None
     resumes = "the same command resumes from the last checkpoint, if there is one"
     others = [other for other in range(count()) if other != rank()]
-    dead = [other for other in others if _is_dead(other)]
+    until, dead = time.monotonic() + SECONDS_TO_DIE, list[int]()
+    while not dead and time.monotonic() < until:
+        dead = [other for other in others if _is_dead(other)]
+        time.sleep(0.05)
     if is_ended and not dead:
         return None
     if HANGS in str(error) and not dead:
@@ -316,16 +321,10 @@ def _is_dead(other: int) -> bool:
     machine, number = _groups().members[other]
     if machine != socket.gethostname():
         return False
-    until = time.monotonic() + SECONDS_TO_DIE
-    while True:
-        try:
-            if psutil.Process(number).status() == psutil.STATUS_ZOMBIE:
-                return True
-        except psutil.Error:
-            return True
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.05)
+    try:
+        return bool(psutil.Process(number).status() == psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return True
 
 
 def _place_of(other: int) -> str:

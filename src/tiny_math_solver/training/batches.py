@@ -19,8 +19,6 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
 
-import torch
-
 from tiny_math_solver.runs.records import RolloutRow
 from tiny_math_solver.support import processes
 from tiny_math_solver.support.dealing import dealt, group_parts
@@ -76,9 +74,8 @@ class Batches:
         return generation.rows
 
     def records(self, step: int) -> list[RolloutRow]:
-        """The completions set aside as rows of rollouts.jsonl, by one process of all that hold them."""
-        samples = chain(*self.set_aside) if processes.is_main() else ()
-        return [self._generation.record(step, sample, advantage=0.0, used=False) for sample in samples]
+        """The completions set aside as rows of rollouts.jsonl."""
+        return [self._generation.record(step, sample, advantage=0.0, used=False) for sample in chain(*self.set_aside)]
 
     def observe(self, step: int, rows: Sequence[RolloutRow]) -> None:
         """Take the rows of a graded batch, of all processes, into the history."""
@@ -118,7 +115,7 @@ class Batches:
 
     def _sampled(self, problems: list[int], seed: int) -> list[Group]:
         """A graded group of every problem, in all processes; each has made a part of the samples."""
-        rows, samples = self._rows_of(problems), self._trainer.num_generations
+        rows, samples, prompts = self._rows_of(problems), self._trainer.num_generations, self._generation.prompts
         drawn: Counter[int] = Counter()  # problems with the same prompt draw as one group
         numbers = []
         for row in rows:
@@ -131,6 +128,8 @@ class Batches:
             parts = processes.gather([(sample.rollout, sample.graded) for sample in made])
         whole = sorted(zip(chain(*shares), chain(*parts), strict=True), key=operator.itemgetter(0))
         found = [Sample(row, *results) for row, (_, results) in zip(rows, whole, strict=True)]
+        if any(sample.rollout.prompt_ids != prompts[sample.row["group"]].ids for sample in found):
+            raise RuntimeError("the processes have dealt the completions of a step in different ways")
         return [found[first : first + samples] for first in range(0, len(found), samples)]
 
     def _shares(self, problems: list[int]) -> list[list[int]]:
@@ -184,14 +183,11 @@ class Lengths:
         return self.of_problem.get(problem, self.of_all)
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "problems": list(self.of_problem),
-            "tokens": torch.tensor(list(self.of_problem.values()), dtype=torch.float64),
-            "of_all": self.of_all,
-        }
+        names, tokens = list(self.of_problem), list(self.of_problem.values())
+        return {"problems": names, "tokens": tokens, "of_all": self.of_all}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.of_problem = dict(zip(state["problems"], state["tokens"].tolist(), strict=True))
+        self.of_problem = dict(zip(state["problems"], state["tokens"], strict=True))
         self.of_all = state["of_all"]
 
 

@@ -79,8 +79,7 @@ class Checkpointing(TrainerCallback):
         }
         if trainer.update is not None:
             self.parts["tokens_per_pass"] = trainer.update.tokens_per_pass
-        self.process: dict[str, Stateful] = {"random": RandomStates()}
-        (self.process if trainer.update is None else self.parts)["buffer"] = trainer.buffer
+        self.process: dict[str, Stateful] = {"random": RandomStates(), "buffer": trainer.buffer}
         self.loss = LossSum(trainer)
         self.saved_step = -1
         self._checkpoint: Path | None = None  # being restored
@@ -96,15 +95,16 @@ class Checkpointing(TrainerCallback):
         if step == self.saved_step:  # the Trainer asks twice after the last step
             return
         states = processes.gather({name: part.state_dict() for name, part in self.process.items()})
+        loss = self.loss.gathered()
 
         def write() -> None:
-            write_checkpoint(self.run, step, lambda folder: self._write(folder, states))
+            write_checkpoint(self.run, step, lambda folder: self._write(folder, states, loss))
             delete_old(self.run.path, trainer.args.save_total_limit, self.dev.best_step)
 
         processes.on_main(write)
         self.saved_step = step
 
-    def _write(self, folder: Path, process_states: list[dict[str, Any]]) -> None:
+    def _write(self, folder: Path, process_states: list[dict[str, Any]], loss: dict[str, Any]) -> None:
         trainer: Any = self.trainer
         trainer.save_adapter(folder)
         (folder / "best").mkdir()
@@ -119,7 +119,7 @@ class Checkpointing(TrainerCallback):
                 "completions_per_step": self.plan.config.completions_per_step,
                 "records": self.run.record_sizes(),
                 "parts": {name: part.state_dict() for name, part in self.parts.items()},
-                "loss": self.loss.state_dict(),
+                "loss": loss,
                 "optimizer": trainer.optimizer.state_dict(),
                 "scheduler": trainer.lr_scheduler.state_dict(),
                 "scaler": None if scaler is None else scaler.state_dict(),
@@ -216,7 +216,7 @@ class RandomStates:
             "python": random.getstate(),
             "numpy": [torch.from_numpy(numpy[1].astype(np.int64)), *numpy[2:]],
             "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,  # of this process's GPU
             "mps": torch.mps.get_rng_state() if torch.backends.mps.is_available() else None,
         }
 
@@ -224,8 +224,8 @@ class RandomStates:
         random.setstate((state["python"][0], tuple(state["python"][1]), state["python"][2]))
         np.random.set_state(("MT19937", state["numpy"][0].numpy().astype(np.uint32), *state["numpy"][1:]))
         torch.set_rng_state(state["torch"])
-        if state["cuda"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(state["cuda"])
+        if state["cuda"] is not None and torch.cuda.is_available():
+            torch.cuda.set_rng_state(state["cuda"])
         if state.get("mps") is not None and torch.backends.mps.is_available():
             torch.mps.set_rng_state(state["mps"])
 

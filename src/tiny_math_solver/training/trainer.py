@@ -16,7 +16,6 @@ Loss functions, advantages, optimizer and schedule are TRL's own. docs/architect
 
 from __future__ import annotations
 
-import math
 from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
@@ -31,7 +30,7 @@ from tiny_math_solver.models.ends import causal_lm
 from tiny_math_solver.models.starting_adapter import MergedAdapter
 from tiny_math_solver.rollouts import EngineRollouts, Rollouts, Sampling
 from tiny_math_solver.support import processes
-from tiny_math_solver.support.dealing import group_parts
+from tiny_math_solver.support.dealing import group_parts, largest_share
 from tiny_math_solver.support.out_of_memory import retry_on_oom
 from tiny_math_solver.training.batches import Batches
 from tiny_math_solver.training.generation import DatasetRow, Generation
@@ -127,7 +126,7 @@ class MathGRPOTrainer(GRPOTrainer):
         samples: Any = self.num_generations
         groups, shares = args.generation_batch_size // samples, self.accelerator.num_processes
         parts = group_parts(groups, samples, shares)
-        return math.ceil(groups * len(parts) / shares) * max(map(len, parts))
+        return largest_share(groups * len(parts), shares) * max(map(len, parts))
 
     def save_adapter(self, folder: Path) -> None:
         """Write the adapter as plain PEFT of the base that was configured, with its tokenizer."""

@@ -87,8 +87,10 @@ class LossSum:
     def __init__(self, trainer: Any):
         self._trainer = trainer
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"loss": self._trainer._tr_loss, "logged_step": self._trainer._globalstep_last_logged}
+    def gathered(self) -> dict[str, Any]:
+        """The state for all processes, whose losses have their mean logged."""
+        losses = processes.gather(self._trainer._tr_loss.cpu())
+        return {"loss": torch.stack(losses).mean(0), "logged_step": self._trainer._globalstep_last_logged}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._trainer._tr_loss = state["loss"].to(self._trainer.args.device)
@@ -148,13 +150,15 @@ class GenerationBuffer:
             "step": self.micro_step,
             "accumulation": args.gradient_accumulation_steps,
             "waiting": [] if is_used_up else [moved(batch, "cpu") for batch in self.batches],
+            "of_all": self._trainer.update is not None,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         trainer, args = self._trainer, self._trainer.args
         # the accumulation may be another one: as allowed, or for another number of processes
         trainer._step = state["step"] * args.gradient_accumulation_steps // state["accumulation"]
-        if waiting := [moved(batch, trainer.accelerator.device) for batch in state["waiting"]]:
+        is_kind = state["of_all"] == (trainer.update is not None)
+        if is_kind and (waiting := [moved(batch, trainer.accelerator.device) for batch in state["waiting"]]):
             if trainer.update is None:
                 trainer._buffered_inputs = waiting if len(waiting) == self.parts else None
             elif sum(len(batch["advantages"]) for batch in waiting) == args.generation_batch_size:
