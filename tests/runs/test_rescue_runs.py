@@ -26,9 +26,10 @@ COLLAPSING = [
     "--problems.train", "640", "--problems.test", "8", "--problems.dev", "16", "--evaluation.samples", "0",
     "--evaluation.every", "100", "--grpo.per_device_train_batch_size", "64", "--grpo.num_generations", "4",
     "--grpo.max_steps", str(STEPS), "--grpo.save_steps", "1", "--grpo.scale_rewards", "none",
-    "--grpo.learning_rate", str(RATE), "--grpo.reward_weights", str(list(WEIGHTS)),
+    "--grpo.learning_rate", str(RATE), "--grpo.reward_weights", str(list(WEIGHTS)), "--grpo.seed", "4",
 ]  # fmt: skip
 HOT = ["--grpo.learning_rate", "0.06", "--grpo.reward_weights", "[1.0, 1.0]", "--grpo.save_steps", "100"]
+SPREAD = ["--grpo.steps_per_generation", "4", "--grpo.seed", "42"]  # a batch over two steps
 RIGHT, FORM = "rewards/correctness_reward/mean", "rewards/format_reward/mean"
 
 
@@ -153,7 +154,7 @@ def test_a_run_interrupted_around_a_rescue_ends_as_one_straight_through(
 @pytest.mark.parametrize(
     "overrides",
     [
-        ["--grpo.steps_per_generation", "4"],
+        SPREAD,
         [
             *HOT,
             "--grpo.num_iterations",
@@ -167,7 +168,7 @@ def test_a_run_interrupted_around_a_rescue_ends_as_one_straight_through(
         ],
         ["--grpo.lr_scheduler_type", "cosine", "--grpo.warmup_steps", "4", "--lora.lora_dropout", "0.1"],
         ["--update.own_passes", "false", "--grpo.beta", "0.001"],
-        ["--grpo.logging_steps", "2"],
+        ["--grpo.logging_steps", "2", "--grpo.seed", "6"],
     ],
     ids=["spread batches", "reused batches", "cosine and dropout", "trl's micro-batches", "sparse log"],
 )
@@ -183,7 +184,8 @@ def test_every_kind_of_run_is_rescued_and_resumed(tmp_path: Path, overrides: lis
 
 def test_what_waits_of_an_undone_policy_is_not_learned_from(tmp_path: Path):
     """A batch is spread over two steps: after a rescue between them, the second step samples its own."""
-    result = run(tmp_path / "run", "--grpo.steps_per_generation", "4", "--grpo.save_steps", "100")
+    result = run(tmp_path / "run", *SPREAD, "--grpo.save_steps", "100")
+    assert rescues(result)
     sampled = {row["step"] for row in rows(tmp_path / "run" / "rollouts.jsonl")}
     for event in rescues(result):
         if event["step"] < STEPS:

@@ -38,7 +38,7 @@ def _order_modules(config: Path) -> None:
     content = json.loads(config.read_text(encoding="utf-8"))
     if isinstance(content["target_modules"], list):
         content["target_modules"].sort()
-    config.write_text(json.dumps(content, indent=2, sort_keys=True), encoding="utf-8")
+    config.write_text(json.dumps(content, indent=2, sort_keys=True), encoding="utf-8", newline="\n")
 
 
 def load_adapter(model: Any, folder: Path, config: Any = None) -> Any:

@@ -5,7 +5,7 @@ function processes(run, count) {
   const busy = (run.curves["processes/busy"] ?? []).filter((share) => share !== null);
   if (count === 1) return [];
   const mean = busy.reduce((sum, share) => sum + share, 0) / busy.length;
-  const evenly = busy.length ? `, each busy ${percent(mean)} of the time of the busiest` : "";
+  const evenly = busy.length ? `, on average busy ${percent(mean)} of the time of the busiest` : "";
   return [["processes", `${count}${evenly}`]];
 }
 
