@@ -362,6 +362,29 @@ def test_a_signal_ends_both_after_a_step_that_is_saved(tmp_path: Path, to_all: b
     assert len(rows(folder / "metrics.jsonl")) == step
 
 
+NEVER_COMES = """
+import time
+from tiny_math_solver.support import processes
+check = processes.check_launcher_variables
+def die():
+    if rank == {rank}:
+        time.sleep(4)
+        os.kill(os.getpid(), 9)
+    check()
+processes.check_launcher_variables = die
+"""
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_waits_for_a_dead_one_to_come_ends_at_once(tmp_path: Path, rank: int):
+    """It waits outside of Python, whose signal handlers wait with it: until the launcher killed it after 30 s."""
+    script, started = patched(tmp_path, NEVER_COMES.format(rank=rank)), time.monotonic()
+    done = launch(2, *TINY, "--grpo.output_dir", str(tmp_path / "run"), script=script)
+    assert done.returncode != 0
+    assert time.monotonic() - started < 28
+    assert "forcefully exiting" not in done.stderr
+
+
 STOPS_ANSWERING = """
 import signal
 from tiny_math_solver.training.batches import Batches

@@ -119,7 +119,8 @@ class Config(Section):
             chosen.setdefault("bf16", False)
         chosen.setdefault("disable_tqdm", True)
         try:
-            built = GRPOConfig(**chosen)
+            with processes.meeting():
+                built = GRPOConfig(**chosen)
         except (ValueError, ImportError) as error:
             raise UserError(f"grpo: {' '.join(str(error).split())}") from None
         if built.world_size != processes.count():

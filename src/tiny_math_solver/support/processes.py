@@ -14,6 +14,7 @@ import math
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
@@ -112,12 +113,26 @@ def unused() -> str:
     return f"{gpus} GPUs are visible and one is used: torchrun --nproc_per_node {gpus} uses all" if gpus > 1 else ""
 
 
+@contextlib.contextmanager
+def meeting() -> Iterator[None]:
+    """Let SIGTERM end this process at once: in the block it may wait, outside of Python, for one that never comes."""
+    if count() == 1 or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def meet() -> None:
     """Have the processes of a launcher meet, where no Trainer does that; each takes its own GPU, if there are any."""
     if count() > 1:
         from accelerate import PartialState
 
-        PartialState()
+        with meeting():
+            PartialState()
 
 
 # -- Together ---------------------------------------------------------------------------------------------------
@@ -261,9 +276,10 @@ class _Groups(NamedTuple):
 def _groups() -> _Groups:
     import torch.distributed as dist
 
-    ahead, sharing = (dist.new_group(backend="gloo", timeout=timeout) for timeout in (LONG_PATIENCE, patience))
     members: list[Any] = [None] * count()
-    dist.all_gather_object(members, (socket.gethostname(), os.getpid()), group=sharing)
+    with meeting():
+        ahead, sharing = (dist.new_group(backend="gloo", timeout=timeout) for timeout in (LONG_PATIENCE, patience))
+        dist.all_gather_object(members, (socket.gethostname(), os.getpid()), group=sharing)
     return _Groups(ahead, sharing, members)
 
 
