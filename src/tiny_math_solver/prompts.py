@@ -5,7 +5,8 @@ words, through its own chat template.
 """
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from functools import cache
@@ -80,6 +81,16 @@ def group_prompts(prompt_ids: Iterable[list[int]]) -> list[Prompt]:
     """Prompts for a caller that has no groups of its own: one group for each distinct prompt."""
     groups: dict[tuple[int, ...], int] = {}
     return [Prompt(ids, groups.setdefault(tuple(ids), len(groups))) for ids in prompt_ids]
+
+
+def first_samples(groups: Iterable[Hashable], samples: int) -> list[int]:
+    """The number of each group's first sample: one that is asked twice goes on where it was, whoever answers it."""
+    asked: Counter[Hashable] = Counter()
+    firsts = []
+    for group in groups:
+        firsts.append(asked[group])
+        asked[group] += samples
+    return firsts
 
 
 def chat_messages(question: str, system: str = "") -> list[Message]:

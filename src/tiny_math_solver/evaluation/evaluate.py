@@ -3,7 +3,6 @@
 Several processes answer a part of the problems each, and all of them have all records.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -12,7 +11,7 @@ from tiny_math_solver.evaluation.statistics import Paired, maj_at_k, mcnemar, pa
 from tiny_math_solver.grading import grade, parse_gold, rewards_of, write_number
 from tiny_math_solver.grading.rewards import as_text
 from tiny_math_solver.problems.problem import Problem
-from tiny_math_solver.prompts import Message, PromptFormat, encode_prompt, group_prompts, render
+from tiny_math_solver.prompts import Message, PromptFormat, encode_prompt, first_samples, group_prompts, render
 from tiny_math_solver.rollouts import Rollout, Rollouts, Sampling
 from tiny_math_solver.rollouts.endings import Endings
 from tiny_math_solver.support import processes
@@ -164,7 +163,7 @@ def _generate(
     conversations = [prompt.messages(problem.question) for problem in own]
     encoded = group_prompts(encode_prompt(rollouts.tokenizer, messages, prompt) for messages in conversations)
     asked = [render(rollouts.tokenizer, prompt.messages(p.question), prompt) for p in problems] if sampled else []
-    firsts = _first_samples(asked, samples) if sampled else [0] * len(problems)
+    firsts = first_samples(asked, samples) if sampled else [0] * len(problems)
     prompts = [replace(each, first=firsts[place]) for each, place in zip(encoded, shares[rank], strict=True)]
     endings = rollouts.endings
     records: dict[int, EvaluationRecord] = {}
@@ -181,16 +180,6 @@ def _generate(
     for share, part in zip(shares, parts, strict=True):
         groups |= {place: part[i * samples : (i + 1) * samples] for i, place in enumerate(share)}
     return [record for place in range(len(problems)) for record in groups[place]]
-
-
-def _first_samples(prompts: Sequence[str], samples: int) -> list[int]:
-    """The number of each prompt's first sample: one that is asked twice goes on where it was, whoever answers it."""
-    asked: Counter[str] = Counter()
-    firsts = []
-    for prompt in prompts:
-        firsts.append(asked[prompt])
-        asked[prompt] += samples
-    return firsts
 
 
 def _record(

@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
 
+from tiny_math_solver.prompts import first_samples
 from tiny_math_solver.runs.records import RolloutRow
 from tiny_math_solver.support import processes
 from tiny_math_solver.support.dealing import dealt, group_parts
@@ -116,11 +117,7 @@ class Batches:
     def _sampled(self, problems: list[int], seed: int) -> list[Group]:
         """A graded group of every problem, in all processes; each has made a part of the samples."""
         rows, samples, prompts = self._rows_of(problems), self._trainer.num_generations, self._generation.prompts
-        drawn: Counter[int] = Counter()  # problems with the same prompt draw as one group
-        numbers = []
-        for row in rows:
-            numbers.append(drawn[row["group"]])
-            drawn[row["group"]] += 1
+        numbers = first_samples((row["group"] for row in rows), 1)  # problems with the same prompt draw as one group
         shares = self._shares(problems)
         own = shares[processes.rank()]
         made = self._generation.make([rows[place] for place in own], [numbers[place] for place in own], seed)
