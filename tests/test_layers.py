@@ -13,7 +13,7 @@ LAYERS = (  # from the top; a module may import its own layer and those below
     ("preflight",),
     ("training",),
     ("update", "rollouts", "evaluation", "report"),
-    ("policy",),
+    ("policy", "rewards"),
     ("grading", "prompts", "problems", "models", "runs"),
     ("config", "hub", "kernels"),
     ("support",),

@@ -24,6 +24,7 @@ from tiny_math_solver.prompts import (
     render,
     turn_end,
 )
+from tiny_math_solver.rewards.grader import Grader
 from tiny_math_solver.rollouts import ReferenceRollouts
 from tiny_math_solver.runs.folder import RunFolder
 from tiny_math_solver.runs.resume import ResumeOptions, recorded_date
@@ -162,7 +163,7 @@ def test_a_run_records_its_prompt_and_everything_after_it_asks_in_the_same_words
         asked = prompt_settings(str(folder))
         assert asked.prompt == PromptFormat("Add. Answer: #### n", {"enable_thinking": False}, "2026-01-31")
         loaded = load_model(str(folder), dtype="float32")
-        solver = Solver(loaded, ReferenceRollouts(loaded.model, loaded.tokenizer), asked)
+        solver = Solver(loaded, ReferenceRollouts(loaded.model, loaded.tokenizer), asked, Grader())
         assert solver._prompt_ids(problem.question) == ids
     assert prepared.tokenizer.decode(ids).startswith("<|im_start|>system\n31 January 2026<|im_end|>")
     assert prepared.tokenizer.decode(ids).endswith("<think></think>")

@@ -19,6 +19,7 @@ from tiny_math_solver.models.load import load_model
 from tiny_math_solver.problems.embedded import embedded_problems
 from tiny_math_solver.problems.splits import load_test_problems
 from tiny_math_solver.prompts import PromptFormat
+from tiny_math_solver.rewards.grader import Grader
 from tiny_math_solver.rollouts import EngineRollouts, ReferenceRollouts, Sampling, engine_check
 from tiny_math_solver.support.errors import UserError
 
@@ -111,6 +112,7 @@ def test_the_saved_adapter_is_the_best_on_dev_and_loads_with_plain_peft(finished
         ReferenceRollouts(model, tokenizer),
         load_test_problems(finished.config.problems).problems,
         prompt=PromptFormat(),
+        grader=Grader(),
         max_new_tokens=finished.config.grpo["max_completion_length"],
     )
     assert result.accuracy == finished.summary["after"]["accuracy"]
@@ -212,6 +214,7 @@ def test_the_shipped_model_can_reason_but_does_not():
         EngineRollouts(base.model, base.tokenizer, batch_size=512),
         embedded_problems("test", 100),
         prompt=PromptFormat(),
+        grader=Grader(),
         max_new_tokens=112,
         samples=16,
         sampled_problems=50,

@@ -152,7 +152,8 @@ def _before(prepared: Prepared, run: RunFolder, training: Training, evaluator: E
     config, tested = prepared.config, prepared.plan.tested
     recorded = processes.on_main(lambda: recorded_test(run, tested, "before"))
     rollouts = training.trainer.rollouts
-    before = recorded or evaluate_test(config, rollouts, tested, run, "before", evaluator, also=tested.dev)
+    grader = training.trainer.generation.grader
+    before = recorded or evaluate_test(config, rollouts, tested, run, "before", evaluator, grader, also=tested.dev)
     require_scores(before["test"].summary(), "test, before", 0, training.trainer.recorder.events)
     lines = evaluation_lines("before", before["test"].summary())
     evaluator.console.judge("\n".join([lines[0], *example_lines(before["test"].greedy)]), "\n".join(lines))
@@ -189,7 +190,8 @@ def _after(
         console=QuietConsole(),  # slower ways were said at the start
         stop_strings=trainer.rollouts.endings.texts,
     )
-    after = evaluate_test(config, rollouts, prepared.plan.tested, run, "after", evaluator)
+    grader = trainer.generation.grader
+    after = evaluate_test(config, rollouts, prepared.plan.tested, run, "after", evaluator, grader)
     require_scores(after["test"].summary(), "test, after", trainer.state.global_step, trainer.recorder.events)
     return after
 

@@ -17,6 +17,7 @@ from tiny_math_solver.models.adapter import save_adapter
 from tiny_math_solver.models.load import load_base, load_tokenizer
 from tiny_math_solver.problems.embedded import embedded_problems
 from tiny_math_solver.prompts import PromptFormat
+from tiny_math_solver.rewards.grader import Grader
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +81,7 @@ def test_the_default_dtype_is_the_bases_own_and_columns_may_be_named(
 
 def test_the_proof_notices_a_merge_that_is_not_one(tiny_model_folder: Path, adapter: Path):
     """A proof that the bare base passes would prove nothing."""
-    proof = prove_merge(adapter, tiny_model_folder, embedded_problems("test", 4), PromptFormat(), 4)
+    proof = prove_merge(adapter, tiny_model_folder, embedded_problems("test", 4), PromptFormat(), 4, Grader())
     assert proof.problems == 4
     assert proof.max_logit_difference > 1e-3
 

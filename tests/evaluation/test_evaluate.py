@@ -3,10 +3,11 @@
 import pytest
 
 from tiny_math_solver.evaluation.evaluate import Evaluation, EvaluationRecord
+from tiny_math_solver.grading import parse_gold
 
 
 def record(id: str, answer: str | None, gold: str, sample: int | None = None, how: str = "hashes") -> EvaluationRecord:
-    right = answer == gold
+    right = answer is not None and parse_gold(answer) == parse_gold(gold)
     return EvaluationRecord(id, "q", gold, "text", answer, how, right, right and how == "hashes", 5, True, sample)
 
 

@@ -15,6 +15,7 @@ from tiny_math_solver.evaluation.kept import Evaluator, KeptEvaluations, fingerp
 from tiny_math_solver.models.load import load_model
 from tiny_math_solver.problems.embedded import embedded_problems
 from tiny_math_solver.prompts import PromptFormat
+from tiny_math_solver.rewards.grader import Grader
 from tiny_math_solver.rollouts import EngineRollouts, Sampling
 from tiny_math_solver.support.console import CollectingConsole
 
@@ -25,7 +26,7 @@ def rollouts() -> EngineRollouts:
     return EngineRollouts(loaded.model, loaded.tokenizer)
 
 
-ASK: dict[str, Any] = {"prompt": PromptFormat(), "max_new_tokens": 24}
+ASK: dict[str, Any] = {"prompt": PromptFormat(), "max_new_tokens": 24, "grader": Grader()}
 
 
 def evaluated(rollouts: EngineRollouts, folder: Path, ask: dict[str, Any] = ASK, count: int = 6) -> tuple[Any, str]:

@@ -12,6 +12,8 @@ from tiny_math_solver.grading import points as scoring
 from tiny_math_solver.grading.markup import plain
 from tiny_math_solver.grading.numerals import find_numbers
 from tiny_math_solver.grading.points import result_points
+from tiny_math_solver.rewards.completion import Completion
+from tiny_math_solver.rewards.grader import Grader
 
 DOC = (ROOT / "docs" / "grading.md").read_text(encoding="utf-8")
 Table = list[dict[str, str]]
@@ -63,7 +65,8 @@ def test_what_is_read(row: dict[str, str]) -> None:
 @pytest.mark.parametrize("row", GRADED, ids=lambda row: ascii(row["completion"] + row["gold"]))
 def test_what_is_paid(row: dict[str, str]) -> None:
     graded = grade(None, code(row["completion"]), row["gold"])
-    assert [str(reward) for reward in graded.rewards.values()] == [row["correctness"], row["format"]]
+    rewards = Grader().rewards([Completion([], {}, [1], graded)])[0]
+    assert [str(reward) for reward in rewards.values()] == [row["correctness"], row["format"]]
     assert [graded.correct, graded.strict] == [row["correct"] == "yes", row["strict"] == "yes"]
 
 
@@ -105,7 +108,7 @@ def test_the_code_block_runs() -> None:
     (block,) = re.findall(r"```python\n(.*?)```", DOC, re.DOTALL)
     names: dict[str, Any] = {"question": "How many?", "text": "9 * 2 = 18\n#### 18", "gold": "18"}
     exec(block, names)
-    assert names["graded"].rewards == {"correctness_reward": 1.0, "format_reward": 0.5}
+    assert (names["graded"].answer, names["graded"].correct, names["graded"].strict) == ("18", True, True)
 
 
 def test_its_links_lead_somewhere() -> None:

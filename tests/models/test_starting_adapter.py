@@ -22,6 +22,7 @@ from tiny_math_solver.models.load import load_base, load_model, load_tokenizer, 
 from tiny_math_solver.models.starting_adapter import merged, starting_adapter
 from tiny_math_solver.problems.embedded import embedded_problems
 from tiny_math_solver.prompts import PromptFormat
+from tiny_math_solver.rewards.grader import Grader
 from tiny_math_solver.rollouts import make_rollouts
 from tiny_math_solver.support.errors import UserError
 
@@ -66,6 +67,7 @@ def greedy(name: str, count: int = 4) -> list[str]:
         embedded_problems("test", count),
         prompt=PromptFormat(),
         max_new_tokens=LONGEST,
+        grader=Grader(),
     )
     return [record.completion for record in result.greedy]
 

@@ -15,6 +15,7 @@ from tiny_math_solver.models.load import LoadedModel, load_model
 from tiny_math_solver.playground.play import LONGEST_QUESTION, Playground
 from tiny_math_solver.playground.solver import Solver, Vote
 from tiny_math_solver.prompts import Prompt
+from tiny_math_solver.rewards.grader import Grader
 from tiny_math_solver.rollouts import EngineRollouts, ReferenceRollouts, Sampling
 from tiny_math_solver.support.console import printable
 
@@ -30,6 +31,7 @@ def solver() -> Solver:
         LoadedModel("made up", model, loaded.tokenizer),
         EngineRollouts(model, loaded.tokenizer),
         prompt_settings("embedded", max_new_tokens=40),
+        Grader(),
     )
 
 

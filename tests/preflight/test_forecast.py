@@ -19,7 +19,8 @@ HOUR = 3600.0
 
 
 def record(problem: str = "p", *, correct: bool = False, how: str = "hashes", finished: bool = True) -> Any:
-    return EvaluationRecord(problem, "q", "1", "c", "1", how, correct, correct, 10, finished)
+    rewards: Any = {"correctness_reward": 1.0 * correct, "format_reward": 0.5 * (how == "hashes")}
+    return EvaluationRecord(problem, "q", "1", "c", "1", how, correct, correct, 10, finished, rewards=rewards)
 
 
 class Machine:
@@ -33,7 +34,9 @@ class Machine:
         monkeypatch.setattr(module, "perf_counter", lambda: self.now)
         monkeypatch.setattr(module, "sample", self.sample)
 
-    def sample(self, rollouts: Any, problems: Any, prompt: Any, samples: int, sampling: Any, on_done: Any) -> list[Any]:
+    def sample(
+        self, rollouts: Any, problems: Any, prompt: Any, grader: Any, samples: int, sampling: Any, on_done: Any
+    ) -> list[Any]:
         self.rounds.append(len(problems))
         self.now += self.seconds * samples * len(problems)
         on_done(samples * len(problems))
@@ -42,7 +45,8 @@ class Machine:
     def ask(self, *, is_measured: bool = True, run_takes: float = HOUR) -> Forecast:
         train = [SimpleNamespace(id=str(i)) for i in range(2000)]
         prepared: Any = SimpleNamespace(config=self.config, splits=SimpleNamespace(train=train), plan=None)
-        trainer: Any = SimpleNamespace(rollouts=None, sampling=None)
+        generation = SimpleNamespace(grader=None)
+        trainer: Any = SimpleNamespace(rollouts=None, sampling=None, generation=generation)
         decode = DecodeSpeed(0.0, self.seconds / 10, 512) if is_measured else None
         pace = Pace(decode, 1.0, 10, 10.0)
         self.monkeypatch.setattr(Pace, "run", lambda pace, plan: Duration(run_takes, 0.0, 0.0) if pace.decode else None)

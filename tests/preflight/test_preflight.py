@@ -11,7 +11,7 @@ from helpers.paths import GSM8K, QUICKSTART
 from tiny_math_solver.cli import main
 from tiny_math_solver.config.loading import load_config
 from tiny_math_solver.evaluation.evaluate import EvaluationRecord
-from tiny_math_solver.grading import Graded, How, parse_gold
+from tiny_math_solver.grading import Graded, How
 from tiny_math_solver.preflight import grader, memory
 from tiny_math_solver.preflight.check import check
 from tiny_math_solver.preflight.forecast import Forecast
@@ -133,7 +133,7 @@ def test_a_template_that_drops_the_question_or_a_turn_that_never_ends(
 
 def test_a_grader_that_misreads_is_caught(monkeypatch: pytest.MonkeyPatch):
     assert grader.misread() == []
-    monkeypatch.setattr(grader, "grade", lambda question, text, gold: Graded(parse_gold(gold), How.HASHES, True))
+    monkeypatch.setattr(grader, "grade", lambda question, text, gold: Graded(gold, How.HASHES, True))
     assert len(grader.misread()) > 3
 
 
@@ -241,7 +241,8 @@ def test_bytes_for_people():
 
 
 def record(*, correct: bool = False, how: str = "hashes", finished: bool = True) -> EvaluationRecord:
-    return EvaluationRecord("p", "q", "1", "c", "1", how, correct, correct, 10, finished)
+    rewards: Any = {"correctness_reward": 1.0 * correct, "format_reward": 0.5 * (how == "hashes")}
+    return EvaluationRecord("p", "q", "1", "c", "1", how, correct, correct, 10, finished, rewards=rewards)
 
 
 def test_the_forecast_counts_groups_without_a_gradient():

@@ -14,6 +14,7 @@ from tiny_math_solver.models.load import LoadedModel, load_model
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.problems.sources import read_file
 from tiny_math_solver.prompts import Prompt, PromptFormat, encode_prompt, group_prompts
+from tiny_math_solver.rewards.grader import Grader
 from tiny_math_solver.rollouts import EngineRollouts, ReferenceRollouts, Sampling
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(1200)]
@@ -115,7 +116,7 @@ def problems(gsm8k_folder: Path) -> list[Problem]:
 @pytest.fixture(scope="module")
 def answers(engine: EngineRollouts, problems: list[Problem]) -> Evaluation:
     """The model's greedy answers, which takes minutes."""
-    return evaluate(engine, problems, prompt=FORMAT, max_new_tokens=LONGEST)
+    return evaluate(engine, problems, prompt=FORMAT, max_new_tokens=LONGEST, grader=Grader())
 
 
 def test_as_many_gsm8k_answers_are_right_as_were_measured(answers: Evaluation):

@@ -20,6 +20,7 @@ from tiny_math_solver.models.load import load_model, load_tokenizer
 from tiny_math_solver.playground.solver import Solver
 from tiny_math_solver.preflight.check import check
 from tiny_math_solver.prompts import chat_messages, encode_prompt, group_prompts
+from tiny_math_solver.rewards.grader import Grader
 from tiny_math_solver.rollouts import EngineRollouts, ReferenceRollouts, Sampling
 from tiny_math_solver.rollouts.endings import Endings
 from tiny_math_solver.support.errors import StoppedError, UserError
@@ -123,10 +124,10 @@ def test_engine_and_transformers_end_at_the_same_stop_string(loaded: Any):
 
 def test_a_stream_ends_at_a_stop_string_and_never_shows_it(loaded: Any):
     settings = prompt_settings("embedded", max_new_tokens=40)
-    whole = "".join(Solver(loaded, EngineRollouts(loaded.model, loaded.tokenizer), settings).stream(QUESTION))
+    whole = "".join(Solver(loaded, EngineRollouts(loaded.model, loaded.tokenizer), settings, Grader()).stream(QUESTION))
     stop = whole[4:7]
     for kind in (EngineRollouts, ReferenceRollouts):
-        solver = Solver(loaded, kind(loaded.model, loaded.tokenizer, stop_strings=[stop]), settings)
+        solver = Solver(loaded, kind(loaded.model, loaded.tokenizer, stop_strings=[stop]), settings, Grader())
         assert "".join(solver.stream(QUESTION)) == whole[: whole.find(stop)]
 
 

@@ -36,6 +36,9 @@ class MadeUp:
     def begin(self, rows: list[dict]) -> None:
         self.rows = rows
 
+    def together(self, make: Callable[[], list[Any]]) -> list[list[Any]]:
+        return processes.gather(make())
+
     def hold(self, samples: list[Sample]) -> None:
         self.held, self.rows = samples, processes.own_part([sample.row for sample in samples])
 
@@ -46,7 +49,8 @@ class MadeUp:
         made = []
         for row, number in zip(rows, numbers, strict=True):
             paid, rollout = self.pays(row["group"], seed, number), Rollout([1, row["group"]], [number], True)
-            made.append(new(row, rollout, SimpleNamespace(rewards=dict(zip(("right", "format"), paid, strict=True)))))
+            graded: Any = SimpleNamespace()
+            made.append(new(row, rollout, graded, dict(zip(("right", "format"), paid, strict=True))))
         return made
 
 

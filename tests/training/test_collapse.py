@@ -3,10 +3,12 @@
 import json
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
 from helpers.paths import RECORDED_RUNS
+from tiny_math_solver.config.rewards import DEFAULT
 from tiny_math_solver.runs.records import MetricsRow
 from tiny_math_solver.training.collapse import Batch, find_collapse
 
@@ -169,7 +171,7 @@ def test_fewer_than_one_healthy_run_of_100_steps_in_a_hundred_is_taken_for_a_col
     [
         ("real", LARGE, 7),
         ("cpu-collapse", SMALL, 7),
-        ("real2", Batch(512, 8, (1.0, 0.1)), None),
+        ("real2", Batch(512, 8, replace(DEFAULT, weights=(1.0, 0.1))), None),
     ],
 )
 def test_recorded_runs_of_a_real_model(name: str, batch: Batch, by: int | None):

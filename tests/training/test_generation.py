@@ -9,6 +9,7 @@ import pytest
 from helpers.paths import QUICKSTART
 from tiny_math_solver.config.loading import load_config
 from tiny_math_solver.prompts import Prompt, chat_messages
+from tiny_math_solver.rewards.grader import Grader
 from tiny_math_solver.rollouts import Rollout, Sampling
 from tiny_math_solver.training.build import default_tokens
 from tiny_math_solver.training.generation import Generation
@@ -16,7 +17,8 @@ from tiny_math_solver.training.step_metrics import StepMetrics
 
 TEXTS = {7: "#### 4", 8: "#### 5", 9: "4"}
 ROWS: list[dict[str, Any]] = [
-    {"prompt": chat_messages("2 + 2?"), "answer": "4", "question": "2 + 2?", "id": str(i), "group": 0} for i in range(3)
+    {"prompt": chat_messages("2 + 2?"), "answer": "4", "question": "2 + 2?", "id": str(i), "group": 0, "columns": {}}
+    for i in range(3)
 ]
 
 
@@ -33,7 +35,7 @@ class Made:
 
 
 def generation() -> Generation:
-    made = Generation([Prompt([1], 0)], Sampling(4), StepMetrics())
+    made = Generation([Prompt([1], 0)], Sampling(4), StepMetrics(), Grader())
     made.rollouts = Made()  # type: ignore[assignment]
     made.begin(ROWS)
     return made

@@ -23,6 +23,7 @@ from tiny_math_solver.support.console import CollectingConsole
 from tiny_math_solver.support.errors import EXIT_LEARNED_NOTHING, StoppedError, UserError
 from tiny_math_solver.train import train
 from tiny_math_solver.training.engine_watch import EngineWatch
+from tiny_math_solver.training.generation import Generation
 from tiny_math_solver.training.guards import WINDOW, findings
 from tiny_math_solver.training.trainer import MathGRPOTrainer
 from tiny_math_solver.update.merged_scorer import MergedScorer
@@ -154,7 +155,7 @@ def test_a_healthy_run_has_nothing_to_say(tmp_path: Path):
 
 
 def test_sabotage_a_reward_that_is_always_zero(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("tiny_math_solver.training.generation.grade", _never_right)
+    monkeypatch.setattr(Generation, "_graded", _never_right)
     result = run(tmp_path / "run")
     assert result.stopped.exit_code == EXIT_LEARNED_NOTHING
     assert "no reward" in str(result.stopped)
@@ -164,12 +165,12 @@ def test_sabotage_a_reward_that_is_always_zero(tmp_path: Path, monkeypatch: pyte
     assert (tmp_path / "run" / "adapter_model.safetensors").is_file()
 
 
-def _never_right(question: Any, text: Any, gold: Any) -> Graded:
-    return Graded(None, How.NONE, correct=False, text=text)
+def _never_right(self: Generation, row: Any, rollout: Any, endings: Any) -> Graded:
+    return Graded(None, How.NONE, correct=False, text=endings.text(rollout.completion_ids))
 
 
 def test_sabotage_no_reward_goes_on_where_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("tiny_math_solver.training.generation.grade", _never_right)
+    monkeypatch.setattr(Generation, "_graded", _never_right)
     result = run(tmp_path / "run", "--guards.stop", "false", "--grpo.max_steps", "7")
     assert result.stopped is None
     assert [event["step"] for event in result.events if event["name"] == "no reward"] == [5]

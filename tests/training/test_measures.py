@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from helpers.paths import QUICKSTART
 from tiny_math_solver.config.loading import load_config
 from tiny_math_solver.evaluation.evaluate import Evaluation
-from tiny_math_solver.grading import Graded
+from tiny_math_solver.rewards.grader import Grader
 from tiny_math_solver.rollouts import EngineRollouts, ReferenceRollouts
 from tiny_math_solver.runs.resume import ResumeOptions
 from tiny_math_solver.support.console import CollectingConsole
@@ -77,7 +77,9 @@ def test_the_guards_stop_a_run_whose_numbers_they_cannot_see(name: str, value: s
 def trainer_of(**changed: Any) -> Any:
     engine, scorer = EngineRollouts.__new__(EngineRollouts), object()
     update = SimpleNamespace(scorer=scorer, torch_scorer=object())
-    return SimpleNamespace(beta=0.0, loss_type="dapo", update=update, rollouts=engine, rollout_func=1, **changed)
+    generation = SimpleNamespace(grader=Grader())
+    parts = {"update": update, "rollouts": engine, "rollout_func": 1, "generation": generation}
+    return SimpleNamespace(beta=0.0, loss_type="dapo", **parts, **changed)
 
 
 GAPS = {"sampling/sampling_logp_difference/mean", "sampling/sampling_logp_difference/max"}
@@ -153,8 +155,8 @@ def of_update(name: str, value: float | None, at: int) -> Callable[[pytest.Monke
 
 def of_rewards(name: str, value: float | None) -> Callable[[pytest.MonkeyPatch], None]:
     def sabotage(monkeypatch: pytest.MonkeyPatch) -> None:
-        fair = Graded.rewards.fget  # type: ignore[attr-defined]
-        monkeypatch.setattr(Graded, "rewards", property(lambda self: fair(self) | {name: value}))
+        fair = Grader.rewards
+        monkeypatch.setattr(Grader, "rewards", lambda self, rows: [each | {name: value} for each in fair(self, rows)])
 
     return sabotage
 
@@ -338,21 +340,6 @@ def test_a_dropped_step_is_known_after_a_resumption():
     again.load_state_dict(saved[1])
     assert resumed.take_measured() == (2, {GAP: "no token of the step has a gradient"})
     assert (again.dropped_steps, again._has_dropped) == (1, True)
-
-
-def test_none_of_a_function_of_ones_own_is_trls_not_applicable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    fair = Generation.reward_functions
-    made: list[float | None] = [None]
-
-    def of_my_own(completions: list[Any], **columns: Any) -> list[float | None]:
-        return [
-            0.1 if index % 2 else value for index, (value, _) in enumerate(zip(made * 99, completions, strict=False))
-        ]
-
-    monkeypatch.setattr(Generation, "reward_functions", lambda self: [*fair(self), of_my_own])
-    assert run(tmp_path / "none").stopped is None
-    made[0] = math.nan
-    assert "reward of of_my_own is nan (problem " in str(run(tmp_path / "nan").stopped)
 
 
 def test_a_step_of_several_batches_is_dropped_for_any_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

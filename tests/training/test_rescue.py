@@ -42,7 +42,7 @@ class Run:
             optimizer=optimizer,
             state=SimpleNamespace(max_steps=STEPS, global_step=0),
             lr_scheduler=get_scheduler(schedule, optimizer, warm_up, STEPS, **SCHEDULES[schedule]),
-            reward_weights=torch.tensor(self.config.reward_weights),
+            reward_weights=torch.tensor(self.config.reward_names.weights),
             step_metrics=StepMetrics(),
             buffer=SimpleNamespace(drop=self.drop),
         )
@@ -281,6 +281,6 @@ def test_the_configuration_in_force_is_what_later_findings_speak_of():
     run.step(3)
     run.collapse(clean=0)
     config: Config = run.rescue.config
-    assert config.reward_weights == (1.0, 0.1225)
+    assert config.reward_names.weights == (1.0, 0.1225)
     assert config.grpo_config.learning_rate == 2.5e-4
     assert run.config.grpo["learning_rate"] == 1e-3

@@ -20,6 +20,7 @@ from tiny_math_solver.config.schema import Config
 from tiny_math_solver.evaluation.evaluate import evaluate
 from tiny_math_solver.problems.splits import load_splits
 from tiny_math_solver.prompts import PromptFormat
+from tiny_math_solver.rewards.grader import Grader
 
 ADAPTIVE = ("--problems.sampling", "adaptive")
 REPLACE = ("--rollouts.replace_dead", "2")
@@ -129,7 +130,8 @@ class Curve(TrainerCallback):
     def __init__(self, config: Config, every: int):
         self.dev, self.every = load_splits(config.problems).dev, every
         self.ask: dict[str, Any] = {
-            "prompt": PromptFormat.of(config), "max_new_tokens": config.max_completion_length
+            "prompt": PromptFormat.of(config), "max_new_tokens": config.max_completion_length,
+            "grader": Grader.of(config),
         }  # fmt: skip
         self.points: list[dict[str, float]] = []
         self.seconds = self._started = 0.0

@@ -23,6 +23,7 @@ from tiny_math_solver.grading.rewards import as_text, correctness_reward, format
 from tiny_math_solver.models.load import load_base, load_tokenizer
 from tiny_math_solver.problems.splits import Splits, load_splits
 from tiny_math_solver.prompts import PromptFormat, train_prompts
+from tiny_math_solver.rewards.grader import Grader
 from tiny_math_solver.rollouts import EngineRollouts
 from tiny_math_solver.runs.events import EventLog
 from tiny_math_solver.runs.folder import RunFolder
@@ -190,7 +191,7 @@ def of_qwens_shape(folder: str, problems: int, samples: int, new_tokens: int) ->
 
 def _pay_by_chance(trainer: Any) -> None:
     if isinstance(trainer, MathGRPOTrainer):
-        trainer.generation.grade = _coin_grade
+        trainer.generation.grader.grade = _coin_grade  # type: ignore[method-assign]
     else:
         trainer.reward_funcs = [_coin, _coin]
 
@@ -253,7 +254,8 @@ class _Reached(TrainerCallback):
     def __init__(self, config: Config):
         self.dev = load_splits(config.problems).dev
         self.ask: dict[str, Any] = {
-            "prompt": PromptFormat.of(config), "max_new_tokens": config.max_completion_length
+            "prompt": PromptFormat.of(config), "max_new_tokens": config.max_completion_length,
+            "grader": Grader.of(config),
         }  # fmt: skip
         self.batch_size = config.rollouts.batch_size
         self.trainer: Any = None

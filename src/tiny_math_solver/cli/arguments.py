@@ -4,6 +4,7 @@ import argparse
 import difflib
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -67,6 +68,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--adapter", metavar="FOLDER", help="adapter to put on the model")
     parser.add_argument("--revision", metavar="COMMIT", help="of a Hub model (default: the pinned one, or main)")
     parser.add_argument("--dtype", default="auto", help="float32, bfloat16, float16 or auto (default)")
+    add_answer_kind(parser)
     parser.add_argument(
         "--system", metavar="TEXT", help="system prompt (default: the run's own, else the one for GSM8K)"
     )
@@ -145,21 +147,31 @@ def add_problem_arguments(parser: argparse.ArgumentParser, sources: str) -> None
     )
 
 
+def add_answer_kind(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--answer-kind",
+        metavar="KIND",
+        help="number, math, choice, text, or a function of yours as file.py:function (default: the run's own)",
+    )
+
+
 def check_problem_arguments(args: argparse.Namespace) -> None:
     """Raise UserError if the arguments tell how to read problems, but not which."""
     if args.problems is None and (args.question, args.answer, args.max_unreadable) != (None, None, None):
         raise UserError("--question, --answer and --max-unreadable go with --problems")
 
 
-def read_options(args: argparse.Namespace, settings: Any) -> Any:
-    """The ReadOptions for `--problems`; `settings` are those of the model."""
+def read_options(args: argparse.Namespace, settings: Any, grader: Any) -> Any:
+    """The ReadOptions for `--problems`; `settings` are those of the model, and `grader` knows the kind of answers."""
     from tiny_math_solver.problems.layouts import ReadOptions
 
     unreadable = settings.problems.max_unreadable if args.max_unreadable is None else args.max_unreadable
     names = ("--question", "--answer", "--max-unreadable")
+    options = ReadOptions(args.question, args.answer, unreadable, names, kind=grader.kind, keeps_columns=bool(grader.own))
     if args.question is None and args.answer is None:  # those of the run, where the file has them
-        return ReadOptions(settings.problems.question, settings.problems.answer, unreadable, names, fallback=True)
-    return ReadOptions(args.question, args.answer, unreadable, names)
+        own = settings.problems
+        options = replace(options, question=own.question, answer=own.answer, fallback=True)
+    return options
 
 
 def add_port_argument(parser: argparse.ArgumentParser) -> None:

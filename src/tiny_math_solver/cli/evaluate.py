@@ -52,6 +52,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--top-k", type=natural, default=0, metavar="K", help="of the samples (default 0: all tokens)")
     parser.add_argument("--seed", type=seed, default=0, metavar="N", help="of the samples (default 0)")
+    parser.add_argument(
+        "--measure",
+        metavar="REWARD",
+        help="a reward function of yours that says which completions are right, as file.py:function",
+    )
     parser.add_argument("--against", metavar="OTHER", help="second, earlier model for a paired verdict")
     parser.add_argument("--out", type=Path, metavar="FILE", help="JSONL file for the records, one line per completion")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
@@ -88,6 +93,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
                 rollouts,
                 problems,
                 prompt=settings.prompt,
+                grader=grader,
                 max_new_tokens=settings.max_new_tokens,
                 samples=args.samples,
                 sampling=Sampling(settings.max_new_tokens, args.temperature, args.top_p, args.top_k),
@@ -105,8 +111,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
     if args.against is not None:
         processes.main_first(lambda: locate(args.against, args.revision))
     settings = settings_of(args)
+    grader = settings.grader(args.answer_kind, args.measure)
     found, dropped, _ = processes.main_first(
-        lambda: evaluation_problems(args.problems, settings, read_options(args, settings))
+        lambda: evaluation_problems(args.problems, settings, read_options(args, settings, grader))
     )
     problems = found[: args.limit]
     for note in dropped:

@@ -3,7 +3,12 @@
 import argparse
 from pathlib import Path
 
-from tiny_math_solver.cli.arguments import add_problem_arguments, check_problem_arguments, read_options
+from tiny_math_solver.cli.arguments import (
+    add_answer_kind,
+    add_problem_arguments,
+    check_problem_arguments,
+    read_options,
+)
 from tiny_math_solver.support.console import Console
 from tiny_math_solver.support.errors import EXIT_PROOF_FAILED
 from tiny_math_solver.support.progress import loading
@@ -17,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base", help="base model, if it is not where the adapter says: a Hub name or a folder")
     parser.add_argument("--dtype", help="float32, bfloat16 or float16 (default: the base's own)")
     add_problem_arguments(parser, "problems for the proof, as for eval (default: the run's own, else embedded)")
+    add_answer_kind(parser)
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
@@ -40,16 +46,16 @@ def run(args: argparse.Namespace, console: Console) -> int:
     settings = prompt_settings(str(args.adapter))
     # any questions will do to compare two models: an adapter of another program needs no dataset
     source = EMBEDDED if args.problems is None and not run_config(args.adapter) else args.problems
-    problems, notes, _ = evaluation_problems(source, settings, read_options(args, settings))
+    grader = settings.grader(args.answer_kind, "correctness")
+    problems, notes, _ = evaluation_problems(source, settings, read_options(args, settings, grader))
     for note in notes:
         console.note(note)
     with console.part("merging base and adapter in float32"):
         dtype = merge_adapter(args.adapter, args.out, args.dtype, args.base)
     compared = problems[:PROOF_PROBLEMS]
     with console.part(f"answering {len(compared)} problems with both", 2 * len(compared)) as advance:
-        proof = prove_merge(
-            args.adapter, args.out, compared, settings.prompt, settings.max_new_tokens, args.base, advance
-        )
+        ask = settings.prompt, settings.max_new_tokens, grader
+        proof = prove_merge(args.adapter, args.out, compared, *ask, args.base, advance)
     console.say(
         f"merged into {args.out} ({str(dtype).removeprefix('torch.')}), tokenizer and generation config included"
     )

@@ -63,7 +63,9 @@ def load_solver(args: argparse.Namespace) -> Any:
     rollouts = make_rollouts(
         loaded.model, loaded.tokenizer, args.batch_size, console=console, stop_strings=settings.stop_strings
     )
+    grader = settings.grader(args.answer_kind, "correctness")
     base, _, _ = locate(args.model, args.revision, args.adapter)
     if base != EMBEDDED:
-        return Solver(loaded, rollouts, settings)
-    return Solver(loaded, rollouts, settings, f"this model of a million parameters knows {describe_world()}", beyond)
+        return Solver(loaded, rollouts, settings, grader)
+    about = f"this model of a million parameters knows {describe_world()}"
+    return Solver(loaded, rollouts, settings, grader, about, beyond)

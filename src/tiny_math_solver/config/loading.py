@@ -13,8 +13,9 @@ from tiny_math_solver.config.generation_kwargs import check_generation_kwargs, s
 from tiny_math_solver.config.limits import CHOICES
 from tiny_math_solver.config.other_layouts import SECTIONS, counterpart, flat_layout
 from tiny_math_solver.config.overrides import field_type, parse_overrides
+from tiny_math_solver.config.rewards import SHIPPED
 from tiny_math_solver.config.schema import Config
-from tiny_math_solver.config.sections import GRPO_DEFAULTS, LORA_DEFAULTS
+from tiny_math_solver.config.sections import ANSWER_KINDS, GRPO_DEFAULTS, LORA_DEFAULTS
 from tiny_math_solver.config.values import checked, nearest, shown
 from tiny_math_solver.config.yaml_file import Comment, read_tree
 from tiny_math_solver.hub.datasets import DatasetName
@@ -48,6 +49,8 @@ def load_config(path: str | Path, overrides: list[str] | None = None, console: C
     path = Path(path)
     tree, lines, comments = read_tree(path)
     places = Places(path, lines)
+    if isinstance(tree.get("rewards"), list):  # the short form of rewards.use
+        tree["rewards"] = {"use": tree["rewards"]}
     for key, value in parse_overrides(overrides or []):
         section, _, name = key.partition(".")
         if tree.get(section) is None:
@@ -69,6 +72,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None, console: C
     config = _build(_checked_values(tree, places), places)
     config.model.revision = pinned(config.model.name, config.model.revision)
     config.problems.revision = pinned(DatasetName.parse(config.problems.source).name, config.problems.revision)
+    _check_rewards(config, places)
     _check_batch(config, places)
     _check_lora(config, places, console)
     _check_generation(config, places)
@@ -150,6 +154,39 @@ def _build(values: dict[str, dict[str, Any]], places: Places) -> Config:
         problem = error.errors()[0]
         key = ".".join(str(part) for part in problem["loc"][:2])
         raise UserError(f"{places.of(key)}: {key}{shown(key, problem['input'])}: {problem['msg']}") from None
+
+
+def _check_rewards(config: Config, places: Places) -> None:
+    """Raise UserError for rewards that are unknown, there twice, or do not go with the measure and the weights."""
+    section, where = config.rewards, f"{places.of('rewards.use')}: rewards.use"
+    if not section.use:
+        raise UserError(f"{where}: nothing would be learned without a reward")
+    for name in section.use:
+        if name not in SHIPPED and ":" not in name:
+            close = nearest(name, list(SHIPPED))
+            hint = f"did you mean {close}?" if close else f"choose from {', '.join(SHIPPED)}"
+            raise UserError(f"{where}: no reward is called {name!r}; {hint}, or name a function as file.py:function")
+        if section.use.count(name) > 1:
+            raise UserError(f"{where}: {name} is there twice; grpo.reward_weights makes it count more")
+    if section.measure is not None and section.measure not in section.use:
+        raise UserError(
+            f"{places.of('rewards.measure')}: rewards.measure {section.measure!r} is not among the rewards "
+            f"({', '.join(section.use)})"
+        )
+    weights = config.grpo.get("reward_weights")
+    if weights is not None and len(weights) != len(section.use):
+        raise UserError(
+            f"{places.of('grpo.reward_weights')}: grpo.reward_weights has {len(weights)} numbers for the "
+            f"{len(section.use)} rewards ({', '.join(section.use)})"
+        )
+    kind = config.problems.answer_kind
+    if kind not in ANSWER_KINDS and ":" not in kind:
+        close = nearest(kind, list(ANSWER_KINDS))
+        hint = f"did you mean {close}?" if close else f"choose from {', '.join(ANSWER_KINDS)}"
+        raise UserError(
+            f"{places.of('problems.answer_kind')}: problems.answer_kind = {kind!r}: {hint}, or name a function as "
+            "file.py:function"
+        )
 
 
 def _check_lora(config: Config, places: Places, console: Console | None) -> None:

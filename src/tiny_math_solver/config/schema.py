@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from tiny_math_solver.config.rewards import RewardNames
 from tiny_math_solver.config.sections import (
     EvaluationSection,
     GuardsSection,
@@ -23,6 +24,7 @@ from tiny_math_solver.config.sections import (
     ProblemsSection,
     PromptSection,
     RecordsSection,
+    RewardsSection,
     RolloutsSection,
     Section,
     UpdateSection,
@@ -40,6 +42,7 @@ class Config(Section):
     model: ModelSection = Field(default_factory=ModelSection)
     problems: ProblemsSection = Field(default_factory=ProblemsSection)
     prompt: PromptSection = Field(default_factory=PromptSection)
+    rewards: RewardsSection = Field(default_factory=RewardsSection)
     evaluation: EvaluationSection = Field(default_factory=EvaluationSection)
     rollouts: RolloutsSection = Field(default_factory=RolloutsSection)
     update: UpdateSection = Field(default_factory=UpdateSection)
@@ -83,16 +86,19 @@ class Config(Section):
         return self.grpo["per_device_train_batch_size"] * processes.count()
 
     @property
-    def reward_weights(self) -> tuple[float, float]:
-        """Weights of the correctness and the format reward; TRL's default is 1 each, and it refuses other numbers."""
-        weights: list[float] = self.grpo.get("reward_weights") or []
-        correctness, form, *_ = [*weights, 1.0, 1.0]
-        return correctness, form
+    def reward_names(self) -> RewardNames:
+        """The rewards with their weights, 1 each by default; loading refuses what does not go together."""
+        section = self.rewards
+        weights = self.grpo.get("reward_weights") or [1.0] * len(section.use)
+        measure = section.measure or ("correctness" if "correctness" in section.use else section.use[0])
+        return RewardNames(tuple(section.use), tuple(weights), section.use.index(measure))
 
     @property
     def allowed_rescues(self) -> int:
         """Collapses that the run undoes by itself; 0 where it undoes none."""
-        is_on = self.reward_weights[1] > 0 if self.guards.rescue is None else self.guards.rescue
+        names = self.reward_names
+        is_paid_for_more = any(names.weights[place] > 0 for place in names.others)
+        is_on = is_paid_for_more if self.guards.rescue is None else self.guards.rescue
         return self.guards.rescues if is_on else 0
 
     def to_yaml(self) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 MAX_UNREADABLE = 0.05  # of the rows of a source: more are no slips, but a layout that is not understood
+ANSWER_KINDS = ("number", "math", "choice", "text")
 EMBEDDED = "embedded"  # names the model that is shipped, and the problems that are generated
 GSM8K_SYSTEM_PROMPT = (
     "Solve the problem step by step. Then write the final answer on the last line as #### <number>, "
@@ -60,6 +61,11 @@ class ProblemsSection(Section):
     test_answer: str | None = Field(
         None, description="column in test_source; null: that of answer if it is there, else recognised"
     )
+    answer_kind: str = Field(
+        "number",
+        description="what the answers are: number, math (formulas, intervals, sets), choice (a letter), text, or a "
+        "function of yours that says which are right, as file.py:function",
+    )
     max_unreadable: float = Field(
         MAX_UNREADABLE,
         ge=0,
@@ -79,6 +85,20 @@ class ProblemsSection(Section):
         "asked less often",
     )
     seed: int = Field(0, description="seed of the embedded generator, and of the choice if only some are used")
+
+
+class RewardsSection(Section):
+    use: list[str] = Field(
+        ["correctness", "format"],
+        description="what completions are paid for: correctness, format, boxed, tag, steps, length, or a function of "
+        "yours as file.py:function or package.module:function; weights: grpo.reward_weights",
+    )
+    measure: str | None = Field(
+        None,
+        description="the one of them that says whether a completion is right; null: correctness, or the first if it "
+        "is not among them",
+    )
+    right_from: float = Field(1.0, description="value of the measure from which on a completion is right")
 
 
 class PromptSection(Section):

@@ -9,6 +9,7 @@ from tiny_math_solver.evaluation.kept import Evaluator
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.problems.splits import Splits
 from tiny_math_solver.prompts import PromptFormat
+from tiny_math_solver.rewards.grader import Grader
 from tiny_math_solver.rollouts import Rollouts, Sampling
 from tiny_math_solver.runs.folder import RunFolder
 from tiny_math_solver.runs.records import read_jsonl
@@ -24,6 +25,7 @@ def evaluate_test(
     run: RunFolder,
     when: str,
     evaluator: Evaluator,
+    grader: Grader,
     also: Sequence[Problem] = (),
 ) -> TestResult:
     """Answer every test problem greedily and sample some; the records go to `eval/<when>.jsonl`.
@@ -31,7 +33,11 @@ def evaluate_test(
     The problems `also` are answered with them and kept by the evaluator.
     """
     grpo, settings = config.grpo_config, config.evaluation
-    ask: dict[str, Any] = {"prompt": PromptFormat.of(config), "max_new_tokens": config.max_completion_length}
+    ask: dict[str, Any] = {
+        "prompt": PromptFormat.of(config),
+        "max_new_tokens": config.max_completion_length,
+        "grader": grader,
+    }
     sampled = {
         "samples": settings.samples,
         "sampled_problems": settings.sampled_problems,

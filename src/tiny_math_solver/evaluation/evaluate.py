@@ -4,19 +4,22 @@ Several processes answer a part of the problems each, and all of them have all r
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from tiny_math_solver.evaluation.statistics import Paired, maj_at_k, mcnemar, pass_at_k, wilson_interval
-from tiny_math_solver.grading import grade, parse_gold, rewards_of, write_number
+from tiny_math_solver.grading.graded import Graded
 from tiny_math_solver.grading.rewards import as_text
 from tiny_math_solver.problems.problem import Problem
-from tiny_math_solver.prompts import Message, PromptFormat, encode_prompt, first_samples, group_prompts, render
+from tiny_math_solver.prompts import PromptFormat, encode_prompt, first_samples, group_prompts, render
+from tiny_math_solver.rewards.completion import Completion, Rewards
+from tiny_math_solver.rewards.grader import Grader
 from tiny_math_solver.rollouts import Rollout, Rollouts, Sampling
-from tiny_math_solver.rollouts.endings import Endings
 from tiny_math_solver.support import processes
 from tiny_math_solver.support.dealing import dealt
 from tiny_math_solver.support.progress import Advance
+
+RIGHT_VOTE = object()  # the vote of a right answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,15 +33,16 @@ class EvaluationRecord:
     answer: str | None
     how: str
     correct: bool  # lenient
-    strict: bool  # correct, and the answer stands after ####
+    strict: bool  # correct, and the answer stands where the prompt asks for it
     tokens: int
     finished: bool
     sample: int | None = None  # None: greedy
+    rewards: Rewards | None = None  # that training would pay for it, where they were asked for
 
-    @property
-    def rewards(self) -> dict[str, float]:
-        """The rewards that training would pay for the completion."""
-        return rewards_of(self.completion, self.correct, self.how)
+    def row(self) -> dict[str, Any]:
+        """The record as a JSON object."""
+        row = {each.name: getattr(self, each.name) for each in fields(self)}
+        return row if self.rewards is not None else {name: row[name] for name in row if name != "rewards"}
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ class Evaluation:
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Every record as a JSON object, the greedy ones first."""
-        return (asdict(record) for record in [*self.greedy, *self.sampled])
+        return (record.row() for record in [*self.greedy, *self.sampled])
 
     @classmethod
     def from_rows(cls, rows: Iterable[dict[str, Any]]) -> "Evaluation":
@@ -95,10 +99,9 @@ class Evaluation:
         if not groups:
             return {}, {}
         pass_at = {k: [pass_at_k(len(g), sum(r.correct for r in g), k) for g in groups] for k in ks}
-        golds = [write_number(parse_gold(g[0].gold)) for g in groups]  # written as the answers are
-        maj_at = {
-            k: [maj_at_k([r.answer for r in g], gold, k) for g, gold in zip(groups, golds, strict=True)] for k in ks
-        }
+        # right answers are equal, however they are written
+        votes = [[RIGHT_VOTE if r.correct else r.answer for r in g] for g in groups]
+        maj_at = {k: [maj_at_k(vote, RIGHT_VOTE, k) for vote in votes] for k in ks}
         mean = {str(k): sum(v) / len(v) for k, v in pass_at.items()}
         return mean, {str(k): sum(v) / len(v) for k, v in maj_at.items()}
 
@@ -109,6 +112,7 @@ def evaluate(
     *,
     prompt: PromptFormat,
     max_new_tokens: int,
+    grader: Grader,
     samples: int = 0,
     sampled_problems: int | None = None,
     sampling: Sampling | None = None,
@@ -117,15 +121,15 @@ def evaluate(
 ) -> Evaluation:
     """Answer `problems` greedily, and the first `sampled_problems` of them `samples` times with `sampling`.
 
-    `on_done` is told how many of the `completions_of` it are finished.
+    The `grader` says which are right. `on_done` is told how many of the `completions_of` it are finished.
     """
     greedy = Sampling(max_new_tokens=max_new_tokens, temperature=0)
-    records = _generate(rollouts, problems, prompt, 1, greedy, on_done, sampled=False)
+    records = _generate(rollouts, problems, prompt, grader, 1, greedy, on_done, sampled=False)
     if not samples:
         return Evaluation(records)
     sampling = replace(sampling or Sampling(max_new_tokens), seed=seed)
     later = on_done and (lambda done: on_done(len(records) + done))
-    sampled = sample(rollouts, problems[:sampled_problems], prompt, samples, sampling, later)
+    sampled = _generate(rollouts, problems[:sampled_problems], prompt, grader, samples, sampling, later, sampled=True)
     return Evaluation(records, sampled, samples)
 
 
@@ -138,23 +142,26 @@ def sample(
     rollouts: Rollouts,
     problems: Sequence[Problem],
     prompt: PromptFormat,
+    grader: Grader,
     samples: int,
     sampling: Sampling,
     on_done: Advance | None = None,
 ) -> list[EvaluationRecord]:
-    """`samples` graded completions of every problem, grouped by problem."""
-    return _generate(rollouts, problems, prompt, samples, sampling, on_done, sampled=True)
+    """`samples` completions of every problem, graded and paid, grouped by problem."""
+    return _generate(rollouts, problems, prompt, grader, samples, sampling, on_done, sampled=True, paid=True)
 
 
 def _generate(
     rollouts: Rollouts,
     problems: Sequence[Problem],
     prompt: PromptFormat,
+    grader: Grader,
     samples: int,
     sampling: Sampling,
     on_done: Advance | None,
     *,
     sampled: bool,
+    paid: bool = False,
 ) -> list[EvaluationRecord]:
     processes.begins(f"an evaluation of {len(problems):,} problems")
     rank, count = processes.sharing()
@@ -166,38 +173,63 @@ def _generate(
     firsts = first_samples(asked, samples) if sampled else [0] * len(problems)
     prompts = [replace(each, first=firsts[place]) for each, place in zip(encoded, shares[rank], strict=True)]
     endings = rollouts.endings
-    records: dict[int, EvaluationRecord] = {}
+    graded: dict[int, Graded] = {}
 
-    def graded(index: int, rollout: Rollout) -> None:
-        i, number = divmod(index, samples)
-        records[index] = _record(own[i], conversations[i], rollout, endings, number if sampled else None)
+    def grade(index: int, rollout: Rollout) -> None:
+        i = index // samples
+        graded[index] = grader.grade(as_text(conversations[i]), endings.text(rollout.completion_ids), own[i].answer)
         if on_done:  # the others are as far
-            on_done(min(len(records) * count, len(problems) * samples))
+            on_done(min(len(graded) * count, len(problems) * samples))
 
-    rollouts.generate(prompts, samples, sampling, on_done=graded)
-    parts = processes.gather([records[index] for index in range(len(own) * samples)])
+    made = rollouts.generate(prompts, samples, sampling, on_done=grade)
+    completions = [
+        Completion(conversations[index // samples], own[index // samples].row, rollout.completion_ids, graded[index])
+        for index, rollout in enumerate(made)
+    ]
+    records = _records(own, made, completions, grader, paid=paid)
+    if sampled:
+        records = [replace(record, sample=index % samples) for index, record in enumerate(records)]
+    parts = processes.gather(records)
     groups: dict[int, list[EvaluationRecord]] = {}
     for share, part in zip(shares, parts, strict=True):
         groups |= {place: part[i * samples : (i + 1) * samples] for i, place in enumerate(share)}
     return [record for place in range(len(problems)) for record in groups[place]]
 
 
+def _records(
+    problems: Sequence[Problem],
+    rollouts: Sequence[Rollout],
+    completions: Sequence[Completion],
+    grader: Grader,
+    *,
+    paid: bool,
+) -> list[EvaluationRecord]:
+    """The records of some problems' completions, as many of each; with their rewards if they are `paid`."""
+    samples = len(completions) // max(1, len(problems))
+    rewards: Sequence[Rewards | None] = [None] * len(completions)
+    if paid or grader.names.has_own_measure:
+        rewards = grader.rewards(completions)
+    return [
+        _record(problems[index // samples], rollout, completion.graded, grader, earned)
+        for index, (rollout, completion, earned) in enumerate(zip(rollouts, completions, rewards, strict=True))
+    ]
+
+
 def _record(
-    problem: Problem, messages: list[Message], rollout: Rollout, endings: Endings, sample: int | None
+    problem: Problem, rollout: Rollout, graded: Graded, grader: Grader, rewards: Rewards | None
 ) -> EvaluationRecord:
-    """One rollout, graded as in training."""
-    completion = endings.text(rollout.completion_ids)
-    graded = grade(as_text(messages), completion, problem.answer)
+    """One rollout, judged as in training."""
+    graded = graded if rewards is None else grader.judged(graded, rewards)
     return EvaluationRecord(
         id=problem.id,
         question=problem.question,
         gold=problem.answer,
-        completion=completion,
+        completion=graded.text,
         answer=graded.answer,
         how=graded.how.value,
         correct=graded.correct,
         strict=graded.strict,
         tokens=len(rollout.completion_ids),
         finished=rollout.finished,
-        sample=sample,
+        rewards=rewards,
     )

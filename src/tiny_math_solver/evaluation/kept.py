@@ -23,6 +23,7 @@ from tiny_math_solver.evaluation.evaluate import Evaluation, completions_of, eva
 from tiny_math_solver.models.ends import causal_lm
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.prompts import PromptFormat, encode_prompt
+from tiny_math_solver.rewards.grader import Grader
 from tiny_math_solver.rollouts import EngineRollouts, Rollouts
 from tiny_math_solver.support import processes
 from tiny_math_solver.support.console import Console
@@ -30,7 +31,7 @@ from tiny_math_solver.support.device import device_name
 from tiny_math_solver.support.files import write_whole
 
 FOLDER, MOST_ENTRIES = ".before-tests", 16
-GREEDY = ("prompt", "max_new_tokens")  # of an evaluation without samples
+GREEDY = ("prompt", "max_new_tokens", "grader")  # of an evaluation without samples
 LONG = 60  # seconds of an evaluation, beyond which the setting that shortens it is named
 LIBRARIES = ("torch", "transformers", "peft", "tokenizers")
 
@@ -148,6 +149,7 @@ def _hash_of(rows: Any) -> str:
 def fingerprint(rollouts: Rollouts, problems: Sequence[Problem], ask: dict[str, Any]) -> str:
     """A hash of everything that shapes `evaluate(rollouts, problems, **ask)`."""
     prompt: PromptFormat = ask["prompt"]
+    grader: Grader = ask["grader"]
     asked = [encode_prompt(rollouts.tokenizer, prompt.messages(problem.question), prompt) for problem in problems]
     sampling, endings = ask.get("sampling"), rollouts.endings
     model: Any = rollouts.model
@@ -160,7 +162,8 @@ def fingerprint(rollouts: Rollouts, problems: Sequence[Problem], ask: dict[str, 
         [rollouts.batch_size.value, sorted(endings.ids), list(endings.texts)],
         [[problem.id, problem.question, problem.answer] for problem in problems],
         asked,
-        {name: value for name, value in ask.items() if name not in ("prompt", "sampling")},
+        {name: value for name, value in ask.items() if name not in ("prompt", "sampling", "grader")},
+        grader.identity,
         sampling and asdict(sampling),
         causal_lm(model).config.to_json_string(),
         policy_hash(model),

@@ -11,6 +11,7 @@ from tiny_math_solver.evaluation.prompt_settings import run_config
 from tiny_math_solver.models.load import LoadedModel, load_model, locate, stored_dtype
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.prompts import PromptFormat, encode_prompt
+from tiny_math_solver.rewards.grader import Grader
 from tiny_math_solver.rollouts import make_rollouts
 from tiny_math_solver.support.device import resolve_dtype
 from tiny_math_solver.support.errors import UserError
@@ -66,6 +67,7 @@ def prove_merge(
     problems: list[Problem],
     prompt: PromptFormat,
     max_new_tokens: int,
+    grader: Grader,
     base: str | None = None,
     on_done: Advance | None = None,
 ) -> MergeProof:
@@ -83,7 +85,9 @@ def prove_merge(
 
     for loaded in (ours, plain):
         rollouts = make_rollouts(loaded.model, loaded.tokenizer)
-        result = evaluate(rollouts, problems, prompt=prompt, max_new_tokens=max_new_tokens, on_done=advance)
+        result = evaluate(
+            rollouts, problems, prompt=prompt, max_new_tokens=max_new_tokens, grader=grader, on_done=advance
+        )
         # completions without an answer are compared as text
         answers.append([record.answer or record.completion for record in result.greedy])
     same = sum(a == b for a, b in zip(*answers, strict=True))

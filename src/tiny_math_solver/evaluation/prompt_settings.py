@@ -9,12 +9,14 @@ from typing import Any
 
 from tiny_math_solver.config.generation_kwargs import stop_strings
 from tiny_math_solver.config.loading import load_config
+from tiny_math_solver.config.rewards import DEFAULT, RewardNames
 from tiny_math_solver.config.sections import EMBEDDED, GRPO_DEFAULTS, GSM8K_SYSTEM_PROMPT, ProblemsSection
 from tiny_math_solver.problems.embedded import embedded_problems
 from tiny_math_solver.problems.layouts import ReadOptions
 from tiny_math_solver.problems.sources import Loaded, Source, read_source
 from tiny_math_solver.problems.splits import load_test_problems
 from tiny_math_solver.prompts import PromptFormat, today
+from tiny_math_solver.rewards.grader import Grader
 from tiny_math_solver.runs.records import CONFIG
 from tiny_math_solver.support.errors import UserError
 
@@ -23,12 +25,28 @@ EMBEDDED_MAX_NEW_TOKENS = 112  # as in configs/quickstart.yaml
 
 @dataclass(frozen=True)
 class PromptSettings:
-    """Prompt format, longest completion in tokens, the texts that end one, and the problems of a run."""
+    """Prompt format, longest completion in tokens, the texts that end one, and the problems and rewards of a run."""
 
     prompt: PromptFormat
     max_new_tokens: int
     problems: ProblemsSection
     stop_strings: Sequence[str] = ()
+    rewards: RewardNames = DEFAULT
+    right_from: float = 1.0
+
+    def grader(self, kind: str | None = None, measure: str | None = None) -> Grader:
+        """The grader of the run, or one for another kind of answers, or with another measure.
+
+        A run may come from somebody else: functions that it names are not run unless they are named here. Raises
+        UserError then.
+        """
+        used = self.rewards.used[self.rewards.measure]
+        for given, own, option in ((kind, self.problems.answer_kind, "--answer-kind"), (measure, used, "--measure")):
+            if given is None and ":" in own:
+                raise UserError(f"the run's answers are judged by {own}: {option} {own} runs that code here")
+        form = () if self.rewards.form is None else (self.rewards.used[self.rewards.form],)
+        names = RewardNames((measure or "correctness", *form), (1.0,) * (1 + len(form)), 0)
+        return Grader(kind or self.problems.answer_kind, names, self.right_from, self.max_new_tokens)
 
 
 def prompt_settings(
@@ -45,7 +63,8 @@ def prompt_settings(
     if path := run_config(Path(model)):
         config = load_config(path)
         texts = stop_strings(config.grpo.get("generation_kwargs"))
-        own = PromptSettings(PromptFormat.of(config), config.max_completion_length, config.problems, texts)
+        rewards = config.reward_names, config.rewards.right_from
+        own = PromptSettings(PromptFormat.of(config), config.max_completion_length, config.problems, texts, *rewards)
     elif model == EMBEDDED:
         own = PromptSettings(PromptFormat(), EMBEDDED_MAX_NEW_TOKENS, ProblemsSection(source=EMBEDDED))
     else:
@@ -69,14 +88,16 @@ def run_config(folder: Path) -> Path | None:
 def evaluation_problems(
     source: str | None,
     settings: PromptSettings,
-    options: ReadOptions = ReadOptions(),  # noqa: B008  frozen
+    options: ReadOptions,
 ) -> Loaded:
     """The test problems of `source`, all of a file, or those of the settings if there is no source.
 
     Besides `embedded`, its test problems, `embedded:dev` and `embedded:unseen` name those of its other splits.
     """
     if source is None:
-        return load_test_problems(settings.problems)
+        own = settings.problems
+        named = replace(options, question=own.question, answer=own.answer, settings=ReadOptions().settings)
+        return load_test_problems(own, named)
     if not source:
         raise UserError("--problems is empty; name a source, or leave it out")
     name, _, split = source.partition(":")

@@ -1,57 +1,34 @@
-"""A completion and its gold answer → `Graded`, the one shape that training, evaluation and the playground use."""
+"""A completion and its gold number → `Graded`."""
 
-from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 
+from tiny_math_solver.grading.graded import Graded
 from tiny_math_solver.grading.markers import How
 from tiny_math_solver.grading.numerals import MAX_DIGITS, Number, canonical, parse_number, write_number
 from tiny_math_solver.grading.reader import extract_answer
+from tiny_math_solver.grading.tags import tagged
 from tiny_math_solver.grading.turns import visible
-
-CORRECTNESS_REWARD = 1.0
-FORMAT_REWARD = 0.5
 
 Gold = str | int | float | Number  # "18", 18, or a whole GSM8K solution that ends in "#### 18"
 
 
-@dataclass(frozen=True, slots=True)
-class Graded:
-    """One graded completion; `value` is None exactly when `how` is NONE."""
-
-    value: Number | None  # the number read off the completion
-    how: How  # where it was found
-    correct: bool  # lenient: it equals the gold, wherever it was found
-    text: str = ""  # the completion
-
-    @property
-    def answer(self) -> str | None:
-        """The number as text; equal numbers have equal texts."""
-        return None if self.value is None else write_number(self.value)
-
-    @property
-    def strict(self) -> bool:
-        """True if the answer is correct and stands after `####`."""
-        return self.correct and self.how is How.HASHES
-
-    @property
-    def rewards(self) -> dict[str, float]:
-        return rewards_of(self.text, self.correct, self.how)
-
-
-def grade(question: str | None, text: str | None, gold: Gold | None) -> Graded:
+def grade(question: str | None, text: str | None, gold: Gold | None, place: How = How.HASHES) -> Graded:
     """Read the answer off `text` and compare it with `gold`; without a gold nothing is correct.
 
     `question` is the whole prompt as text, system prompt included: whatever the completion copies from it is not an
-    answer. Raises ValueError if the gold cannot be read.
+    answer. `place` is where the prompt asks for the answer. Raises ValueError if the gold cannot be read.
     """
-    return grade_against(question, text, None if gold is None else parse_gold(gold))
+    return grade_against(question, text, None if gold is None else parse_gold(gold), place)
 
 
-def grade_against(question: str | None, text: str | None, expected: Number | None) -> Graded:
+def grade_against(question: str | None, text: str | None, expected: Number | None, place: How = How.HASHES) -> Graded:
     """As `grade`, with the gold already parsed."""
-    found = extract_answer(text, question=question)
-    return Graded(found.value, found.how, expected is not None and found.equals(expected), text or "")
+    inner = tagged(text) if place is How.TAG else None
+    found = extract_answer(text if inner is None else f"#### {inner}", question=question)
+    how = How.TAG if inner is not None and found.how is How.HASHES else found.how
+    answer = None if found.value is None else write_number(found.value)
+    return Graded(answer, how, expected is not None and found.equals(expected), text or "", place)
 
 
 def is_correct(text: str | None, gold: Gold, *, strict: bool = False, question: str | None = None) -> bool:
@@ -81,14 +58,3 @@ def parse_gold(answer: Gold) -> Number:
     if value is None:
         raise ValueError(f"gold answer is not one number: {str(answer)[-80:]!r}")
     return value
-
-
-def rewards_of(text: str, correct: bool, how: str) -> dict[str, float]:
-    """The rewards of a completion by name: for the right number, and for an answer after `####`, right or wrong."""
-    return {
-        "correctness_reward": CORRECTNESS_REWARD if correct else 0.0,
-        "format_reward": FORMAT_REWARD if how == How.HASHES else 0.0,
-    }
-
-
-REWARDS = tuple(rewards_of("", True, How.HASHES))  # their names, in the order in which TRL calls them

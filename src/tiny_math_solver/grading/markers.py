@@ -24,10 +24,11 @@ MAX_MARKERS = 16  # markers looked at
 
 
 class How(StrEnum):
-    """The place where the final answer was found; the strict score counts HASHES only."""
+    """The place where the final answer was found; the strict score counts the one that the prompt asks for."""
 
     HASHES = "hashes"  # after ####
     BOXED = "boxed"  # in \boxed{}
+    TAG = "tag"  # in <answer>
     PHRASE = "phrase"  # "the answer is", "Answer:"
     CLOSING = "closing"  # stated by the closing sentence
     NONE = "none"  # no single answer

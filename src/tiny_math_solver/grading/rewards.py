@@ -1,9 +1,10 @@
-"""The two rewards of GRPO training in TRL's signature; `grade` decides what a completion earns."""
+"""The two rewards of GRPO training in TRL's signature, for scripts; a run takes them from a completion graded once."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from tiny_math_solver.grading.grade import CORRECTNESS_REWARD, FORMAT_REWARD, grade, grade_against, parse_gold
+from tiny_math_solver.config.rewards import CORRECTNESS_REWARD, FORMAT_REWARD
+from tiny_math_solver.grading.grade import grade, grade_against, parse_gold
 
 __all__ = ["CORRECTNESS_REWARD", "FORMAT_REWARD", "as_text", "correctness_reward", "format_reward"]
 
@@ -21,7 +22,8 @@ def correctness_reward(completions: Sequence[Any], answer: Sequence[Any], **kwar
             expected = parse_gold(gold)
         except ValueError as error:
             raise ValueError(f"row {row}: {error}") from None
-        rewards.append(grade_against(as_text(prompt), as_text(completion), expected).rewards["correctness_reward"])
+        graded = grade_against(as_text(prompt), as_text(completion), expected)
+        rewards.append(CORRECTNESS_REWARD if graded.correct else 0.0)
     return rewards
 
 
@@ -29,7 +31,7 @@ def format_reward(completions: Sequence[Any], **kwargs: Any) -> list[float]:
     """Pay 0.5 where the final answer, right or wrong, stands after `####`, else 0.0."""
     prompts = kwargs.get("prompts") or [None] * len(completions)
     return [
-        grade(as_text(prompt), as_text(completion), None).rewards["format_reward"]
+        FORMAT_REWARD if grade(as_text(prompt), as_text(completion), None).is_marked else 0.0
         for completion, prompt in zip(completions, prompts, strict=True)
     ]
 

@@ -9,13 +9,13 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from tiny_math_solver.grading import How
+from tiny_math_solver.grading.graded import PLACES
 from tiny_math_solver.playground.solver import VOTE_TEMPERATURE, Solver
 from tiny_math_solver.report import script_data
 from tiny_math_solver.support.local_server import LocalServer, Response
 
 FOUND = {
-    How.HASHES: "after ####",
-    How.BOXED: "in \\boxed{}",
+    **PLACES,
     How.PHRASE: "after words such as “the answer is”",
     How.CLOSING: "in the last sentence",
     How.NONE: "",

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from tiny_math_solver.evaluation.prompt_settings import PromptSettings
-from tiny_math_solver.grading import Graded, grade
+from tiny_math_solver.grading import Graded
 from tiny_math_solver.grading.rewards import as_text
 from tiny_math_solver.models.load import LoadedModel
 from tiny_math_solver.prompts import Prompt, encode_prompt
+from tiny_math_solver.rewards.grader import Grader
 from tiny_math_solver.rollouts import EngineRollouts, Rollouts, Sampling
 
 VOTE_TEMPERATURE = 0.8  # of the samples in a vote, unless another is given
@@ -80,10 +81,12 @@ class Solver:
         loaded: LoadedModel,
         rollouts: Rollouts,
         settings: PromptSettings,
+        grader: Grader,
         about: str = "",
         doubt: Callable[[str], str] = lambda question: "",
     ):
-        self.loaded, self.rollouts, self.settings, self.about, self.doubt = loaded, rollouts, settings, about, doubt
+        self.loaded, self.rollouts, self.settings, self.grader = loaded, rollouts, settings, grader
+        self.about, self.doubt = about, doubt
         self._busy = threading.Lock()
         if isinstance(rollouts, EngineRollouts):
             loaded.model.requires_grad_(False)  # or the engine would copy the weights anew for every question
@@ -118,7 +121,7 @@ class Solver:
 
     def read(self, question: str, text: str, gold: str | None = None) -> Graded:
         """The completion, graded; without a gold it has an answer, and is never correct."""
-        return grade(as_text(self._messages(question)), text, gold)
+        return self.grader.grade(as_text(self._messages(question)), text, gold)
 
     def vote(self, question: str, samples: int, temperature: float, seed: int = 0, base: bool = False) -> Vote:
         """The vote of `samples` completions, at VOTE_TEMPERATURE if `temperature` is 0."""

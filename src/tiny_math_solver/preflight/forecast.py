@@ -143,7 +143,7 @@ class Forecast:
     def flaw(self) -> str:
         """The reason why GRPO would learn nothing if every completion were like these; empty if it could."""
         count = len(self.records)
-        if not any(any(record.rewards.values()) for record in self.records):
+        if not any(any((record.rewards or {}).values()) for record in self.records):
             return (
                 f"none of {count} completions earns a reward ({self.truncated:.0%} are cut off): see prompt.system, "
                 "grpo.max_completion_length, or choose easier problems or a model that can solve some"
@@ -174,7 +174,7 @@ class Forecast:
 
     @property
     def _dead(self) -> list[bool]:
-        return [len({tuple(record.rewards.values()) for record in group}) == 1 for group in self.groups]
+        return [len({tuple((record.rewards or {}).values()) for record in group}) == 1 for group in self.groups]
 
     @staticmethod
     def _share(values: Iterable[bool]) -> float:
@@ -215,8 +215,8 @@ def forecast(
             problems = train[len(found.groups) : len(found.groups) + count]
             before, earlier = perf_counter(), len(found.records)
             records = sample(
-                trainer.rollouts, problems, PromptFormat.of(config), config.num_generations, trainer.sampling,
-                partial(_advance, advance, earlier),
+                trainer.rollouts, problems, PromptFormat.of(config), trainer.generation.grader,
+                config.num_generations, trainer.sampling, partial(_advance, advance, earlier),
             )  # fmt: skip
             now = perf_counter()
             groups = [list(group) for _, group in groupby(records, key=lambda record: record.id)]

@@ -1,6 +1,6 @@
-"""The reward on answers that have fooled graders: a table to run before trusting a number."""
+"""The grader on answers that have fooled graders: a table to run before trusting a number."""
 
-from tiny_math_solver.grading.grade import CORRECTNESS_REWARD, FORMAT_REWARD, grade
+from tiny_math_solver.grading.grade import grade
 
 # (completion, gold, whether it is right, whether its answer stands after ####)
 TRICKY = (
@@ -30,10 +30,7 @@ def misread() -> list[str]:
     """A line for each answer of the table that is not paid as it should be; empty if there is none."""
     wrong = []
     for completion, gold, right, marked in TRICKY:
-        due = {"correctness_reward": CORRECTNESS_REWARD * right, "format_reward": FORMAT_REWARD * marked}
-        rewards = grade(None, completion, gold).rewards
-        if (paid := {name: rewards[name] for name in due}) != due:
-            wrong.append(
-                f"{completion!r} with gold {gold}: rewards {tuple(paid.values())}, expected {tuple(due.values())}"
-            )
+        graded = grade(None, completion, gold)
+        if (found := (graded.correct, graded.is_marked)) != (right, marked):
+            wrong.append(f"{completion!r} with gold {gold}: (right, after ####) {found}, expected {(right, marked)}")
     return wrong

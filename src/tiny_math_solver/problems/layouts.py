@@ -7,11 +7,13 @@ user's.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tiny_math_solver.config.sections import MAX_UNREADABLE
 from tiny_math_solver.config.values import nearest
+from tiny_math_solver.grading.kinds import AnswerKind
+from tiny_math_solver.grading.kinds.number import NumberKind
 from tiny_math_solver.problems.rows import LONGEST_TEXT, UnreadableError, kind_of, listed
 from tiny_math_solver.support.errors import UserError
 
@@ -48,7 +50,8 @@ class ReadOptions:
     """The columns that settings name, None for one to be recognised, and the share of rows that may be unreadable.
 
     `settings` are the names of these three as messages write them. With `fallback` a column that a table does not have
-    is recognised instead of refused.
+    is recognised instead of refused. `kind` reads the answers, by default as numbers; with `keeps_columns` problems
+    have all columns of their rows.
     """
 
     question: str | None = None
@@ -56,6 +59,8 @@ class ReadOptions:
     max_unreadable: float = MAX_UNREADABLE
     settings: tuple[str, str, str] = ("problems.question", "problems.answer", "problems.max_unreadable")
     fallback: bool = False
+    kind: AnswerKind = field(default_factory=NumberKind)
+    keeps_columns: bool = False
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 LONGEST_TEXT = 20_000  # characters of a question or an answer; GSM8K's longest has 1,228
@@ -37,6 +38,25 @@ def listed(names: Iterable[str]) -> str:
     """Names in one line for a message, cut to 100 characters."""
     text = re.sub(r"[\x00-\x1f\x7f]", "?", ", ".join(names)) or "none"
     return text if len(text) <= 100 else f"{text[:99]}…"
+
+
+def plain_values(value: Any) -> Any:
+    """A value of a row with floats in place of Decimals, which the readers keep exact.
+
+    Raises UnreadableError for what is nested too deep.
+    """
+    try:
+        return _plain(value)
+    except RecursionError:
+        raise UnreadableError("its columns are nested too deep") from None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Decimal):
+        return float(value)
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    return [_plain(part) for part in value] if isinstance(value, list) else value
 
 
 def kind_of(value: Any) -> str:

@@ -7,10 +7,9 @@ from typing import NamedTuple
 
 from tiny_math_solver.hub.datasets import DatasetName, Purpose, SplitFiles, folder_split, hub_split
 from tiny_math_solver.problems.files import EXPECTED, FILE_SUFFIXES, File, open_table
-from tiny_math_solver.problems.golds import read_gold
 from tiny_math_solver.problems.layouts import Layout, ReadOptions, find_layout
 from tiny_math_solver.problems.problem import Problem
-from tiny_math_solver.problems.rows import Row, UnreadableError
+from tiny_math_solver.problems.rows import LONGEST_TEXT, Row, UnreadableError, plain_values
 from tiny_math_solver.support.errors import UserError
 from tiny_math_solver.support.files import require_file
 
@@ -142,10 +141,11 @@ def _problems(source: str, id: str, files: list[File], options: ReadOptions, fin
         table = open_table(file)
         layout = find_layout(str(file), table.columns, options) if table.columns else None
         findings.layout = findings.layout or layout
-        for where, row in table.rows(layout.columns if layout else []):
+        needed = table.columns if options.keeps_columns else layout.columns if layout else []
+        for where, row in table.rows(needed):
             findings.rows += 1
             try:
-                problems.append(_problem(f"{id}-{findings.rows}", row, layout, findings))
+                problems.append(_problem(f"{id}-{findings.rows}", row, layout, options, findings))
             except UnreadableError as reason:
                 findings.add(f"{where}: {reason}")
     if not problems:
@@ -154,12 +154,17 @@ def _problems(source: str, id: str, files: list[File], options: ReadOptions, fin
     return problems
 
 
-def _problem(id: str, row: Row, layout: Layout | None, findings: Findings) -> Problem:
+def _problem(id: str, row: Row, layout: Layout | None, options: ReadOptions, findings: Findings) -> Problem:
     if isinstance(row, UnreadableError):
         raise row
     if layout is None:
         raise UnreadableError("no columns")
-    question = layout.question_of(row)
-    gold = read_gold(layout.answer_of(row), layout.answer.text)
+    question, value, column = layout.question_of(row), layout.answer_of(row), layout.answer.text
+    if isinstance(value, str) and len(value) > LONGEST_TEXT:
+        raise UnreadableError(f"{column} has {len(value):,} characters, over {LONGEST_TEXT:,}")
+    try:
+        gold = options.kind.read_gold(value)
+    except ValueError as error:
+        raise UnreadableError(f"{column} {error}" if str(error).startswith("must ") else str(error)) from None
     findings.unstated += not gold.stated
-    return Problem(id, question, gold.solution, gold.answer)
+    return Problem(id, question, gold.solution, gold.answer, plain_values(row) if options.keeps_columns else {})

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tiny_math_solver.config.sections import EMBEDDED, ProblemsSection
+from tiny_math_solver.grading.kinds import answer_kind
 from tiny_math_solver.hub.datasets import USUAL_SPLITS, DatasetName, MissingSplitError
 from tiny_math_solver.problems.embedded import embedded_problems
 from tiny_math_solver.problems.files import FILE_SUFFIXES
@@ -31,12 +32,16 @@ class Splits:
     unreadable: int = 0  # rows of the sources that are no problems
 
 
-def load_splits(section: ProblemsSection) -> Splits:
-    """Load and split the problems of a config. Raises UserError for unreadable or too few problems."""
+def load_splits(section: ProblemsSection, options: ReadOptions | None = None) -> Splits:
+    """Load and split the problems of a config, by default with its `read_options`.
+
+    Raises UserError for unreadable or too few problems.
+    """
     if section.source == EMBEDDED:
         return _embedded_splits(section)
-    known = _whole_test(section)
-    read = read_source(_train_source(section), _options(section))
+    options = options or read_options(section)
+    known = _whole_test(section, options)
+    read = read_source(_train_source(section), options)
     pool, dropped = without_repeats(read.problems, known.problems if known else [])  # however few this run uses
     carved = section.test or 0 if known is None else 0
     if len(pool) <= section.dev + carved:
@@ -48,7 +53,7 @@ def load_splits(section: ProblemsSection) -> Splits:
     dev, train = first_by_hash(pool, section.dev, "dev")
     if section.train is not None:
         train, _ = first_by_hash(train, section.train, f"train/{section.seed}")
-    notes = [*read.notes, *known.notes, *dropped, *guessable(train)]
+    notes = [*read.notes, *known.notes, *dropped, *([] if options.kind.guessable else guessable(train))]
     return Splits(train, dev, test, notes=notes, unreadable=read.unreadable + known.unreadable)
 
 
@@ -61,14 +66,15 @@ def guessable(problems: list[Problem]) -> list[str]:
     return [f"{share}, which guessing it would earn: is this the column of the answers (problems.answer)?"]
 
 
-def load_test_problems(section: ProblemsSection) -> Loaded:
-    """The test split alone, all of it or the `test` problems that `seed` picks."""
+def load_test_problems(section: ProblemsSection, options: ReadOptions | None = None) -> Loaded:
+    """The test split alone, all of it or the `test` problems that `seed` picks; `options` as in `load_splits`."""
+    options = options or read_options(section)
     if section.source == EMBEDDED and not section.test_source:
         _check_embedded(section)
         return Loaded(embedded_problems("test", section.test or EMBEDDED_TEST, section.seed), [])
-    known = _whole_test(section)
+    known = _whole_test(section, options)
     if known is None:
-        splits = load_splits(section)
+        splits = load_splits(section, options)
         return Loaded(splits.test, splits.notes, splits.unreadable)
     return known._replace(problems=_chosen_test(section, known.problems))
 
@@ -117,23 +123,25 @@ def _test_source(section: ProblemsSection) -> Source:
     return replace(source, subset=section.subset, revision=train.dataset.revision)
 
 
-def _options(section: ProblemsSection) -> ReadOptions:
-    return ReadOptions(section.question, section.answer, section.max_unreadable)
+def read_options(section: ProblemsSection) -> ReadOptions:
+    """How rows of the train problems are read. Raises UserError for a kind of answers that is not there."""
+    kind = answer_kind(section.answer_kind)
+    return ReadOptions(section.question, section.answer, section.max_unreadable, kind=kind)
 
 
-def _whole_test(section: ProblemsSection) -> Loaded | None:
+def _whole_test(section: ProblemsSection, options: ReadOptions) -> Loaded | None:
     """All test problems; None if they are to be carved from train."""
     if section.test_source:
-        return _named_test(section)
+        return _named_test(section, options)
     try:
-        return _own_test(section)
+        return _own_test(section, options)
     except MissingSplitError as error:
         if section.test is None:
             raise UserError(f"{error}, or set problems.test to carve that many from train") from None
         return None
 
 
-def _own_test(section: ProblemsSection) -> Loaded:
+def _own_test(section: ProblemsSection, options: ReadOptions) -> Loaded:
     """The test split of the train problems' source. Raises MissingSplitError if it has none."""
     name, source = section.source, replace(_train_source(section), purpose="test")
     if name.lower().endswith(FILE_SUFFIXES) or Path(name).expanduser().is_file():
@@ -146,19 +154,19 @@ def _own_test(section: ProblemsSection) -> Loaded:
             )
         source = replace(source, name=own.name, subset=own.subset, revision=own.revision)
     try:
-        return read_source(source, _options(section))
+        return read_source(source, options)
     except MissingSplitError as error:
         raise MissingSplitError(f"{error}; or name other test problems in problems.test_source") from None
 
 
-def _named_test(section: ProblemsSection) -> Loaded:
+def _named_test(section: ProblemsSection, options: ReadOptions) -> Loaded:
     if section.test_source == EMBEDDED:
         return Loaded(embedded_problems("test", section.test or EMBEDDED_TEST, section.seed), [])
-    options = ReadOptions(
-        section.test_question or section.question,
-        section.test_answer or section.answer,
-        section.max_unreadable,
-        ("problems.test_question", "problems.test_answer", "problems.max_unreadable"),
+    options = replace(
+        options,
+        question=section.test_question or section.question,
+        answer=section.test_answer or section.answer,
+        settings=("problems.test_question", "problems.test_answer", "problems.max_unreadable"),
         fallback=section.test_question is None and section.test_answer is None,
     )
     return read_source(_test_source(section), options)

@@ -4,14 +4,11 @@ Nothing is generated or graded again. A wrong answer is one of FAILURES: an arit
 not hold (`12*3=38`), wrong steps if none is wrong.
 """
 
-import ast
-import operator
-import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from fractions import Fraction
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from tiny_math_solver.grading.equations import equations
 from tiny_math_solver.report.rollouts import Step
 
 FAILURES = {
@@ -28,14 +25,6 @@ WASTE = {  # and the setting to change
 }
 FEWEST_WORDS = 12  # words; in fewer there is none unless they hold an equation
 Row = dict[str, Any]  # of eval/*.jsonl
-
-# Every repetition is bounded: searching a megabyte of digits and signs must not take quadratic time.
-_NUMBER = r"-?\$?\d[\d,]{0,20}(?:\.\d{1,10})?%?"
-_EQUATION = re.compile(rf"(?<![\d.,])({_NUMBER}(?:\s?[-+*/×÷x]\s?{_NUMBER}){{1,9}})\s?=\s?({_NUMBER})")
-_ANNOTATION = re.compile(r"<<[^<>]*>>")  # GSM8K's calculator annotations repeat the equation around them
-_OPERATORS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {
-    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
-}  # fmt: skip
 
 
 def failure_of(record: Row) -> str | None:
@@ -54,40 +43,6 @@ def failure_of(record: Row) -> str | None:
 def first_slip(text: str) -> str | None:
     """The first equation of a text that does not hold, as written."""
     return next((equation for equation, holds in equations(text) if not holds), None)
-
-
-def equations(text: str) -> list[tuple[str, bool]]:
-    """Every equation `a + b = c` of a text, and True if it holds; a quotient may be rounded to the digits shown."""
-    found = []
-    for match in _EQUATION.finditer(_ANNOTATION.sub("", text)):
-        value, shown = _value(match[1]), _value(match[2])
-        if value is not None and shown is not None:
-            places = len(match[2].rstrip("%").partition(".")[2])
-            found.append((match[0], abs(value - shown) * 2 * 10**places < 1 if "/" in match[1] else value == shown))
-    return found
-
-
-def _value(text: str) -> Fraction | None:
-    """The exact value of a sum of products; None if it is too long or divides by zero."""
-    plain = re.sub(r"[$,\s]", "", text).replace("×", "*").replace("x", "*").replace("÷", "/")
-    plain = re.sub(r"([\d.]+)%", r"(\1/100)", plain)
-    plain = re.sub(r"\b0+(?=\d)", "", plain)
-    if len(plain) > 200:
-        return None
-    try:
-        return _evaluate(ast.parse(plain, mode="eval").body)
-    except (SyntaxError, ValueError, ZeroDivisionError):
-        return None
-
-
-def _evaluate(node: ast.expr) -> Fraction:
-    if isinstance(node, ast.Constant) and isinstance(node.value, int | float):
-        return Fraction(str(node.value))
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        return -_evaluate(node.operand)
-    if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
-        return _OPERATORS[type(node.op)](_evaluate(node.left), _evaluate(node.right))
-    raise ValueError("not a sum of products")
 
 
 def gain(before: Sequence[Row], after: Sequence[Row]) -> dict[str, float]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from tiny_math_solver.report.clipping import clipped_length
 from tiny_math_solver.report.samples import Sample, outcome, telling_order
-from tiny_math_solver.runs.records import read_jsonl_from
+from tiny_math_solver.runs.records import read_jsonl_from, total_reward
 
 Row = dict[str, Any]  # of rollouts.jsonl
 QUESTION = 300  # characters of a question in the list of training problems
@@ -87,7 +87,7 @@ class RolloutLog:
             strict=row["strict"],
             finished=row["finished"],
             used=row.get("used", True),
-            reward=sum(row["rewards"].values()),
+            reward=total_reward(row),
             advantage=row["advantage"] or 0.0,
             tokens=row["tokens"],
         )

@@ -4,7 +4,7 @@ Their fields may grow, not change. `summary.json` and the rows of `eval/*.jsonl`
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -31,13 +31,18 @@ class RolloutRow(TypedDict):
     completion: str
     answer: str | None  # the number read from the completion
     how: str  # it was found: `hashes`, `phrase`, …
-    rewards: dict[str, float]  # by the name of the reward function
+    rewards: dict[str, float | None]  # by the name of the reward function; null: it did not apply
     advantage: float
     tokens: int  # of the completion
     finished: bool  # False if the length limit cut it off
     correct: bool  # lenient: the number may stand anywhere
-    strict: bool  # it stands after ####
+    strict: bool  # it stands where the prompt asks for it: after ####, unless another format is rewarded
     used: NotRequired[bool]  # False if it was not passed to the update; absent: it was
+
+
+def total_reward(row: Mapping[str, Any]) -> float:
+    """The sum of a completion's rewards, each with the weight 1."""
+    return sum(value or 0.0 for value in row["rewards"].values())
 
 
 class EventRow(TypedDict):

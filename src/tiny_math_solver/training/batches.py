@@ -120,9 +120,12 @@ class Batches:
         numbers = first_samples((row["group"] for row in rows), 1)  # problems with the same prompt draw as one group
         shares = self._shares(problems)
         own = shares[processes.rank()]
-        made = self._generation.make([rows[place] for place in own], [numbers[place] for place in own], seed)
-        with self._generation.step_metrics.waiting():
-            parts = processes.gather([(sample.rollout, sample.graded) for sample in made])
+
+        def make() -> list[Any]:
+            made = self._generation.make([rows[place] for place in own], [numbers[place] for place in own], seed)
+            return [(sample.rollout, sample.graded, sample.rewards) for sample in made]
+
+        parts = self._generation.together(make)
         whole = sorted(zip(chain(*shares), chain(*parts), strict=True), key=operator.itemgetter(0))
         found = [Sample(row, *results) for row, (_, results) in zip(rows, whole, strict=True)]
         if any(sample.rollout.prompt_ids != prompts[sample.row["group"]].ids for sample in found):
@@ -143,9 +146,9 @@ class Batches:
         return [list(chain(*(places[unit] for unit in share))) for share in dealt(costs, processes.count())]
 
     def _is_dead(self, group: Group) -> bool:
-        trainer, rewards = self._trainer, [list(sample.graded.rewards.values()) for sample in group]
+        trainer, rewards = self._trainer, [list(sample.rewards.values()) for sample in group]
         weights = trainer.reward_weights.tolist()
-        paid = [[weight * reward for weight, reward in zip(weights, each, strict=True)] for each in rewards]
+        paid = [[weight * (reward or 0.0) for weight, reward in zip(weights, each, strict=True)] for each in rewards]
         if trainer.multi_objective_aggregation == "sum_then_normalize":
             paid = [[sum(each)] for each in paid]
         return all(math.isclose(a, b, abs_tol=1e-8) for each in paid for a, b in zip(each, paid[0], strict=True))

@@ -20,6 +20,7 @@ from tiny_math_solver.policy.linear import UnsupportedModelError
 from tiny_math_solver.policy.weights import PolicyWeights, refuse_unsupported
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.prompts import Prompt, PromptFormat, template_call
+from tiny_math_solver.rewards.grader import Grader
 from tiny_math_solver.rollouts import EngineRollouts, make_rollouts
 from tiny_math_solver.rollouts.padding import number_positions
 from tiny_math_solver.runs.events import EventLog
@@ -129,7 +130,7 @@ def make_trainer(
 ) -> MathGRPOTrainer:
     """A trainer with its rollouts and its update, and no callbacks. Raises UserError for what PEFT and TRL refuse."""
     _refuse_adapter(config, model)
-    generation = Generation(prompts, sampling_of(config.grpo_config), StepMetrics())
+    generation = Generation(prompts, sampling_of(config.grpo_config), StepMetrics(), Grader.of(config))
     rows = dataset_rows(problems, prompts, config.prompt.system)
     try:
         trainer = MathGRPOTrainer(

@@ -9,9 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tiny_math_solver.config.rewards import FORMAT_REWARD, RewardNames
 from tiny_math_solver.evaluation.statistics import Paired
-from tiny_math_solver.grading.rewards import FORMAT_REWARD
-from tiny_math_solver.training.collapse import CORRECT, FORMAT
 from tiny_math_solver.training.guards import HOT, RARE, History, against_equal_rewards
 
 GOOD = 0.9  # accuracy that leaves little to be gained
@@ -36,11 +35,15 @@ class Ended:
     def grpo(self) -> Any:
         return self.history.config.grpo_config
 
+    @property
+    def names(self) -> RewardNames:
+        return self.history.names
+
     def mean(self, name: str) -> float:
         """The mean of a metric over the run; 0 if it was not measured."""
         return self.history.mean(name, self.history.rows) or 0.0
 
-    def change(self, name: str) -> tuple[float, float]:
+    def change(self, name: str | None) -> tuple[float, float]:
         return self.history.change(name) or (0.0, 0.0)
 
 
@@ -48,8 +51,8 @@ class Ended:
 
 
 def no_weight(run: Ended) -> str | None:
-    weights = list(run.history.config.reward_weights)
-    return None if weights[0] else f"right answers earn nothing: grpo.reward_weights {weights}"
+    weights = list(run.names.weights)
+    return None if weights[run.names.measure] else f"right answers earn nothing: grpo.reward_weights {weights}"
 
 
 def held(run: Ended) -> str | None:
@@ -85,12 +88,13 @@ def equal_rewards(run: Ended) -> str | None:
     share = run.mean("frac_reward_zero_std")
     if share < 0.7:
         return None
-    advice = against_equal_rewards(run.history.config, run.mean(CORRECT))
+    advice = against_equal_rewards(run.history.config, run.mean(run.names.right))
     return f"{share:.0%} of the groups had equal rewards, which teach nothing: {advice}"
 
 
 def too_hot(run: Ended) -> str | None:
-    sampled, greedy, temperature = run.history.first(CORRECT) or 0.0, run.before["accuracy"], run.grpo.temperature
+    sampled = run.history.first(run.names.right) or 0.0
+    greedy, temperature = run.before["accuracy"], run.grpo.temperature
     if temperature <= HOT or sampled >= 0.6 * greedy:
         return None
     at_first = f"at first {sampled:.1%} were right at grpo.temperature {temperature:g}"
@@ -98,7 +102,7 @@ def too_hot(run: Ended) -> str | None:
 
 
 def rarely_right(run: Ended) -> str | None:
-    if (share := run.mean(CORRECT)) >= RARE or run.mean("completions/clipped_ratio") > 0.5:
+    if (share := run.mean(run.names.right)) >= RARE or run.mean("completions/clipped_ratio") > 0.5:
         return None
     return (
         f"{share:.1%} of the completions were right, hardly any to learn from: do the golds belong to the questions "
@@ -107,12 +111,13 @@ def rarely_right(run: Ended) -> str | None:
 
 
 def format_alone(run: Ended) -> str | None:
-    form, right = run.change(FORMAT), run.change(CORRECT)
+    form, right = run.change(run.names.marked), run.change(run.names.right)
     if form[1] < form[0] + 0.15 * FORMAT_REWARD or right[1] > right[0] + 0.02 or no_weight(run) or fell_again(run):
         return None
+    first, last = (share / FORMAT_REWARD for share in form)
     return (
-        f"####: {form[0] / FORMAT_REWARD:.0%} → {form[1] / FORMAT_REWARD:.0%}, right: {right[0]:.1%} → {right[1]:.1%}: "
-        "the format alone was learned; lower its weight (grpo.reward_weights [1.0, 0.1])"
+        f"{run.history.place}: {first:.0%} → {last:.0%}, right: {right[0]:.1%} → {right[1]:.1%}: "
+        f"the format alone was learned; lower its weight (grpo.reward_weights {run.names.with_others(0.1)})"
     )
 
 

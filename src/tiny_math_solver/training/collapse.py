@@ -12,7 +12,9 @@ from dataclasses import dataclass, replace
 from math import sqrt
 from statistics import median
 
-from tiny_math_solver.grading.rewards import CORRECTNESS_REWARD, FORMAT_REWARD
+from tiny_math_solver.config.rewards import CORRECTNESS_REWARD, DEFAULT, FORMAT_REWARD, RewardNames
+from tiny_math_solver.grading.graded import PLACES
+from tiny_math_solver.grading.markers import How
 from tiny_math_solver.runs.records import MetricsRow
 from tiny_math_solver.training.measures import is_finite
 
@@ -25,17 +27,16 @@ BLOWN_UP = 3.0, 1.0  # factor and nats a token by which entropy rises where that
 DAMAGED = 0.1  # of the way from before to after that a sign has gone at a step that is damaged already
 ALIKE = 0.3  # correlation of right answers among the samples of one problem; 0.2 to 0.4 in a 0.5B model on GSM8K
 
-CORRECT, FORMAT = "rewards/correctness_reward/mean", "rewards/format_reward/mean"
 LENGTH, ENTROPY, REWARD = "completions/mean_length", "entropy", "reward"
 
 
 @dataclass(frozen=True)
 class Batch:
-    """The completions that a logged step stands for, in groups of `samples`, and the weights of the two rewards."""
+    """The completions that a logged step stands for, in groups of `samples`, and their rewards."""
 
     completions: int
     samples: int
-    weights: tuple[float, float] = (1.0, 1.0)
+    names: RewardNames = DEFAULT
 
     @property
     def independent(self) -> float:
@@ -67,21 +68,24 @@ class _Change:
 
     def __init__(self, rows: Sequence[MetricsRow], start: int, batch: Batch):
         self.rows, self.start, self.batch = rows, start, batch
+        self.right, self.marked = batch.names.right, batch.names.marked
         self.before, self.after = rows[max(0, start - BEFORE) : start], rows[start:]
 
     def collapse(self) -> Collapse | None:
         signs = self._signs()
-        right = self.means(CORRECT)
+        right = self.means(self.right)
         needed = min(NEEDED[len(signs)], STEEP_NEEDED if self._has_risen(STEEP) else NEEDED[0])
-        losses = [(self._errors(CORRECT), needed), (self._errors(REWARD), NEEDED[0])]
+        losses = [(self._errors(self.right), needed), (self._errors(REWARD), NEEDED[0])]
         errors = max((errors for errors, needed in losses if errors >= needed), default=0.0)
         if not errors and not (self._is_noise() and right is not None and right[1] <= right[0]):
             return None
         clean = self._last_clean(signs)
         return Collapse(self._text(), 0 if clean < 0 else self.rows[clean].get("step", clean + 1), errors)
 
-    def means(self, name: str) -> tuple[float, float] | None:
+    def means(self, name: str | None) -> tuple[float, float] | None:
         """The mean `(before, after)`; None where one is missing."""
+        if name is None:
+            return None
         before, after = _values(self.before, name), _values(self.after, name)
         return (sum(before) / len(before), sum(after) / len(after)) if before and after else None
 
@@ -93,15 +97,14 @@ class _Change:
         return (means[0] - means[1]) / deviation if deviation else 0.0
 
     def _deviation(self, name: str) -> float:
-        """Standard error of the difference of the means of a reward, were nothing to have changed."""
+        """Standard error of the difference of the means of a reward, were nothing to have changed; 0 if unknown."""
+        names = self.batch.names
         if name == REWARD:
-            return sum(
-                abs(weight) * self._deviation(part)
-                for weight, part in zip(self.batch.weights, (CORRECT, FORMAT), strict=True)
-            )
+            parts = [f"rewards/{part}/mean" for part in names.names] if names.are_known else []
+            return sum(abs(weight) * self._deviation(part) for weight, part in zip(names.weights, parts, strict=False))
         if (means := self.means(name)) is None:
             return 0.0
-        paid = CORRECTNESS_REWARD if name == CORRECT else FORMAT_REWARD
+        paid = CORRECTNESS_REWARD if name == self.right else FORMAT_REWARD
         # few problems that are nearly all solved vary more downwards than their variance tells
         before, after = (mean / paid for mean in means)
         variance = max(0.0, *(share * (1 - share) for share in (before, (before + after) / 2)))
@@ -114,16 +117,16 @@ class _Change:
         return [
             name
             for name, is_sign in (
-                (FORMAT, self._has_risen(FORMAT_RISE)),
+                (self.marked, self._has_risen(FORMAT_RISE)),
                 (LENGTH, length is not None and length[1] <= SHORTER * length[0]),
                 (ENTROPY, entropy is not None and entropy[1] >= ENTROPY_RISE * entropy[0]),
             )
-            if is_sign
+            if name and is_sign
         ]
 
     def _has_risen(self, share: float) -> bool:
-        """True if so many more of the completions give their answer after ####."""
-        form = self.means(FORMAT)
+        """True if so many more of the completions give their answer where the prompt asks for it."""
+        form = self.means(self.marked)
         return form is not None and form[1] - form[0] >= share * FORMAT_REWARD
 
     def _is_noise(self) -> bool:
@@ -148,7 +151,8 @@ class _Change:
 
     def _text(self) -> str:
         """The measured values, before → after."""
-        names = ((CORRECT, "right", CORRECTNESS_REWARD), (FORMAT, "after ####", FORMAT_REWARD))
+        place = PLACES[How(self.batch.names.place)]
+        names = ((self.right, "right", CORRECTNESS_REWARD), (self.marked, place, FORMAT_REWARD))
         shares = [
             f"{name} {means[0] / paid:.1%} → {means[1] / paid:.1%}"
             for key, name, paid in names

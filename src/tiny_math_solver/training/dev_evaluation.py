@@ -64,7 +64,11 @@ class DevEvaluation(TrainerCallback):
     def _measure(self, step: int) -> dict[str, Any]:
         """Answer the dev problems and keep the records; returns their summary."""
         trainer = self.trainer
-        ask: dict[str, Any] = {"prompt": self.prompt, "max_new_tokens": trainer.sampling.max_new_tokens}
+        ask: dict[str, Any] = {
+            "prompt": self.prompt,
+            "max_new_tokens": trainer.sampling.max_new_tokens,
+            "grader": trainer.generation.grader,
+        }
         if step == 0 and self.evaluator:
             result = self.evaluator.evaluate("dev before training", trainer.rollouts, self.dev, ask, "problems.dev")
         else:

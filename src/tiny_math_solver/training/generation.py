@@ -15,17 +15,21 @@ from typing import Any
 from trl import GRPOConfig
 
 from tiny_math_solver.config.generation_kwargs import sampling_extras
-from tiny_math_solver.grading.grade import REWARDS, Graded, grade
+from tiny_math_solver.config.rewards import RIGHT
+from tiny_math_solver.grading.graded import Graded
 from tiny_math_solver.grading.rewards import as_text
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.prompts import Prompt, chat_messages
+from tiny_math_solver.rewards.completion import Completion, Rewards
+from tiny_math_solver.rewards.grader import Grader
 from tiny_math_solver.rollouts import EngineRollouts, Rollout, Rollouts, Sampling
 from tiny_math_solver.rollouts.endings import Endings
 from tiny_math_solver.runs.records import RolloutRow
 from tiny_math_solver.support import processes
+from tiny_math_solver.support.own_code import OwnCodeError
 from tiny_math_solver.training.step_metrics import StepMetrics
 
-DatasetRow = dict[str, Any]  # of the dataset: prompt (chat messages), answer, question, id, group
+DatasetRow = dict[str, Any]  # prompt (chat messages), answer, question, id, group; columns, of which TRL knows nothing
 
 
 def dataset_rows(problems: Sequence[Problem], prompts: Sequence[Prompt], system: str) -> list[DatasetRow]:
@@ -37,6 +41,7 @@ def dataset_rows(problems: Sequence[Problem], prompts: Sequence[Prompt], system:
             "question": problem.question,
             "id": problem.id,
             "group": prompt.group,
+            "columns": problem.row,
         }
         for problem, prompt in zip(problems, prompts, strict=True)
     ]
@@ -44,11 +49,12 @@ def dataset_rows(problems: Sequence[Problem], prompts: Sequence[Prompt], system:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One completion of a problem's row, graded."""
+    """One completion of a problem's row, graded and paid."""
 
     row: DatasetRow
     rollout: Rollout
     graded: Graded
+    rewards: Rewards
 
 
 class Generation:
@@ -62,10 +68,9 @@ class Generation:
 
     rollouts: Rollouts
 
-    def __init__(self, prompts: Sequence[Prompt], sampling: Sampling, step_metrics: StepMetrics):
-        self.sampling, self.step_metrics = sampling, step_metrics
+    def __init__(self, prompts: Sequence[Prompt], sampling: Sampling, step_metrics: StepMetrics, grader: Grader):
+        self.sampling, self.step_metrics, self.grader = sampling, step_metrics, grader
         self.prompts = {prompt.group: prompt for prompt in prompts}
-        self.grade = grade
         self.rows: list[DatasetRow] = []
         self.flaws: list[str] = []  # of the batch: rewards and log-probabilities that are missing or not finite
         self._held: list[Sample] = []
@@ -78,21 +83,32 @@ class Generation:
     def make(self, rows: list[DatasetRow], numbers: Sequence[int], seed: int) -> list[Sample]:
         """A graded completion of each of `rows`; its draws depend on its problem, its number among them and `seed`."""
         asked = [replace(self.prompts[row["group"]], first=number) for row, number in zip(rows, numbers, strict=True)]
-        samples: dict[int, Sample] = {}
+        graded: dict[int, Graded] = {}
         endings = self.rollouts.endings
 
         def grade(index: int, rollout: Rollout) -> None:
-            samples[index] = self._graded(rows[index], rollout, endings)
+            graded[index] = self._graded(rows[index], rollout, endings)
 
         with self.step_metrics.timed("rollout"):
             rollouts = self.rollouts.generate(asked, 1, replace(self.sampling, seed=seed), on_done=grade)
         self._check_logprobs(rows, rollouts)
-        return [samples[index] for index in range(len(rows))]
+        return self._paid(rows, rollouts, [graded[index] for index in range(len(rows))])
 
-    def _graded(self, row: DatasetRow, rollout: Rollout, endings: Endings) -> Sample:
+    def _graded(self, row: DatasetRow, rollout: Rollout, endings: Endings) -> Graded:
         with self.step_metrics.timed("reward"):
             text = endings.text(rollout.completion_ids)
-            return Sample(row, rollout, self.grade(as_text(row["prompt"]), text, row["answer"]))
+            return self.grader.grade(as_text(row["prompt"]), text, row["answer"])
+
+    def _paid(self, rows: list[DatasetRow], rollouts: Sequence[Rollout], graded: Sequence[Graded]) -> list[Sample]:
+        """The completions with their rewards. Raises OwnCodeError if a reward function of the user fails."""
+        completions = [
+            Completion(row["prompt"], row["columns"], rollout.completion_ids, each)
+            for row, rollout, each in zip(rows, rollouts, graded, strict=True)
+        ]
+        with self.step_metrics.timed("reward"):
+            rewards = self.grader.rewards(completions)
+        judged = [self.grader.judged(each, paid) for each, paid in zip(graded, rewards, strict=True)]
+        return [Sample(*parts) for parts in zip(rows, rollouts, judged, rewards, strict=True)]
 
     def hold(self, samples: list[Sample]) -> None:
         """Take the completions of the batch: TRL gets those of this process, and their rewards."""
@@ -103,6 +119,19 @@ class Generation:
     def _own(self) -> list[Sample]:
         """The samples of this process: those of TRL have consecutive parts of a batch."""
         return processes.own_part(self._held)
+
+    def together(self, make: Callable[[], list[Any]]) -> list[list[Any]]:
+        """What each process has made. Raises OwnCodeError in all if the user's reward function failed in one."""
+        made, failed = [], None
+        try:
+            made = make()
+        except OwnCodeError as error:
+            failed = error
+        with self.step_metrics.waiting():
+            parts = processes.gather((made, failed))
+        if failures := [failure for _, failure in parts if failure is not None]:
+            raise failures[0]
+        return [part for part, _ in parts]
 
     def rollout_func(self, prompts: list[Any], trainer: Any) -> dict[str, Any]:
         """TRL's hook for generation: the completions of `rows`, whose messages `prompts` repeats."""
@@ -133,8 +162,8 @@ class Generation:
         def reward(**batch: Any) -> Any:
             values = function(**batch)
             for row, value in zip(self.rows, values, strict=False):  # TRL compares their numbers
-                if value is None and function.__name__ not in REWARDS:
-                    continue  # TRL's own "not applicable"; the two rewards always are
+                if value is None and function.__name__ in self.grader.own:
+                    continue  # it does not apply; those of the package always do
                 if value is None or not math.isfinite(value):
                     said = "missing" if value is None else value
                     self.flaws.append(f"reward of {function.__name__} is {said} (problem {row['id']})")
@@ -143,26 +172,34 @@ class Generation:
 
         return reward
 
-    def reward_functions(self) -> list[Callable[..., list[float]]]:
+    def reward_functions(self) -> list[Callable[..., list[float | None]]]:
         """One function in TRL's signature per reward."""
 
-        def function(name: str) -> Callable[..., list[float]]:
-            def reward(**batch: Any) -> list[float]:
+        def function(name: str) -> Callable[..., list[float | None]]:
+            def reward(**batch: Any) -> list[float | None]:
                 if not self._held:
                     self._take(batch["completion_ids"])
-                return [sample.graded.rewards[name] for sample in self._own]
+                return [sample.rewards[name] for sample in self._own]
 
             reward.__name__ = name  # TRL's metrics carry it
             return reward
 
-        return [function(name) for name in REWARDS]
+        return [function(name) for name in self.grader.names.names]
 
     def _take(self, completion_ids: list[list[int]]) -> None:
         """Grade completions that a backend of TRL's own has made, one for each of `rows`."""
         endings = self.rollouts.endings
         made = [Rollout([], ids, endings.finished(ids)) for ids in completion_ids]
-        own = [self._graded(row, rollout, endings) for row, rollout in zip(self.rows, made, strict=True)]
-        self.hold(list(chain(*processes.gather(own))))
+        graded = [self._graded(row, rollout, endings) for row, rollout in zip(self.rows, made, strict=True)]
+        self.hold(list(chain(*self.together(lambda: self._paid(self.rows, made, graded)))))
+
+    def metrics(self) -> dict[str, float]:
+        """The share of right completions where a reward of the user decides, and the seconds that such rewards took."""
+        grader, right = self.grader, [sample.graded.correct for sample in self._held]
+        found = {RIGHT: sum(right) / max(1, len(right))} if grader.names.has_own_measure else {}
+        found |= {f"rewards/{name}/seconds": grader.seconds.get(name, 0.0) for name in grader.own}
+        grader.seconds.clear()
+        return found
 
     def ended(self) -> list[tuple[int, bool]]:
         """`(tokens, ended by itself)` of each completion of the batch."""
@@ -185,7 +222,7 @@ class Generation:
             completion=graded.text,
             answer=graded.answer,
             how=graded.how.value,
-            rewards=graded.rewards,
+            rewards=sample.rewards,
             advantage=advantage,
             tokens=len(ids),
             finished=self.rollouts.endings.finished(ids),

@@ -14,10 +14,12 @@ from dataclasses import dataclass
 
 import torch
 
+from tiny_math_solver.config.rewards import FORMAT_REWARD, RewardNames
 from tiny_math_solver.config.schema import Config
-from tiny_math_solver.grading.rewards import FORMAT_REWARD
+from tiny_math_solver.grading.graded import PLACES
+from tiny_math_solver.grading.markers import How
 from tiny_math_solver.runs.records import MetricsRow
-from tiny_math_solver.training.collapse import CORRECT, FORMAT, Batch, Collapse, find_collapse
+from tiny_math_solver.training.collapse import Batch, Collapse, find_collapse
 from tiny_math_solver.training.measures import ALWAYS, remedy, unmeasured
 from tiny_math_solver.update.policy_update import GAP
 from tiny_math_solver.update.policy_update import GAP_TO_TRANSFORMERS as TO_TRANSFORMERS
@@ -49,13 +51,16 @@ class History:
 
     def __init__(self, rows: Sequence[MetricsRow], config: Config, dtype: torch.dtype, undone: Collection[int] = ()):
         self.rows, self.config, self.dtype, self.undone = rows, config, dtype, undone
+        self.names = config.reward_names
 
-    def mean(self, name: str, rows: Sequence[MetricsRow] | None = None) -> float | None:
+    def mean(self, name: str | None, rows: Sequence[MetricsRow] | None = None) -> float | None:
         """The mean of a metric over `rows`, the last steps by default; None if none of them has it."""
+        if name is None:
+            return None
         values = [row[name] for row in (self.rows[-WINDOW:] if rows is None else rows) if row.get(name) is not None]
         return sum(values) / len(values) if values else None
 
-    def first(self, name: str) -> float | None:
+    def first(self, name: str | None) -> float | None:
         return self.mean(name, self.rows[:WINDOW])
 
     def best(self, name: str) -> float | None:
@@ -63,14 +68,19 @@ class History:
         means = (self.mean(name, self.rows[i : i + WINDOW]) for i in range(max(1, len(self.rows) - WINDOW + 1)))
         return max((mean for mean in means if mean is not None), default=None)
 
-    def change(self, name: str) -> tuple[float, float] | None:
+    def change(self, name: str | None) -> tuple[float, float] | None:
         """`(first, last)` mean of a metric; None if one of them is missing."""
         first, last = self.first(name), self.mean(name)
         return None if first is None or last is None else (first, last)
 
     @property
+    def place(self) -> str:
+        """Where answers should stand, in words."""
+        return PLACES[How(self.names.place)]
+
+    @property
     def correct(self) -> float | None:
-        return self.mean(CORRECT)
+        return self.mean(self.names.right)
 
     @property
     def is_solved(self) -> bool:
@@ -79,7 +89,7 @@ class History:
     @property
     def learned(self) -> bool:
         """True if more is correct than at first, beyond noise."""
-        change = self.change(CORRECT)
+        change = self.change(self.names.right)
         return change is not None and change[1] > change[0] + 0.02
 
 
@@ -133,17 +143,24 @@ def other_policy(history: History) -> Finding | None:
 def collapsed(history: History) -> Finding | None:
     config = history.config
     logged = int(config.grpo_config.logging_steps) * config.completions_per_step
-    batch = Batch(max(logged, config.generation_batch), config.num_generations, config.reward_weights)
+    names = config.reward_names
+    batch = Batch(max(logged, config.generation_batch), config.num_generations, names)
     if (collapse := find_collapse(history.rows, batch, max(history.undone, default=0))) is None:
         return None
     undo = "" if config.allowed_rescues else "; guards.rescue true undoes a collapse"
     return Finding(
         "collapse",
-        f"{collapse.text}; the damage dates from step {collapse.clean + 1}: lower the weight of the format reward "
-        f"(now grpo.reward_weights {list(config.reward_weights)}) or grpo.learning_rate (now "
+        f"{collapse.text}; the damage dates from step {collapse.clean + 1}: lower the weight of "
+        f"{_what_else_is_paid(names)} (now grpo.reward_weights {list(names.weights)}) or grpo.learning_rate (now "
         f"{config.grpo_config.learning_rate:g}){undo}",
         collapse=collapse,
     )
+
+
+def _what_else_is_paid(names: RewardNames) -> str:
+    """The rewards for something else than right answers."""
+    others = [names.names[place].removesuffix("_reward") for place in names.others]
+    return f"the {' and the '.join(others)} reward{'s' * (len(others) > 1)}" if others else "what is paid"
 
 
 def dead_groups(history: History) -> Finding | None:
@@ -225,33 +242,30 @@ def length(history: History) -> Finding | None:
 
 
 def format_without_accuracy(history: History) -> Finding | None:
-    form, right = history.change(FORMAT), history.change(CORRECT)
+    form, right = history.change(history.names.marked), history.change(history.names.right)
     if form is None or right is None:
         return None
     if form[1] < form[0] + 0.15 * FORMAT_REWARD or right[1] > right[0] - max(0.02, 0.15 * right[0]):
         return None
+    first, last = (share / FORMAT_REWARD for share in form)
     return Finding(
         "format without accuracy",
-        f"{form[0] / FORMAT_REWARD:.0%} → {form[1] / FORMAT_REWARD:.0%} give their answer after #### while right ones "
+        f"{first:.0%} → {last:.0%} give their answer {history.place} while right ones "
         f"fell from {right[0]:.1%} to {right[1]:.1%}: the policy learns the format alone; lower its weight "
-        "(grpo.reward_weights [1.0, 0.1]) or grpo.learning_rate",
+        f"(grpo.reward_weights {history.names.with_others(0.1)}) or grpo.learning_rate",
     )
 
 
 def format_unseen(history: History) -> Finding | None:
     steps = 2 * WINDOW
-    form = history.mean(FORMAT, history.rows[-steps:])
-    if (
-        form is None
-        or len(history.rows) < steps
-        or form >= 0.01 * FORMAT_REWARD
-        or not history.config.reward_weights[1]
-    ):
+    names, form = history.names, history.mean(history.names.marked, history.rows[-steps:])
+    is_paid = names.form is not None and names.weights[names.form] != 0
+    if form is None or not is_paid or len(history.rows) < steps or form >= 0.01 * FORMAT_REWARD:
         return None
     return Finding(
         "format unseen",
-        f"{form / FORMAT_REWARD:.1%} of the completions of {steps} steps give their answer after ####: what is not "
-        "sampled cannot be learned, and strict accuracy stays near 0; show an example answer in prompt.system, or "
+        f"{form / FORMAT_REWARD:.1%} of the completions of {steps} steps give their answer {history.place}: what is "
+        "not sampled cannot be learned, and strict accuracy stays near 0; show an example answer in prompt.system, or "
         "raise grpo.num_generations",
     )
 

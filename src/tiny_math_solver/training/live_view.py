@@ -14,8 +14,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from tiny_math_solver.grading.rewards import FORMAT_REWARD
-from tiny_math_solver.runs.records import RolloutRow
+from tiny_math_solver.config.rewards import DEFAULT, FORMAT_REWARD, RewardNames
+from tiny_math_solver.runs.records import RolloutRow, total_reward
 from tiny_math_solver.support.console import Console, QuietConsole, printable
 from tiny_math_solver.support.progress import Advance, make_bar
 from tiny_math_solver.training.step_metrics import STEP_PARTS
@@ -37,16 +37,17 @@ class StepReport:
     dev: list[dict[str, float]]
     completions: int  # of this step
     sample: RolloutRow | None = None
+    names: RewardNames = DEFAULT
 
 
 def step_line(report: StepReport) -> str:
     """One step as one line, easy to grep."""
-    logs = report.logs
+    logs, names = report.logs, report.names
     parts = [
         f"step {report.step}/{report.steps}",
         f"reward {logs['reward']:.2f}",
-        f"correct {logs['rewards/correctness_reward/mean']:.1%}",
-        f"format {logs['rewards/format_reward/mean'] / FORMAT_REWARD:.1%}",
+        f"correct {logs[names.right]:.1%}",
+        *([f"format {logs[names.marked] / FORMAT_REWARD:.1%}"] if names.marked else []),
         f"tokens {logs['completions/mean_length']:.0f}",
         f"no-gradient groups {logs['frac_reward_zero_std']:.0%}",
         f"{report.seconds:.0f} s",
@@ -163,7 +164,7 @@ def _shares(seconds: dict[str, float]) -> Text:
 def _sample(row: RolloutRow) -> Panel:
     lines = printable(row["completion"]).splitlines()
     text = "\n".join([*lines[:SAMPLE_LINES], *(["…"] if len(lines) > SAMPLE_LINES else [])])
-    paid = sum(row["rewards"].values())
+    paid = total_reward(row)
     found = f"read {row['answer']} ({row['how']})" if row["answer"] is not None else "no answer found"
     head = Text(row["question"] + "\n\n", style="dim")
     return Panel(

@@ -11,30 +11,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tiny_math_solver.grading.grade import REWARDS
+from tiny_math_solver.config.rewards import DEFAULT, RIGHT, SHIPPED, reward_names
 from tiny_math_solver.rollouts import EngineRollouts
 from tiny_math_solver.runs.events import EventLog
 from tiny_math_solver.runs.records import MetricsRow
 from tiny_math_solver.support.errors import EXIT_LEARNED_NOTHING, StoppedError
 from tiny_math_solver.update.policy_update import GAP, GAP_TO_TRANSFORMERS, LARGEST_GAP, LARGEST_TO_TRANSFORMERS
 
-OF_A_BATCH = (
-    "reward", *(f"rewards/{name}/mean" for name in REWARDS), "frac_reward_zero_std", "completions/mean_length",
-    "completions/clipped_ratio",
-)  # fmt: skip
-ALWAYS = (*OF_A_BATCH, "entropy")
+OF_A_BATCH = ("reward", "frac_reward_zero_std", "completions/mean_length", "completions/clipped_ratio")
+ALWAYS = (*OF_A_BATCH, DEFAULT.right, str(DEFAULT.marked), "entropy")
 CLIPPED = "clip_ratio/region_mean"
 CLIPPING_LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo")  # for which TRL logs it
 SCORES = ("accuracy", "strict_accuracy", "mean_tokens", "finished")  # of an evaluation
 GAPS = (GAP, LARGEST_GAP)
 GAPS_TO_TRANSFORMERS = (GAP_TO_TRANSFORMERS, LARGEST_TO_TRANSFORMERS)
 EQUAL = 1e-5  # advantages that rounding alone makes of equal rewards
-QUANTITIES = (*ALWAYS, "loss", "grad_norm", "kl", CLIPPED, *GAPS, *GAPS_TO_TRANSFORMERS)
+QUANTITIES = (
+    *OF_A_BATCH, *(f"rewards/{name}/mean" for name in reward_names(SHIPPED)), RIGHT, "entropy", "loss", "grad_norm",
+    "kl", CLIPPED, *GAPS, *GAPS_TO_TRANSFORMERS,
+)  # fmt: skip
 
 
 def expected_quantities(trainer: Any, *, with_batch: bool) -> set[str]:
     """What the trainer logs of a step in this configuration; `with_batch` if completions were made for it."""
-    expected = {"loss", "grad_norm", "entropy"} | (set(OF_A_BATCH) if with_batch else set())
+    expected = {"loss", "grad_norm", "entropy"} | (_of_batch(trainer) if with_batch else set())
     if trainer.beta:
         expected.add("kl")
     if trainer.loss_type in CLIPPING_LOSSES:
@@ -47,6 +47,13 @@ def expected_quantities(trainer: Any, *, with_batch: bool) -> set[str]:
         if update.scorer is not update.torch_scorer:
             expected |= {*GAPS_TO_TRANSFORMERS}
     return expected
+
+
+def _of_batch(trainer: Any) -> set[str]:
+    """What is logged of a batch of completions; a reward of the user may apply to none of them."""
+    grader = trainer.generation.grader
+    paid = {f"rewards/{name}/mean" for name in grader.names.names if name not in grader.own}
+    return {*OF_A_BATCH, *paid, grader.names.right}
 
 
 def unmeasured(row: MetricsRow, expected: Collection[str]) -> list[str]:

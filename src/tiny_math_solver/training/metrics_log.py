@@ -42,7 +42,9 @@ class MetricsLog(TrainerCallback):
             sample = max(rows, key=lambda row: row["advantage"], default=None)
             # a number that is missing shows as nan: what follows from it is for the guards to say
             shown = defaultdict(lambda: nan, {name: nan if value is None else value for name, value in logs.items()})
-            report = StepReport(state.global_step, state.max_steps, seconds, shown, self.dev.history, len(rows), sample)
+            names = self.trainer.generation.grader.names
+            done = state.global_step, state.max_steps
+            report = StepReport(*done, seconds, shown, self.dev.history, len(rows), sample, names)
             show_step(self.console, report)
 
     def state_dict(self) -> dict[str, float]:

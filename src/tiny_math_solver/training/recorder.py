@@ -4,7 +4,7 @@ from typing import Any
 
 from tiny_math_solver.runs.events import EventLog
 from tiny_math_solver.runs.folder import RunFolder
-from tiny_math_solver.runs.records import ROLLOUTS, RolloutRow
+from tiny_math_solver.runs.records import ROLLOUTS, RolloutRow, total_reward
 
 
 class Recorder:
@@ -22,7 +22,7 @@ class Recorder:
         self.last_rows = rows
         self.completions += len(rows)
         self.completion_tokens += sum(row["tokens"] for row in rows)
-        self.best_reward = max([self.best_reward, *(sum(row["rewards"].values()) for row in rows)])
+        self.best_reward = max([self.best_reward, *map(total_reward, rows)])
         if self._is_open and not self.run.append_jsonl(ROLLOUTS, rows, self.max_bytes):
             self._is_open = False
             text = "rollouts.jsonl has reached records.rollouts_mb: later completions are not kept"

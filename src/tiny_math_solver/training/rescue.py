@@ -15,11 +15,11 @@ from transformers import TrainerCallback
 from tiny_math_solver.config.schema import Config
 from tiny_math_solver.runs.events import EventLog
 from tiny_math_solver.runs.records import MetricsRow
-from tiny_math_solver.training.collapse import CORRECT, FORMAT, Collapse
+from tiny_math_solver.training.collapse import Collapse
 from tiny_math_solver.training.trainer import MathGRPOTrainer
 
 EVERY, COPIES = 3, 3  # steps between the states that are kept; a collapse is noticed some 2 to 5 steps after its start
-WEIGHT, RATE = 0.35, 0.5  # factors for the weight of the format reward and for the learning rate, at every rescue
+WEIGHT, RATE = 0.35, 0.5  # factors for the weights of all but the measure and for the learning rate, at every rescue
 
 RescueRow = dict[str, Any]  # step, text, undone, back_to and changed, as in the row of events.jsonl
 
@@ -65,10 +65,11 @@ class Rescue(TrainerCallback):
         """Rows of metrics without those undone, their reward as the present weights make it."""
         if not self.rows:
             return list(rows)
-        undone, (correct, form) = self.undone, self.config.reward_weights
+        undone, names = self.undone, self.config.reward_names
+        weights = {f"rewards/{name}/mean": weight for name, weight in zip(names.names, names.weights, strict=True)}
         return [
-            {**row, "reward": correct * row[CORRECT] + form * row[FORMAT]}
-            if row["step"] <= self.rows[-1]["step"] and None not in (row.get(CORRECT), row.get(FORMAT))
+            {**row, "reward": sum(weight * row[name] for name, weight in weights.items())}
+            if row["step"] <= self.rows[-1]["step"] and all(row.get(name) is not None for name in weights)
             else row
             for row in rows
             if row["step"] not in undone
@@ -124,7 +125,7 @@ class Rescue(TrainerCallback):
         self.trainer.buffer.drop()
 
     def _change(self) -> dict[str, Any]:
-        """Weight the format less and lower the learning rate; returns the settings with their new values."""
+        """Weight all but the measure less and lower the learning rate; returns the settings with their new values."""
         before = self.config
         self.weight_factor *= WEIGHT
         self.rate_factor *= RATE
@@ -132,7 +133,7 @@ class Rescue(TrainerCallback):
         self._set_config()
         now = self.config
         settings = {
-            "grpo.reward_weights": (list(before.reward_weights), list(now.reward_weights)),
+            "grpo.reward_weights": (list(before.reward_names.weights), list(now.reward_names.weights)),
             "grpo.scale_rewards": (before.grpo_config.scale_rewards, now.grpo_config.scale_rewards),
             "grpo.learning_rate": (before.grpo_config.learning_rate, now.grpo_config.learning_rate),
         }
@@ -144,15 +145,16 @@ class Rescue(TrainerCallback):
         Where a group differs in the format alone, dividing by the group's own standard deviation undoes what the weight
         of the format does; that of the batch lets it count.
         """
-        (correct, form), args = self.given.reward_weights, self.given.grpo_config
+        names, args = self.given.reward_names, self.given.grpo_config
         rate = _rounded(self.rate_factor * args.learning_rate)
-        weights = [correct, _rounded(self.weight_factor * form)]
+        weights = [_rounded(weight) for weight in names.with_others(self.weight_factor)]
         is_weight_undone = args.scale_rewards == "group" and args.multi_objective_aggregation == "sum_then_normalize"
-        scale = "batch" if is_weight_undone and form and self.weight_factor != 1 else args.scale_rewards
+        are_others_paid = any(names.weights[place] for place in names.others)
+        is_rescaled = is_weight_undone and are_others_paid and self.weight_factor != 1
+        scale = "batch" if is_rescaled else args.scale_rewards
         self.config = self.given.while_training(reward_weights=weights, learning_rate=rate, scale_rewards=scale)
         self.trainer.scale_rewards = scale
-        of_trainer = self.trainer.reward_weights
-        of_trainer[: len(weights)] = torch.tensor(weights, dtype=of_trainer.dtype)
+        self.trainer.reward_weights[:] = torch.tensor(weights, dtype=self.trainer.reward_weights.dtype)
 
     def _scale_rates(self, factor: float) -> None:
         """Multiply the learning rate by `factor`, for the rest of the schedule."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from tiny_math_solver.runs.records import total_reward
 from tiny_math_solver.training.trainer import MathGRPOTrainer
 
 ROWS = 8
@@ -23,7 +24,7 @@ class SampleTables(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
         if not logs or "dev/accuracy" not in logs or not state.is_world_process_zero:
             return
-        rows = [{**row, "reward": sum(row["rewards"].values())} for row in self.trainer.recorder.last_rows[:ROWS]]
+        rows = [{**row, "reward": total_reward(row)} for row in self.trainer.recorder.last_rows[:ROWS]]
         table = [[row[column] for column in COLUMNS] for row in rows]
         for tracker, send in SENDERS.items():
             if table and tracker in args.report_to:

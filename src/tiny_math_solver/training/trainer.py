@@ -16,6 +16,9 @@ Loss functions, advantages, optimizer and schedule are TRL's own. docs/architect
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from copy import deepcopy
 from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
@@ -31,7 +34,9 @@ from tiny_math_solver.models.starting_adapter import MergedAdapter
 from tiny_math_solver.rollouts import EngineRollouts, Rollouts, Sampling
 from tiny_math_solver.support import processes
 from tiny_math_solver.support.dealing import group_parts, largest_share
+from tiny_math_solver.support.errors import EXIT_BAD_INPUT, StoppedError
 from tiny_math_solver.support.out_of_memory import retry_on_oom
+from tiny_math_solver.support.own_code import OwnCodeError
 from tiny_math_solver.training.batches import Batches
 from tiny_math_solver.training.generation import DatasetRow, Generation
 from tiny_math_solver.training.measures import share_without_gradient
@@ -167,9 +172,11 @@ class MathGRPOTrainer(GRPOTrainer):
     def _generate_and_score_completions(self, inputs: list[DatasetRow]) -> dict[str, Any]:
         """TRL's rows of a generation batch: those of all processes where there is an `update`, else of this one."""
         processes.begins(f"the rollouts of step {self.state.global_step + 1}")
-        inputs = self.batches.begin(inputs, self._batch_seed)
         mark = self.logged.mark()
-        own = super()._generate_and_score_completions(inputs)
+        with self._as_before_if_own_code_fails(mark):
+            inputs = self.batches.begin(inputs, self._batch_seed)
+            own = super()._generate_and_score_completions(inputs)
+        self.logged.add(self.generation.metrics())
         if self.rollouts.endings.texts:
             self._count_stopped(mark)
         self.logged.add(self.batches.metrics)
@@ -189,6 +196,24 @@ class MathGRPOTrainer(GRPOTrainer):
         if not self.flaws:  # or the records would hold what is no number
             self._record(output)
         return own if self.update is None else output
+
+    @contextlib.contextmanager
+    def _as_before_if_own_code_fails(self, mark: Mark) -> Iterator[None]:
+        """Have a run that a function of the user ends saved as it was after its last step. Raises StoppedError then."""
+        parts: list[Any] = [self.batches, self.step_metrics] if self.generation.grader.runs_own_code else []
+        before = [deepcopy(part.state_dict()) for part in parts]
+        try:
+            yield
+        except OwnCodeError as error:
+            self.logged.rewind(mark)
+            for part, state in zip(parts, before, strict=True):
+                part.load_state_dict(state)
+            step = self.state.global_step + 1
+            self.recorder.events.add(step, "own code failed", str(error))
+            if self.saver and step > 1:
+                self.saver.save()
+            again = f"mend it and start the run again: it goes on with step {step}" if step > 1 else "mend it"
+            raise StoppedError(f"stopped in step {step} by {error}; {again}", EXIT_BAD_INPUT) from error
 
     def _drop_rows(self, output: dict[str, Any], share: float) -> None:
         """Mark the rows that are not learned from, and compare the others among themselves."""

@@ -10,33 +10,32 @@ A number is taken as it is. A text is read by the first of these that applies:
 
 import re
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from tiny_math_solver.grading import How, Number, extract_answer, is_correct, parse_gold, parse_number, write_number
+from tiny_math_solver.grading.grade import is_correct, parse_gold
+from tiny_math_solver.grading.markers import How
 from tiny_math_solver.grading.markup import plain
-from tiny_math_solver.grading.numerals import find_numerals
-from tiny_math_solver.problems.rows import LONGEST_TEXT, UnreadableError, kind_of
+from tiny_math_solver.grading.numerals import Number, find_numerals, parse_number, write_number
+from tiny_math_solver.grading.reader import extract_answer
 
 _POWER = re.compile(r"(?<=[a-z])(?:[²³]|\^\{?[23]\}?)", re.IGNORECASE)  # of a unit: m², cm^3
 SHORTEST_WORKING = 30  # characters of a solution whose last sentence is read
 
 
 class Gold(NamedTuple):
-    """A gold number as text, and the solution without it; `stated` is False if it stands within a sentence."""
+    """A gold as text, and the solution without it; `stated` is False if it stands within a sentence."""
 
     answer: str
     solution: str = ""
     stated: bool = True
 
 
-def read_gold(value: Any, column: str) -> Gold:
-    """Raises UnreadableError if `value` is not one number that a completion could be paid for."""
-    if isinstance(value, bool) or not isinstance(value, (str, int, float, Decimal)):
-        raise UnreadableError(f"{column} must be a number or text, found {kind_of(value)}")
-    gold = _of_text(value, column) if isinstance(value, str) else _of_number(value)
+def read_number(value: str | int | float | Decimal) -> Gold:
+    """Raises ValueError if `value` is not one number that a completion could be paid for."""
+    gold = _of_text(value) if isinstance(value, str) else _of_number(value)
     if gold is None or not _is_payable(gold.answer):
         shown = value[-60:] if isinstance(value, str) else str(value)[:60]
-        raise UnreadableError(f"cannot read a gold number from the answer {shown!r}")
+        raise ValueError(f"cannot read a gold number from the answer {shown!r}")
     return gold
 
 
@@ -47,9 +46,7 @@ def _of_number(value: int | float | Decimal) -> Gold | None:
         return None
 
 
-def _of_text(text: str, column: str) -> Gold | None:
-    if len(text) > LONGEST_TEXT:
-        raise UnreadableError(f"{column} has {len(text):,} characters, over {LONGEST_TEXT:,}")
+def _of_text(text: str) -> Gold | None:
     solution, marker, tail = text.rpartition("####")
     tail = tail.strip()
     if (number := parse_number(tail)) is not None:

@@ -1,0 +1,142 @@
+r"""Formulas, intervals, sets, matrices: compared by math-verify, which reads LaTeX and plain notation with sympy.
+
+Comparing two formulas may take for ever, and math-verify's own time limit works on the main thread of a process alone.
+So a process of its own compares (math_worker.py), which is killed and started anew where it takes too long: the answer
+counts as wrong then.
+"""
+
+import json
+import queue
+import subprocess
+import sys
+import threading
+from functools import lru_cache
+from importlib.util import find_spec
+from typing import IO, Any
+
+from tiny_math_solver.grading.golds import Gold
+from tiny_math_solver.grading.grade import grade
+from tiny_math_solver.grading.graded import Graded
+from tiny_math_solver.grading.kinds.places import LONGEST, as_plain, committed, split_solution, without_markup
+from tiny_math_solver.grading.markers import How
+from tiny_math_solver.grading.numerals import parse_number
+from tiny_math_solver.support.errors import UserError
+
+SECONDS = 5.0  # for one comparison
+STARTING_SECONDS = 60.0  # for the first, with the import of sympy
+REMEMBERED = 65536  # comparisons
+
+
+class MathKind:
+    """Implements `AnswerKind`. Raises UserError if math-verify is not installed."""
+
+    guessable = False
+
+    def __init__(self) -> None:
+        if find_spec("math_verify") is None:
+            raise UserError(
+                "problems.answer_kind math needs math-verify: pip install 'tiny-math-solver[math]', or pip install "
+                "math-verify"
+            )
+
+    def read_gold(self, value: Any) -> Gold:
+        text = str(as_plain(value))
+        solution, gold = split_solution(text)
+        if not solution and (found := committed(text, How.BOXED, written)):
+            solution, gold = (text, found[0]) if found[1] is How.BOXED else (solution, gold)
+        if not (gold := written(gold) or ""):
+            raise ValueError("the answer is empty")
+        if len(gold) > LONGEST:
+            raise ValueError(f"an answer of {len(gold):,} characters, over {LONGEST}")
+        return Gold(gold, solution)
+
+    def grade(self, question: str | None, text: str | None, gold: str | None, place: How = How.HASHES) -> Graded:
+        answer, how = committed(text, place, written) or (None, How.NONE)
+        if answer is None and (number := grade(question, text, None, place)).how is How.CLOSING:
+            answer, how = number.answer, How.CLOSING
+        correct = gold is not None and answer is not None and equal(gold, answer)
+        return Graded(answer, how, correct, text or "", place)
+
+
+def written(text: str) -> str | None:
+    """A formula without the markup around it; None if nothing is left."""
+    return " ".join(without_markup(text).split()) or None
+
+
+@lru_cache(REMEMBERED)
+def equal(gold: str, answer: str) -> bool:
+    """True if two formulas are the same, as far as math-verify can tell within SECONDS. Safe on threads."""
+    if gold == answer:
+        return True
+    if (one := parse_number(gold)) is not None and (other := parse_number(answer)) is not None:
+        return one == other
+    return _WORKER.equal(gold, answer)
+
+
+class Worker:
+    """The process that compares, started at the first comparison; one is made at a time."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[str] | None = None
+        self._replies: queue.Queue[str] = queue.Queue()
+
+    def equal(self, gold: str, answer: str) -> bool:
+        """Raises RuntimeError if the process cannot be started, or ends of itself twice."""
+        with self._lock:
+            for _ in range(2):
+                seconds = SECONDS
+                if self._process is None:
+                    self._start()
+                    seconds = STARTING_SECONDS
+                try:
+                    return self._ask(gold, answer, seconds)
+                except queue.Empty:  # too hard
+                    self.stop()
+                    return False
+                except (OSError, ValueError):  # it has ended: out of memory, or by a signal
+                    self.stop()
+            return False
+
+    def _start(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tiny_math_solver.grading.kinds.math_worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            encoding="utf-8",
+        )
+        self._replies = queue.Queue()
+        threading.Thread(target=_read_lines, args=(self._process.stdout, self._replies), daemon=True).start()
+        if self._reply(STARTING_SECONDS) != "ready":
+            raise RuntimeError("math-verify does not start")
+
+    def _ask(self, gold: str, answer: str, seconds: float) -> bool:
+        assert self._process
+        assert self._process.stdin
+        self._process.stdin.write(json.dumps([gold, answer]) + "\n")
+        self._process.stdin.flush()
+        return self._reply(seconds) == "true"
+
+    def _reply(self, seconds: float) -> str:
+        line = self._replies.get(timeout=seconds)
+        if not line:
+            raise ValueError("the process has ended")
+        return line.strip()
+
+    def stop(self) -> None:
+        """End the process, if there is one."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+
+def _read_lines(stream: IO[str], lines: "queue.Queue[str]") -> None:
+    for line in stream:
+        lines.put(line)
+    lines.put("")
+
+
+_WORKER = Worker()
