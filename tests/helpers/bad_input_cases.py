@@ -568,7 +568,11 @@ COMMANDS = [
         "exists and is not a run folder",
         {"o/photo.jpg": b"mine"},
     ),
-    Case("fields: section", "fields nope", "no section is called 'nope'; choose from model, problems, prompt, rewards, ev"),
+    Case(
+        "fields: section",
+        "fields nope",
+        "no section is called 'nope'; choose from model, problems, prompt, rew",
+    ),
     Case("fields: nearly a section", "fields gpro", "no section is called 'gpro'; did you mean grpo?"),
     Case("fields: field", "fields grpo.bta", "no field in section grpo is called 'bta'; did you mean beta?"),
     Case("fetch: no config", "fetch nowhere.yaml", "no such config file: nowhere.yaml"),

@@ -167,7 +167,9 @@ def read_options(args: argparse.Namespace, settings: Any, grader: Any) -> Any:
 
     unreadable = settings.problems.max_unreadable if args.max_unreadable is None else args.max_unreadable
     names = ("--question", "--answer", "--max-unreadable")
-    options = ReadOptions(args.question, args.answer, unreadable, names, kind=grader.kind, keeps_columns=bool(grader.own))
+    options = ReadOptions(
+        args.question, args.answer, unreadable, names, kind=grader.kind, keeps_columns=bool(grader.own)
+    )
     if args.question is None and args.answer is None:  # those of the run, where the file has them
         own = settings.problems
         options = replace(options, question=own.question, answer=own.answer, fallback=True)

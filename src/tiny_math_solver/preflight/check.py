@@ -11,7 +11,6 @@ import torch
 
 from tiny_math_solver.config.schema import Config
 from tiny_math_solver.config.sections import EMBEDDED
-from tiny_math_solver.grading import parse_gold
 from tiny_math_solver.hub.snapshots import cache_flaw, is_reachable
 from tiny_math_solver.models.adapter import is_hub_name
 from tiny_math_solver.models.ends import added_end_line, missing_end
@@ -115,12 +114,14 @@ def _with_model(config: Config, price: float | None, progress: Console) -> Itera
     prepared = processes.main_first(lambda: prepare(config))
     config = prepared.config
     splits, plan, tokenizer = prepared.splits, prepared.plan, prepared.tokenizer
-    golds = [parse_gold(p.answer) for part in (splits.train, splits.dev, splits.test, splits.unseen) for p in part]
-    found = [f"{len(golds):,} with a readable gold answer", plan.step_line, *filter(None, [plan.dropped_line])]
+    count = sum(map(len, (splits.train, splits.dev, splits.test, splits.unseen)))
+    found = [f"{count:,} with a readable gold answer", plan.step_line, *filter(None, [plan.dropped_line])]
     yield Check("warn" if plan.dropped or splits.unreadable else "ok", "problems", "; ".join([*found, *splits.notes]))
     if plan.warm_up_line:
         yield Check("warn", "warm-up", plan.warm_up_line)
     yield _template(prepared.config, tokenizer, splits.train[0].question, plan.notes)
+    for line in filter(None, [plan.rewards_line, *plan.trials]):
+        yield Check("ok", "rewards", line)
     with tempfile.TemporaryDirectory() as nowhere:
         sandboxed = replace(prepared, config=prepared.config.with_grpo(output_dir=f"{nowhere}/run", report_to="none"))
         console, run = CollectingConsole(), RunFolder(sandboxed.config.output_dir)

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from transformers import TrainerState
+
 from tiny_math_solver.config.rewards import DEFAULT, RewardNames
 from tiny_math_solver.config.schema import Config
 from tiny_math_solver.grading.graded import Graded
@@ -32,7 +34,8 @@ class Grader:
         self._shipped = {
             name: shipped(used, limit) for name, used in zip(names.names, names.used, strict=True) if ":" not in used
         }
-        self.extra: dict[str, Any] = {}  # arguments of own functions beside columns, prompts and completions
+        # arguments of own functions beside columns, prompts and completions; in training they are the trainer's
+        self.extra: dict[str, Any] = {"trainer_state": TrainerState(), "log_metric": lambda name, value: None}
         self.seconds: dict[str, float] = {}  # that own functions have taken
 
     @classmethod

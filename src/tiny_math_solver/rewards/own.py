@@ -11,7 +11,6 @@ from typing import Any
 from tiny_math_solver.rewards.completion import Completion
 from tiny_math_solver.support.own_code import OwnCodeError, OwnFunction, shortened
 
-ALONE = 64  # completions that are tried one by one to find the one on which a function fails
 Results = tuple[list[float | None], float]  # a reward per completion, and the seconds that they took
 
 
@@ -23,22 +22,22 @@ class OwnReward(OwnFunction):
 
     def run(self, completions: Sequence[Completion], extra: Mapping[str, Any]) -> Results:
         """The rewards of a batch. Raises OwnCodeError for an exception, and for anything that is no list of rewards."""
-        started = perf_counter()
+        started, given = perf_counter(), self.arguments(completions, extra)
         try:
-            returned = self.function(**self.arguments(completions, extra))
+            returned = self.function(**given)
             if self.is_async:
                 returned = asyncio.run_coroutine_threadsafe(returned, _loop()).result()
         except Exception as error:
-            raise self._raised(error, completions, extra) from error
+            raise self._raised(error, completions, given) from error
         return self.checked(returned, completions), perf_counter() - started
 
     async def run_async(self, completions: Sequence[Completion], extra: Mapping[str, Any]) -> Results:
         """The same for an async function, beside others."""
-        started = perf_counter()
+        started, given = perf_counter(), self.arguments(completions, extra)
         try:
-            returned = await self.function(**self.arguments(completions, extra))
+            returned = await self.function(**given)
         except Exception as error:
-            raise self.error(error) from error
+            raise self._raised(error, completions, given) from error
         return self.checked(returned, completions), perf_counter() - started
 
     def arguments(self, completions: Sequence[Completion], extra: Mapping[str, Any]) -> dict[str, Any]:
@@ -73,17 +72,15 @@ class OwnReward(OwnFunction):
             raise OwnCodeError(f"{self.place} returned {number} {on}; return None where it does not apply")
         return number
 
-    def _raised(self, error: Exception, completions: Sequence[Completion], extra: Mapping[str, Any]) -> OwnCodeError:
-        """The exception as a message, with the first completion on which the function raises one alone."""
-        if isinstance(error, OwnCodeError):
-            return error
-        if not self.is_async:
-            for completion in completions[:ALONE]:
-                try:
-                    self.function(**self.arguments([completion], extra))
-                except Exception as again:
-                    return self.error(again, completion.graded.text)
-        return self.error(error)
+    def _raised(self, error: Exception, completions: Sequence[Completion], given: Mapping[str, Any]) -> OwnCodeError:
+        """The exception as a message, with the completion that the function had at hand; else with the first one."""
+        passed = given.get("completions", [None] * len(completions))
+        for variables, _ in reversed(self.frames(error)):
+            for completion, messages in zip(completions, passed, strict=True):
+                text = completion.graded.text
+                if any(value is messages or (isinstance(value, str) and value == text) for value in variables.values()):
+                    return self.error(error, text)
+        return self.error(error, completions[0].graded.text)
 
 
 def run_together(

@@ -68,23 +68,26 @@ class OwnFunction:
         """Those of the arguments that the function has parameters for."""
         return dict(given) if self.takes_all else {name: given[name] for name in self.named if name in given}
 
-    def call(self, given: Mapping[str, Any], completion: str | None = None) -> Any:
+    def call(self, given: Mapping[str, Any], completion: str) -> Any:
         """The result for what the function accepts of `given`. Raises OwnCodeError for whatever the function raises."""
         try:
             return self.function(**self.accepted(given))
         except Exception as error:
             raise self.error(error, completion) from error
 
-    def error(self, error: BaseException, completion: str | None = None) -> OwnCodeError:
+    def error(self, error: BaseException, completion: str) -> OwnCodeError:
         """The exception as a message: where in the user's code it was raised, and on which completion."""
-        on = "" if completion is None else f" on the completion {shortened(completion)!r}"
+        frames = self.frames(error)
+        line = f"{self.file}:{frames[-1][1]}" if frames else self.file
         text = " ".join(str(error).split())
-        return OwnCodeError(f"{self.place}: {self._line(error)}: {type(error).__name__}: {text}{on}")
+        on = f"on the completion {shortened(completion)!r}"
+        return OwnCodeError(f"{self.place}: {line}: {type(error).__name__}: {text}, {on}")
 
-    def _line(self, error: BaseException) -> str:
-        frames = traceback.extract_tb(error.__traceback__)
-        own = [frame for frame in frames if Path(frame.filename).resolve() == Path(self.file).resolve()]
-        return f"{own[-1].filename}:{own[-1].lineno}" if own else self.file
+    def frames(self, error: BaseException) -> list[tuple[dict[str, Any], int]]:
+        """The variables and the line of each frame of the user's file that an exception came through."""
+        file = Path(self.file).resolve()
+        frames = traceback.walk_tb(error.__traceback__)
+        return [(frame.f_locals, line) for frame, line in frames if Path(frame.f_code.co_filename).resolve() == file]
 
 
 def shortened(completion: str) -> str:

@@ -11,12 +11,13 @@ from typing import Any
 
 from transformers import SchedulerType
 
+from tiny_math_solver.config.rewards import DEFAULT
 from tiny_math_solver.config.schema import Config
 from tiny_math_solver.config.sections import EMBEDDED
 from tiny_math_solver.models.adapter import is_hub_name
 from tiny_math_solver.models.load import embedding_rows, load_tokenizer
 from tiny_math_solver.models.starting_adapter import StartingAdapter, starting_adapter
-from tiny_math_solver.problems.splits import Splits, first_by_hash, load_splits
+from tiny_math_solver.problems.splits import Splits, first_by_hash, load_splits, read_options
 from tiny_math_solver.prompts import (
     Prompt,
     PromptFormat,
@@ -26,6 +27,8 @@ from tiny_math_solver.prompts import (
     today,
     train_prompts,
 )
+from tiny_math_solver.rewards.grader import Grader
+from tiny_math_solver.rewards.trial import tried
 from tiny_math_solver.rollouts.rollout import refuse_unknown_ids
 from tiny_math_solver.runs.folder import RunFolder
 from tiny_math_solver.runs.resume import ResumeOptions, recorded_date
@@ -43,6 +46,7 @@ class Plan:
     dropped: int = 0
     notes: Sequence[str] = ()  # on settings of the chat template
     adapter: StartingAdapter | None = None
+    trials: Sequence[str] = ()  # of functions of the user
 
     @cached_property
     def tested(self) -> Splits:
@@ -97,6 +101,20 @@ class Plan:
         return "; ".join(parts)
 
     @property
+    def rewards_line(self) -> str:
+        """What is paid, and what counts as right; empty if it is what it always was."""
+        config, names = self.config, self.config.reward_names
+        parts = []
+        if names.used != DEFAULT.used:
+            paid = (f"{weight:g} × {used}" for used, weight in zip(names.used, names.weights, strict=True))
+            parts.append(f"rewards: {', '.join(paid)}")
+        if names.has_own_measure:
+            parts.append(f"right is what {names.used[names.measure]} pays {config.rewards.right_from:g} and more")
+        if config.problems.answer_kind != "number":
+            parts.append(f"answers are of the kind {config.problems.answer_kind}")
+        return "; ".join(parts)
+
+    @property
     def dropped_line(self) -> str:
         """Empty if no problem was dropped."""
         if not self.dropped:
@@ -134,7 +152,8 @@ class Plan:
             *filter(None, [self.dropped_line, self.warm_up_line]),
             *self.notes,
             self.step_line,
-            *filter(None, [self.choice_line]),
+            *filter(None, [self.choice_line, self.rewards_line]),
+            *self.trials,
             f"{self.steps:,} steps in all: {self.steps * config.completions_per_step:,} completions of at most "
             f"{config.max_completion_length} tokens, temperature {grpo.temperature:g}, learning rate "
             f"{grpo.learning_rate:g}, beta {grpo.beta:g}",
@@ -200,18 +219,22 @@ def prepare(config: Config, date: str | None = None) -> Prepared:
     if adapter:
         config = config.with_sections(model=section)
     _refuse_own_output(config)
-    splits = load_splits(config.problems)
+    grader = Grader.of(config)
+    splits = load_splits(config.problems, replace(read_options(config.problems), keeps_columns=bool(grader.own)))
     tokenizer = load_tokenizer(config.model.name, config.model.revision, adapter.folder if adapter else None)
     if config.prompt.date is None and puts_in_date(tokenizer):
         config = config.with_sections(prompt=config.prompt.model_copy(update={"date": date or prompt_date(config)}))
     prompt = PromptFormat.of(config)
     check_variables(tokenizer, prompt)
     notes = idle_settings(tokenizer, prompt, splits.train[0].question)
+    trials = tried(
+        grader, splits.train, prompt.messages, lambda text: tokenizer(text)["input_ids"], config.completions_per_step
+    )
     train, prompts = train_prompts(tokenizer, splits.train, prompt, config.prompt.max_tokens)
     refuse_unknown_ids(prompts, embedding_rows(config.model.name, config.model.revision), tokenizer)
     if not train:
         raise UserError(f"every prompt has over {config.prompt.max_tokens} tokens; raise prompt.max_tokens")
-    plan = Plan(config, replace(splits, train=train), len(splits.train) - len(train), notes, adapter)
+    plan = Plan(config, replace(splits, train=train), len(splits.train) - len(train), notes, adapter, trials)
     if not plan.steps_per_epoch:
         raise UserError(
             f"{len(train)} train problems are fewer than a generation batch asks, "

@@ -173,7 +173,7 @@ class MathGRPOTrainer(GRPOTrainer):
         """TRL's rows of a generation batch: those of all processes where there is an `update`, else of this one."""
         processes.begins(f"the rollouts of step {self.state.global_step + 1}")
         mark = self.logged.mark()
-        with self._as_before_if_own_code_fails(mark):
+        with self._own_code_runs(mark):
             inputs = self.batches.begin(inputs, self._batch_seed)
             own = super()._generate_and_score_completions(inputs)
         self.logged.add(self.generation.metrics())
@@ -198,9 +198,14 @@ class MathGRPOTrainer(GRPOTrainer):
         return own if self.update is None else output
 
     @contextlib.contextmanager
-    def _as_before_if_own_code_fails(self, mark: Mark) -> Iterator[None]:
-        """Have a run that a function of the user ends saved as it was after its last step. Raises StoppedError then."""
-        parts: list[Any] = [self.batches, self.step_metrics] if self.generation.grader.runs_own_code else []
+    def _own_code_runs(self, mark: Mark) -> Iterator[None]:
+        """Give functions of the user the trainer's state and log; if one fails, save the run as after its last step.
+
+        Raises StoppedError then.
+        """
+        grader = self.generation.grader
+        outside, grader.extra = grader.extra, {"trainer_state": self.state, "log_metric": self._add_metric}
+        parts: list[Any] = [self.batches, self.step_metrics] if grader.runs_own_code else []
         before = [deepcopy(part.state_dict()) for part in parts]
         try:
             yield
@@ -214,6 +219,11 @@ class MathGRPOTrainer(GRPOTrainer):
                 self.saver.save()
             again = f"mend it and start the run again: it goes on with step {step}" if step > 1 else "mend it"
             raise StoppedError(f"stopped in step {step} by {error}; {again}", EXIT_BAD_INPUT) from error
+        finally:
+            grader.extra = outside
+
+    def _add_metric(self, name: str, value: float) -> None:
+        self.logged.add({name: value})
 
     def _drop_rows(self, output: dict[str, Any], share: float) -> None:
         """Mark the rows that are not learned from, and compare the others among themselves."""
