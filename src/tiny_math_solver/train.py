@@ -23,6 +23,7 @@ from tiny_math_solver.config.schema import Config
 from tiny_math_solver.evaluation.before_after import TestResult, evaluate_test, keep_test, recorded_test
 from tiny_math_solver.evaluation.kept import Evaluator, KeptEvaluations
 from tiny_math_solver.evaluation.verdict import evaluation_lines, example_lines
+from tiny_math_solver.grading.graded import PLACES
 from tiny_math_solver.models.load import load_model
 from tiny_math_solver.preflight.start import Preflight, preflight
 from tiny_math_solver.report import REPORT, write_report
@@ -155,7 +156,7 @@ def _before(prepared: Prepared, run: RunFolder, training: Training, evaluator: E
     grader = training.trainer.generation.grader
     before = recorded or evaluate_test(config, rollouts, tested, run, "before", evaluator, grader, also=tested.dev)
     require_scores(before["test"].summary(), "test, before", 0, training.trainer.recorder.events)
-    lines = evaluation_lines("before", before["test"].summary())
+    lines = evaluation_lines("before", before["test"].summary(), PLACES[grader.place])
     evaluator.console.judge("\n".join([lines[0], *example_lines(before["test"].greedy)]), "\n".join(lines))
     return before
 
@@ -229,6 +230,15 @@ def _summary(
             for when, result in (("before", before), ("after", after))
             if "unseen" in result
         },
+        "also": {
+            name: {
+                "before": before[name].summary(),
+                "after": after[name].summary(),
+                "paired": after[name].against(before[name]).to_dict(),
+            }
+            for name in prepared.splits.also
+        },
+        "place": PLACES[trainer.generation.grader.place],
         "problems": prepared.plan.record,
         "engine_check": None if found.engine is None else asdict(found.engine),
         "dev": dev.history,

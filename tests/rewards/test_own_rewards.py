@@ -153,7 +153,7 @@ def test_a_function_of_a_package_is_found_by_its_name():
     assert OwnReward("tiny_math_solver.grading.rewards:format_reward").run(completions(), {})[0] == [0.5, 0.5, 0, 0]
     with pytest.raises(UserError, match="ModuleNotFoundError: No module named 'no_such'"):
         OwnReward("no_such:thing")
-    with pytest.raises(UserError, match="no such file: nowhere.py"):
+    with pytest.raises(UserError, match=r"no such file: nowhere\.py"):
         OwnReward("nowhere.py:thing")
 
 
@@ -217,7 +217,7 @@ def pay(completions, trainer_state, **kwargs):
 def test_an_exception_at_a_step_stops_the_run_and_nothing_is_lost(tmp_path: Path):
     """Mended and started again, the run ends with the same bytes as one in which nothing went wrong."""
     four = ["--grpo.max_steps", "4", "--lora.lora_dropout", "0.1"]
-    with pytest.raises(StoppedError, match="stopped in step 3 by .*ZeroDivisionError.*on the completion") as error:
+    with pytest.raises(StoppedError, match=r"stopped in step 3 by .*ZeroDivisionError.*on the completion") as error:
         trained(tmp_path, RAISES.format(broken="kwargs['log_metric']('x', 1.0) is None"), *four)
     assert error.value.exit_code == 2
     assert "it goes on with step 3" in str(error.value)
@@ -257,7 +257,7 @@ def test_a_function_that_fails_is_refused_before_the_model_is_loaded(code: str, 
 
 
 def test_slow_and_random_functions_are_told_of(tmp_path: Path):
-    code = "import random, time\ndef pay(completions):\n    time.sleep(1.0)\n    return [random.random() for c in completions]"
+    code = "import random, time\ndef pay(prompts):\n    time.sleep(1)\n    return [random.random() for p in prompts]"
     lines = [line for line in trained(tmp_path, code).lines if line.startswith("reward ")]
     assert len(lines) == 1
     assert "not the same when asked again" in lines[0]

@@ -71,6 +71,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         from tiny_math_solver.evaluation.evaluate import completions_of, evaluate
         from tiny_math_solver.evaluation.prompt_settings import evaluation_problems
         from tiny_math_solver.evaluation.verdict import evaluation_lines, paired_line
+        from tiny_math_solver.grading.graded import PLACES
         from tiny_math_solver.models.load import load_model, locate
         from tiny_math_solver.rollouts import Sampling, make_rollouts
         from tiny_math_solver.support.files import json_lines, write_whole
@@ -129,16 +130,17 @@ def run(args: argparse.Namespace, console: Console) -> int:
         **({"notes": dropped} if dropped else {}),
     }
     name = f"{args.model} with {args.adapter}" if args.adapter else args.model
-    limit = f"answers of at most {settings.max_new_tokens} tokens"
+    place, limit = PLACES[grader.place], f"answers of at most {settings.max_new_tokens} tokens"
     lines = [
         f"problems: {len(problems):,} of the {len(found):,} in {source}; {limit}",
-        *evaluation_lines(name, summary),
+        *evaluation_lines(name, summary, place),
     ]
     if args.against:
         other = measure(args.against)
         summary["against"] = {**other.summary(), "model": args.against}
         summary["paired"] = result.against(other).to_dict()
-        lines += [paired_line(args.against, summary["paired"]), *evaluation_lines(args.against, summary["against"])]
+        lines.append(paired_line(args.against, summary["paired"]))
+        lines += evaluation_lines(args.against, summary["against"], place)
     console.say(json.dumps(summary, indent=2) if args.json else "\n".join(lines))
     if args.out and processes.is_main():
         write_whole(args.out, json_lines(result.rows()))

@@ -1,8 +1,9 @@
 """The rewards of a configuration: their names, weights, and which of them says that a completion is right."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 CORRECTNESS_REWARD, FORMAT_REWARD = 1.0, 0.5  # for the right answer; for one that stands where the prompt asks for it
 SHIPPED = ("correctness", "format", "boxed", "tag", "steps", "length")
@@ -63,6 +64,13 @@ class RewardNames:
 
 
 DEFAULT = RewardNames(("correctness", "format"), (1.0, 1.0), 0)
+
+
+def names_of(section: Mapping[str, Any], weights: Sequence[float] | None) -> RewardNames:
+    """The rewards of a section `rewards`, as config.yaml has it; of an earlier version without one, the default."""
+    used = section.get("use") or DEFAULT.used
+    measure = section.get("measure") or ("correctness" if "correctness" in used else used[0])
+    return RewardNames(tuple(used), tuple(weights or [1.0] * len(used)), list(used).index(measure))
 
 
 def reward_names(used: Sequence[str]) -> tuple[str, ...]:

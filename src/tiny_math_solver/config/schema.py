@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from tiny_math_solver.config.rewards import RewardNames
+from tiny_math_solver.config.rewards import RewardNames, names_of
 from tiny_math_solver.config.sections import (
     EvaluationSection,
     GuardsSection,
@@ -88,10 +88,7 @@ class Config(Section):
     @property
     def reward_names(self) -> RewardNames:
         """The rewards with their weights, 1 each by default; loading refuses what does not go together."""
-        section = self.rewards
-        weights = self.grpo.get("reward_weights") or [1.0] * len(section.use)
-        measure = section.measure or ("correctness" if "correctness" in section.use else section.use[0])
-        return RewardNames(tuple(section.use), tuple(weights), section.use.index(measure))
+        return names_of(self.rewards.model_dump(), self.grpo.get("reward_weights"))
 
     @property
     def allowed_rescues(self) -> int:

@@ -114,6 +114,9 @@ class EvaluationSection(Section):
     test_limit: int | None = Field(
         None, ge=1, description="test problems answered before and after, chosen by a hash of each question; null: all"
     )
+    also: list[str] = Field(
+        [], description="further test sets, each a file or a set as problems.source is written, with its own verdict"
+    )
     forecast_seconds: float = Field(
         20,
         ge=0,

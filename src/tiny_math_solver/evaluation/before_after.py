@@ -7,7 +7,7 @@ from tiny_math_solver.config.schema import Config
 from tiny_math_solver.evaluation.evaluate import Evaluation
 from tiny_math_solver.evaluation.kept import Evaluator
 from tiny_math_solver.problems.problem import Problem
-from tiny_math_solver.problems.splits import Splits
+from tiny_math_solver.problems.splits import TEST, UNSEEN, Splits
 from tiny_math_solver.prompts import PromptFormat
 from tiny_math_solver.rewards.grader import Grader
 from tiny_math_solver.rollouts import Rollouts, Sampling
@@ -15,7 +15,7 @@ from tiny_math_solver.runs.folder import RunFolder
 from tiny_math_solver.runs.records import read_jsonl
 from tiny_math_solver.support.errors import UserError
 
-TestResult = dict[str, Evaluation]  # "test", and "unseen" where there are problems of unseen kinds
+TestResult = dict[str, Evaluation]  # by the names of `Splits.tested`
 
 
 def evaluate_test(
@@ -45,9 +45,11 @@ def evaluate_test(
         "seed": grpo.seed,
     }
     advice = "evaluation.test_limit, evaluation.samples"
-    results = {"test": evaluator.evaluate(f"{when}-test", rollouts, splits.test, ask | sampled, advice, also)}
-    if splits.unseen:
-        results["unseen"] = evaluator.evaluate(f"{when}-test, unseen kinds", rollouts, splits.unseen, ask)
+    results = {TEST: evaluator.evaluate(f"{when}-test", rollouts, splits.test, ask | sampled, advice, also)}
+    for name, problems in splits.tested.items():
+        if name != TEST:
+            words = "unseen kinds" if name == UNSEEN else name
+            results[name] = evaluator.evaluate(f"{when}-test, {words}", rollouts, problems, ask, advice)
     return keep_test(run, when, results)
 
 
@@ -61,7 +63,7 @@ def keep_test(run: RunFolder, when: str, results: TestResult) -> TestResult:
 def recorded_test(run: RunFolder, splits: Splits, when: str) -> TestResult | None:
     """The result that `evaluate_test` left on disk, if all of it is there and of these problems."""
     found = {}
-    for name, problems in {"test": splits.test, **({"unseen": splits.unseen} if splits.unseen else {})}.items():
+    for name, problems in splits.tested.items():
         try:
             found[name] = Evaluation.from_rows(read_jsonl(run.path / _record_name(when, name)))
         except (TypeError, UserError):  # rows of something else
@@ -72,4 +74,4 @@ def recorded_test(run: RunFolder, splits: Splits, when: str) -> TestResult | Non
 
 
 def _record_name(when: str, name: str) -> str:
-    return f"eval/{when}.jsonl" if name == "test" else f"eval/{when}-{name}.jsonl"
+    return f"eval/{when}.jsonl" if name == TEST else f"eval/{when}-{name}.jsonl"

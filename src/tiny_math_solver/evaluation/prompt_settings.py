@@ -11,10 +11,9 @@ from tiny_math_solver.config.generation_kwargs import stop_strings
 from tiny_math_solver.config.loading import load_config
 from tiny_math_solver.config.rewards import DEFAULT, RewardNames
 from tiny_math_solver.config.sections import EMBEDDED, GRPO_DEFAULTS, GSM8K_SYSTEM_PROMPT, ProblemsSection
-from tiny_math_solver.problems.embedded import embedded_problems
 from tiny_math_solver.problems.layouts import ReadOptions
-from tiny_math_solver.problems.sources import Loaded, Source, read_source
-from tiny_math_solver.problems.splits import load_test_problems
+from tiny_math_solver.problems.sources import Loaded
+from tiny_math_solver.problems.splits import load_test_problems, named_problems
 from tiny_math_solver.prompts import PromptFormat, today
 from tiny_math_solver.rewards.grader import Grader
 from tiny_math_solver.runs.records import CONFIG
@@ -90,19 +89,11 @@ def evaluation_problems(
     settings: PromptSettings,
     options: ReadOptions,
 ) -> Loaded:
-    """The test problems of `source`, all of a file, or those of the settings if there is no source.
-
-    Besides `embedded`, its test problems, `embedded:dev` and `embedded:unseen` name those of its other splits.
-    """
+    """The test problems of `source` as `named_problems` reads it, or those of the settings if there is no source."""
     if source is None:
         own = settings.problems
         named = replace(options, question=own.question, answer=own.answer, settings=ReadOptions().settings)
         return load_test_problems(own, named)
     if not source:
         raise UserError("--problems is empty; name a source, or leave it out")
-    name, _, split = source.partition(":")
-    if name == EMBEDDED:
-        if split not in ("", "test", "dev", "unseen"):
-            raise UserError(f"problems {source!r}: use embedded, embedded:dev or embedded:unseen")
-        return Loaded(embedded_problems(split or "test", 500), [])  # type: ignore[arg-type]
-    return read_source(Source(source, "evaluation"), options)
+    return named_problems(source, options)

@@ -6,20 +6,26 @@ from typing import Any
 
 from tiny_math_solver.evaluation.evaluate import Evaluation, EvaluationRecord
 from tiny_math_solver.evaluation.statistics import Paired
+from tiny_math_solver.grading.graded import PLACES
+from tiny_math_solver.grading.markers import How
 from tiny_math_solver.runs.records import read_jsonl
 from tiny_math_solver.support.console import printable
 
+AFTER_HASHES = PLACES[How.HASHES]
 SHOWN = 400  # characters of a question or an answer in an example
 Block = dict[str, Any]  # `before` or `after` of summary.json
 
 
-def evaluation_lines(name: str, block: Block) -> list[str]:
-    """One model: lenient and strict greedy accuracy, then pass@k and maj@k if they were measured."""
+def evaluation_lines(name: str, block: Block, place: str = AFTER_HASHES) -> list[str]:
+    """One model: lenient and strict greedy accuracy, then pass@k and maj@k if they were measured.
+
+    `place` says in words where the prompt asks for the answer.
+    """
     low, high = block["ci95"]
     lines = [
         f"{name}: greedy accuracy {block['accuracy']:.1%}, {block['correct']} of {block['n']} problems "
         f"(95 % interval {low:.1%}–{high:.1%})",
-        f"  strict (after ####) {block['strict_accuracy']:.1%}; {block['mean_tokens']:.0f} tokens per answer; "
+        f"  strict ({place}) {block['strict_accuracy']:.1%}; {block['mean_tokens']:.0f} tokens per answer; "
         f"{block['finished']:.1%} finished",
     ]
     for k, share in block["pass_at_k"].items():
@@ -57,6 +63,15 @@ def paired_line(against: str, paired: dict[str, float]) -> str:
     return f"  compared with {against}: {counts}, McNemar p = {paired['p_value']:.2g}"
 
 
+def _also_line(name: str, result: dict[str, Any]) -> str:
+    """A further test set, with its own paired test."""
+    before, after, paired = result["before"], result["after"], result["paired"]
+    return (
+        f"  {name}, {after['n']:,} problems: {before['accuracy']:.1%} → {after['accuracy']:.1%}, "
+        f"fixed {paired['fixed']}, broken {paired['broken']}, p = {paired['p_value']:.2g}"
+    )
+
+
 def run_lines(summary: dict[str, Any], folder: Path) -> list[str]:
     """A finished run: before, after, the paired test, its cost, and the path of the adapter."""
     before, after, paired = summary["before"], summary["after"], summary["paired"]
@@ -64,7 +79,7 @@ def run_lines(summary: dict[str, Any], folder: Path) -> list[str]:
     tested = f"{after['n']:,}" if after["n"] == known else f"{after['n']:,} of {known:,}"
     lines = [
         f"verdict: greedy accuracy {before['accuracy']:.1%} → {after['accuracy']:.1%} on {tested} test problems",
-        *evaluation_lines("after", after),
+        *evaluation_lines("after", after, summary.get("place", AFTER_HASHES)),
         paired_line("before", paired),
     ]
     if unseen := summary["unseen"]:
@@ -72,6 +87,7 @@ def run_lines(summary: dict[str, Any], folder: Path) -> list[str]:
             f"  {unseen['after']['n']} problems of kinds not trained on: "
             f"{unseen['before']['accuracy']:.1%} → {unseen['after']['accuracy']:.1%}"
         )
+    lines += [_also_line(name, each) for name, each in summary.get("also", {}).items()]
     best = f"the adapter is from step {summary['best_step']}, the best on dev"
     if not summary["best_step"]:
         best = "no step was better on dev than the start, so the adapter is the untrained one"

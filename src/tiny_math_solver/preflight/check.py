@@ -114,7 +114,7 @@ def _with_model(config: Config, price: float | None, progress: Console) -> Itera
     prepared = processes.main_first(lambda: prepare(config))
     config = prepared.config
     splits, plan, tokenizer = prepared.splits, prepared.plan, prepared.tokenizer
-    count = sum(map(len, (splits.train, splits.dev, splits.test, splits.unseen)))
+    count = sum(map(len, (splits.train, splits.dev, *splits.tested.values())))
     found = [f"{count:,} with a readable gold answer", plan.step_line, *filter(None, [plan.dropped_line])]
     yield Check("warn" if plan.dropped or splits.unreadable else "ok", "problems", "; ".join([*found, *splits.notes]))
     if plan.warm_up_line:

@@ -72,7 +72,8 @@ class Pace:
         decode, share = self.decode, self._share
         config, steps, tested = plan.config, plan.steps, plan.tested
         per_step, settings = config.completions_per_step, config.evaluation
-        test = completions_of(len(tested.test), settings.samples, settings.sampled_problems) + len(tested.unseen)
+        greedy = sum(map(len, tested.tested.values()))
+        test = greedy + completions_of(len(tested.test), settings.samples, settings.sampled_problems) - len(tested.test)
         dev = (1 + steps // settings.every) * decode.seconds(share(len(plan.splits.dev)), self.completion)
         rounds, samples = config.rollouts.replace_dead, config.num_generations
         asked = sum(dead**number for number in range(rounds + 1))

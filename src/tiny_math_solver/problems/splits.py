@@ -1,7 +1,9 @@
 """Train, dev and test splits: dev is carved from train, test too if there is none, and none shares a question."""
 
 import hashlib
+import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -15,6 +17,8 @@ from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.problems.sources import Loaded, Source, is_file, read_source
 from tiny_math_solver.support.errors import UserError
 
+TEST, UNSEEN = "test", "unseen"  # names of sets of problems
+ALSO = "evaluation.also"
 EMBEDDED_TRAIN, EMBEDDED_TEST, EMBEDDED_UNSEEN = 2000, 500, 200
 FEW_GOLDS, GUESSABLE = 50, 0.2  # problems, and the share of one gold among them
 MOST_EMBEDDED = 50_000  # per split: takes seconds to generate
@@ -30,16 +34,60 @@ class Splits:
     unseen: list[Problem] = field(default_factory=list)  # embedded only: scenarios that are never in training
     notes: list[str] = field(default_factory=list)
     unreadable: int = 0  # rows of the sources that are no problems
+    also: dict[str, list[Problem]] = field(default_factory=dict)  # further test sets, by name
+
+    @property
+    def tested(self) -> dict[str, list[Problem]]:
+        """All problems that are answered before and after training, by the name of their set."""
+        return {TEST: self.test, **({UNSEEN: self.unseen} if self.unseen else {}), **self.also}
 
 
-def load_splits(section: ProblemsSection, options: ReadOptions | None = None) -> Splits:
-    """Load and split the problems of a config, by default with its `read_options`.
+def load_splits(section: ProblemsSection, options: ReadOptions | None = None, also: Sequence[str] = ()) -> Splits:
+    """Load and split the problems of a config, by default with its `read_options`, and the further test sets `also`.
 
     Raises UserError for unreadable or too few problems.
     """
+    splits = _splits(section, options or read_options(section))
+    if not also:
+        return splits
+    sets, notes = _further(also, options or read_options(section))
+    held = [problem for problems in sets.values() for problem in problems]
+    train, dropped = without_repeats(splits.train, held)
+    dev, _ = without_repeats(splits.dev, held)
+    notes += [f"{note} (evaluation.also)" for note in dropped if "in test" in note]
+    return replace(splits, train=train, dev=dev, also=sets, notes=[*splits.notes, *notes])
+
+
+def _further(sources: Sequence[str], options: ReadOptions) -> tuple[dict[str, list[Problem]], list[str]]:
+    """The problems of each of `evaluation.also` by a name of its own, and notes on how they were read."""
+    sets: dict[str, list[Problem]] = {}
+    notes: list[str] = []
+    for source in sources:
+        read = named_problems(source, replace(options, fallback=True, settings=(*options.settings[:2], ALSO)))
+        name = re.sub(r"[^\w.-]+", "-", source if not is_file(source) else Path(source).name.split(".")[0]).strip("-.")
+        if name in (TEST, UNSEEN, "") or name in sets:
+            name = f"{name}-{len(sets) + 1}"
+        sets[name] = read.problems
+        notes += read.notes
+    return sets, notes
+
+
+def named_problems(source: str, options: ReadOptions) -> Loaded:
+    """The test problems of a source that is named on the command line or in `evaluation.also`, all of a file.
+
+    Besides `embedded`, its test problems, `embedded:dev` and `embedded:unseen` name those of its other splits.
+    """
+    name, _, split = source.partition(":")
+    if name == EMBEDDED:
+        if split not in ("", "test", "dev", "unseen"):
+            raise UserError(f"problems {source!r}: use embedded, embedded:dev or embedded:unseen")
+        return Loaded(embedded_problems(split or "test", 500), [])  # type: ignore[arg-type]
+    return read_source(Source(source, "evaluation"), options)
+
+
+def _splits(section: ProblemsSection, options: ReadOptions) -> Splits:
     if section.source == EMBEDDED:
         return _embedded_splits(section)
-    options = options or read_options(section)
     known = _whole_test(section, options)
     read = read_source(_train_source(section), options)
     pool, dropped = without_repeats(read.problems, known.problems if known else [])  # however few this run uses
@@ -74,7 +122,7 @@ def load_test_problems(section: ProblemsSection, options: ReadOptions | None = N
         return Loaded(embedded_problems("test", section.test or EMBEDDED_TEST, section.seed), [])
     known = _whole_test(section, options)
     if known is None:
-        splits = load_splits(section, options)
+        splits = _splits(section, options)
         return Loaded(splits.test, splits.notes, splits.unreadable)
     return known._replace(problems=_chosen_test(section, known.problems))
 

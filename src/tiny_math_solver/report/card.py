@@ -55,7 +55,7 @@ def verdict_of(summary: dict[str, Any], model: str, name: str) -> list[tuple[int
         (334, 24, SOFT, f"95 % interval {after['ci95'][0]:.1%} to {after['ci95'][1]:.1%}"),
         (390, 26, TEXT, f"{paired['fixed']:,} fixed, {paired['broken']:,} broken; p = {p:.2g}"),
         (424, 24, SOFT, "a significant gain" if Paired(**paired).has_gained else "no significant gain"),
-        (474, 24, SOFT, f"strict, after ####: {after['strict_accuracy']:.1%}"),
+        (474, 24, SOFT, f"strict, {summary.get('place', 'after ####')}: {after['strict_accuracy']:.1%}"),
         (570, 24, SOFT, f"GRPO, {summary['steps']:,} steps, {summary['completions']:,} completions, "
                         f"{summary['train_seconds']:,.0f} s"),
     ]  # fmt: skip

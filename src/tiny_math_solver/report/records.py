@@ -7,8 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tiny_math_solver.config.rewards import names_of
 from tiny_math_solver.config.sections import EMBEDDED
 from tiny_math_solver.evaluation.statistics import mcnemar, wilson_interval
+from tiny_math_solver.grading.graded import PLACES
+from tiny_math_solver.grading.markers import How
 from tiny_math_solver.report.clipping import clip
 from tiny_math_solver.report.curves import Columns, curves, read_columns, steps_per_point, total
 from tiny_math_solver.report.diagnose import (
@@ -96,6 +99,7 @@ class RunRecords:
             "name": self.folder.absolute().name,
             "subject": self.subject,
             "summary": self.summary,
+            "paid": self._paid(),
             "events": [{**event, "text": str(event["text"])[:EVENT_TEXT]} for event in self.events[-EVENTS_SHOWN:]],
             "earlier_events": max(0, len(self.events) - EVENTS_SHOWN),
             "rescues": self.rescues,
@@ -118,6 +122,12 @@ class RunRecords:
                 if (digest := self._unless_kept(name, _sha256))
             },
         }
+
+    def _paid(self) -> dict[str, Any]:
+        """The metrics of right answers and of those in their place, and this place in words."""
+        config = read_config(self.folder) or {}
+        names = names_of(config.get("rewards") or {}, (config.get("grpo") or {}).get("reward_weights"))
+        return {"right": names.right, "marked": names.marked, "place": PLACES[How(names.place)]}
 
     def _json(self, name: str) -> Any:
         return self._unless_kept(name, read_json)

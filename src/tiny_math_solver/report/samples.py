@@ -7,7 +7,7 @@ from itertools import chain, zip_longest
 
 FIRST, FORMAT, CUT, ENDS, DEAD, OTHER = (
     "first right answer to a problem",
-    "right, but not after ####",
+    "right, but not in its place",
     "cut off",
     "best or worst of its group",
     "from a group all right or all wrong",

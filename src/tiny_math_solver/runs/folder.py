@@ -113,8 +113,8 @@ class RunFolder:
             for record in self._growing():
                 if record.stat().st_size > sizes.get(record.name, 0):
                     os.truncate(record, sizes.get(record.name, 0))
-            for verdict in (SUMMARY, "report.html", "eval/after.jsonl", "eval/after-unseen.jsonl"):
-                (self.path / verdict).unlink(missing_ok=True)
+            for verdict in (self.path / SUMMARY, self.path / "report.html", *self.path.glob("eval/after*.jsonl")):
+                verdict.unlink(missing_ok=True)
             for evaluation in self.path.glob("eval/dev-[0-9]*.jsonl"):
                 if evaluation.stem > f"dev-{step:06d}":
                     evaluation.unlink()

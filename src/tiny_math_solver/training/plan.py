@@ -17,7 +17,7 @@ from tiny_math_solver.config.sections import EMBEDDED
 from tiny_math_solver.models.adapter import is_hub_name
 from tiny_math_solver.models.load import embedding_rows, load_tokenizer
 from tiny_math_solver.models.starting_adapter import StartingAdapter, starting_adapter
-from tiny_math_solver.problems.splits import Splits, first_by_hash, load_splits, read_options
+from tiny_math_solver.problems.splits import TEST, UNSEEN, Splits, first_by_hash, load_splits, read_options
 from tiny_math_solver.prompts import (
     Prompt,
     PromptFormat,
@@ -54,8 +54,9 @@ class Plan:
         limit, splits = self.config.evaluation.test_limit, self.splits
         if limit is None:
             return splits
-        test, unseen = (first_by_hash(part, limit, "test_limit")[0] for part in (splits.test, splits.unseen))
-        return replace(splits, test=test, unseen=unseen)
+        few = {name: first_by_hash(part, limit, "test_limit")[0] for name, part in splits.tested.items()}
+        also = {name: few[name] for name in splits.also}
+        return replace(splits, test=few[TEST], unseen=few.get(UNSEEN, []), also=also)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -147,7 +148,9 @@ class Plan:
             f"model: {config.model.name}, LoRA r={lora.r} alpha={lora.lora_alpha}",
             *([self.adapter.line] if self.adapter else []),
             f"problems: {config.problems.source}: {len(splits.train):,} train, {len(splits.dev):,} dev, "
-            f"{len(splits.test):,} test" + (f", {len(splits.unseen):,} of unseen kinds" if splits.unseen else ""),
+            f"{len(splits.test):,} test"
+            + (f", {len(splits.unseen):,} of unseen kinds" if splits.unseen else "")
+            + "".join(f", {len(problems):,} of {name}" for name, problems in splits.also.items()),
             *splits.notes,
             *filter(None, [self.dropped_line, self.warm_up_line]),
             *self.notes,
@@ -220,7 +223,8 @@ def prepare(config: Config, date: str | None = None) -> Prepared:
         config = config.with_sections(model=section)
     _refuse_own_output(config)
     grader = Grader.of(config)
-    splits = load_splits(config.problems, replace(read_options(config.problems), keeps_columns=bool(grader.own)))
+    options = replace(read_options(config.problems), keeps_columns=bool(grader.own))
+    splits = load_splits(config.problems, options, config.evaluation.also)
     tokenizer = load_tokenizer(config.model.name, config.model.revision, adapter.folder if adapter else None)
     if config.prompt.date is None and puts_in_date(tokenizer):
         config = config.with_sections(prompt=config.prompt.model_copy(update={"date": date or prompt_date(config)}))

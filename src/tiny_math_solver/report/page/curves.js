@@ -32,8 +32,6 @@ function course(values, shown, up, down, level = "hardly any change") {
 }
 
 const fixed = (digits) => (value) => value.toFixed(digits);
-const CORRECT = "rewards/correctness_reward/mean",
-  PAID = "rewards/format_reward/mean";
 
 /** One sentence on what each chart shows, and one on this run. */
 const SAYS = {
@@ -47,8 +45,8 @@ const SAYS = {
     );
   },
   Reward: (run) => {
-    const right = ends(run.curves[CORRECT]),
-      form = ends(run.curves[PAID]);
+    const right = ends(run.curves[run.paid.right]),
+      form = ends(run.curves[run.paid.marked]);
     const isHollow = right && form && right[1] < 0.8 * right[0] && right[1] < right[0] - 0.02 && form[1] > 1.1 * form[0];
     return (
       "What a completion earns. Its parts should rise together." +

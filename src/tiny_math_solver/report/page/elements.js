@@ -14,6 +14,7 @@ const FATES = {
 const FOUND = {
   hashes: "after ####",
   boxed: "in \\boxed{}",
+  tag: "in <answer>",
   phrase: "“the answer is”",
   closing: "last sentence",
   none: "no answer",

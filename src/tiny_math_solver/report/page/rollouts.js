@@ -146,7 +146,7 @@ class Explorer {
       step.length === total
         ? (kept ? `Every completion that was kept: ${kept}` : "Every completion of the run. ") + use
         : `Shown: ${count(step.length)} of ${count(total)}, which is what a page of 8 MB has room for: ${whole} those ` +
-          "that tell most, namely first right answers to a problem, right ones without ####, ones that were cut off, " +
+          "that tell most, namely first right answers to a problem, right ones that are not in their place, ones that were cut off, " +
           "the best and the worst of a group, and one of each group that was all right or all wrong. " +
           (kept || "All are in rollouts.jsonl, and every figure on this page counts all. ") +
           use;

@@ -119,7 +119,28 @@ function sampledOf({ before, after }, tile) {
   ];
 }
 
-function verdictOf({ summary, gain, dev, test }) {
+/** Further test sets, each with its paired test. */
+function alsoOf({ also = {} }) {
+  const sets = Object.entries(also);
+  if (!sets.length) return [];
+  return [
+    make("h3", {}, "Further test sets"),
+    table(
+      ["set", "problems", "before", "after", "95 % interval", "fixed / broken", "p"],
+      sets.map(([name, { before, after, paired }]) => [
+        name,
+        count(after.n),
+        percent(before.accuracy),
+        percent(after.accuracy),
+        interval(after),
+        `${paired.fixed} / ${paired.broken}`,
+        pValue(paired.p_value),
+      ]),
+    ),
+  ];
+}
+
+function verdictOf({ summary, gain, dev, test, paid }) {
   if (!summary) {
     const last = dev[dev.length - 1];
     return [
@@ -146,7 +167,7 @@ function verdictOf({ summary, gain, dev, test }) {
       { class: "tiles" },
       tile(count(paired.fixed), "problems fixed"),
       tile(count(paired.broken), "problems broken"),
-      tile(percent(after.strict_accuracy), `strict, after #### (before ${percent(before.strict_accuracy)})`),
+      tile(percent(after.strict_accuracy), `strict, ${paid.place} (before ${percent(before.strict_accuracy)})`),
       tile(`${summary.train_seconds.toFixed(0)} s`, `training, ${summary.steps} steps`),
       tile(count(summary.completions), `completions, ${count(summary.completion_tokens)} tokens`),
       summary.best_step
@@ -155,6 +176,7 @@ function verdictOf({ summary, gain, dev, test }) {
       ...unseenOf(summary, tile),
       ...sampledOf(summary, tile),
     ),
+    ...alsoOf(summary),
     ...elicitedOf(summary, gained),
     ...exampleOf({ test }),
     gain && (gain.strict || gain.arithmetic || gain.format)
@@ -162,7 +184,7 @@ function verdictOf({ summary, gain, dev, test }) {
           "p",
           {},
           `Strict accuracy changed by ${points(gain.strict)} points: ${points(gain.arithmetic)} since the number of right answers ` +
-            `changed, ${points(gain.format)} since more or fewer of them stand after ####.`,
+            `changed, ${points(gain.format)} since more or fewer of them stand ${paid.place}.`,
         )
       : null,
   ].filter(Boolean);
