@@ -11,9 +11,9 @@ MOST = 65536  # characters that are looked at
 
 
 def tagged(text: str | None) -> str | None:
-    """What stands in the <answer> of a text, on one line; None if there is none, or if two say different things."""
-    found = {match["inner"].strip() for match in ANSWER.finditer(visible(text or "")[-MOST:])}
-    return " ".join(found.pop().split()) if len(found) == 1 else None
+    """What stands in the <answer> of a text, on one line: nothing if two say different things; None without one."""
+    found = {" ".join(match["inner"].split()) for match in ANSWER.finditer(visible(text or "")[-MOST:])}
+    return found.pop() if len(found) == 1 else "" if found else None
 
 
 def is_tagged(text: str) -> bool:

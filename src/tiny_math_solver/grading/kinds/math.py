@@ -7,6 +7,7 @@ counts as wrong then.
 
 import json
 import queue
+import re
 import subprocess
 import sys
 import threading
@@ -17,13 +18,13 @@ from typing import IO, Any
 from tiny_math_solver.grading.golds import Gold
 from tiny_math_solver.grading.grade import grade
 from tiny_math_solver.grading.graded import Graded
-from tiny_math_solver.grading.kinds.places import LONGEST, as_plain, committed, split_solution, without_markup
+from tiny_math_solver.grading.kinds.places import LONGEST, as_plain, committed, has_marker, last_box, split_solution
 from tiny_math_solver.grading.markers import How
 from tiny_math_solver.grading.numerals import parse_number
 from tiny_math_solver.support.errors import UserError
 
 SECONDS = 5.0  # for one comparison
-STARTING_SECONDS = 60.0  # for the first, with the import of sympy
+STARTING_SECONDS = 60.0  # for the import of sympy
 REMEMBERED = 65536  # comparisons
 
 
@@ -42,8 +43,8 @@ class MathKind:
     def read_gold(self, value: Any) -> Gold:
         text = str(as_plain(value))
         solution, gold = split_solution(text)
-        if not solution and (found := committed(text, How.BOXED, written)):
-            solution, gold = (text, found[0]) if found[1] is How.BOXED else (solution, gold)
+        if not solution and (box := last_box(text)) is not None:
+            solution, gold = text, box
         if not (gold := written(gold) or ""):
             raise ValueError("the answer is empty")
         if len(gold) > LONGEST:
@@ -52,15 +53,21 @@ class MathKind:
 
     def grade(self, question: str | None, text: str | None, gold: str | None, place: How = How.HASHES) -> Graded:
         answer, how = committed(text, place, written) or (None, How.NONE)
-        if answer is None and (number := grade(question, text, None, place)).how is How.CLOSING:
-            answer, how = number.answer, How.CLOSING
+        if answer is None and not has_marker(text, place):
+            number = grade(question, text, None, place)
+            answer, how = number.answer, number.how
         correct = gold is not None and answer is not None and equal(gold, answer)
         return Graded(answer, how, correct, text or "", place)
 
 
 def written(text: str) -> str | None:
-    """A formula without the markup around it; None if nothing is left."""
-    return " ".join(without_markup(text).split()) or None
+    """A formula without Markdown, dollars and the full stop around it; None if nothing is left."""
+    text = _AROUND.sub("", " ".join(text.replace("**", "").replace("`", "").split()))
+    return text.rstrip(".").strip() or None
+
+
+_AROUND = re.compile(r"(?<!\\)\$|^\\[([]|\\[)\]]$")  # dollars, and \\( … \\)
+_PLAIN = re.compile(r"-?\d[\d,]*(?:\.\d+)?")  # read without sympy
 
 
 @lru_cache(REMEMBERED)
@@ -68,8 +75,10 @@ def equal(gold: str, answer: str) -> bool:
     """True if two formulas are the same, as far as math-verify can tell within SECONDS. Safe on threads."""
     if gold == answer:
         return True
-    if (one := parse_number(gold)) is not None and (other := parse_number(answer)) is not None:
-        return one == other
+    if _PLAIN.fullmatch(gold) and _PLAIN.fullmatch(answer):
+        one, other = parse_number(gold), parse_number(answer)
+        if one is not None and other is not None:
+            return one == other
     return _WORKER.equal(gold, answer)
 
 
@@ -85,12 +94,10 @@ class Worker:
         """Raises RuntimeError if the process cannot be started, or ends of itself twice."""
         with self._lock:
             for _ in range(2):
-                seconds = SECONDS
                 if self._process is None:
                     self._start()
-                    seconds = STARTING_SECONDS
                 try:
-                    return self._ask(gold, answer, seconds)
+                    return self._ask(gold, answer)
                 except queue.Empty:  # too hard
                     self.stop()
                     return False
@@ -109,15 +116,18 @@ class Worker:
         )
         self._replies = queue.Queue()
         threading.Thread(target=_read_lines, args=(self._process.stdout, self._replies), daemon=True).start()
-        if self._reply(STARTING_SECONDS) != "ready":
-            raise RuntimeError("math-verify does not start")
+        try:
+            self._reply(STARTING_SECONDS)  # it says that it is ready
+        except (queue.Empty, ValueError):
+            self.stop()
+            raise RuntimeError("math-verify does not start; see that it can be imported") from None
 
-    def _ask(self, gold: str, answer: str, seconds: float) -> bool:
+    def _ask(self, gold: str, answer: str) -> bool:
         assert self._process
         assert self._process.stdin
         self._process.stdin.write(json.dumps([gold, answer]) + "\n")
         self._process.stdin.flush()
-        return self._reply(seconds) == "true"
+        return self._reply(SECONDS) == "true"
 
     def _reply(self, seconds: float) -> str:
         line = self._replies.get(timeout=seconds)

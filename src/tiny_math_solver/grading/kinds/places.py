@@ -82,6 +82,16 @@ def _boxes(body: str) -> list[Marked]:
     return found
 
 
+def last_box(text: str) -> str | None:
+    r"""What stands in the last `\boxed{}` of a text; None if there is none."""
+    found = _boxes(text[-MOST:])
+    return found[-1].text if found else None
+
+
+def has_marker(text: str | None, place: How) -> bool:
+    return bool(_marks(visible(text or "")[-MOST:], place))
+
+
 def _phrases(body: str) -> list[Marked]:
     """What follows "the answer is", to the end of its sentence, where no other marker stands in it."""
     found = [Marked(m[1].strip(), How.PHRASE, m.start(), m.end()) for m in _PHRASE.finditer(body)]
@@ -98,11 +108,13 @@ _PHRASE = re.compile(
 
 
 def without_markup(text: str) -> str:
-    r"""A short text without Markdown, LaTeX's `\text{}` and dollars, and the full stop at its end."""
-    text = _WRAPPED.sub(r"\1", text.replace("**", "").replace("`", "").replace("$", ""))
+    r"""A short text without Markdown, LaTeX's dollars and `\text{}` around it, and the full stop at its end."""
+    text = _FORMULA.sub(r"\1", text.replace("**", "").replace("`", "").strip().rstrip("."))
+    text = _WRAPPED.sub(r"\1", text)
     return _BRACKETS.sub("", text).strip().rstrip(".").strip()
 
 
+_FORMULA = re.compile(r"\A\$(.*)\$\Z")
 _WRAPPED = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox|textit)\s*\{([^{}]*)\}")
 _BRACKETS = re.compile(r"\\[()\[\]]|\\[,;! ]")
 
