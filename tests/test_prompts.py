@@ -17,10 +17,12 @@ from tiny_math_solver.playground.solver import Solver
 from tiny_math_solver.preflight.check import check
 from tiny_math_solver.prompts import (
     PromptFormat,
+    chat_messages,
     check_variables,
     encode_prompt,
     idle_settings,
     puts_in_date,
+    read_template,
     render,
     turn_end,
 )
@@ -191,3 +193,55 @@ def test_a_run_records_its_prompt_and_everything_after_it_asks_in_the_same_words
 
 def test_a_template_without_a_date_records_none():
     assert prepare(load_config(QUICKSTART, ["--problems.train", "16"])).config.prompt.date is None
+
+
+# -- Templates of one's own -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "prompt", "whole"),
+    [
+        ("plain", "S\n\nQuestion: 1 + 1?\nAnswer:", "S\n\nQuestion: 1 + 1?\nAnswer: 2<|im_end|>\n\n"),
+        ("think", "User: 1 + 1?\nAssistant: <think>", "User: 1 + 1?\nAssistant: 2<|im_end|>\n\n"),
+    ],
+)
+def test_templates_that_come_with_the_package(name: str, prompt: str, whole: str):
+    tokenizer = load_tokenizer("embedded")
+    tokenizer.chat_template = read_template(name)
+    messages = chat_messages("1 + 1?", "S")
+    assert render(tokenizer, messages, PromptFormat()).endswith(prompt)
+    turn = [*messages, {"role": "assistant", "content": "2"}]
+    assert render(tokenizer, turn, PromptFormat(), open_turn=False).endswith(whole)
+    end = turn_end(tokenizer)
+    assert end is not None
+    assert end.token == tokenizer.eos_token_id
+
+
+def test_a_template_that_cannot_be_used_is_named(tmp_path: Path):
+    with pytest.raises(UserError, match=r"prompt\.template: 'plan' is neither plain nor think nor a file"):
+        read_template("plan")
+    broken = tmp_path / "t.jinja"
+    broken.write_text("{% for m in messages %}\n{{ m.content }", encoding="utf-8", newline="\n")
+    with pytest.raises(UserError, match=r"t\.jinja:2: "):
+        read_template(str(broken))
+
+
+def test_a_run_with_a_template_of_its_own_is_evaluated_with_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """A base model has no template: the adapter's folder has the one it was trained with."""
+    template = ["--prompt.template", "think", "--rewards.use", "[correctness, tag]"]
+    done = run(tmp_path / "run", *SHORT, *template, force=True)
+    assert any("rewards: 1 × correctness, 1 × tag" in line for line in done.lines)
+    assert (done.folder / "chat_template.jinja").read_text(encoding="utf-8") == read_template("think")
+    assert done.summary["place"] == "in <answer>"
+    settings = prompt_settings(str(done.folder))
+    assert settings.template == read_template("think")
+    assert settings.grader().place == "tag"
+    assert main(["eval", str(done.folder), "--limit", "2", "--against", "embedded"]) == 0
+    assert "strict (in <answer>)" in capsys.readouterr().out
+
+
+def test_a_prompt_that_does_not_ask_for_the_rewarded_place_is_told_of(tmp_path: Path):
+    config = load_config(QUICKSTART, [*SHORT, "--rewards.use", "[correctness, boxed]"])
+    assert any("the prompt says nothing of \\boxed" in note for note in prepare(config).plan.notes)
+    config = load_config(QUICKSTART, [*SHORT, "--rewards.use", "[correctness, tag]", "--prompt.template", "think"])
+    assert not prepare(config).plan.notes

@@ -10,6 +10,8 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from functools import cache
+from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -32,6 +34,7 @@ PINNED_TODAY = (
     "{{ pinned.text }}{% endmacro %}\n"
 )
 TEMPLATE_VARIABLES = "grpo.chat_template_kwargs"  # the setting that has them
+TEMPLATES = ("plain", "think")  # that come with the package
 ANSWER = "The sum is 7531."  # in the made-up turn that shows how a template closes one
 
 
@@ -153,9 +156,26 @@ def template_call(tokenizer: Any, prompt: PromptFormat) -> tuple[str, dict[str, 
     return PINNED_TODAY + template, {**prompt.variables, "pinned_date": _date_codes(prompt.date)}
 
 
+def read_template(name: str, setting: str = "prompt.template") -> str:
+    """The chat template of a name or a file. Raises UserError where `setting` names neither, or it cannot be parsed."""
+    if name in TEMPLATES:
+        return (resources.files("tiny_math_solver") / "templates" / f"{name}.jinja").read_text(encoding="utf-8")
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise UserError(f"{setting}: {name!r} is neither {' nor '.join(TEMPLATES)} nor a file")
+    try:
+        text = path.read_text(encoding="utf-8")
+        _ENVIRONMENT.parse(text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{setting}: {name} cannot be read: {error}") from None
+    except jinja2.TemplateSyntaxError as error:
+        raise UserError(f"{setting}: {name}:{error.lineno}: {error.message}") from None
+    return text
+
+
 def chat_template(tokenizer: Any) -> str:
     """The tokenizer's chat template, of several the default one. Raises UserError if there is none."""
-    hint = "use an instruction-tuned model, or add a chat_template to its tokenizer_config.json"
+    hint = "use an instruction-tuned model, or set prompt.template (--template): plain, think, or a .jinja file"
     if not getattr(tokenizer, "chat_template", None):
         raise UserError(f"tokenizer {tokenizer.name_or_path!r} has no chat template; {hint}")
     try:
@@ -220,9 +240,8 @@ STANDARD_VARIABLES = {"messages", "add_generation_prompt", "raise_exception", TO
 @cache
 def _variables(template: str) -> frozenset[str]:
     """The names that a template takes from outside; none of one that cannot be parsed, which fails when it is used."""
-    environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols", _Generation])
     try:
-        return frozenset(meta.find_undeclared_variables(environment.parse(template)))
+        return frozenset(meta.find_undeclared_variables(_ENVIRONMENT.parse(template)))
     except jinja2.TemplateSyntaxError:
         return frozenset()
 
@@ -235,6 +254,9 @@ class _Generation(Extension):
     def parse(self, parser: Parser) -> nodes.Node:
         line = next(parser.stream).lineno
         return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
+
+
+_ENVIRONMENT = jinja2.Environment(extensions=["jinja2.ext.loopcontrols", _Generation])
 
 
 def _date_codes(day: str) -> dict[str, str]:

@@ -73,6 +73,9 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--system", metavar="TEXT", help="system prompt (default: the run's own, else the one for GSM8K)"
     )
     parser.add_argument(
+        "--template", metavar="NAME", help="chat template: plain, think or a .jinja file (default: the model's own)"
+    )
+    parser.add_argument(
         "--chat-template-kwargs",
         type=template_variables,
         metavar="JSON",
@@ -114,16 +117,26 @@ def settings_of(args: argparse.Namespace) -> Any:
     from tiny_math_solver.evaluation.prompt_settings import prompt_settings
 
     return prompt_settings(
-        args.adapter or args.model, args.system, args.max_new_tokens, args.chat_template_kwargs, args.date
+        args.adapter or args.model,
+        args.system,
+        args.max_new_tokens,
+        args.chat_template_kwargs,
+        args.date,
+        args.template,
     )
 
 
 def check_prompt(args: argparse.Namespace, loaded: Any, settings: Any, console: Console) -> None:
-    """Say what also ends completions. Raises UserError for variables that the model's chat template lacks."""
+    """Put the template of the settings in place, and say what also ends completions.
+
+    Raises UserError for variables that the model's chat template lacks.
+    """
     from tiny_math_solver.evaluation.prompt_settings import run_config
     from tiny_math_solver.models.ends import added_end_line
     from tiny_math_solver.prompts import TEMPLATE_VARIABLES, check_variables
 
+    if settings.template is not None:
+        loaded.tokenizer.chat_template = settings.template
     if loaded.added_end:
         console.say(added_end_line(loaded.added_end))
     setting = "--chat-template-kwargs"

@@ -168,7 +168,7 @@ def _check_template_variables(value: Any) -> None:
         if name == "strftime_now":
             raise ValueError("strftime_now is a function of the template; prompt.date (or --date) sets the date")
         if name == "chat_template":
-            raise ValueError("chat_template.jinja in the model's folder is the template; only its variables are set")
+            raise ValueError("prompt.template sets the template; here are its variables")
         if name in CALL_ARGUMENTS and not (name == "add_generation_prompt" and given is True):
             raise ValueError(f"{name} is no variable of a template; a prompt ends where the model's turn begins")
 

@@ -89,7 +89,7 @@ LEFT_OUT = {  # there is no such setting, and why none is needed
     "logging_dir": "a run's records are in grpo.output_dir",
     "save_safetensors": "nothing else is written",
     "wandb_project": "set WANDB_PROJECT in the environment",
-    "chat_template": "chat_template.jinja in the model's folder is used",
+    "chat_template": "use prompt.template",
 }
 SECTIONS = {  # whole sections of other programs, and those of ours that have their settings
     "peft": "lora",

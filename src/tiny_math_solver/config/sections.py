@@ -103,6 +103,11 @@ class RewardsSection(Section):
 
 class PromptSection(Section):
     system: str = Field(GSM8K_SYSTEM_PROMPT, description="system prompt; empty: the default of the chat template")
+    template: str | None = Field(
+        None,
+        description="chat template for a model without one, or in place of its own: plain (Question: … Answer:), think "
+        "(<think> and <answer> tags), or a .jinja file; null: the tokenizer's",
+    )
     date: str | None = Field(
         None, description="for chat templates that put in today's, as 2026-01-31; null: the day on which the run starts"
     )

@@ -14,11 +14,12 @@ from tiny_math_solver.config.sections import EMBEDDED, GRPO_DEFAULTS, GSM8K_SYST
 from tiny_math_solver.problems.layouts import ReadOptions
 from tiny_math_solver.problems.sources import Loaded
 from tiny_math_solver.problems.splits import load_test_problems, named_problems
-from tiny_math_solver.prompts import PromptFormat, today
+from tiny_math_solver.prompts import PromptFormat, read_template, today
 from tiny_math_solver.rewards.grader import Grader
 from tiny_math_solver.runs.records import CONFIG
 from tiny_math_solver.support.errors import UserError
 
+CHAT_TEMPLATE = "chat_template.jinja"  # with which transformers saves a tokenizer
 EMBEDDED_MAX_NEW_TOKENS = 112  # as in configs/quickstart.yaml
 
 
@@ -32,6 +33,7 @@ class PromptSettings:
     stop_strings: Sequence[str] = ()
     rewards: RewardNames = DEFAULT
     right_from: float = 1.0
+    template: str | None = None  # the chat template, where it is not that of the model's tokenizer
 
     def grader(self, kind: str | None = None, measure: str | None = None) -> Grader:
         """The grader of the run, or one for another kind of answers, or with another measure.
@@ -54,6 +56,7 @@ def prompt_settings(
     max_new_tokens: int | None = None,
     variables: dict[str, Any] | None = None,
     date: str | None = None,
+    template: str | None = None,
 ) -> PromptSettings:
     """The settings of the run in folder `model`, else those of the embedded model, else GSM8K's.
 
@@ -63,7 +66,11 @@ def prompt_settings(
         config = load_config(path)
         texts = stop_strings(config.grpo.get("generation_kwargs"))
         rewards = config.reward_names, config.rewards.right_from
-        own = PromptSettings(PromptFormat.of(config), config.max_completion_length, config.problems, texts, *rewards)
+        used = path.parent / CHAT_TEMPLATE if config.prompt.template is not None else None
+        own = PromptSettings(
+            PromptFormat.of(config), config.max_completion_length, config.problems, texts, *rewards,
+            read_template(str(used)) if used and used.is_file() else None,
+        )  # fmt: skip
     elif model == EMBEDDED:
         own = PromptSettings(PromptFormat(), EMBEDDED_MAX_NEW_TOKENS, ProblemsSection(source=EMBEDDED))
     else:
@@ -74,6 +81,7 @@ def prompt_settings(
         own.prompt.variables if variables is None else variables,
         date or own.prompt.date or today(),
     )
+    own = own if template is None else replace(own, template=read_template(template, "--template"))
     return replace(own, prompt=prompt, max_new_tokens=max_new_tokens or own.max_new_tokens)
 
 

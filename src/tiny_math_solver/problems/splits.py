@@ -47,15 +47,13 @@ def load_splits(section: ProblemsSection, options: ReadOptions | None = None, al
 
     Raises UserError for unreadable or too few problems.
     """
-    splits = _splits(section, options or read_options(section))
-    if not also:
-        return splits
-    sets, notes = _further(also, options or read_options(section))
+    options = options or read_options(section)
+    sets, notes = _further(also, options)
     held = [problem for problems in sets.values() for problem in problems]
-    train, dropped = without_repeats(splits.train, held)
-    dev, _ = without_repeats(splits.dev, held)
-    notes += [f"{note} (evaluation.also)" for note in dropped if "in test" in note]
-    return replace(splits, train=train, dev=dev, also=sets, notes=[*splits.notes, *notes])
+    splits = _splits(section, options, held)
+    if not splits.train or not splits.dev:
+        raise UserError(f"{section.source}: all its problems for train or dev are in {ALSO}, which is not trained on")
+    return replace(splits, also=sets, notes=[*splits.notes, *notes])
 
 
 def _further(sources: Sequence[str], options: ReadOptions) -> tuple[dict[str, list[Problem]], list[str]]:
@@ -85,12 +83,14 @@ def named_problems(source: str, options: ReadOptions) -> Loaded:
     return read_source(Source(source, "evaluation"), options)
 
 
-def _splits(section: ProblemsSection, options: ReadOptions) -> Splits:
+def _splits(section: ProblemsSection, options: ReadOptions, held: Sequence[Problem] = ()) -> Splits:
+    """The splits without the problems `held` in train and dev."""
     if section.source == EMBEDDED:
-        return _embedded_splits(section)
+        return _embedded_splits(section, held)
     known = _whole_test(section, options)
     read = read_source(_train_source(section), options)
-    pool, dropped = without_repeats(read.problems, known.problems if known else [])  # however few this run uses
+    tested = [*(known.problems if known else []), *held]
+    pool, dropped = without_repeats(read.problems, tested)  # however few this run uses
     carved = section.test or 0 if known is None else 0
     if len(pool) <= section.dev + carved:
         raise UserError(_too_few(section, len(pool), carved, dropped))
@@ -127,10 +127,12 @@ def load_test_problems(section: ProblemsSection, options: ReadOptions | None = N
     return known._replace(problems=_chosen_test(section, known.problems))
 
 
-def _embedded_splits(section: ProblemsSection) -> Splits:
+def _embedded_splits(section: ProblemsSection, held: Sequence[Problem]) -> Splits:
     _check_embedded(section)
     train = embedded_problems("train", section.train or EMBEDDED_TRAIN, section.seed)
     dev = embedded_problems("dev", section.dev, section.seed)
+    if held:
+        train, dev = (without_repeats(part, held)[0] for part in (train, dev))
     if section.test_source:
         test, notes, unreadable = load_test_problems(section)
         train, dev = (without_repeats(part, test)[0] for part in (train, dev))
@@ -236,7 +238,7 @@ def _chosen_test(section: ProblemsSection, test: list[Problem]) -> list[Problem]
     return test if section.test is None else first_by_hash(test, section.test, f"test/{section.seed}")[0]
 
 
-def without_repeats(pool: list[Problem], test: list[Problem]) -> tuple[list[Problem], list[str]]:
+def without_repeats(pool: list[Problem], test: Sequence[Problem]) -> tuple[list[Problem], list[str]]:
     """The pool without repeated questions and those of test, and notes of how many there were."""
     tested = {_key(p) for p in test}
     kept: dict[str, Problem] = {}

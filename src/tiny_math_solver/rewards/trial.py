@@ -58,6 +58,14 @@ def _graded(grader: Grader, problem: Problem, text: str) -> Graded:
     return grader.grade(problem.question, text, problem.answer)
 
 
+def unasked(place: How, prompt: str) -> list[str]:
+    """A note if the prompt does not ask for the place of the answer that is paid for: it may never be found."""
+    mark = {How.TAG: "<answer>", How.BOXED: "\\boxed"}.get(place)
+    if mark is None or mark in prompt:
+        return []
+    return [f"the prompt says nothing of {mark}, where the reward wants the answer: see prompt.system, prompt.template"]
+
+
 def with_answer(problem: Problem, place: How) -> str:
     """A completion that works a problem out, as far as its solution is known, and gives the gold at `place`."""
     working, gold = problem.solution, problem.answer

@@ -24,11 +24,13 @@ from tiny_math_solver.prompts import (
     check_variables,
     idle_settings,
     puts_in_date,
+    read_template,
+    render,
     today,
     train_prompts,
 )
 from tiny_math_solver.rewards.grader import Grader
-from tiny_math_solver.rewards.trial import tried
+from tiny_math_solver.rewards.trial import tried, unasked
 from tiny_math_solver.rollouts.rollout import refuse_unknown_ids
 from tiny_math_solver.runs.folder import RunFolder
 from tiny_math_solver.runs.resume import ResumeOptions, recorded_date
@@ -47,6 +49,7 @@ class Plan:
     notes: Sequence[str] = ()  # on settings of the chat template
     adapter: StartingAdapter | None = None
     trials: Sequence[str] = ()  # of functions of the user
+    template: str = ""  # the chat template, where it is not the tokenizer's
 
     @cached_property
     def tested(self) -> Splits:
@@ -76,12 +79,13 @@ class Plan:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of the problems and the adapter to start from, by which a resumed run knows that they are the same."""
+        """A hash of the problems, the adapter to start from and an own template: of what a run cannot change."""
         digest, splits = hashlib.sha256(), self.splits
         for part in (splits.train, splits.dev, splits.test, splits.unseen):
             digest.update(json.dumps([[p.id, p.question, p.answer] for p in part]).encode())
         if self.adapter:
             digest.update(self.adapter.fingerprint.encode())
+        digest.update(self.template.encode())
         return digest.hexdigest()
 
     @property
@@ -226,11 +230,15 @@ def prepare(config: Config, date: str | None = None) -> Prepared:
     options = replace(read_options(config.problems), keeps_columns=bool(grader.own))
     splits = load_splits(config.problems, options, config.evaluation.also)
     tokenizer = load_tokenizer(config.model.name, config.model.revision, adapter.folder if adapter else None)
+    if config.prompt.template is not None:
+        tokenizer.chat_template = read_template(config.prompt.template)
     if config.prompt.date is None and puts_in_date(tokenizer):
         config = config.with_sections(prompt=config.prompt.model_copy(update={"date": date or prompt_date(config)}))
     prompt = PromptFormat.of(config)
     check_variables(tokenizer, prompt)
     notes = idle_settings(tokenizer, prompt, splits.train[0].question)
+    notes += unasked(grader.place, render(tokenizer, prompt.messages(""), prompt))
+    template = tokenizer.chat_template if config.prompt.template is not None else ""
     trials = tried(
         grader, splits.train, prompt.messages, lambda text: tokenizer(text)["input_ids"], config.completions_per_step
     )
@@ -238,7 +246,7 @@ def prepare(config: Config, date: str | None = None) -> Prepared:
     refuse_unknown_ids(prompts, embedding_rows(config.model.name, config.model.revision), tokenizer)
     if not train:
         raise UserError(f"every prompt has over {config.prompt.max_tokens} tokens; raise prompt.max_tokens")
-    plan = Plan(config, replace(splits, train=train), len(splits.train) - len(train), notes, adapter, trials)
+    plan = Plan(config, replace(splits, train=train), len(splits.train) - len(train), notes, adapter, trials, template)
     if not plan.steps_per_epoch:
         raise UserError(
             f"{len(train)} train problems are fewer than a generation batch asks, "
