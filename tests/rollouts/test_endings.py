@@ -131,6 +131,17 @@ def test_a_stream_ends_at_a_stop_string_and_never_shows_it(loaded: Any):
         assert "".join(solver.stream(QUESTION)) == whole[: whole.find(stop)]
 
 
+def test_a_stop_string_that_closes_a_tag_belongs_to_the_completion(loaded: Any):
+    """Without it no completion that ends at </answer> would be of the form that the reward `tag` pays for."""
+    ids = loaded.tokenizer("<think>1</think> <answer>18</answer> more </s>")["input_ids"]
+    texts = [Endings(loaded.tokenizer, [], [stop]).text(ids) for stop in ("</answer>", "</s>", " more")]
+    assert texts == [
+        "<think>1</think> <answer>18</answer>",
+        "<think>1</think> <answer>18</answer> more ",
+        "<think>1</think> <answer>18</answer>",
+    ]
+
+
 def test_the_token_that_completes_a_stop_string_is_the_last(loaded: Any):
     tokenizer = loaded.tokenizer
     ids = tokenizer("So 12 pens. Question: more", add_special_tokens=False)["input_ids"]

@@ -1,9 +1,11 @@
 """The end of a completion: at a token or a text, and what of it is read."""
 
+import re
 from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any
 
+CLOSING_TAG = re.compile(r"</\w{2,}>")  # `</s>` closes none: it is the end of a turn
 CONTEXT = 4  # tokens in front of those looked at: some tokenizers drop a space at the start of what they decode
 
 
@@ -28,10 +30,15 @@ class Endings:
         return bool(ids) and (ids[-1] in self.ids or self.at_text(ids) == len(ids))
 
     def text(self, ids: list[int]) -> str:
-        """The completion as it is read and graded: without special tokens, and without what ended it."""
+        """The completion as it is read and graded: without special tokens, and without what ended it.
+
+        A stop string that closes a tag, such as `</answer>`, belongs to the completion.
+        """
         own = ids[:-1] if ids and ids[-1] in self.ids else ids
         text = self.tokenizer.decode(own, skip_special_tokens=True)
-        return text[: min((place for part in self.texts if (place := text.find(part)) >= 0), default=len(text))]
+        ends = [(place, part) for part in self.texts if (place := text.find(part)) >= 0]
+        place, part = min(ends, default=(len(text), ""))
+        return text[: place + (len(part) if CLOSING_TAG.fullmatch(part) else 0)]
 
     def _holds_text(self, ids: list[int]) -> bool:
         text = self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
