@@ -40,7 +40,6 @@ from tiny_math_solver.support.out_of_memory import oom_as_user_error
 from tiny_math_solver.support.redaction import without_secrets
 from tiny_math_solver.training.build import Training, build_training
 from tiny_math_solver.training.causes import Ended, causes
-from tiny_math_solver.training.checkpointing import ADAPTER
 from tiny_math_solver.training.guards import History
 from tiny_math_solver.training.measures import require_scores
 from tiny_math_solver.training.plan import Prepared, prepare, prompt_date
@@ -179,7 +178,7 @@ def _after(
     config, trainer = prepared.config, training.trainer
     if training.dev.best_step == 0:
         return keep_test(run, "after", before)
-    with _best_adapter(run, trainer) as folder:
+    with _best_policy(run, trainer) as folder:
         best = load_model(str(folder), dtype=config.model.dtype, device=trainer.args.device.type)
     rollouts = make_rollouts(
         best.model,
@@ -198,15 +197,15 @@ def _after(
 
 
 @contextlib.contextmanager
-def _best_adapter(run: RunFolder, trainer: MathGRPOTrainer) -> Iterator[Path]:
-    """The folder of the best adapter: the run's, or a copy of it where another machine may have that."""
-    weights = processes.on_main((run.path / ADAPTER).read_bytes)
+def _best_policy(run: RunFolder, trainer: MathGRPOTrainer) -> Iterator[Path]:
+    """The folder of the best policy: the run's, or a copy of it where another machine may have that."""
+    weights = processes.on_main((run.path / trainer.weights_file).read_bytes)
     if processes.is_main():
         yield run.path
         return
     with tempfile.TemporaryDirectory() as folder:
-        trainer.save_adapter(Path(folder))
-        (Path(folder) / ADAPTER).write_bytes(weights)
+        trainer.save_policy(Path(folder))
+        (Path(folder) / trainer.weights_file).write_bytes(weights)
         yield Path(folder)
 
 

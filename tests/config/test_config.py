@@ -21,6 +21,7 @@ from tiny_math_solver.training.plan import Plan
 def test_the_table_people_know():
     config = load_config(GSM8K)
     grpo, lora = config.grpo, config.lora
+    assert lora
     assert (lora["r"], lora["lora_alpha"], lora["lora_dropout"], lora["target_modules"]) == (16, 32, 0, "all-linear")
     assert (grpo["num_generations"], grpo["per_device_train_batch_size"], grpo["gradient_accumulation_steps"]) == (
         4,
@@ -44,6 +45,7 @@ def test_overrides_win_and_keep_their_types():
     )  # fmt: skip
     assert config.grpo["learning_rate"] == 2e-3
     assert isinstance(config.grpo["learning_rate"], float)
+    assert config.lora
     assert config.lora["r"] == 8
     assert (config.grpo["beta"], config.grpo["loss_type"]) == (0.04, "dr_grpo")
     assert config.prompt.system == "Show your work."
@@ -189,6 +191,7 @@ def test_another_number_of_processes_shares_the_same_batch(
 def test_the_libraries_configs_are_built_once_from_what_was_configured():
     config = load_config(QUICKSTART, ["--grpo.beta", "0.04", "--model.revision", "abc"])
     grpo, lora = config.grpo_config, config.lora_config
+    assert lora
     assert (config.grpo_config, config.lora_config) == (grpo, lora)
     assert config.grpo_config is grpo
     assert config.lora_config is lora
@@ -287,7 +290,7 @@ def test_what_peft_warns_of_is_one_note_with_its_place(tmp_path: Path, capsys: p
         warnings.simplefilter("error")
         config = load_config(path, console=Console())
         assert capsys.readouterr().err == f"tiny-math: {path}:2: lora: {IGNORED}\n"
-        assert config.with_grpo(beta=0.1).lora_config.use_rslora
+        assert config.with_grpo(beta=0.1).lora_config.use_rslora  # type: ignore[union-attr]
         path.write_text("lora: {init_lora_weights: pissa, use_rslora: true, rank_pattern: {q_proj: 4}}\n")
         load_config(path, console=Console())
     assert capsys.readouterr().err == ""  # it would be about an option of save_pretrained

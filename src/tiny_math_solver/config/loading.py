@@ -53,6 +53,9 @@ def load_config(path: str | Path, overrides: list[str] | None = None, console: C
         tree["rewards"] = {"use": tree["rewards"]}
     for key, value in parse_overrides(overrides or []):
         section, _, name = key.partition(".")
+        if not name:
+            tree[section] = value
+            continue
         if tree.get(section) is None:
             tree[section] = {}
         if not isinstance(tree[section], dict):
@@ -129,14 +132,18 @@ def _hint(section: str, key: Any) -> str:
     return f"did you mean {section}.{close}?" if close else f"known keys: tiny-math fields {section}"
 
 
-def _checked_values(tree: dict[str, Any], places: Places) -> dict[str, dict[str, Any]]:
-    """The sections of a file with every value checked; those of the libraries with our defaults."""
+def _checked_values(tree: dict[str, Any], places: Places) -> dict[str, Any]:
+    """The sections of a file with every value checked; those of the libraries with our defaults.
+
+    A section `lora` that is null, or has nothing in it, stays null: no adapter.
+    """
     values: dict[str, dict[str, Any]] = {"lora": {}, "grpo": {}}
     for section, given in tree.items():
         if not isinstance(given, dict | None):
             raise UserError(f"{places.of(section)}: {section} must be a section of keys")
         values[section] = {key: _checked_value(section, key, value, places) for key, value in (given or {}).items()}
-    return {**values, "grpo": {**GRPO_DEFAULTS, **values["grpo"]}, "lora": {**LORA_DEFAULTS, **values["lora"]}}
+    lora = None if tree.get("lora", {}) is None else {**LORA_DEFAULTS, **values["lora"]}
+    return {**values, "grpo": {**GRPO_DEFAULTS, **values["grpo"]}, "lora": lora}
 
 
 def _checked_value(section: str, key: Any, value: Any, places: Places) -> Any:
@@ -147,7 +154,7 @@ def _checked_value(section: str, key: Any, value: Any, places: Places) -> Any:
         raise UserError(f"{places.of(name)}: {name}{shown(name, value)}: {error}") from None
 
 
-def _build(values: dict[str, dict[str, Any]], places: Places) -> Config:
+def _build(values: dict[str, Any], places: Places) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
@@ -190,7 +197,13 @@ def _check_rewards(config: Config, places: Places) -> None:
 
 
 def _check_lora(config: Config, places: Places, console: Console | None) -> None:
-    """Note what PEFT warns of. Raises UserError where it refuses fields that do not go together."""
+    """Note what PEFT warns of. Raises UserError where it refuses fields that do not go together.
+
+    Without an adapter nothing but the untrained model could be the reference of a KL term, or be started from.
+    """
+    for key, is_set in (("grpo.beta", bool(config.grpo.get("beta"))), ("model.adapter", bool(config.model.adapter))):
+        if config.trains_all and is_set:
+            raise UserError(f"{places.of(key)}: {key} needs an adapter, which lora null does without")
     try:
         notes = config.lora_notes()
     except Exception as error:  # PEFT raises whatever comes up for values it does not check

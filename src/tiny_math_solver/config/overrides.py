@@ -10,6 +10,8 @@ from tiny_math_solver.config.values import admits, shown
 from tiny_math_solver.config.yaml_file import read_value
 from tiny_math_solver.support.errors import UserError
 
+NO_ADAPTER = "--lora"  # the only section that may be null
+
 
 def parse_overrides(arguments: list[str]) -> list[tuple[str, Any]]:
     """`["--grpo.learning_rate", "2e-3"]` → `[("grpo.learning_rate", 0.002)]`; `--key=value` works too.
@@ -20,6 +22,10 @@ def parse_overrides(arguments: list[str]) -> list[tuple[str, Any]]:
     rest = list(arguments)
     while rest:
         key, equals, text = rest.pop(0).partition("=")  # the value after = may be a secret: it is in no message
+        if key == NO_ADAPTER and (text if equals else (rest or [""])[0]) == "null":
+            pairs.append(("lora", None))
+            rest = rest if equals else rest[1:]
+            continue
         if not key.startswith("--") or "." not in key:
             hint = counterpart(key.lstrip("-").replace("-", "_")) if key.startswith("--") else ""
             raise UserError(
@@ -41,7 +47,7 @@ def parse_overrides(arguments: list[str]) -> list[tuple[str, Any]]:
 
 def is_override(argument: str) -> bool:
     """True for `--section.key` and `--section.key=value`; the key may be one within a mapping, `--grpo.some.key`."""
-    return bool(re.fullmatch(r"--\w+(\.[\w-]+)+(=.*)?", argument, re.DOTALL))
+    return bool(re.fullmatch(rf"--\w+(\.[\w-]+)+(=.*)?|{NO_ADAPTER}(=.*)?", argument, re.DOTALL))
 
 
 def field_type(section: str, name: str) -> Any:

@@ -48,7 +48,9 @@ class Config(Section):
     update: UpdateSection = Field(default_factory=UpdateSection)
     guards: GuardsSection = Field(default_factory=GuardsSection)
     records: RecordsSection = Field(default_factory=RecordsSection)
-    lora: dict[str, Any] = Field(default_factory=dict, description="fields of peft.LoraConfig")
+    lora: dict[str, Any] | None = Field(
+        default_factory=dict, description="fields of peft.LoraConfig; null: no adapter, all weights are trained"
+    )
     grpo: dict[str, Any] = Field(default_factory=dict, description="fields of trl.GRPOConfig")
 
     @property
@@ -136,13 +138,23 @@ class Config(Section):
             built._n_gpu = 1  # the Trainer would make a step of all of them, and of as many times the rows
         return built
 
+    @property
+    def trains_all(self) -> bool:
+        """True if there is no adapter: all weights of the model are trained."""
+        return self.lora is None
+
     @cached_property
-    def lora_config(self) -> LoraConfig:
-        """PEFT's LoraConfig, built at first use; raises whatever PEFT raises. Its warnings are in `lora_notes`."""
-        return self._build_lora()[0]
+    def lora_config(self) -> LoraConfig | None:
+        """PEFT's LoraConfig, built at first use; None without an adapter. Its warnings are in `lora_notes`.
+
+        Raises whatever PEFT raises.
+        """
+        return None if self.trains_all else self._build_lora()[0]
 
     def lora_notes(self) -> list[str]:
         """PEFT's warnings about section `lora`."""
+        if self.trains_all:
+            return []
         texts = [" ".join(text.split()) for text in self._build_lora()[1]]
         # one of them is about an option of save_pretrained that is not used here
         return [text for text in texts if "path_initial_model_for_weight_conversion" not in text]
@@ -152,7 +164,7 @@ class Config(Section):
 
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            built = LoraConfig(**{"revision": self.model.revision, **self.lora})
+            built = LoraConfig(**{"revision": self.model.revision, **(self.lora or {})})
         return built, [str(warning.message) for warning in caught]
 
     def with_grpo(self, **changes: Any) -> Config:

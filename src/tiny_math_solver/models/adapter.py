@@ -8,10 +8,10 @@ from typing import Any, Protocol
 from tiny_math_solver.config.sections import EMBEDDED
 from tiny_math_solver.hub.snapshots import snapshot
 from tiny_math_solver.models.ends import save_ends
-from tiny_math_solver.models.folder import is_finite, load_errors, read_json, some_of
+from tiny_math_solver.models.folder import WEIGHTS, is_finite, load_errors, read_json, some_of
 from tiny_math_solver.support.errors import UserError
 
-ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+ADAPTER_CONFIG, ADAPTER_WEIGHTS, WHOLE_WEIGHTS = "adapter_config.json", "adapter_model.safetensors", WEIGHTS
 TRAINED = "default"  # PEFT's name for the adapter that is trained; TRL puts the reference of the KL term beside it
 
 
@@ -31,6 +31,13 @@ def save_adapter(model: Any, tokenizer: Any, folder: Path, merged: Joins | None 
     tokenizer.save_pretrained(folder)
     save_ends(model, tokenizer, folder)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card template
+
+
+def save_whole(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Write a model of which all weights are trained, with its tokenizer."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    save_ends(model, tokenizer, folder)
 
 
 def _order_modules(config: Path) -> None:

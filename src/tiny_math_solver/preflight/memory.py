@@ -139,13 +139,15 @@ def memory_plan(trainer: MathGRPOTrainer, longest: Longest, evaluated: int = 0) 
     """
     model, rollouts = trainer.accelerator.unwrap_model(trainer.model), trainer.rollouts
     device = trainer.accelerator.device.type
+    has_adapter = hasattr(model, "peft_config")
+    smaller = "lora.r" if has_adapter else ""
     parts = [
         Part(WEIGHTS, sum(p.nbytes for p in model.parameters()), held=True),
-        Part("adapter's gradient and optimizer", 4 * trained_bytes(trainer), "lora.r"),
+        Part(f"{'adapter' if has_adapter else 'model'}'s gradient and optimizer", 4 * trained_bytes(trainer), smaller),
     ]
     if trainer.states_kept and device != "cuda":  # they are on the CPU
         size = trainer.states_kept * STATE * trained_bytes(trainer)
-        parts.append(Part("states to go back to", size, "lora.r"))
+        parts.append(Part("states to go back to", size, smaller if has_adapter else "guards.rescues"))
     if isinstance(rollouts, EngineRollouts):
         parts.append(Part(COPY, rollouts.weights.nbytes, held=True))
         parts += _decoding_parts(rollouts, trainer, longest, evaluated)

@@ -26,6 +26,7 @@ from tiny_math_solver.report.diagnose import (
     waste,
 )
 from tiny_math_solver.report.rollouts import RolloutLog
+from tiny_math_solver.runs.checkpoints import POLICIES
 from tiny_math_solver.runs.records import (
     CONFIG,
     ENVIRONMENT,
@@ -117,9 +118,7 @@ class RunRecords:
             "config": (self.folder / CONFIG).read_text(encoding="utf-8"),
             "environment": self._json(ENVIRONMENT),
             "hashes": {
-                name: digest
-                for name in ("adapter_model.safetensors", CONFIG, ROLLOUTS)
-                if (digest := self._unless_kept(name, _sha256))
+                name: digest for name in (*POLICIES, CONFIG, ROLLOUTS) if (digest := self._unless_kept(name, _sha256))
             },
         }
 

@@ -1,8 +1,8 @@
 """Checkpoints on disk: each is complete or does not exist, can be verified, and is read without unpickling anything.
 
 checkpoint-N/              the run after optimizer step N
-    adapter_model.safetensors, adapter_config.json and the tokenizer: plain PEFT
-    best/                  the adapter that was the best on dev by then
+    adapter_model.safetensors, adapter_config.json and the tokenizer: plain PEFT; or model.safetensors and config.json
+    best/                  the adapter, or the model, that was the best on dev by then
     trainer_state.json     step and log of transformers' Trainer
     state.*, process-0.*   everything else (state_files.py): numbers as JSON, tensors as safetensors
     SHA256SUMS             of all these files; `sha256sum -c SHA256SUMS` checks them by hand
@@ -21,7 +21,8 @@ from tiny_math_solver.support.files import sync, write_text
 
 SUMS = "SHA256SUMS"
 FORMAT = 3  # of state.json, where it is recorded: counts up when older checkpoints can no longer be read
-REQUIRED = {"adapter_model.safetensors", "best/adapter_model.safetensors", "trainer_state.json", "state.json"}
+REQUIRED = {"trainer_state.json", "state.json"}
+POLICIES = ("adapter_model.safetensors", "model.safetensors")  # an adapter, or a whole model
 
 
 def write_checkpoint(run: RunFolder, step: int, save: Callable[[Path], None]) -> None:
@@ -63,7 +64,8 @@ def damage(checkpoint: Path) -> str:
         if end:
             return f"{SUMS} is cut short"
         sums = _sums(lines)
-        if missing := REQUIRED - set(sums):
+        policy = POLICIES[1] if POLICIES[1] in sums else POLICIES[0]
+        if missing := {*REQUIRED, policy, f"best/{policy}"} - set(sums):
             return f"{SUMS} does not list {min(missing)}"
         for name, digest in sums.items():
             if not (checkpoint / name).is_file():

@@ -108,11 +108,14 @@ def starting_model(config: Config, adapter: StartingAdapter | None, device: str)
     """The model that training starts from, and the adapter that was merged into it if there is one."""
     section = config.model
     if adapter is None:
-        return load_base(section.name, section.revision, section.dtype, device), None
+        # an optimizer's steps are too small for bfloat16, in which an adapter's base may well stay
+        dtype = "float32" if config.trains_all and section.dtype == "auto" else section.dtype
+        return load_base(section.name, section.revision, dtype, device), None
     if adapter.is_merged:
         model, merged_adapter = merged(section, adapter, device)
     else:
         base, merged_adapter = load_base(section.name, section.revision, section.dtype, device), None
+        assert config.lora_config  # loading refuses an adapter without one
         model = continued(base, adapter, section.revision, config.lora_config.lora_dropout)
     load_ends(model, adapter.folder)  # it was trained to end there
     return model, merged_adapter
@@ -190,6 +193,8 @@ def _try_sampling(generation: Generation, prompt: Prompt) -> None:
 
 def _refuse_adapter(config: Config, model: Any) -> None:
     """Raise UserError for an adapter that would be trained wrongly."""
+    if config.trains_all:
+        return
     lora: Any = model.peft_config[TRAINED] if isinstance(model, PeftModel) else config.lora_config
     refuse_tied(causal_lm(model), lora)
     if lora.bias != "none" and config.grpo_config.beta > 0:
@@ -272,8 +277,7 @@ def _needs_micro_batches(trainer: MathGRPOTrainer) -> str:
         refuse_unsupported(trainer.policy.config)
     except UnsupportedModelError as error:
         return str(error)
-    head = trainer.policy.get_output_embeddings()
-    return "the output layer is trained" if any(p.requires_grad for p in head.parameters()) else ""
+    return ""
 
 
 def _merged_scorer(weights: PolicyWeights, trainer: MathGRPOTrainer, console: Console) -> MergedScorer | None:

@@ -35,7 +35,6 @@ from tiny_math_solver.training.trainer import MathGRPOTrainer
 from tiny_math_solver.training.trl_state import EntropyBonus, LossSum
 from tiny_math_solver.training.watchdog import Watchdog
 
-ADAPTER = "adapter_model.safetensors"
 TRAINER_STATE = "trainer_state.json"
 
 
@@ -83,7 +82,7 @@ class Checkpointing(TrainerCallback):
         self.loss = LossSum(trainer)
         self.saved_step = -1
         self._checkpoint: Path | None = None  # being restored
-        self._adapter: dict[str, torch.Tensor] = {}  # of it, as the states that follow
+        self._policy: dict[str, torch.Tensor] = {}  # of it, as the states that follow
         self._state: dict[str, Any] = {}
         self._process_state: dict[str, Any] = {}
 
@@ -106,9 +105,9 @@ class Checkpointing(TrainerCallback):
 
     def _write(self, folder: Path, process_states: list[dict[str, Any]], loss: dict[str, Any]) -> None:
         trainer: Any = self.trainer
-        trainer.save_adapter(folder)
+        trainer.save_policy(folder)
         (folder / "best").mkdir()
-        shutil.copy(self.run.path / ADAPTER, folder / "best")
+        shutil.copy(self.run.path / trainer.weights_file, folder / "best")
         trainer.state.save_to_json(str(folder / TRAINER_STATE))
         scaler = trainer.accelerator.scaler
         save_tree(
@@ -133,7 +132,8 @@ class Checkpointing(TrainerCallback):
     def read(self, checkpoint: Path) -> None:
         """Read all of `checkpoint`, before anything is changed on the disk. Raises UserError where that fails."""
         self._checkpoint = checkpoint
-        self._adapter, self._state = load_file(checkpoint / ADAPTER), load_tree(checkpoint / "state")
+        self._policy = load_file(checkpoint / self.trainer.weights_file)
+        self._state = load_tree(checkpoint / "state")
         index = processes.rank() % saved_processes(checkpoint)  # there may be more of them than there were
         self._process_state = load_tree(checkpoint / f"process-{index}")
 
@@ -147,7 +147,7 @@ class Checkpointing(TrainerCallback):
                 if not name.startswith(("best/", "state.", "process-", TRAINER_STATE)):
                     (folder / name).parent.mkdir(exist_ok=True)
                     shutil.copy(checkpoint / name, folder / name)
-            shutil.copy(checkpoint / "best" / ADAPTER, folder)
+            shutil.copy(checkpoint / "best" / self.trainer.weights_file, folder)
 
         run.write_folder(restore)
         rename_damaged(run.path, step)
@@ -164,8 +164,8 @@ class Checkpointing(TrainerCallback):
             self.trainer.train(resume_from_checkpoint=folder)
 
     def restore_policy(self) -> None:
-        """Load the adapter and the parts."""
-        self.trainer.load_adapter(self._adapter)
+        """Load what is trained, and the parts."""
+        self.trainer.load_policy(self._policy)
         for name, part in self.parts.items():
             if name in self._state["parts"]:
                 part.load_state_dict(self._state["parts"][name])
@@ -204,7 +204,7 @@ class Checkpointing(TrainerCallback):
             return
         for name, part in self.process.items():
             part.load_state_dict(self._process_state[name])
-        self._checkpoint, self._adapter, self._state, self._process_state = None, {}, {}, {}
+        self._checkpoint, self._policy, self._state, self._process_state = None, {}, {}, {}
 
 
 class RandomStates:

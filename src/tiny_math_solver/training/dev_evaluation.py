@@ -58,7 +58,7 @@ class DevEvaluation(TrainerCallback):
         better = score > self.best
         if better:
             self.best, self.best_step = score, state.global_step
-            self.run.write_folder(trainer.save_adapter)
+            self.run.write_folder(trainer.save_policy)
         return better
 
     def _measure(self, step: int) -> dict[str, Any]:

@@ -122,7 +122,7 @@ def other_policy(history: History) -> Finding | None:
     config, limit, last = history.config, GAPS[history.dtype], history.rows[-1]
     # dropout is off in rollouts, and completions that are learned from again were sampled earlier
     on_policy = config.generation_batch == config.completions_per_step and config.grpo_config.num_iterations == 1
-    compared = on_policy and not config.lora_config.lora_dropout
+    compared = on_policy and not (config.lora_config and config.lora_config.lora_dropout)
     gap, to_transformers = last.get(GAP) if compared else None, last.get(TO_TRANSFORMERS)
     measured = []
     if gap is not None and not gap <= limit:

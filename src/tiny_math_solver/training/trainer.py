@@ -28,7 +28,7 @@ from peft import set_peft_model_state_dict
 from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer
 
-from tiny_math_solver.models.adapter import save_adapter
+from tiny_math_solver.models.adapter import ADAPTER_WEIGHTS, WHOLE_WEIGHTS, save_adapter, save_whole
 from tiny_math_solver.models.ends import causal_lm
 from tiny_math_solver.models.starting_adapter import MergedAdapter
 from tiny_math_solver.rollouts import EngineRollouts, Rollouts, Sampling
@@ -133,14 +133,26 @@ class MathGRPOTrainer(GRPOTrainer):
         parts = group_parts(groups, samples, shares)
         return largest_share(groups * len(parts), shares) * max(map(len, parts))
 
-    def save_adapter(self, folder: Path) -> None:
-        """Write the adapter as plain PEFT of the base that was configured, with its tokenizer."""
-        save_adapter(self.accelerator.unwrap_model(self.model), self.processing_class, folder, self.merged)
+    @property
+    def weights_file(self) -> str:
+        """The file in which `save_policy` writes what is trained."""
+        return ADAPTER_WEIGHTS if hasattr(self.accelerator.unwrap_model(self.model), "peft_config") else WHOLE_WEIGHTS
 
-    def load_adapter(self, weights: dict[str, Tensor]) -> None:
-        """Load the weights that `save_adapter` wrote."""
+    def save_policy(self, folder: Path) -> None:
+        """Write the adapter as plain PEFT of the base that was configured, or the whole model; with its tokenizer."""
         model = self.accelerator.unwrap_model(self.model)
-        set_peft_model_state_dict(model, self.merged.trained_part(model, weights) if self.merged else weights)
+        if self.weights_file == WHOLE_WEIGHTS:
+            save_whole(model, self.processing_class, folder)
+        else:
+            save_adapter(model, self.processing_class, folder, self.merged)
+
+    def load_policy(self, weights: dict[str, Tensor]) -> None:
+        """Load the weights that `save_policy` wrote."""
+        model = self.accelerator.unwrap_model(self.model)
+        if self.weights_file == WHOLE_WEIGHTS:
+            model.load_state_dict(weights, strict=False)  # tied weights are stored once
+        else:
+            set_peft_model_state_dict(model, self.merged.trained_part(model, weights) if self.merged else weights)
 
     # -- Hooks, in the order in which a step meets them -----------------------------------------------------------
 

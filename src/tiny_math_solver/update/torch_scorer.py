@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from tiny_math_solver.update.passes import Batch
 from tiny_math_solver.update.scorer import whole_rows
@@ -136,10 +137,23 @@ def completion_logprobs(model: Any, ids: Tensor, mask: Tensor, completion: int, 
     row, offset = scored.nonzero(as_tuple=True)
     position = prompt[row] + offset
     head = model.get_output_embeddings()
-    logprobs = ChosenLogProb.apply(
-        hidden[row, position - 1], head.weight, head.bias, packed[row, position], temperature
-    )
+    scored_rows = hidden[row, position - 1], head.weight, head.bias, packed[row, position], temperature
+    is_trained = torch.is_grad_enabled() and any(weight.requires_grad for weight in head.parameters())
+    logprobs = _logprobs_in_parts(*scored_rows) if is_trained else ChosenLogProb.apply(*scored_rows)
     return hidden.new_zeros(scored.shape, dtype=torch.float32).masked_scatter(scored, logprobs)
+
+
+def _logprobs_in_parts(x: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, temperature: float) -> Tensor:
+    """What `ChosenLogProb` computes, with a gradient for weight and bias too: the logits are computed twice."""
+
+    def part(x: Tensor, target: Tensor) -> Tensor:
+        logits = functional.linear(x, weight, bias).float()
+        scores = logits / temperature if temperature != 1 else logits
+        return scores.gather(1, target[:, None])[:, 0] - scores.logsumexp(-1)
+
+    size = logits_tokens(len(weight))
+    pieces = zip(x.split(size), target.split(size), strict=True)
+    return torch.cat([checkpoint(part, *piece, use_reentrant=False) for piece in pieces])
 
 
 class ChosenLogProb(torch.autograd.Function):
