@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from helpers.paths import QUICKSTART
+from tiny_math_solver.runs.checkpoints import POLICIES
 
 SMALL = [
     "--grpo.max_steps", "6", "--grpo.save_steps", "1", "--evaluation.every", "3", "--problems.train", "64",
@@ -38,7 +39,8 @@ def there(folder: Path, pattern: str) -> bool:
 
 
 def adapter(folder: Path) -> str:
-    return hashlib.sha256((folder / "adapter_model.safetensors").read_bytes()).hexdigest()
+    (weights,) = (folder / name for name in POLICIES if (folder / name).is_file())
+    return hashlib.sha256(weights.read_bytes()).hexdigest()
 
 
 def kill_when(due: Callable[[], bool], folder: Path, overrides: list[str], log: Path) -> bool:
@@ -59,18 +61,20 @@ def finish(folder: Path, overrides: list[str], log: Path) -> str:
 
 
 @pytest.mark.slow
-def test_killed_while_a_checkpoint_is_written(tmp_path: Path):
-    straight = finish(tmp_path / "straight", SMALL, tmp_path / "log")
+@pytest.mark.parametrize("trained", [[], ["--lora", "null", "--grpo.learning_rate", "1e-4"]], ids=["adapter", "all"])
+def test_killed_while_a_checkpoint_is_written(trained: list[str], tmp_path: Path):
+    small = [*SMALL, *trained]
+    straight = finish(tmp_path / "straight", small, tmp_path / "log")
     folder, writing = tmp_path / "killed", 0
     for place in (".part-*/state.json", ".part-*/SHA256SUMS", "checkpoint-5"):
 
         def due(place: str = place) -> bool:
             return there(folder, place)
 
-        if kill_when(due, folder, SMALL, tmp_path / "log"):
+        if kill_when(due, folder, small, tmp_path / "log"):
             writing += there(folder, ".part-*")
     assert writing, "no kill came while something was being written"
-    assert finish(folder, SMALL, tmp_path / "log") == straight
+    assert finish(folder, small, tmp_path / "log") == straight
     assert not list(folder.glob(".part-*"))
 
 

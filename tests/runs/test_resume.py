@@ -55,7 +55,8 @@ def interrupted(folder: Path, step: int, *overrides: str, options: ResumeOptions
 
 
 def same(one: Path, other: Path) -> None:
-    assert (one / ADAPTER).read_bytes() == (other / ADAPTER).read_bytes()
+    weights = ADAPTER if (one / ADAPTER).is_file() else "model.safetensors"
+    assert (one / weights).read_bytes() == (other / weights).read_bytes()
     assert timeless(one / "metrics.jsonl") == timeless(other / "metrics.jsonl")
     assert (one / "rollouts.jsonl").read_text() == (other / "rollouts.jsonl").read_text()
     assert sorted(p.name for p in (one / "eval").iterdir()) == sorted(p.name for p in (other / "eval").iterdir())
@@ -77,6 +78,7 @@ def same(one: Path, other: Path) -> None:
         ["--problems.sampling", "adaptive"],
         ["--rollouts.replace_dead", "2"],
         ["--update.share", "0.5"],
+        ["--lora", "null", "--grpo.learning_rate", "1e-4"],
         [
             "--problems.sampling",
             "adaptive",
@@ -100,6 +102,7 @@ def same(one: Path, other: Path) -> None:
         "adaptive sampling",
         "dead groups replaced",
         "a share of the rows",
+        "all weights",
         "all three, reused batches",
     ],
 )
