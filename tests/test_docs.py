@@ -1,5 +1,6 @@
-"""README and docs against the code: values, names, links and file names that have gone stale are found here."""
+"""README, docs and notebooks against the code: values, names, links and file names that have gone stale."""
 
+import json
 import re
 import tomllib
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from tiny_math_solver.grading.rewards import CORRECTNESS_REWARD, FORMAT_REWARD
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 NAMES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
-PAGES = [*(ROOT / name for name in NAMES), *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*(ROOT / name for name in NAMES), *sorted((ROOT / "docs").glob("*.md")), ROOT / "notebooks/quickstart.ipynb"]
 PACKAGE = ROOT / "src" / "tiny_math_solver"
 OWN_FILES = ("rewards.py", "rules.py", "judge.py", "file.py")  # of a user, in examples
 NOT_SET = "–"  # in a cell of the table of settings
@@ -95,9 +96,18 @@ def reads(shown: str) -> Any:
 # -- Names ------------------------------------------------------------------------------------------------------
 
 
+def text_of(path: Path) -> str:
+    """A page as Markdown; a notebook's cells one below the other, its code in blocks."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix != ".ipynb":
+        return text
+    cells = [(cell["cell_type"], "".join(cell["source"])) for cell in json.loads(text)["cells"]]
+    return "\n".join(source if kind == "markdown" else f"```python\n{source}\n```" for kind, source in cells)
+
+
 def code_of(path: Path) -> Iterator[str]:
     """Everything in a page that is set as code: spans and blocks."""
-    text = path.read_text(encoding="utf-8")
+    text = text_of(path)
     blocks = re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     yield from (re.sub(r"\s#.*", "", block) for block in blocks)
     yield from re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL))
@@ -132,8 +142,11 @@ def spans(row: str) -> list[str]:
 
 def test_every_source_file_that_is_named_exists(page: Path):
     ours = {path.name for folder in ("src", "tests", "scripts", "configs") for path in (ROOT / folder).rglob("*.*")}
+    written = re.findall(r"^%%writefile (.+)$", text_of(page), re.MULTILINE)  # by a notebook itself
     for code in code_of(page):
         for name in re.findall(r"[\w/.-]+\.(?:py|sh|yaml)\b", code):
+            if name in written:
+                continue
             if "/" in name:
                 assert any((place / name).exists() for place in (ROOT, PACKAGE, page.parent)), f"{page.name}: {name}"
             else:
@@ -143,7 +156,7 @@ def test_every_source_file_that_is_named_exists(page: Path):
 
 
 def test_every_link_leads_somewhere(page: Path):
-    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r"^```.*?^```", "", text_of(page), flags=re.MULTILINE | re.DOTALL)
     links = [*re.findall(r"\]\(([^)\s]+)\)", text), *re.findall(r'src="([^"]+)"', text)]
     for link in links:
         if link.startswith("https://"):

@@ -1,14 +1,16 @@
 """Lines before the parts of a run, and bars that only a terminal shows."""
 
 import io
+import sys
 from typing import Any
 
 import pytest
 import rich.console
 
 from tiny_math_solver.support.console import CollectingConsole, Console, NotesConsole, QuietConsole
+from tiny_math_solver.support.environment import print_plainly_in_notebooks
 from tiny_math_solver.support.progress import about, in_words, progress_bar
-from tiny_math_solver.training.live_view import LiveView
+from tiny_math_solver.training.live_view import LiveView, training_console
 
 
 class Terminal(io.StringIO):
@@ -46,6 +48,22 @@ def test_what_is_redirected_sees_none(stream: Any):
     with progress_bar(stream, "before-test", 64) as advance:
         advance(64)
     assert stream is None or stream.getvalue() == ""
+
+
+@pytest.mark.parametrize("in_notebook", [True, False])
+def test_a_notebook_sees_lines_alone_though_its_commands_run_on_a_terminal(
+    in_notebook: bool, monkeypatch: pytest.MonkeyPatch
+):
+    """Catches frames of the live view, one below the other, in the output of a cell."""
+    monkeypatch.delenv("JPY_PARENT_PID", raising=False)
+    if in_notebook:
+        monkeypatch.setenv("JPY_PARENT_PID", "1")
+    monkeypatch.setattr(sys, "stdout", stream := Terminal())
+    print_plainly_in_notebooks()
+    with progress_bar(stream, "before-test", 64) as advance:
+        advance(64)
+    assert (stream.getvalue() == "") is in_notebook
+    assert isinstance(training_console(quiet=False), LiveView) is not in_notebook
 
 
 def test_the_line_comes_before_the_work_and_stays(capsys: pytest.CaptureFixture[str]):

@@ -15,7 +15,12 @@ from tiny_math_solver.cli import bench, check, evaluate, fetch, fields, init, me
 from tiny_math_solver.cli.arguments import Parser, split_overrides
 from tiny_math_solver.support import processes
 from tiny_math_solver.support.console import Console, print_anything
-from tiny_math_solver.support.environment import check_library_variables, give_way_if_busy, share_cores
+from tiny_math_solver.support.environment import (
+    check_library_variables,
+    give_way_if_busy,
+    print_plainly_in_notebooks,
+    share_cores,
+)
 from tiny_math_solver.support.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_NO_READER, StoppedError, UserError
 from tiny_math_solver.support.redaction import without_secrets
 from tiny_math_solver.support.signals import Ended, ended_by_signals
@@ -49,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_SYMLINKS_WARNING", "1")  # Windows allows links only in its developer mode
     os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")  # operators that MPS lacks are computed on the CPU
+    print_plainly_in_notebooks()
     print_anything()
     console = Console(ends_with_reader=True)
     try:

@@ -1,4 +1,4 @@
-"""Environment variables that libraries read when they are loaded: checks, and what suits a busy machine.
+"""Environment variables that libraries read when they are loaded: checks, and what suits a busy machine or a notebook.
 
 OpenMP and huggingface_hub meet nonsense in them with a traceback.
 """
@@ -24,6 +24,12 @@ def check_library_variables() -> None:
             raise UserError(f"environment: {name}={os.environ[name]!r} is not a whole number of seconds; unset it")
     if not re.fullmatch(r"(\s*[1-9]\d*\s*(,|$))*", threads := os.environ.get("OMP_NUM_THREADS", "")):
         raise UserError(f"environment: OMP_NUM_THREADS={threads!r} is not a whole number of 1 or more; unset it")
+
+
+def print_plainly_in_notebooks() -> None:
+    """Have a command behind a notebook's `!` print lines alone: its terminal shows no bars, and cannot erase any."""
+    if "JPY_PARENT_PID" in os.environ:  # Jupyter sets it for its kernels, on Colab and Kaggle too
+        os.environ["TERM"] = "dumb"
 
 
 def share_cores() -> None:
