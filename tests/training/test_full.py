@@ -1,6 +1,7 @@
 """All weights trained (`lora: null`): the gradient of TRL, a plain model on the disk, and what cannot be is refused."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -37,14 +38,14 @@ def test_a_run_leaves_a_plain_model(tmp_path: Path, capsys: pytest.CaptureFixtur
     done = run(tmp_path / "run", *SHORT, *ALL, "--grpo.max_steps", "3", "--evaluation.every", "3", force=True)
     assert any("all weights are trained (lora null)" in line for line in done.lines)
     assert not list(done.folder.rglob("adapter*"))
-    model = AutoModelForCausalLM.from_pretrained(done.folder, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(done.folder)
+    model: Any = AutoModelForCausalLM.from_pretrained(done.folder, dtype=torch.float32)
+    tokenizer: Any = AutoTokenizer.from_pretrained(done.folder)
     base = load_base("embedded", dtype="float32")
     moved = [name for (name, a), b in zip(model.named_parameters(), base.parameters(), strict=True) if (a != b).any()]
     if done.summary["best_step"]:
         assert len(moved) == len(list(model.parameters()))
     record = rows(done.folder / "eval" / "after.jsonl")[0]
-    ids = tokenizer.apply_chat_template(
+    ids: Any = tokenizer.apply_chat_template(
         [{"role": "user", "content": record["question"]}], add_generation_prompt=True, return_tensors="pt"
     )
     ids = ids if isinstance(ids, torch.Tensor) else ids["input_ids"]
