@@ -187,7 +187,7 @@ class Explorer {
   }
 
   readOut(row) {
-    const parts = Object.entries(this.block.rewards).map(([name, values]) => `${name} ${values[row.index]}`);
+    const parts = Object.entries(this.block.rewards).map(([name, values]) => `${name} ${values[row.index] ?? "does not apply"}`);
     const fate = [
       row.used ? "" : "; sampled, but not used for the update",
       row.rescue ? `; undone by the rescue at step ${row.rescue.step}` : "",
