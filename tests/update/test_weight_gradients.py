@@ -106,7 +106,7 @@ def scored(scorer: Scorer, model: Any, batch: dict[str, Tensor]) -> tuple[Tensor
     return logprobs.detach(), gradient
 
 
-@pytest.mark.parametrize("family", ["qwen2", "llama", "llama3-rope"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_in_bfloat16_it_is_as_near_to_float32_as_autograd_or_nearer(family: str):
     """The same rounded base weights in both; what is kept is rounded. Means of four models."""
     errors = torch.stack([errors_in_bfloat16(family, seed) for seed in range(4)]).mean(0)
@@ -115,7 +115,7 @@ def test_in_bfloat16_it_is_as_near_to_float32_as_autograd_or_nearer(family: str)
     assert of_gradient <= gradient_by_autograd
 
 
-@pytest.mark.parametrize("family", ["qwen2", "llama", "llama3-rope"])
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_rollouts_and_update_compute_the_same_numbers(family: str, dtype: torch.dtype):
     """Also in bfloat16, where another order of sums differs by 1e-2: only the normaliser is summed in two ways."""

@@ -15,13 +15,15 @@ do not cover, torch computes alone.
 
 from tiny_math_solver.kernels.bindings import Kernel, Kernels, Recording
 from tiny_math_solver.kernels.compiler import LARGEST_PANEL, load_kernels
-from tiny_math_solver.kernels.operators import CompiledOperators, Operators, load_gpu_operators
+from tiny_math_solver.kernels.operators import Activation, CompiledOperators, Manner, Operators, load_gpu_operators
 
 __all__ = [
     "LARGEST_PANEL",
+    "Activation",
     "CompiledOperators",
     "Kernel",
     "Kernels",
+    "Manner",
     "Operators",
     "Recording",
     "load_gpu_operators",

@@ -45,7 +45,7 @@ extern "C" void add_weight_gradient(long T, const float* left, long N, const flo
 // -- Row by row ----------------------------------------------------------------------------------------------------
 
 // gradient [rows, C] = (or with `add` +=) the gradient of x, from that of its RMSNorm.
-extern "C" void rms_norm_backward(long rows, const scalar* x, const scalar* weight, float eps, long C,
+extern "C" void rms_norm_backward(long rows, const scalar* x, const float* weight, float eps, long C,
                                   const scalar* out_gradient, bool add, scalar* gradient) {
 #pragma omp parallel for schedule(static)
     for (long r = 0; r < rows; r++) {
@@ -64,15 +64,17 @@ extern "C" void rms_norm_backward(long rows, const scalar* x, const scalar* weig
     }
 }
 
-// gradient [rows, 2 M] = the gradient of gate_up, from that of silu(gate) · up [rows, M].
-extern "C" void swiglu_backward(long rows, const scalar* gate_up, long M, const scalar* out_gradient, scalar* gradient) {
+// gradient [rows, 2 M] = the gradient of gate_up, from that of act(gate) · up [rows, M], whose act is that of `gated`.
+extern "C" void gated_backward(long rows, const scalar* gate_up, long M, float linear, float cubic,
+                               const scalar* out_gradient, scalar* gradient) {
 #pragma omp parallel for schedule(static)
     for (long r = 0; r < rows; r++)
         for (long m = 0; m < M; m += LANES) {
             long at = r * 2 * M + m;
             vec g = load(gate_up + at), u = load(gate_up + at + M), from = load(out_gradient + r * M + m);
-            vec e = exp_nonpositive(g > 0 ? -g : g), sigmoid = quotient(g > 0 ? broadcast(1) : e, 1 + e);
-            store(gradient + at, from * u * sigmoid * (1 + g * (1 - sigmoid)));
+            vec sigmoid = times_sigmoid(broadcast(1), gate_power(g, linear, cubic));
+            vec along = gate_power(g, linear, 3 * cubic);  // g times the derivative of the power
+            store(gradient + at, from * u * sigmoid * (1 + along * (1 - sigmoid)));
             store(gradient + at + M, from * g * sigmoid);
         }
 }
@@ -178,18 +180,32 @@ struct Layout {
     const int64_t *group_start, *group_length, *group_completions, *completion_start, *completion_length;
 };
 
-// Call `visit(prompt, own, token, count)` for every token of a group: it attends to the prompt and to the first `count`
-// tokens of its own segment (a prompt's tokens to those alone). After each segment call `close(segment, start)`.
+// The caches that a token attends to, its prompt's and that of its own segment, and which of their tokens it sees.
+struct View {
+    HeadCache &prompt, &own;
+    Seen of_prompt, of_own;
+    long split, stride;  // scores of the prompt's tokens; of all
+
+    // Of the token number `last` of its own segment.
+    View(HeadCache& prompt, HeadCache& own, long last, const Manner& manner)
+        : prompt(prompt), own(own), of_prompt(prompt.count, manner.first(prompt.count + last)),
+          of_own(last + 1, manner.first(prompt.count + last) - prompt.count), split(padded(of_prompt.count)),
+          stride(split + padded(of_own.count)) {}
+};
+
+// Call `visit(view, token)` for every token of a group: it attends to the prompt and to its own segment up to itself (a
+// prompt's tokens to those alone). After each segment call `close(segment, start)`.
 template <class Visit, class Close>
-void each_token(const Layout& of, long group, const scalar* qkv, long head, bool backward, Visit visit, Close close) {
+void each_token(const Layout& of, long group, const scalar* qkv, long head, bool backward, const Manner& manner,
+                Visit visit, Close close) {
     HeadCache prompt(qkv, of.group_start[group], of.group_length[group], head, backward);
     HeadCache nothing(qkv, 0, 0, head, backward);
     for (long c = of.group_completions[group]; c < of.group_completions[group + 1]; c++) {
         HeadCache own(qkv, of.completion_start[c], of.completion_length[c], head, backward);
-        for (long t = 0; t < own.count; t++) visit(prompt, own, of.completion_start[c] + t, t + 1);
+        for (long t = 0; t < own.count; t++) visit(View(prompt, own, t, manner), of.completion_start[c] + t);
         close(own, of.completion_start[c]);
     }
-    for (long t = 0; t < prompt.count; t++) visit(nothing, prompt, of.group_start[group] + t, t + 1);
+    for (long t = 0; t < prompt.count; t++) visit(View(nothing, prompt, t, manner), of.group_start[group] + t);
     close(prompt, of.group_start[group]);
 }
 
@@ -203,87 +219,101 @@ struct HeadVectors {
     }
 };
 
-// scores [QUERIES, stride] of a token with all that it attends to; returns the stride.
-long scores_of(const float (*query)[HEAD_DIM], const std::vector<scalar>& prompt, long prompt_count,
-               const std::vector<scalar>& own, long count, std::vector<float>& scores) {
-    long first = padded(prompt_count), stride = first + padded(count);
-    scores.resize(QUERIES * stride);
-    attention_scores(query, prompt.data(), prompt_count, scores.data(), stride);
-    attention_scores(query, own.data(), count, scores.data() + first, stride);
-    return stride;
+// scores [QUERIES, stride] of a token with all that it sees, by the blocks of keys, or of values, of its caches.
+void scores_of(const float (*query)[HEAD_DIM], const View& view, std::vector<scalar> HeadCache::*blocks, float cap,
+               std::vector<float>& scores) {
+    scores.resize(QUERIES * view.stride);
+    attention_scores(query, (view.prompt.*blocks).data(), view.of_prompt, cap, scores.data(), view.stride);
+    attention_scores(query, (view.own.*blocks).data(), view.of_own, cap, scores.data() + view.split, view.stride);
+}
+
+// out [QUERIES, HEAD_DIM] += weights [QUERIES, stride] · the keys, or values, that are seen.
+void add_seen(const std::vector<float>& weights, const View& view, std::vector<scalar> HeadCache::*vectors,
+              vec (*out)[HEAD_DIM / LANES]) {
+    const Seen &prompt = view.of_prompt, &own = view.of_own;
+    add_weighted_sum(weights.data(), view.stride, prompt.in((view.prompt.*vectors).data()), prompt.count, out);
+    add_weighted_sum(weights.data() + view.split, view.stride, own.in((view.own.*vectors).data()), own.count, out);
+}
+
+// The gradients of the keys, or values, that are seen += weightsᵀ [QUERIES, stride] · vectors [QUERIES, HEAD_DIM].
+void add_to_seen(const std::vector<float>& weights, const float (*vectors)[HEAD_DIM], const View& view,
+                 std::vector<float> HeadCache::*gradient) {
+    const Seen &prompt = view.of_prompt, &own = view.of_own;
+    float *of_prompt = prompt.in((view.prompt.*gradient).data()), *of_own = own.in((view.own.*gradient).data());
+    add_outer_product(weights.data(), view.stride, vectors, prompt.count, of_prompt);
+    add_outer_product(weights.data() + view.split, view.stride, vectors, own.count, of_own);
 }
 
 }  // namespace
 
-// out [tokens, HEADS · HEAD_DIM] = causal attention over the rotated qkv; log_sum [tokens, HEADS] = log Σ e^score.
+// out [tokens, HEADS · HEAD_DIM] = causal attention over the rotated qkv, with `window` and `cap` as in Manner; log_sum
+// [tokens, HEADS] = log Σ e^score.
 extern "C" void attention(long groups, const int64_t* group_start, const int64_t* group_length,
                           const int64_t* group_completions, const int64_t* completion_start,
-                          const int64_t* completion_length, const scalar* qkv, scalar* out, float* log_sum) {
+                          const int64_t* completion_length, const scalar* qkv, long window, float cap, scalar* out,
+                          float* log_sum) {
     Layout layout{group_start, group_length, group_completions, completion_start, completion_length};
 #pragma omp parallel for collapse(2) schedule(dynamic)
     for (long g = 0; g < groups; g++)
         for (long h = 0; h < KV_HEADS; h++) {
             std::vector<float> scores;
-            auto visit = [&](const HeadCache& prompt, const HeadCache& own, long token, long count) {
+            auto visit = [&](const View& view, long token) {
                 HeadVectors query(qkv + token * STRIDE + h * QUERIES * HEAD_DIM);
-                long stride = scores_of(query.of, prompt.key_blocks, prompt.count, own.key_blocks, count, scores);
+                scores_of(query.of, view, &HeadCache::key_blocks, cap, scores);
                 float highest, total[QUERIES];
                 for (int s = 0; s < QUERIES; s++) {
-                    exponentiate(scores.data() + s * stride, stride, &highest, total + s);
+                    exponentiate(scores.data() + s * view.stride, view.stride, &highest, total + s);
                     log_sum[token * HEADS + h * QUERIES + s] = highest + __builtin_logf(total[s]);
                 }
                 vec output[QUERIES][HEAD_DIM / LANES] = {};
-                add_weighted_sum(scores.data(), stride, prompt.values.data(), prompt.count, output);
-                add_weighted_sum(scores.data() + padded(prompt.count), stride, own.values.data(), count, output);
+                add_seen(scores, view, &HeadCache::values, output);
                 for (int s = 0; s < QUERIES; s++)
                     for (int i = 0; i < HEAD_DIM / LANES; i++)
                         store(out + (token * HEADS + h * QUERIES + s) * HEAD_DIM + i * LANES, output[s][i] / total[s]);
             };
-            each_token(layout, g, qkv, h, false, visit, [](const HeadCache&, long) {});
+            each_token(layout, g, qkv, h, false, {window, cap}, visit, [](const HeadCache&, long) {});
         }
 }
 
 // gradient [tokens, HEADS + 2 KV_HEADS, HEAD_DIM] = that of the rotated qkv, from out_gradient [tokens, HEADS · HEAD_DIM].
 extern "C" void attention_backward(long groups, const int64_t* group_start, const int64_t* group_length,
                                    const int64_t* group_completions, const int64_t* completion_start,
-                                   const int64_t* completion_length, const scalar* qkv, const scalar* out,
-                                   const float* log_sum, const scalar* out_gradient, scalar* gradient) {
+                                   const int64_t* completion_length, const scalar* qkv, long window, float cap,
+                                   const scalar* out, const float* log_sum, const scalar* out_gradient,
+                                   scalar* gradient) {
     Layout layout{group_start, group_length, group_completions, completion_start, completion_length};
 #pragma omp parallel for collapse(2) schedule(dynamic)
     for (long g = 0; g < groups; g++)
         for (long h = 0; h < KV_HEADS; h++) {
             std::vector<float> probabilities, score_gradient;
-            auto visit = [&](HeadCache& prompt, HeadCache& own, long token, long count) {
+            auto visit = [&](const View& view, long token) {
                 HeadVectors query(qkv + token * STRIDE + h * QUERIES * HEAD_DIM);
-                long place = token * HEADS + h * QUERIES;
+                long place = token * HEADS + h * QUERIES, stride = view.stride;
                 HeadVectors from(out_gradient + place * HEAD_DIM);
-                long first = padded(prompt.count);
-                long stride = scores_of(query.of, prompt.key_blocks, prompt.count, own.key_blocks, count, probabilities);
-                scores_of(from.of, prompt.value_blocks, prompt.count, own.value_blocks, count, score_gradient);
+                scores_of(query.of, view, &HeadCache::key_blocks, cap, probabilities);
+                scores_of(from.of, view, &HeadCache::value_blocks, 0, score_gradient);
                 for (int s = 0; s < QUERIES; s++) {
                     vec along = {};
                     for (int i = 0; i < HEAD_DIM; i += LANES)
                         along += load(from.of[s] + i) * load(out + (place + s) * HEAD_DIM + i);
                     float mean = horizontal_sum(along);
                     for (long t = s * stride; t < (s + 1) * stride; t += LANES) {
-                        vec probability = exp_nonpositive(load(&probabilities[t]) - log_sum[place + s]);
+                        vec score = load(&probabilities[t]), probability = exp_nonpositive(score - log_sum[place + s]);
                         store(&probabilities[t], probability);
                         vec by_score = probability * (load(&score_gradient[t]) - mean);
+                        if (cap) by_score *= 1 - score * score * (1 / (cap * cap));
                         store(&score_gradient[t], probability > 0 ? by_score : broadcast(0));
                     }
                 }
                 vec query_gradient[QUERIES][HEAD_DIM / LANES] = {};
-                add_weighted_sum(score_gradient.data(), stride, prompt.keys.data(), prompt.count, query_gradient);
-                add_weighted_sum(score_gradient.data() + first, stride, own.keys.data(), count, query_gradient);
+                add_seen(score_gradient, view, &HeadCache::keys, query_gradient);
                 for (int s = 0; s < QUERIES; s++)
                     for (int i = 0; i < HEAD_DIM / LANES; i++)
                         store(gradient + token * STRIDE + (h * QUERIES + s) * HEAD_DIM + i * LANES, query_gradient[s][i]);
-                add_outer_product(score_gradient.data(), stride, query.of, prompt.count, prompt.key_gradient.data());
-                add_outer_product(score_gradient.data() + first, stride, query.of, count, own.key_gradient.data());
-                add_outer_product(probabilities.data(), stride, from.of, prompt.count, prompt.value_gradient.data());
-                add_outer_product(probabilities.data() + first, stride, from.of, count, own.value_gradient.data());
+                add_to_seen(score_gradient, query.of, view, &HeadCache::key_gradient);
+                add_to_seen(probabilities, from.of, view, &HeadCache::value_gradient);
             };
-            each_token(layout, g, qkv, h, true, visit,
+            each_token(layout, g, qkv, h, true, {window, cap}, visit,
                        [&](const HeadCache& segment, long start) { segment.write_gradient(gradient, start, h); });
         }
 }

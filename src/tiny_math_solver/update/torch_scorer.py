@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tiny_math_solver.policy.architecture import capped_with_slopes, logits_cap
 from tiny_math_solver.update.passes import Batch
 from tiny_math_solver.update.scorer import whole_rows
 
@@ -137,26 +138,31 @@ def completion_logprobs(model: Any, ids: Tensor, mask: Tensor, completion: int, 
     position = prompt[row] + offset
     head = model.get_output_embeddings()
     logprobs = ChosenLogProb.apply(
-        hidden[row, position - 1], head.weight, head.bias, packed[row, position], temperature
+        hidden[row, position - 1], head.weight, head.bias, packed[row, position], temperature, logits_cap(model.config)
     )
     return hidden.new_zeros(scored.shape, dtype=torch.float32).masked_scatter(scored, logprobs)
 
 
 class ChosenLogProb(torch.autograd.Function):
-    """`log softmax(x Wᵀ / temperature)[target]` `[N]` without keeping the logits of more than a few tokens.
+    """`log softmax(c(x Wᵀ) / temperature)[target]` `[N]` without keeping the logits of more than a few tokens.
 
-    The gradient with respect to `x` is linear in the incoming one: `(W[target] - p W) / temperature` times it. So it
-    is computed in the forward pass, while the logits are there. `W` `[V, C]` and the bias must be frozen.
+    `c` is `cap_` with `cap`, of slope `c'`. The gradient with respect to `x` is linear in the incoming one: `(c' ·
+    (one-hot(target) - p)) W / temperature` times it. So it is computed in the forward pass, while the logits are there.
+    `W` `[V, C]` and the bias must be frozen.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, temperature: float) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, temperature: float, cap: float = 0.0
+    ) -> Tensor:
         x_grad = torch.empty_like(x) if x.requires_grad else None
         logprobs = torch.empty(len(x), dtype=torch.float32, device=x.device)
         size = logits_tokens(len(weight))
         for start in range(0, len(x), size):
             part = slice(start, start + size)
-            logits = functional.linear(x[part], weight, bias).float()
+            logits = functional.linear(x[part], weight, bias)
+            slopes = capped_with_slopes(logits, cap)
+            logits = logits.float()
             if temperature != 1:
                 logits /= temperature
             chosen = target[part, None]
@@ -165,6 +171,8 @@ class ChosenLogProb(torch.autograd.Function):
             if x_grad is not None:
                 logits_grad = logits.sub_(normaliser).exp_().neg_()
                 logits_grad.scatter_add_(1, chosen, torch.ones_like(logprobs[part, None]))
+                if slopes is not None:
+                    logits_grad *= slopes
                 x_grad[part] = logits_grad.to(weight.dtype) @ weight / temperature
         if x_grad is not None:
             ctx.save_for_backward(x_grad)
@@ -173,4 +181,4 @@ class ChosenLogProb(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         (x_grad,) = ctx.saved_tensors
-        return gradients[0][:, None].to(x_grad.dtype) * x_grad, None, None, None, None
+        return gradients[0][:, None].to(x_grad.dtype) * x_grad, None, None, None, None, None

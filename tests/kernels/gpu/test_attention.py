@@ -33,10 +33,17 @@ def visible(groups: list[tuple[int, list[int]]]) -> Tensor:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-@pytest.mark.parametrize("heads", [(6, 2, 16), (2, 1, 40)])
-def test_attention_and_its_gradient(dtype: torch.dtype, heads: tuple[int, int, int], device: torch.device):
-    queries, keys, dim = heads
+@pytest.mark.parametrize(
+    ("heads", "manner"),
+    [((6, 2, 16), (0, 0.0)), ((2, 1, 40), (0, 0.0)), ((6, 2, 16), (7, 1.5)), ((2, 1, 40), (68, 0.0))],
+)
+def test_attention_and_its_gradient(
+    dtype: torch.dtype, heads: tuple[int, int, int], manner: tuple[int, float], device: torch.device
+):
+    (queries, keys, dim), (window, cap) = heads, manner
     tokens, mask = layout(GROUPS), visible(GROUPS)
+    if window:
+        mask &= tokens.positions[:, None] - tokens.positions < window
     count, generator = len(mask), torch.Generator().manual_seed(0)
     qkv = (torch.randn(count, (queries + 2 * keys) * dim, generator=generator) / dim**0.25).to(dtype)
     out_grad = torch.randn(count, queries * dim, generator=generator).to(dtype)
@@ -44,7 +51,8 @@ def test_attention_and_its_gradient(dtype: torch.dtype, heads: tuple[int, int, i
     exact = qkv.double().requires_grad_()
     query, key, value = exact.view(count, -1, dim).split((queries, keys, keys), 1)
     key, value = (part.repeat_interleave(queries // keys, 1) for part in (key, value))
-    scores = torch.einsum("qhd,khd->hqk", query, key).masked_fill(~mask, -torch.inf)
+    scores = torch.einsum("qhd,khd->hqk", query, key)
+    scores = (cap * (scores / cap).tanh() if cap else scores).masked_fill(~mask, -torch.inf)
     expected = torch.einsum("hqk,khd->qhd", scores.softmax(-1), value).flatten(1)
     expected.backward(out_grad.double())
 
@@ -52,8 +60,8 @@ def test_attention_and_its_gradient(dtype: torch.dtype, heads: tuple[int, int, i
     out, grad = torch.full_like(out_grad, torch.nan), torch.full_like(qkv, torch.nan)
     log_sum = torch.full((count, queries), torch.nan, device=device)
     work = attention.tiles(tokens.layout, attention.tile_shape(dim, dtype)[0], device)
-    attention.attention(work, qkv, out, log_sum, heads)
-    attention.attention_backward(work, qkv, out, log_sum, out_grad, grad, heads)
+    attention.attention(work, qkv, manner, out, log_sum, heads)
+    attention.attention_backward(work, qkv, manner, out, log_sum, out_grad, grad, heads)
     assert error(out, expected) < TOLERANCE[dtype]
     assert error(log_sum, scores.logsumexp(-1).T) < TOLERANCE[torch.float32] * 10
     assert error(grad, exact.grad) < TOLERANCE[dtype]
