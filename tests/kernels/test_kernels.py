@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from helpers.attention import GROUPS, exact_attention, inputs, layout
 from helpers.runs import SHORT, run
 from tiny_math_solver.kernels import Kernels, Recording, compiler, load_kernels
 from tiny_math_solver.kernels.bindings import CHECK_VARIABLE
@@ -106,6 +107,25 @@ def test_norm_and_gate_are_torchs_far_out_too(library):
         library.gated(7, x, 128, *gate.activation, gated)
         expected = gate.function(x[:, :128].double()) * x[:, 128:]
         assert torch.allclose(gated.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("manner", [(0, 0.0), (1, 0.0), (16, 0.0), (17, 1.5), (75, 0.0), (1000, 0.1)], ids=str)
+def test_attention_and_its_gradient_are_torchs(manner: tuple[int, float], dtype: torch.dtype):
+    """Windows that end in the prompt, in the completion, on a block and off it; scores far beyond their cap."""
+    heads = 4, 2, 32
+    library, tokens = load_kernels(*heads, dtype), layout(GROUPS)
+    assert not isinstance(library, str)
+    qkv, out_grad = inputs(GROUPS, heads, dtype)
+    expected = exact_attention(qkv, out_grad, GROUPS, heads, manner)
+    out, grad = torch.full_like(out_grad, torch.nan), torch.full_like(qkv, torch.nan)
+    log_sum = torch.full((len(qkv), 4), torch.nan)
+    library.attention(*tokens.layout, qkv, *manner, out, log_sum)
+    library.attention_backward(*tokens.layout, qkv, *manner, out, log_sum, out_grad, grad)
+    limits = (1e-5, 1e-5, 1e-5) if dtype == torch.float32 else (1e-2, 1e-5, 1e-2)
+    for found, exact, limit in zip((out, log_sum, grad), expected, limits, strict=True):
+        assert (found.double() - exact).norm() <= limit * exact.norm()
 
 
 @needs_compiler
