@@ -51,7 +51,7 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     ),
     "gemma2": lambda: Gemma2Config(**GEMMA, attn_logit_softcapping=2.0, final_logit_softcapping=4.0),
     "gemma3": lambda: Gemma3TextConfig(
-        **GEMMA,
+        **{**GEMMA, "num_key_value_heads": 1, "head_dim": 32},
         tie_word_embeddings=False,
         rope_parameters={
             SLIDING: {"rope_type": "default", "rope_theta": 100.0},
@@ -63,7 +63,7 @@ FAMILIES = {name: make() for name, make in CONFIGS.items()}
 
 
 def small(config: Any, seed: int = 0) -> Any:
-    config.update({name: size for name, size in SIZES.items() if name not in ("num_attention_heads", "head_dim")})
+    config.update({name: size for name, size in SIZES.items() if "head" not in name})
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     for weight in model.parameters():  # norms and biases as well: at their first values they would hide mistakes

@@ -58,6 +58,7 @@ class Family:
     """What transformers' code of a `model_type` does with its config; the strings are keys of that, empty for none."""
 
     names: Names = field(default_factory=Names)
+    body: str = ""  # where its text part is, in a model that also sees or hears
     activation: str = "hidden_act"
     query_scalar: str = "head_dim"  # scores are divided by its root
     attention_cap: str = ""
@@ -93,6 +94,7 @@ FAMILIES = {
     "phi3": Family(Names(query_key_value=("qkv_proj",), gate_up=("gate_up_proj",)), is_sliding=True),
     "gemma2": replace(GEMMA3, attention_cap="attn_logit_softcapping", has_rope_by_type=False),
     "gemma3_text": GEMMA3,
+    "gemma3": replace(GEMMA3, body="language_model", logits_cap=""),
 }
 
 
@@ -101,6 +103,7 @@ class Architecture:
     """A model's sizes, numbers and modules. The tuples have an entry for each layer."""
 
     names: Names
+    body: str  # the name of the text part; empty where it is all there is
     heads: int
     kv_heads: int
     head_dim: int
@@ -125,6 +128,7 @@ def architecture(config: Any) -> Architecture:
     """The description of a transformers config. Raises UnsupportedModelError for what the engine does not compute."""
     if (family := FAMILIES.get(config.model_type)) is None:
         raise UnsupportedModelError(f"architecture {config.model_type}")
+    cap_of_logits, config = logits_cap(config), config.get_text_config()
     if (activation := getattr(config, family.activation)) not in GATES:
         raise UnsupportedModelError(f"activation {activation}")
     if getattr(config, "use_bidirectional_attention", False):
@@ -132,6 +136,7 @@ def architecture(config: Any) -> Architecture:
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return Architecture(
         names=family.names,
+        body=family.body,
         heads=config.num_attention_heads,
         kv_heads=config.num_key_value_heads,
         head_dim=head_dim,
@@ -140,7 +145,7 @@ def architecture(config: Any) -> Architecture:
         eps=config.rms_norm_eps,
         gate=GATES[activation],
         query_scale=(_number(config, family.query_scalar) or head_dim) ** -0.5,
-        logits_cap=logits_cap(config),
+        logits_cap=cap_of_logits,
         embedding_scale=config.hidden_size**0.5 if family.scales_embedding else 1.0,
         norm_offset=family.norm_offset,
         manners=_manners(family, config),
@@ -155,7 +160,7 @@ def refuse_unsupported(config: Any) -> None:
 
 def logits_cap(config: Any) -> float:
     """The cap of the logits, 0 for none."""
-    return float(_number(config, FAMILIES.get(config.model_type, Family()).logits_cap))
+    return float(_number(config.get_text_config(), FAMILIES.get(config.model_type, Family()).logits_cap))
 
 
 def cap_(values: Tensor, cap: float) -> Tensor:

@@ -145,6 +145,6 @@ class Forward:
         """Norm queries and keys in place; returns them as they were."""
         before = []
         for part, norm in zip(self.heads_of(qkv), norms, strict=True):
-            before.append(part.reshape(-1, part.shape[2]))
+            before.append(part.clone(memory_format=torch.contiguous_format).view(-1, part.shape[2]))
             part.copy_(self.norm(before[-1], norm).view(part.shape))
         return before[0], before[1]

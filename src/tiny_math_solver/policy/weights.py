@@ -85,7 +85,7 @@ class PolicyWeights:
         """Make the buffers that `sync` fills, for the model in its present form."""
         inner = causal_lm(self.model)
         self.architecture: Architecture = architecture(inner.config)
-        self.config, self.body = inner.config, inner.model
+        self.config, self.body = inner.config.get_text_config(), text_part(inner, self.architecture)
         self.heads, self.kv_heads = self.architecture.heads, self.architecture.kv_heads
         self.head_dim, self.eps = self.architecture.head_dim, self.architecture.eps
         embedding = self.body.embed_tokens
@@ -117,7 +117,8 @@ class PolicyWeights:
         Raises RuntimeError if a parameter has no memory.
         """
         inner = causal_lm(self.model)
-        described, body = architecture(inner.config), inner.model
+        described = architecture(inner.config)
+        body = text_part(inner, described)
         names = described.names
         parts = [inner, body, body.embed_tokens, body.norm]
         projections = [inner.lm_head]
@@ -266,6 +267,11 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     if weight.dtype == x.dtype:
         return functional.rms_norm(x, weight.shape, weight, eps)
     return functional.rms_norm(x.float(), weight.shape, weight, eps).to(x.dtype)
+
+
+def text_part(inner: Any, described: Architecture) -> Any:
+    """The modules between ids and hidden states of a transformers causal language model."""
+    return getattr(inner.model, described.body) if described.body else inner.model
 
 
 def _kind(parameter: Tensor) -> tuple[torch.Size, torch.dtype, torch.device]:

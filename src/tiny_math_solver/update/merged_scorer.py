@@ -180,7 +180,7 @@ class MergedScorer:
         forward.rotate(qkv_grad, layer, backward=True)
         if kept.before_norms and layer.head_norms:
             for x, norm, part in zip(kept.before_norms, layer.head_norms, forward.heads_of(qkv_grad), strict=True):
-                grad = self._before_norm(forward, x, norm, part.reshape(x.shape))
+                grad = self._before_norm(forward, x, norm, part.contiguous().view(x.shape))
                 part.copy_(grad.view(part.shape))
         normed = forward.norm(kept.x, layer.attention_norm)
         if is_lowest:
