@@ -22,6 +22,19 @@ struct Manner {
     long first(long position) const { return window && position >= window ? position + 1 - window : 0; }
 };
 
+// That of most models, known when compiling: what they do without costs them nothing.
+struct Plain {
+    static constexpr float cap = 0;
+    static constexpr long first(long) { return 0; }
+};
+
+// Call `run` with the manner of a `window` and a `cap`.
+template <class Run>
+static inline void in_manner(long window, float cap, Run run) {
+    if (window || cap) run(Manner{window, cap});
+    else run(Plain{});
+}
+
 // Those of the tokens 0 … count-1 of a cache that come at or after `first`, from the start of a block on: `hidden` tokens
 // of that come before it.
 struct Seen {
@@ -52,10 +65,10 @@ static inline void attention_scores(const float (*query)[HEAD_DIM], const scalar
         }
         for (int s = 0; s < QUERIES; s++) *(vec*)(scores + s * stride + t) = cap ? soft_cap(total[s], cap) : total[s];
     }
-    for (int s = 0; s < QUERIES; s++) {
-        for (long t = 0; t < seen.hidden; t++) scores[s * stride + t] = -__builtin_inff();
+    for (int s = 0; s < QUERIES; s++)
         for (long t = seen.count; t % LANES; t++) scores[s * stride + t] = -__builtin_inff();
-    }
+    for (long t = 0; t < seen.hidden; t++)
+        for (int s = 0; s < QUERIES; s++) scores[s * stride + t] = -__builtin_inff();
 }
 
 // out [QUERIES, HEAD_DIM] += weights [QUERIES, stride] · vectors [count, HEAD_DIM].

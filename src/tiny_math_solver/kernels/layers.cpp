@@ -54,12 +54,17 @@ extern "C" void rms_norm(long rows, const scalar* x, const float* weight, float 
     for (long r = 0; r < rows; r++) rms_norm_row(x + r * C, weight, eps, C, out + r * C);
 }
 
-// out [rows, M] = act(gate) · up, of gate_up [rows, 2 M]; act(g) = g · σ(linear · g + cubic · g³).
-extern "C" void gated(long rows, const scalar* gate_up, long M, float linear, float cubic, scalar* out) {
+template <bool has_cube>
+static void gated_rows(long rows, const scalar* gate_up, long M, float linear, float cubic, scalar* out) {
 #pragma omp parallel for schedule(static)
     for (long r = 0; r < rows; r++)
         for (long m = 0; m < M; m += LANES) {
             vec g = load(gate_up + r * 2 * M + m), u = load(gate_up + r * 2 * M + M + m);
-            store(out + r * M + m, times_sigmoid(g, gate_power(g, linear, cubic)) * u);
+            store(out + r * M + m, times_sigmoid(g, gate_power<has_cube>(g, linear, cubic)) * u);
         }
+}
+
+// out [rows, M] = act(gate) · up, of gate_up [rows, 2 M]; act(g) = g · σ(linear · g + cubic · g³).
+extern "C" void gated(long rows, const scalar* gate_up, long M, float linear, float cubic, scalar* out) {
+    (cubic == 0 ? gated_rows<false> : gated_rows<true>)(rows, gate_up, M, linear, cubic, out);
 }

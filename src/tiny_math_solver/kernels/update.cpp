@@ -64,19 +64,26 @@ extern "C" void rms_norm_backward(long rows, const scalar* x, const float* weigh
     }
 }
 
-// gradient [rows, 2 M] = the gradient of gate_up, from that of act(gate) · up [rows, M], whose act is that of `gated`.
-extern "C" void gated_backward(long rows, const scalar* gate_up, long M, float linear, float cubic,
-                               const scalar* out_gradient, scalar* gradient) {
+template <bool has_cube>
+static void gated_backward_rows(long rows, const scalar* gate_up, long M, float linear, float cubic,
+                                const scalar* out_gradient, scalar* gradient) {
 #pragma omp parallel for schedule(static)
     for (long r = 0; r < rows; r++)
         for (long m = 0; m < M; m += LANES) {
             long at = r * 2 * M + m;
             vec g = load(gate_up + at), u = load(gate_up + at + M), from = load(out_gradient + r * M + m);
-            vec sigmoid = times_sigmoid(broadcast(1), gate_power(g, linear, cubic));
-            vec along = gate_power(g, linear, 3 * cubic);  // g times the derivative of the power
+            vec sigmoid = times_sigmoid(broadcast(1), gate_power<has_cube>(g, linear, cubic));
+            vec along = gate_power<has_cube>(g, linear, 3 * cubic);  // g times the derivative of the power
             store(gradient + at, from * u * sigmoid * (1 + along * (1 - sigmoid)));
             store(gradient + at + M, from * g * sigmoid);
         }
+}
+
+// gradient [rows, 2 M] = the gradient of gate_up, from that of act(gate) · up [rows, M], whose act is that of `gated`.
+extern "C" void gated_backward(long rows, const scalar* gate_up, long M, float linear, float cubic,
+                               const scalar* out_gradient, scalar* gradient) {
+    auto of_rows = cubic == 0 ? gated_backward_rows<false> : gated_backward_rows<true>;
+    of_rows(rows, gate_up, M, linear, cubic, out_gradient, gradient);
 }
 
 // Rotate queries and keys of qkv [rows, HEADS + 2 KV_HEADS, HEAD_DIM] by their positions, in place, and scale the
@@ -187,7 +194,8 @@ struct View {
     long split, stride;  // scores of the prompt's tokens; of all
 
     // Of the token number `last` of its own segment.
-    View(HeadCache& prompt, HeadCache& own, long last, const Manner& manner)
+    template <class Way>
+    View(HeadCache& prompt, HeadCache& own, long last, const Way& manner)
         : prompt(prompt), own(own), of_prompt(prompt.count, manner.first(prompt.count + last)),
           of_own(last + 1, manner.first(prompt.count + last) - prompt.count), split(padded(of_prompt.count)),
           stride(split + padded(of_own.count)) {}
@@ -195,8 +203,8 @@ struct View {
 
 // Call `visit(view, token)` for every token of a group: it attends to the prompt and to its own segment up to itself (a
 // prompt's tokens to those alone). After each segment call `close(segment, start)`.
-template <class Visit, class Close>
-void each_token(const Layout& of, long group, const scalar* qkv, long head, bool backward, const Manner& manner,
+template <class Way, class Visit, class Close>
+void each_token(const Layout& of, long group, const scalar* qkv, long head, bool backward, const Way& manner,
                 Visit visit, Close close) {
     HeadCache prompt(qkv, of.group_start[group], of.group_length[group], head, backward);
     HeadCache nothing(qkv, 0, 0, head, backward);
@@ -209,6 +217,9 @@ void each_token(const Layout& of, long group, const scalar* qkv, long head, bool
     close(prompt, of.group_start[group]);
 }
 
+// By force, so that what a plain manner does without is left out.
+#define INLINED __attribute__((always_inline)) inline
+
 // The vectors [HEAD_DIM] of the QUERIES heads that share a key-value head.
 struct HeadVectors {
     float of[QUERIES][HEAD_DIM];
@@ -220,24 +231,24 @@ struct HeadVectors {
 };
 
 // scores [QUERIES, stride] of a token with all that it sees, by the blocks of keys, or of values, of its caches.
-void scores_of(const float (*query)[HEAD_DIM], const View& view, std::vector<scalar> HeadCache::*blocks, float cap,
-               std::vector<float>& scores) {
+INLINED void scores_of(const float (*query)[HEAD_DIM], const View& view, std::vector<scalar> HeadCache::*blocks,
+                       float cap, std::vector<float>& scores) {
     scores.resize(QUERIES * view.stride);
     attention_scores(query, (view.prompt.*blocks).data(), view.of_prompt, cap, scores.data(), view.stride);
     attention_scores(query, (view.own.*blocks).data(), view.of_own, cap, scores.data() + view.split, view.stride);
 }
 
 // out [QUERIES, HEAD_DIM] += weights [QUERIES, stride] · the keys, or values, that are seen.
-void add_seen(const std::vector<float>& weights, const View& view, std::vector<scalar> HeadCache::*vectors,
-              vec (*out)[HEAD_DIM / LANES]) {
+INLINED void add_seen(const std::vector<float>& weights, const View& view, std::vector<scalar> HeadCache::*vectors,
+                      vec (*out)[HEAD_DIM / LANES]) {
     const Seen &prompt = view.of_prompt, &own = view.of_own;
     add_weighted_sum(weights.data(), view.stride, prompt.in((view.prompt.*vectors).data()), prompt.count, out);
     add_weighted_sum(weights.data() + view.split, view.stride, own.in((view.own.*vectors).data()), own.count, out);
 }
 
 // The gradients of the keys, or values, that are seen += weightsᵀ [QUERIES, stride] · vectors [QUERIES, HEAD_DIM].
-void add_to_seen(const std::vector<float>& weights, const float (*vectors)[HEAD_DIM], const View& view,
-                 std::vector<float> HeadCache::*gradient) {
+INLINED void add_to_seen(const std::vector<float>& weights, const float (*vectors)[HEAD_DIM], const View& view,
+                         std::vector<float> HeadCache::*gradient) {
     const Seen &prompt = view.of_prompt, &own = view.of_own;
     float *of_prompt = prompt.in((view.prompt.*gradient).data()), *of_own = own.in((view.own.*gradient).data());
     add_outer_product(weights.data(), view.stride, vectors, prompt.count, of_prompt);
@@ -246,20 +257,16 @@ void add_to_seen(const std::vector<float>& weights, const float (*vectors)[HEAD_
 
 }  // namespace
 
-// out [tokens, HEADS · HEAD_DIM] = causal attention over the rotated qkv, with `window` and `cap` as in Manner; log_sum
-// [tokens, HEADS] = log Σ e^score.
-extern "C" void attention(long groups, const int64_t* group_start, const int64_t* group_length,
-                          const int64_t* group_completions, const int64_t* completion_start,
-                          const int64_t* completion_length, const scalar* qkv, long window, float cap, scalar* out,
-                          float* log_sum) {
-    Layout layout{group_start, group_length, group_completions, completion_start, completion_length};
+template <class Way>
+static void attention_of_groups(long groups, const Layout& layout, const scalar* qkv, const Way& manner, scalar* out,
+                                float* log_sum) {
 #pragma omp parallel for collapse(2) schedule(dynamic)
     for (long g = 0; g < groups; g++)
         for (long h = 0; h < KV_HEADS; h++) {
             std::vector<float> scores;
             auto visit = [&](const View& view, long token) {
                 HeadVectors query(qkv + token * STRIDE + h * QUERIES * HEAD_DIM);
-                scores_of(query.of, view, &HeadCache::key_blocks, cap, scores);
+                scores_of(query.of, view, &HeadCache::key_blocks, manner.cap, scores);
                 float highest, total[QUERIES];
                 for (int s = 0; s < QUERIES; s++) {
                     exponentiate(scores.data() + s * view.stride, view.stride, &highest, total + s);
@@ -271,17 +278,23 @@ extern "C" void attention(long groups, const int64_t* group_start, const int64_t
                     for (int i = 0; i < HEAD_DIM / LANES; i++)
                         store(out + (token * HEADS + h * QUERIES + s) * HEAD_DIM + i * LANES, output[s][i] / total[s]);
             };
-            each_token(layout, g, qkv, h, false, {window, cap}, visit, [](const HeadCache&, long) {});
+            each_token(layout, g, qkv, h, false, manner, visit, [](const HeadCache&, long) {});
         }
 }
 
-// gradient [tokens, HEADS + 2 KV_HEADS, HEAD_DIM] = that of the rotated qkv, from out_gradient [tokens, HEADS · HEAD_DIM].
-extern "C" void attention_backward(long groups, const int64_t* group_start, const int64_t* group_length,
-                                   const int64_t* group_completions, const int64_t* completion_start,
-                                   const int64_t* completion_length, const scalar* qkv, long window, float cap,
-                                   const scalar* out, const float* log_sum, const scalar* out_gradient,
-                                   scalar* gradient) {
+// out [tokens, HEADS · HEAD_DIM] = causal attention over the rotated qkv, with `window` and `cap` as in Manner; log_sum
+// [tokens, HEADS] = log Σ e^score.
+extern "C" void attention(long groups, const int64_t* group_start, const int64_t* group_length,
+                          const int64_t* group_completions, const int64_t* completion_start,
+                          const int64_t* completion_length, const scalar* qkv, long window, float cap, scalar* out,
+                          float* log_sum) {
     Layout layout{group_start, group_length, group_completions, completion_start, completion_length};
+    in_manner(window, cap, [&](auto manner) { attention_of_groups(groups, layout, qkv, manner, out, log_sum); });
+}
+
+template <class Way>
+static void backward_of_groups(long groups, const Layout& layout, const scalar* qkv, const Way& manner,
+                               const scalar* out, const float* log_sum, const scalar* out_gradient, scalar* gradient) {
 #pragma omp parallel for collapse(2) schedule(dynamic)
     for (long g = 0; g < groups; g++)
         for (long h = 0; h < KV_HEADS; h++) {
@@ -290,7 +303,7 @@ extern "C" void attention_backward(long groups, const int64_t* group_start, cons
                 HeadVectors query(qkv + token * STRIDE + h * QUERIES * HEAD_DIM);
                 long place = token * HEADS + h * QUERIES, stride = view.stride;
                 HeadVectors from(out_gradient + place * HEAD_DIM);
-                scores_of(query.of, view, &HeadCache::key_blocks, cap, probabilities);
+                scores_of(query.of, view, &HeadCache::key_blocks, manner.cap, probabilities);
                 scores_of(from.of, view, &HeadCache::value_blocks, 0, score_gradient);
                 for (int s = 0; s < QUERIES; s++) {
                     vec along = {};
@@ -301,7 +314,7 @@ extern "C" void attention_backward(long groups, const int64_t* group_start, cons
                         vec score = load(&probabilities[t]), probability = exp_nonpositive(score - log_sum[place + s]);
                         store(&probabilities[t], probability);
                         vec by_score = probability * (load(&score_gradient[t]) - mean);
-                        if (cap) by_score *= 1 - score * score * (1 / (cap * cap));
+                        if (manner.cap) by_score *= 1 - score * score * (1 / (manner.cap * manner.cap));
                         store(&score_gradient[t], probability > 0 ? by_score : broadcast(0));
                     }
                 }
@@ -313,7 +326,19 @@ extern "C" void attention_backward(long groups, const int64_t* group_start, cons
                 add_to_seen(score_gradient, query.of, view, &HeadCache::key_gradient);
                 add_to_seen(probabilities, from.of, view, &HeadCache::value_gradient);
             };
-            each_token(layout, g, qkv, h, true, {window, cap}, visit,
+            each_token(layout, g, qkv, h, true, manner, visit,
                        [&](const HeadCache& segment, long start) { segment.write_gradient(gradient, start, h); });
         }
+}
+
+// gradient [tokens, HEADS + 2 KV_HEADS, HEAD_DIM] = that of the rotated qkv, from out_gradient [tokens, HEADS · HEAD_DIM].
+extern "C" void attention_backward(long groups, const int64_t* group_start, const int64_t* group_length,
+                                   const int64_t* group_completions, const int64_t* completion_start,
+                                   const int64_t* completion_length, const scalar* qkv, long window, float cap,
+                                   const scalar* out, const float* log_sum, const scalar* out_gradient,
+                                   scalar* gradient) {
+    Layout layout{group_start, group_length, group_completions, completion_start, completion_length};
+    in_manner(window, cap, [&](auto manner) {
+        backward_of_groups(groups, layout, qkv, manner, out, log_sum, out_gradient, gradient);
+    });
 }

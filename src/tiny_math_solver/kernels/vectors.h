@@ -109,9 +109,10 @@ static inline vec times_sigmoid(vec factor, vec power) {
     return quotient(factor * (power > 0 ? broadcast(1) : e), 1 + e);
 }
 
-// linear · x + cubic · x³, also where the cube would not be finite but does not count.
+// linear · x + cubic · x³.
+template <bool has_cube>
 static inline vec gate_power(vec x, float linear, float cubic) {
-    return cubic == 0 ? linear * x : x * (linear + cubic * x * x);
+    return has_cube ? x * (linear + cubic * x * x) : linear * x;
 }
 
 // cap · tanh(x / cap), with a relative error below 2e-6.
