@@ -50,8 +50,8 @@ def test_families_are_read_as_transformers_reads_them():
     qwen = architecture(transformers.Qwen2Config(use_sliding_window=True, sliding_window=5, max_window_layers=28))
     assert qwen.manners[27:29] == (Manner(), Manner(5))
     # keys that a model does not look at
-    stray = transformers.LlamaConfig(sliding_window=8, layer_types=[SLIDING] * 32, final_logit_softcapping=5.0)
-    assert architecture(stray) == architecture(transformers.LlamaConfig())
+    stray: dict[str, Any] = {"sliding_window": 8, "layer_types": [SLIDING] * 32, "final_logit_softcapping": 5.0}
+    assert architecture(transformers.LlamaConfig(**stray)) == architecture(transformers.LlamaConfig())
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ Windows are shorter than the rows, scores and logits reach their caps, and every
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -28,9 +29,10 @@ from tiny_math_solver.prompts import Prompt, chat_messages, encode_prompt
 from tiny_math_solver.rollouts import EngineRollouts
 from tiny_math_solver.rollouts.engine_check import check_against_transformers
 from tiny_math_solver.support.device import default_device
-from tiny_math_solver.update.merged_scorer import MergedScorer
+from tiny_math_solver.update.merged_scorer import MergedScorer, unsupported
 from tiny_math_solver.update.passes import Batch
-from tiny_math_solver.update.scorer import whole_rows
+from tiny_math_solver.update.scorer import Scorer, whole_rows
+from tiny_math_solver.update.torch_scorer import TorchScorer
 
 SIZES: dict[str, Any] = {
     "vocab_size": 1024, "hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4, "num_attention_heads": 4,
@@ -81,7 +83,7 @@ def gaps(name: str) -> dict[str, float]:
         EngineRollouts(model, tokenizer), [Prompt(ids, group) for group, ids in enumerate(prompts)]
     )
     batch = _batch(prompts, model.device)
-    expected, scorer = _by_autograd(model, batch), MergedScorer(PolicyWeights(model), 1.0)
+    expected, scorer = _by_autograd(model, batch), _scorer(model)
     scorer.begin()
     (scorer.logprobs(batch) * batch["advantages"]).sum().backward()
     scorer.finish()
@@ -90,6 +92,14 @@ def gaps(name: str) -> dict[str, float]:
         "forward_gap": check.gap,
         "gradient_gap": ((gradient - expected).abs().max() / expected.abs().max()).item(),
     }
+
+
+def _scorer(model: Any) -> Scorer:
+    """That of a run with this model."""
+    weights = PolicyWeights(model)
+    if unsupported(weights, model):
+        return TorchScorer(model.get_base_model(), 1.0, nullcontext, model.dtype)
+    return MergedScorer(weights, 1.0)
 
 
 def _adapted(model: Any) -> Any:

@@ -2,7 +2,8 @@
 
     vectors.h      number types and SIMD arithmetic          attention.h    what decoding and the update share of it
     layers.cpp     linear, RMSNorm, gated activation         decode.cpp     attention from a cache, the draw
-    bfloat16.cpp   linear in bfloat16                        update.cpp     the update's attention, and gradients
+    bfloat16.cpp   linear in bfloat16                        update.cpp     gradients, rotation, log-probabilities
+                                                             update_attention.cpp   the update's attention
     compiler.py    sources → a shared library, kept in the user's cache folder
     bindings.py    the arguments of every function, and recorded calls
     contents.py    the range of every index, for debugging

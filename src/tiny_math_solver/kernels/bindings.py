@@ -165,6 +165,7 @@ SIGNATURES: dict[str, dict[str, Any]] = {
         rows=c_long, logits=_scalar("rows", "stride"), stride=c_long, V=c_long, sharpness=c_float,
         target=_int64("rows"), logprob=_float32("rows"),
     ),
+    # update_attention.cpp
     "attention": _GROUPS | _signature(
         qkv=_scalar("tokens", "QKV", "D"), window=c_long, cap=c_float, out=_scalar("tokens", "H", "D"),
         log_sum=_float32("tokens", "H"),
@@ -285,7 +286,7 @@ class Recording:
         self._memory += [tensor.detach() for tensor in tensors]  # shared, and kept if the tensor gets another
         self._recorded.append((kernel, values, [tensor.data_ptr() for tensor in tensors]))
 
-    def add_function(self, function: Callable[[int], None]) -> None:
+    def add_function(self, function: Callable[[int], Any]) -> None:
         """Record a Python function of the number of rows."""
         self._calls.append((lambda count: function(count.value), ()))
         self._recorded.append(None)

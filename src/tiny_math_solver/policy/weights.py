@@ -237,8 +237,8 @@ class PolicyWeights:
     def _copy_norms(self, layer: Layer, source: Any) -> None:
         for norm, name in self.architecture.names.norms.items():
             self._copy_norm(getattr(layer, norm), getattr(source, name).weight)
-        for norm, name in zip(layer.head_norms or (), HEAD_NORMS, strict=False):
-            self._copy_norm(norm, self.paired(getattr(source.self_attn, name).weight))
+        for held, name in zip(layer.head_norms or (), HEAD_NORMS, strict=False):
+            self._copy_norm(held, self.paired(getattr(source.self_attn, name).weight))
 
     def _copy_norm(self, norm: Tensor, weight: Tensor) -> None:
         norm.copy_(weight)
