@@ -24,6 +24,7 @@ from tiny_math_solver.rollouts.engine_check import check_against_transformers
 from tiny_math_solver.update.merged_scorer import MergedScorer
 from tiny_math_solver.update.torch_scorer import TorchScorer
 
+OF_LENGTH = ", whose angles do not depend on the position alone"
 HEADS_OF_16: dict[str, Any] = {"hidden_size": 64, "num_attention_heads": 4}
 LONGROPE: dict[str, Any] = {
     "rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1.0] * 8, "long_factor": [2.0] * 8,
@@ -63,10 +64,10 @@ def test_families_are_read_as_transformers_reads_them():
         (transformers.LlamaConfig(hidden_act="gelu"), "activation gelu"),
         (transformers.Gemma2Config(hidden_activation="gelu"), "activation gelu"),
         (transformers.Gemma3TextConfig(use_bidirectional_attention=True), "attention to later tokens"),
-        (transformers.Phi3Config(**HEADS_OF_16, rope_parameters=LONGROPE), "rope type longrope"),
+        (transformers.Phi3Config(**HEADS_OF_16, rope_parameters=LONGROPE), f"rope type longrope{OF_LENGTH}"),
         (
             transformers.LlamaConfig(rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}),
-            "rope type dynamic",
+            f"rope type dynamic{OF_LENGTH}",
         ),
         (
             transformers.Qwen3Config(num_hidden_layers=2, layer_types=[FULL, "chunked_attention"]),

@@ -51,7 +51,7 @@ QWEN = "0.5B-shaped"
 CASES = {
     "rollouts": [Case(EMBEDDED, 16, 8, 64), Case(EMBEDDED, 128, 8, 64), Case(EMBEDDED, 512, 8, 64)],
     "rollouts-0.5b": [Case(QWEN, 16, 4, 64, rounds=3), Case(QWEN, 64, 4, 64, rounds=3)],
-    "rollouts-families": [Case(family, 128, 8, 64) for family in families.MODELS],
+    "rollouts-families": [Case(family, 128, 8, 64, rounds=7) for family in families.MODELS],
 }
 GPU_CASES = {
     "rollouts-0.5b": [

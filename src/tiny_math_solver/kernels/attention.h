@@ -35,8 +35,8 @@ static inline void in_manner(long window, float cap, Run run) {
     else run(Plain{});
 }
 
-// Those of the tokens 0 … count-1 of a cache that come at or after `first`, from the start of a block on: `hidden` tokens
-// of that come before it.
+// Those of the tokens 0 … count-1 of a cache that come at or after `first`, from the start of a block on: `hidden`
+// tokens of that come before it.
 struct Seen {
     long start = 0, hidden = 0, count;
 
@@ -52,8 +52,8 @@ struct Seen {
     }
 };
 
-// scores [QUERIES, stride] = the queries' products with the keys of a cache, stored in blocks [HEAD_DIM, LANES], that are
-// seen; those of the others in their blocks are -inf.
+// scores [QUERIES, stride] = the queries' products with the keys of a cache, stored in blocks [HEAD_DIM, LANES], that
+// are seen; those of the others in their blocks are -inf.
 static inline void attention_scores(const float (*query)[HEAD_DIM], const scalar* cache, const Seen& seen, float cap,
                                     float* scores, long stride) {
     const scalar* keys = seen.in(cache);

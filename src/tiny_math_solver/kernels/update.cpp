@@ -1,5 +1,5 @@
-// The other operators of the update's passes, row by row, and the gradients of weights. A gradient named like a tensor is the
-// derivative of the loss by it; `out_gradient` is that of an operator's result.
+// The operators of the update outside attention: gradients of weights, and what is computed row by row. A gradient
+// named like a tensor is the derivative of the loss by it; `out_gradient` is that of an operator's result.
 #include "vectors.h"
 
 // -- Weights -------------------------------------------------------------------------------------------------------

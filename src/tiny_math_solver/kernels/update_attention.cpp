@@ -1,5 +1,5 @@
-// The update's attention over packed tokens, forward and backward: without padding, of each group its prompt and then its
-// completions, each without its last token. Segments are given by their first token and their length:
+// The update's attention over packed tokens, forward and backward: without padding, of each group its prompt and then
+// its completions, each without its last token. Segments are given by their first token and their length:
 //
 //     prompt of group g    group_start[g], group_length[g]; its completions are group_completions[g] … [g + 1] - 1
 //     completion c         completion_start[c], completion_length[c]; its positions continue those of the prompt

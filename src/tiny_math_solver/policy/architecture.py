@@ -168,11 +168,11 @@ def cap_(values: Tensor, cap: float) -> Tensor:
     return values.div_(cap).tanh_().mul_(cap) if cap else values
 
 
-def capped_with_slopes(logits: Tensor, cap: float) -> Tensor | None:
+def capped_with_derivative(logits: Tensor, cap: float) -> Tensor | None:
     """Caps logits in place and returns the derivative of that; None where there is no cap."""
     if not cap:
         return None
-    return 1 - (cap_(logits, cap) / cap).square()
+    return (cap_(logits, cap) / cap).square_().neg_().add_(1)
 
 
 def _number(config: Any, key: str) -> Any:
@@ -198,7 +198,7 @@ def _ropes(family: Family, config: Any) -> tuple[str, ...]:
     settings = getattr(config, "rope_parameters", None) or {}
     for of_type in settings.values() if family.has_rope_by_type else (settings,):
         if (kind := (of_type or {}).get("rope_type", "default")) not in ROPE_TYPES:
-            raise UnsupportedModelError(f"rope type {kind}")
+            raise UnsupportedModelError(f"rope type {kind}, whose angles do not depend on the position alone")
     if family.has_rope_by_type:
         return tuple(_layer_types(config))
     rotated = getattr(config, family.rope_layers) if family.rope_layers else [1] * config.num_hidden_layers

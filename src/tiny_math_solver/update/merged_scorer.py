@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from tiny_math_solver.policy.architecture import capped_with_slopes
+from tiny_math_solver.policy.architecture import capped_with_derivative
 from tiny_math_solver.policy.forward import Forward, LayerState, Workspace
 from tiny_math_solver.policy.linear import Linear, active_adapters
 from tiny_math_solver.policy.weights import Layer, PolicyWeights
@@ -85,7 +85,9 @@ class MergedScorer:
         kept += (heads + kv_heads) * head_dim * size if first.head_norms else 0
         kept += sum(width * size for norm in (first.attention_out_norm, first.mlp_out_norm) if norm is not None)
         buffers = (3 * width + attention + qkv + 2 * gate) * size
-        return tokens * (layers * kept + buffers) + self._logits_tokens * self.weights.logits.columns * size
+        logits = self._logits_tokens * self.weights.logits.columns * size
+        logits *= 2 if self.weights.architecture.logits_cap else 1  # and the derivative of the cap
+        return tokens * (layers * kept + buffers) + logits
 
     @property
     def _logits_tokens(self) -> int:
@@ -132,14 +134,14 @@ class MergedScorer:
             part = slice(start, start + self._logits_tokens)
             room = forward.buffer("logits", hidden[part], weights.logits.columns) if weights.logits.kernel else None
             logits = weights.logits.product(hidden[part], out=room)
-            slopes = capped_with_slopes(logits, weights.architecture.logits_cap)
+            derivative = capped_with_derivative(logits, weights.architecture.logits_cap)
             self.operators.target_logprobs(
                 logits, weights.logits.rows, self.temperature, rows.targets[part], logprobs[part]
             )
-            if slopes is not None:
-                logits *= slopes
+            if derivative is not None:
+                logits *= derivative
             self.gradients[weights.logits].backward(logits, None, hidden_grad[part])
-            del logits, slopes  # before the next ones are made
+            del logits, derivative  # before the next ones are made
         return logprobs, _Pass(forward, layers, x, hidden_grad)
 
     def backward(self, rows: ScoredTokens, of_pass: "_Pass", logprobs_grad: Tensor) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tiny_math_solver.policy.architecture import capped_with_slopes, logits_cap
+from tiny_math_solver.policy.architecture import capped_with_derivative, logits_cap
 from tiny_math_solver.update.passes import Batch
 from tiny_math_solver.update.scorer import whole_rows
 
@@ -77,7 +77,8 @@ def torch_pass_bytes(
     kept = tokens * kept_bytes(config, dtype, is_autocast=is_autocast)
     inputs = tokens * model_sizes(config)[0] * size * text.num_hidden_layers
     layers = kept + inputs if is_checkpointed else kept * text.num_hidden_layers
-    logits = min(scored, logits_tokens(text.vocab_size)) * text.vocab_size * 2 * FLOAT32_BYTES  # and a copy
+    copies = 3 if logits_cap(config) else 2  # and one, and the derivative of a cap
+    logits = min(scored, logits_tokens(text.vocab_size)) * text.vocab_size * copies * FLOAT32_BYTES
     return round(BACKWARD_SHARE * layers) + logits
 
 
@@ -161,7 +162,7 @@ class ChosenLogProb(torch.autograd.Function):
         for start in range(0, len(x), size):
             part = slice(start, start + size)
             logits = functional.linear(x[part], weight, bias)
-            slopes = capped_with_slopes(logits, cap)
+            derivative = capped_with_derivative(logits, cap)
             logits = logits.float()
             if temperature != 1:
                 logits /= temperature
@@ -171,8 +172,8 @@ class ChosenLogProb(torch.autograd.Function):
             if x_grad is not None:
                 logits_grad = logits.sub_(normaliser).exp_().neg_()
                 logits_grad.scatter_add_(1, chosen, torch.ones_like(logprobs[part, None]))
-                if slopes is not None:
-                    logits_grad *= slopes
+                if derivative is not None:
+                    logits_grad *= derivative
                 x_grad[part] = logits_grad.to(weight.dtype) @ weight / temperature
         if x_grad is not None:
             ctx.save_for_backward(x_grad)

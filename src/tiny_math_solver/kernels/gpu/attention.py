@@ -222,7 +222,7 @@ def _backward_queries(
             score = capped(tl.dot(query, tl.trans(key), input_precision=PRECISION), CAP)
             probability = tl.where(seen, tl.exp(score - normaliser[:, None]), 0.0)
             by_weight = tl.dot(incoming, tl.trans(value), input_precision=PRECISION)
-            by_score = probability * (by_weight - mean[:, None]) * _cap_slope(score, CAP)
+            by_score = probability * (by_weight - mean[:, None]) * _cap_derivative(score, CAP)
             query_grad += tl.dot(by_score.to(key.dtype), key, input_precision=PRECISION)
     target = qkv_grad + (row.to(tl.int64) * (HEADS + 2 * KV_HEADS) + head)[:, None] * D + dim[None, :]
     tl.store(target, query_grad.to(qkv_grad.dtype.element_ty), (row[:, None] < last) & (dim[None, :] < D))
@@ -269,7 +269,7 @@ def _backward_keys(
             probability = tl.where(seen, tl.exp(score - normaliser[:, None]), 0.0)
             value_grad += tl.dot(tl.trans(probability.to(incoming.dtype)), incoming, input_precision=PRECISION)
             by_weight = tl.dot(incoming, tl.trans(value), input_precision=PRECISION)
-            by_score = probability * (by_weight - mean[:, None]) * _cap_slope(score, CAP)
+            by_score = probability * (by_weight - mean[:, None]) * _cap_derivative(score, CAP)
             key_grad += tl.dot(tl.trans(by_score.to(query.dtype)), query, input_precision=PRECISION)
     inside = (column[:, None] < last) & (dim[None, :] < D)
     place = (column.to(tl.int64) * (HEADS + 2 * KV_HEADS) + HEADS + kv_head)[:, None] * D + dim[None, :]
@@ -287,7 +287,7 @@ def capped(score, CAP: tl.constexpr):
 
 
 @triton.jit
-def _cap_slope(score, CAP: tl.constexpr):
+def _cap_derivative(score, CAP: tl.constexpr):
     """The derivative of `capped`, by its result."""
     if CAP == 0:
         return 1.0
