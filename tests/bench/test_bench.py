@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from helpers.paths import QUICKSTART
-from tiny_math_solver.bench import report, rollouts, sampling, steps
+from tiny_math_solver.bench import families, report, rollouts, sampling, steps
 from tiny_math_solver.bench.rollouts import Case
 from tiny_math_solver.config.loading import load_config
 from tiny_math_solver.support.console import CollectingConsole
@@ -27,6 +27,17 @@ def test_a_rollout_case_is_measured_on_both_sides():
     assert measured["weight_bytes"] == 4 * 919_680
     ceilings = {"read_bytes": 1e9, "float32_flops": 1e12}  # 3.68 ms to read the weights, 0.015 to multiply
     assert rollouts.share_of_floor(measured, ceilings) == pytest.approx(3.67872 / times["engine"])
+
+
+@pytest.mark.parametrize("family", families.MODELS)
+def test_a_small_model_of_every_family_is_measured(family: str):
+    """In the table of docs/benchmarks.md: equal work on both sides, and gaps within what is claimed."""
+    assert rollouts.measure(Case(family, 4, 2, 3, rounds=1))["ms_per_step"].keys() == {"engine", "generate"}
+    model = families.family_model(family)
+    assert 0.7e6 < sum(p.numel() for p in model.parameters()) < 1.2e6
+    found = families.gaps(family)
+    assert 0 < found["forward_gap"] <= 1e-4
+    assert 0 < found["gradient_gap"] <= 1e-4
 
 
 def test_the_sides_of_a_step_train_on_equally_many_completions():

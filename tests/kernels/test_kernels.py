@@ -13,10 +13,12 @@ import pytest
 import torch
 from torch.nn import functional
 
+from helpers.attention import GROUPS, exact_attention, inputs, layout
 from helpers.runs import SHORT, run
 from tiny_math_solver.kernels import Kernels, Recording, compiler, load_kernels
 from tiny_math_solver.kernels.bindings import CHECK_VARIABLE
 from tiny_math_solver.models.load import load_model
+from tiny_math_solver.policy.architecture import GATES
 from tiny_math_solver.prompts import Prompt
 from tiny_math_solver.rollouts import EngineRollouts, Sampling
 from tiny_math_solver.rollouts.engine_check import check_against_transformers
@@ -101,9 +103,29 @@ def test_norm_and_gate_are_torchs_far_out_too(library):
     assert torch.allclose(out, functional.rms_norm(x, (256,), weight, 1e-6), rtol=1e-5, atol=1e-6)
     x[0, :4] = torch.tensor([200.0, -200.0, 0.0, -90.0])
     gated = torch.empty(7, 128)
-    library.swiglu(7, x, 128, gated)
-    expected = functional.silu(x[:, :128].double()) * x[:, 128:]
-    assert torch.allclose(gated.double(), expected, rtol=1e-5, atol=1e-6)
+    for gate in GATES.values():
+        library.gated(7, x, 128, *gate.activation, gated)
+        expected = gate.function(x[:, :128].double()) * x[:, 128:]
+        assert torch.allclose(gated.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("manner", [(0, 0.0), (1, 0.0), (16, 0.0), (17, 1.5), (75, 0.0), (1000, 0.1)], ids=str)
+def test_attention_and_its_gradient_are_torchs(manner: tuple[int, float], dtype: torch.dtype):
+    """Windows that end in the prompt, in the completion, on a block and off it; scores far beyond their cap."""
+    heads = 4, 2, 32
+    library, tokens = load_kernels(*heads, dtype), layout(GROUPS)
+    assert not isinstance(library, str)
+    qkv, out_grad = inputs(GROUPS, heads, dtype)
+    expected = exact_attention(qkv, out_grad, GROUPS, heads, manner)
+    out, grad = torch.full_like(out_grad, torch.nan), torch.full_like(qkv, torch.nan)
+    log_sum = torch.full((len(qkv), 4), torch.nan)
+    library.attention(*tokens.layout, qkv, *manner, out, log_sum)
+    library.attention_backward(*tokens.layout, qkv, *manner, out, log_sum, out_grad, grad)
+    limits = (1e-5, 1e-5, 1e-5) if dtype == torch.float32 else (1e-2, 1e-5, 1e-2)
+    for found, exact, limit in zip((out, log_sum, grad), expected, limits, strict=True):
+        assert (found.double() - exact).norm() <= limit * exact.norm()
 
 
 @needs_compiler
@@ -158,13 +180,13 @@ def test_the_switch_checks_the_sizes_of_every_call(checked, library):
     ]:
         with pytest.raises(ArgumentError, match=f"rms_norm: {message}"):
             library.rms_norm(rows, x, weight, 1e-6, columns, out)
-    with pytest.raises(ArgumentError, match="swiglu: out has 447 elements, the kernel needs 448"):
-        library.swiglu(7, torch.empty(7, 128), 64, torch.empty(447))
+    with pytest.raises(ArgumentError, match="gated: out has 447 elements, the kernel needs 448"):
+        library.gated(7, torch.empty(7, 128), 64, 1.0, 0.0, torch.empty(447))
     groups = [torch.tensor(values) for values in ([0], [2], [0, 1], [2], [2])]
     with pytest.raises(
         ArgumentError, match="attention: log_sum has 8 elements, the kernel needs 16"
     ):  # 4 tokens of 4 heads
-        library.attention(1, *groups, torch.empty(4, 8, 32), torch.empty(4, 4, 32), torch.empty(8))
+        library.attention(1, *groups, torch.empty(4, 8, 32), 0, 0.0, torch.empty(4, 4, 32), torch.empty(8))
 
 
 def decode_arguments(library: Kernels, rows: int) -> dict[str, Any]:
@@ -172,7 +194,7 @@ def decode_arguments(library: Kernels, rows: int) -> dict[str, Any]:
     prompt, completion = torch.zeros(2, 3, 2, 16, 32), torch.zeros(2, 3, 2, 32, 32)
     return {
         "rows": rows, "qkv": torch.zeros(3, 8 * 32), "rope_table": torch.zeros(48, 32), "query_norm": None,
-        "key_norm": None, "eps": 1e-6, "scale": 1.0, "prompt_place": torch.tensor([0, 0, 2]),
+        "key_norm": None, "eps": 1e-6, "scale": 1.0, "window": 0, "cap": 0.0, "prompt_place": torch.tensor([0, 0, 2]),
         "prompt_length": torch.tensor([16, 16, 1]), "completion_place": torch.tensor([2, 0, 1]),
         "generated": torch.tensor([1, 32, 7]), "prompt_keys": prompt[0], "prompt_values": prompt[1],
         "prompt_capacity": 16, "completion_keys": completion[0], "completion_values": completion[1],
@@ -242,7 +264,7 @@ def test_the_switch_checks_the_contents_of_every_kernel(checked, library):
     keys = floats(3, 2, 16, 32)
     drawn = (whole([1]), 1, 5, 5, floats(2, 5, dtype=torch.long), floats(2, 5))
     segments = [whole(values) for values in ([0], [2], [0, 1], [2], [2])]
-    state = floats(4, 8, 32), floats(4, 4, 32), floats(4, 4)
+    state = floats(4, 8, 32), 0, 0.0, floats(4, 4, 32), floats(4, 4)
 
     def attention(**changed: list[int]) -> tuple[Any, ...]:
         names = ("group_start", "group_length", "group_completions", "completion_start", "completion_length")
@@ -270,7 +292,7 @@ def test_the_switch_checks_the_contents_of_every_kernel(checked, library):
         ("attention", attention(group_completions=[1, 0]), "group_completions ascending from 0"),
         ("linear", (1, floats(1, 4), 4, floats(8, 4), floats(8), None, floats(1, 8), 8), "N in whole blocks"),
         ("rms_norm", (1, floats(1, 17), floats(17), 1e-6, 17, floats(1, 17)), "C in whole blocks"),
-        ("swiglu", (1, floats(1, 34), 17, floats(1, 17)), "M in whole blocks"),
+        ("gated", (1, floats(1, 34), 17, 1.0, 0.0, floats(1, 17)), "M in whole blocks"),
         ("add_weight_gradient", (1, floats(1, 4), 4, floats(1, 17), 17, floats(4, 17)), "K in whole blocks"),
     ]
     library.attention(*attention())

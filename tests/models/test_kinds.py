@@ -35,10 +35,20 @@ TEXT: dict[str, Any] = {
 }  # fmt: skip
 SEEING: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
 GEMMA3 = transformers.Gemma3Config(
-    text_config={**TEXT, "head_dim": 40, "sliding_window": 64},
+    text_config={**TEXT, "head_dim": 64, "sliding_window": 64},
     vision_config={**SEEING, "image_size": 28, "patch_size": 14},
     mm_tokens_per_image=4,
 )
+SLIDING, FULL = "sliding_attention", "full_attention"
+OF_GEMMA: dict[str, Any] = {**TEXT, "head_dim": 32, "sliding_window": 20, "layer_types": [SLIDING, FULL]}
+OF_FAMILIES: list[Any] = [
+    transformers.Gemma2Config(**OF_GEMMA),
+    transformers.Gemma3TextConfig(**OF_GEMMA),
+    transformers.MistralConfig(**TEXT, head_dim=64, sliding_window=20),
+    transformers.Phi3Config(**TEXT, sliding_window=20),
+    transformers.Qwen3Config(**TEXT, head_dim=32),
+    transformers.SmolLM3Config(**TEXT, no_rope_layers=[1, 0]),
+]
 MOE = transformers.Qwen2MoeConfig(
     **TEXT, num_experts=4, num_experts_per_tok=3, moe_intermediate_size=60, shared_expert_intermediate_size=20
 )
@@ -76,7 +86,7 @@ def saved(config: Any, folder: Path) -> Path:
     ("config", "sizes"),
     [
         (GPT2, (48, 192, 3, 16, 3)),
-        (GEMMA3, (64, 128, 2, 40, 1)),
+        (GEMMA3, (64, 128, 2, 64, 1)),
         (MOE, (64, 200, 2, 32, 1)),  # 3 experts of 60 and the shared one
         (GEMMA3N, (64, 128, 2, 32, 1)),  # a size for each layer
         (MAMBA, (64, 128, 1, 64, 1)),
@@ -90,23 +100,31 @@ def test_sizes_are_read_from_every_kind_of_config(config: Any, sizes: tuple[int,
     assert 10 * 2 * 4 * sizes[0] < two - one < two
 
 
-@pytest.mark.parametrize(
-    "config",
-    [
-        GEMMA3,
-        GPT2,
-        MOE,
-        GEMMA3N,
-    ],
-    ids=lambda config: config.model_type,
-)
-def test_other_kinds_train_by_generate_and_merge(config: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    chosen = ["--model.name", str(saved(config, tmp_path / "m")), "--grpo.max_completion_length", "8"]
-    found = run(tmp_path / "run", *SHORT, *chosen, "--guards.stop", "false", force=True)
-    assert any(f"the engine does not support architecture {config.model_type}" in line for line in found.lines)
+def trained_and_merged(config: Any, folder: Path) -> list[str]:
+    """What a run of one step says; its adapter is merged and compared."""
+    chosen = ["--model.name", str(saved(config, folder / "m")), "--grpo.max_completion_length", "8"]
+    found = run(folder / "run", *SHORT, *chosen, "--guards.stop", "false", force=True)
     assert rows(found.folder / "metrics.jsonl")[0]["step"] == 1
-    merge = ["merge", str(found.folder), str(tmp_path / "merged"), "--dtype", "float32", "--problems", "embedded"]
+    merge = ["merge", str(found.folder), str(folder / "merged"), "--dtype", "float32", "--problems", "embedded"]
     assert main(merge) == 0
+    return found.lines
+
+
+@pytest.mark.parametrize("config", [GPT2, MOE, GEMMA3N], ids=lambda config: config.model_type)
+def test_other_kinds_train_by_generate_and_merge(config: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    lines = trained_and_merged(config, tmp_path)
+    assert any(f"the engine does not support architecture {config.model_type}" in line for line in lines)
+    assert "same greedy answer on 32 of 32" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("config", [*OF_FAMILIES, GEMMA3], ids=lambda config: config.model_type)
+def test_families_of_the_engine_train_by_it_and_merge(config: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Of a model that also sees the text part is decoded; the adapter of its eyes leaves the update to torch."""
+    lines = trained_and_merged(config, tmp_path)
+    assert not [line for line in lines if "does not support" in line or "many times slower" in line]
+    by_torch = [line for line in lines if line.startswith("update in torch")]
+    assert len(by_torch) == (config is GEMMA3)
+    assert any("greedy tokens compared with transformers" in line for line in lines)
     assert "same greedy answer on 32 of 32" in capsys.readouterr().out
 
 

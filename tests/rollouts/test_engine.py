@@ -188,7 +188,7 @@ def test_the_engine_check_passes_here_and_fails_where_something_is_wrong(engine,
         return harm
 
     assert broken(later("_turns", lambda _, made: made.conj().resolve_conj()))
-    assert broken(later("_turns", lambda _, made: made.roll(1, 0)))
+    assert broken(later("_turns", lambda _, made: made.roll(1, -2)))
     assert broken(later("sync", lambda w, _: w.layers[0].query_key_value.bias.zero_()))
     assert broken(later("sync", lambda w, _: w.layers[3].down.weight.mul_(1.001)))
     assert broken(later("sync", lambda w, _: setattr(w, "final_norm", torch.ones_like(w.final_norm))))

@@ -188,7 +188,7 @@ def is_changed_as_a_fresh_engine(engine: Any, model: Any, change: Change, sampli
     assert kept
 
 
-@pytest.mark.parametrize("family", ["qwen2", "qwen3"])
+@pytest.mark.parametrize("family", ["qwen2", "qwen3", "phi3"])
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 def test_a_changed_model_is_decoded_as_by_a_fresh_engine(change: Change, family: str, engine):
     model: Any = small(FAMILIES[family]).requires_grad_(False)

@@ -258,17 +258,23 @@ def test_passes_hold_every_row_once_within_the_budget():
         assert len(part) == 1 or len(part) * lengths[part].max() <= 100
 
 
+@pytest.mark.parametrize("cap", [0.0, 3.0])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_log_probabilities_and_their_gradient_are_those_of_log_softmax(
-    temperature: float, monkeypatch: pytest.MonkeyPatch
+    temperature: float, cap: float, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(torch_scorer, "LOGITS_TOKENS", 7)  # several chunks, the last one not full
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(30, 16, generator=generator, dtype=torch.float64, requires_grad=True)
     weight, bias = (torch.randn(50, *s, generator=generator, dtype=torch.float64) for s in ((16,), ()))
     target = torch.randint(50, (30,), generator=generator)
-    got = ChosenLogProb.apply(x, weight, bias, target, temperature)
-    plain = ((x @ weight.T + bias) / temperature).log_softmax(-1).gather(1, target[:, None])[:, 0]
+    got = ChosenLogProb.apply(x, weight, bias, target, temperature, cap)
+    logits = x @ weight.T + bias
+    plain = (
+        ((cap * (logits / cap).tanh() if cap else logits) / temperature)
+        .log_softmax(-1)
+        .gather(1, target[:, None])[:, 0]
+    )
     assert torch.allclose(got.double(), plain, atol=1e-5)
     gradients = [torch.autograd.grad((y * torch.linspace(-1, 1, 30)).sum(), x)[0] for y in (got, plain)]
     assert torch.allclose(gradients[0], gradients[1], atol=1e-5)

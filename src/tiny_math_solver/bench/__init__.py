@@ -2,6 +2,7 @@
 
 machine.py    what the hardware can do at best
 rollouts.py   the engine, transformers' generate and, from another environment, vLLM: the same rows and tokens
+families.py   a small model of every family: the engine's distance from transformers
 steps.py      GRPO steps and the time to a dev accuracy: ours against TRL's own GRPOTrainer
 trace.py      kernels and bytes of a GPU's step, counted without one
 sampling.py   the time to a dev accuracy with the settings that choose problems and rows, and without
@@ -14,6 +15,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "machine": ("cpu", "cuda"),
     "rollouts": ("cpu",),
     "rollouts-0.5b": ("cpu", "cuda"),
+    "rollouts-families": ("cpu",),
     "steps": ("cpu",),
     "steps-0.5b": ("cuda",),
     "table-0.5b": ("cuda",),

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from tiny_math_solver.bench import PARTS, rollouts, sampling, steps, trace
+from tiny_math_solver.bench import PARTS, families, rollouts, sampling, steps, trace
 from tiny_math_solver.bench.machine import ceilings, describe
 from tiny_math_solver.runs.environment import command_line
 from tiny_math_solver.support.console import Console
@@ -102,6 +102,8 @@ def _machine(result: Result) -> str:
 
 def _rollouts(case: rollouts.Case, vllm_python: str | None, result: Result) -> str:
     measured = rollouts.measure(case, vllm_python)
+    if case.model in families.MODELS:
+        measured |= families.gaps(case.model)
     if "ceilings" in result:
         measured["share_of_floor"] = rollouts.share_of_floor(measured, result["ceilings"])
     result.setdefault("rollouts", []).append(measured)
@@ -152,7 +154,10 @@ def rollout_line(measured: dict[str, Any]) -> str:
     faster = ", ".join(f"{ratio:.1f}× {name}" for name, ratio in measured["times_faster_than"].items())
     share = measured.get("share_of_floor")
     of_ceiling = f"; {share:.0%} of the machine's ceiling" if share else ""
-    return f"{measured['case']}: ms a decode step: {milliseconds}; engine is {faster}{of_ceiling}"
+    gaps = ""
+    if "forward_gap" in measured:
+        gaps = f"; gap to transformers {measured['forward_gap']:.0e}, of the gradient {measured['gradient_gap']:.0e}"
+    return f"{measured['case']}: ms a decode step: {milliseconds}; engine is {faster}{of_ceiling}{gaps}"
 
 
 def steps_line(measured: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig, Qwen2Config
 
+from tiny_math_solver.bench import families
 from tiny_math_solver.bench.machine import seconds
 from tiny_math_solver.config.sections import EMBEDDED
 from tiny_math_solver.models.load import load_base, load_tokenizer
@@ -30,7 +31,10 @@ NEVER = -1  # an end token that no model makes: every completion gets its full l
 
 @dataclass(frozen=True)
 class Case:
-    """`rows` completions of `tokens` tokens, `samples` a prompt, by the embedded model or a Qwen2.5-0.5B-shaped one."""
+    """`rows` completions of `tokens` tokens, `samples` a prompt.
+
+    `model` is the embedded one, one of Qwen2.5-0.5B's shape, or a small one of a family.
+    """
 
     model: str
     rows: int
@@ -47,6 +51,7 @@ QWEN = "0.5B-shaped"
 CASES = {
     "rollouts": [Case(EMBEDDED, 16, 8, 64), Case(EMBEDDED, 128, 8, 64), Case(EMBEDDED, 512, 8, 64)],
     "rollouts-0.5b": [Case(QWEN, 16, 4, 64, rounds=3), Case(QWEN, 64, 4, 64, rounds=3)],
+    "rollouts-families": [Case(family, 128, 8, 64, rounds=7) for family in families.MODELS],
 }
 GPU_CASES = {
     "rollouts-0.5b": [
@@ -117,10 +122,12 @@ def share_of_floor(result: dict[str, Any], ceilings: dict[str, float]) -> float:
 
 @cache
 def load_case_model(name: str) -> tuple[Any, Any]:
-    """`(model, tokenizer)`: the shipped one, or a random one of Qwen2.5-0.5B's shape in bfloat16."""
+    """`(model, tokenizer)`: the shipped one, or a random one: of Qwen2.5-0.5B's shape in bfloat16, of a family."""
     tokenizer = load_tokenizer(EMBEDDED)
     if name == EMBEDDED:
         return load_base(EMBEDDED, dtype="float32").eval(), tokenizer
+    if name in families.MODELS:
+        return families.family_model(name), tokenizer
     return qwen_shaped().to(default_device()), tokenizer
 
 

@@ -195,8 +195,8 @@ def _own_kernels() -> dict[tuple[Any, str], Callable[..., int | tuple[int, ...]]
         (TritonOperators, "rms_norm_backward"): lambda x, weight, eps, out_grad, add, grad: _bytes(
             x, weight, out_grad, *[grad] * (1 + add)
         ),
-        (TritonOperators, "swiglu"): lambda gate_up, out: _bytes(gate_up, out),
-        (TritonOperators, "swiglu_backward"): lambda gate_up, out_grad, grad: _bytes(gate_up, out_grad, grad),
+        (TritonOperators, "gated"): lambda gate_up, act, out: _bytes(gate_up, out),
+        (TritonOperators, "gated_backward"): lambda gate_up, act, out_grad, grad: _bytes(gate_up, out_grad, grad),
         (TritonOperators, "target_logprobs"): lambda logits, *rest: 3 * _bytes(logits),
         (rows, "rotary"): lambda qkv, *rest: 2 * _bytes(qkv),
         (attention, "attention"): lambda *args: 0,

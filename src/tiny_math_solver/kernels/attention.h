@@ -12,20 +12,63 @@ static inline void store_key_value(const Number* key, const scalar* value, long 
     memcpy(values + t * HEAD_DIM, value, HEAD_DIM * sizeof(scalar));
 }
 
-// scores [QUERIES, stride] = the queries' products with keys 0 … count-1, stored in blocks [HEAD_DIM, LANES]; the
-// padding up to a whole block is -inf.
-static inline void attention_scores(const float (*query)[HEAD_DIM], const scalar* keys, long count, float* scores,
-                                    long stride) {
-    for (long t = 0; t < count; t += LANES, keys += HEAD_DIM * LANES) {
+// How a layer's tokens attend: to the last `window` tokens, themselves included, or to all if it is 0; with scores
+// limited by `soft_cap` unless `cap` is 0.
+struct Manner {
+    long window;
+    float cap;
+
+    // The first position that a token at `position` attends to.
+    long first(long position) const { return window && position >= window ? position + 1 - window : 0; }
+};
+
+// That of most models, known when compiling: what they do without costs them nothing.
+struct Plain {
+    static constexpr float cap = 0;
+    static constexpr long first(long) { return 0; }
+};
+
+// Call `run` with the manner of a `window` and a `cap`.
+template <class Run>
+static inline void in_manner(long window, float cap, Run run) {
+    if (window || cap) run(Manner{window, cap});
+    else run(Plain{});
+}
+
+// Those of the tokens 0 … count-1 of a cache that come at or after `first`, from the start of a block on: `hidden`
+// tokens of that come before it.
+struct Seen {
+    long start = 0, hidden = 0, count;
+
+    Seen(long count, long first) : count(count) {
+        if (first <= 0) return;
+        start = first < count ? first / LANES * LANES : count;
+        hidden = first < count ? first - start : 0;
+        this->count = count - start;
+    }
+    template <class Number>
+    Number* in(Number* cache) const {
+        return cache + start * HEAD_DIM;
+    }
+};
+
+// scores [QUERIES, stride] = the queries' products with the keys of a cache, stored in blocks [HEAD_DIM, LANES], that
+// are seen; those of the others in their blocks are -inf.
+static inline void attention_scores(const float (*query)[HEAD_DIM], const scalar* cache, const Seen& seen, float cap,
+                                    float* scores, long stride) {
+    const scalar* keys = seen.in(cache);
+    for (long t = 0; t < seen.count; t += LANES, keys += HEAD_DIM * LANES) {
         vec total[QUERIES] = {};
         for (int d = 0; d < HEAD_DIM; d++) {
             vec key = load(keys + d * LANES);
             for (int s = 0; s < QUERIES; s++) total[s] += query[s][d] * key;
         }
-        for (int s = 0; s < QUERIES; s++) *(vec*)(scores + s * stride + t) = total[s];
+        for (int s = 0; s < QUERIES; s++) *(vec*)(scores + s * stride + t) = cap ? soft_cap(total[s], cap) : total[s];
     }
     for (int s = 0; s < QUERIES; s++)
-        for (long t = count; t % LANES; t++) scores[s * stride + t] = -__builtin_inff();
+        for (long t = seen.count; t % LANES; t++) scores[s * stride + t] = -__builtin_inff();
+    for (long t = 0; t < seen.hidden; t++)
+        for (int s = 0; s < QUERIES; s++) scores[s * stride + t] = -__builtin_inff();
 }
 
 // out [QUERIES, HEAD_DIM] += weights [QUERIES, stride] · vectors [count, HEAD_DIM].

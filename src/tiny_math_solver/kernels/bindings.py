@@ -107,9 +107,11 @@ SIGNATURES: dict[str, dict[str, Any]] = {
         add=_optional(_float32("rows", "N")), out=_float32("rows", "N"), N=c_long,
     ),
     "rms_norm": _signature(
-        rows=c_long, x=_scalar("rows", "C"), weight=_scalar("C"), eps=c_float, C=c_long, out=_scalar("rows", "C"),
+        rows=c_long, x=_scalar("rows", "C"), weight=_float32("C"), eps=c_float, C=c_long, out=_scalar("rows", "C"),
     ),
-    "swiglu": _signature(rows=c_long, gate_up=_scalar("rows", 2, "M"), M=c_long, out=_scalar("rows", "M")),
+    "gated": _signature(
+        rows=c_long, gate_up=_scalar("rows", 2, "M"), M=c_long, linear=c_float, cubic=c_float, out=_scalar("rows", "M"),
+    ),
     # bfloat16.cpp
     "linear_bfloat16": _signature(
         rows=c_long, x=_scalar("rows", "K"), K=c_long, panels=_scalar("N", "K"), bias=_scalar("N"),
@@ -128,9 +130,10 @@ SIGNATURES: dict[str, dict[str, Any]] = {
     ),
     "decode_attention": _signature(
         rows=c_long, qkv=_scalar("rows", "QKV", "D"), rope_table=_float32("positions", "D"),
-        query_norm=_optional(_scalar("D")), key_norm=_optional(_scalar("D")), eps=c_float, scale=c_float,
-        prompt_place=_int64("rows"), prompt_length=_int64("rows"), completion_place=_int64("rows"),
-        generated=_int64("rows"), prompt_keys=_scalar("slots", "KV", "prompt_capacity", "D"),
+        query_norm=_optional(_float32("D")), key_norm=_optional(_float32("D")), eps=c_float, scale=c_float,
+        window=c_long, cap=c_float, prompt_place=_int64("rows"), prompt_length=_int64("rows"),
+        completion_place=_int64("rows"), generated=_int64("rows"),
+        prompt_keys=_scalar("slots", "KV", "prompt_capacity", "D"),
         prompt_values=_scalar("slots", "KV", "prompt_capacity", "D"), prompt_capacity=c_long,
         completion_keys=_scalar("slots", "KV", "completion_capacity", "D"),
         completion_values=_scalar("slots", "KV", "completion_capacity", "D"), completion_capacity=c_long,
@@ -147,12 +150,12 @@ SIGNATURES: dict[str, dict[str, Any]] = {
         T=c_long, left=_float32("T", "N"), N=c_long, right=_float32("T", "K"), K=c_long, out=_float32("N", "K"),
     ),
     "rms_norm_backward": _signature(
-        rows=c_long, x=_scalar("rows", "C"), weight=_scalar("C"), eps=c_float, C=c_long,
+        rows=c_long, x=_scalar("rows", "C"), weight=_float32("C"), eps=c_float, C=c_long,
         out_gradient=_scalar("rows", "C"), add=c_bool, gradient=_scalar("rows", "C"),
     ),
-    "swiglu_backward": _signature(
-        rows=c_long, gate_up=_scalar("rows", 2, "M"), M=c_long, out_gradient=_scalar("rows", "M"),
-        gradient=_scalar("rows", 2, "M"),
+    "gated_backward": _signature(
+        rows=c_long, gate_up=_scalar("rows", 2, "M"), M=c_long, linear=c_float, cubic=c_float,
+        out_gradient=_scalar("rows", "M"), gradient=_scalar("rows", 2, "M"),
     ),
     "rotary": _signature(
         rows=c_long, qkv=_scalar("rows", "QKV", "D"), positions=_int64("rows"), rope_table=_float32("table", "D"),
@@ -162,12 +165,15 @@ SIGNATURES: dict[str, dict[str, Any]] = {
         rows=c_long, logits=_scalar("rows", "stride"), stride=c_long, V=c_long, sharpness=c_float,
         target=_int64("rows"), logprob=_float32("rows"),
     ),
+    # update_attention.cpp
     "attention": _GROUPS | _signature(
-        qkv=_scalar("tokens", "QKV", "D"), out=_scalar("tokens", "H", "D"), log_sum=_float32("tokens", "H"),
+        qkv=_scalar("tokens", "QKV", "D"), window=c_long, cap=c_float, out=_scalar("tokens", "H", "D"),
+        log_sum=_float32("tokens", "H"),
     ),
     "attention_backward": _GROUPS | _signature(
-        qkv=_scalar("tokens", "QKV", "D"), out=_scalar("tokens", "H", "D"), log_sum=_float32("tokens", "H"),
-        out_gradient=_scalar("tokens", "H", "D"), gradient=_scalar("tokens", "QKV", "D"),
+        qkv=_scalar("tokens", "QKV", "D"), window=c_long, cap=c_float, out=_scalar("tokens", "H", "D"),
+        log_sum=_float32("tokens", "H"), out_gradient=_scalar("tokens", "H", "D"),
+        gradient=_scalar("tokens", "QKV", "D"),
     ),
 }  # fmt: skip
 OF_BFLOAT16 = ("linear_bfloat16", "pack_bfloat16")  # compiled where the processor has such products
@@ -280,7 +286,7 @@ class Recording:
         self._memory += [tensor.detach() for tensor in tensors]  # shared, and kept if the tensor gets another
         self._recorded.append((kernel, values, [tensor.data_ptr() for tensor in tensors]))
 
-    def add_function(self, function: Callable[[int], None]) -> None:
+    def add_function(self, function: Callable[[int], Any]) -> None:
         """Record a Python function of the number of rows."""
         self._calls.append((lambda count: function(count.value), ()))
         self._recorded.append(None)

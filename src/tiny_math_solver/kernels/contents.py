@@ -113,8 +113,8 @@ def _segments(call: Call) -> Iterator[Check]:
 
 CONTENTS: dict[str, Callable[[Call], Iterator[Check]]] = {
     "linear": _linear, "linear_bfloat16": _bfloat16, "pack_bfloat16": _bfloat16, "rms_norm": _columns("C"),
-    "swiglu": _columns("M"), "embed": _embed, "cache_prompts": _cache_prompts, "decode_attention": _decode_attention,
+    "gated": _columns("M"), "embed": _embed, "cache_prompts": _cache_prompts, "decode_attention": _decode_attention,
     "draw": _draw, "add_weight_gradient": _weight_gradient, "rms_norm_backward": _columns("C"),
-    "swiglu_backward": _columns("M"), "rotary": _rotary, "target_logprobs": _target_logprobs, "attention": _segments,
+    "gated_backward": _columns("M"), "rotary": _rotary, "target_logprobs": _target_logprobs, "attention": _segments,
     "attention_backward": _segments,
 }  # fmt: skip

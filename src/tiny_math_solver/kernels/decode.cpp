@@ -26,7 +26,7 @@ extern "C" void embed(long rows, const int64_t* tokens, long columns, const int6
 
 // Rotate pairs (2i, 2i+1) of a head, after its norm if it has one; `rope` holds cosine and sine of each pair. The result
 // is rounded as in the update.
-static void rotate(const scalar* head, const scalar* norm, float eps, const float* rope, float scale, float* out) {
+static void rotate(const scalar* head, const float* norm, float eps, const float* rope, float scale, float* out) {
     scalar normed[HEAD_DIM];
     if (norm) rms_norm_row(head, norm, eps, HEAD_DIM, normed), head = normed;
     for (int d = 0; d < HEAD_DIM; d += 2) {
@@ -54,41 +54,46 @@ extern "C" void cache_prompts(long prompts, const scalar* qkv, const int64_t* st
 }
 
 // out [rows, HEADS · HEAD_DIM] = attention of each slot's last token over its prompt and completion; the token's own
-// key and value are added to the cache. qkv [rows, HEADS + 2 KV_HEADS, HEAD_DIM], rope_table [positions, HEAD_DIM].
-extern "C" void decode_attention(long rows, const scalar* qkv, const float* rope_table, const scalar* query_norm,
-                                 const scalar* key_norm, float eps, float scale, const int64_t* prompt_place,
-                                 const int64_t* prompt_length, const int64_t* completion_place,
-                                 const int64_t* generated, scalar* prompt_keys, scalar* prompt_values,
-                                 long prompt_capacity, scalar* completion_keys, scalar* completion_values,
-                                 long completion_capacity, scalar* out) {
+// key and value are added to the cache. qkv [rows, HEADS + 2 KV_HEADS, HEAD_DIM], rope_table [positions, HEAD_DIM];
+// `window` and `cap` as in Manner.
+extern "C" void decode_attention(long rows, const scalar* qkv, const float* rope_table, const float* query_norm,
+                                 const float* key_norm, float eps, float scale, long window, float cap,
+                                 const int64_t* prompt_place, const int64_t* prompt_length,
+                                 const int64_t* completion_place, const int64_t* generated, scalar* prompt_keys,
+                                 scalar* prompt_values, long prompt_capacity, scalar* completion_keys,
+                                 scalar* completion_values, long completion_capacity, scalar* out) {
     long prompt_size = padded(prompt_capacity) * HEAD_DIM, completion_size = padded(completion_capacity) * HEAD_DIM;
+    in_manner(window, cap, [=](auto manner) {
 #pragma omp parallel for collapse(2) schedule(static)
-    for (long r = 0; r < rows; r++)
-        for (long h = 0; h < KV_HEADS; h++) {
-            long length = prompt_length[r], count = generated[r];
-            long first = padded(length), stride = first + padded(count);
-            const scalar* row = qkv + r * (HEADS + 2 * KV_HEADS) * HEAD_DIM;
-            const float* rope = rope_table + (length + count - 1) * HEAD_DIM;
-            scalar *keys = completion_keys + (completion_place[r] * KV_HEADS + h) * completion_size,
-                   *values = completion_values + (completion_place[r] * KV_HEADS + h) * completion_size;
-            long prompt = (prompt_place[r] * KV_HEADS + h) * prompt_size;
-            float query[QUERIES][HEAD_DIM], key[HEAD_DIM], *__restrict scores = scratch(QUERIES * stride);
-            for (int s = 0; s < QUERIES; s++)
-                rotate(row + (h * QUERIES + s) * HEAD_DIM, query_norm, eps, rope, scale, query[s]);
-            rotate(row + (HEADS + h) * HEAD_DIM, key_norm, eps, rope, 1, key);
-            store_key_value(key, row + (HEADS + KV_HEADS + h) * HEAD_DIM, count - 1, keys, values);
+        for (long r = 0; r < rows; r++)
+            for (long h = 0; h < KV_HEADS; h++) {
+                long length = prompt_length[r], count = generated[r];
+                long first = manner.first(length + count - 1);
+                Seen of_prompt(length, first), own(count, first - length);
+                long split = padded(of_prompt.count), stride = split + padded(own.count);
+                const scalar* row = qkv + r * (HEADS + 2 * KV_HEADS) * HEAD_DIM;
+                const float* rope = rope_table + (length + count - 1) * HEAD_DIM;
+                scalar *keys = completion_keys + (completion_place[r] * KV_HEADS + h) * completion_size,
+                       *values = completion_values + (completion_place[r] * KV_HEADS + h) * completion_size;
+                long prompt = (prompt_place[r] * KV_HEADS + h) * prompt_size;
+                float query[QUERIES][HEAD_DIM], key[HEAD_DIM], *__restrict scores = scratch(QUERIES * stride);
+                for (int s = 0; s < QUERIES; s++)
+                    rotate(row + (h * QUERIES + s) * HEAD_DIM, query_norm, eps, rope, scale, query[s]);
+                rotate(row + (HEADS + h) * HEAD_DIM, key_norm, eps, rope, 1, key);
+                store_key_value(key, row + (HEADS + KV_HEADS + h) * HEAD_DIM, count - 1, keys, values);
 
-            attention_scores(query, prompt_keys + prompt, length, scores, stride);
-            attention_scores(query, keys, count, scores + first, stride);
-            vec output[QUERIES][HEAD_DIM / LANES] = {};
-            float highest, total[QUERIES];
-            for (int s = 0; s < QUERIES; s++) exponentiate(scores + s * stride, stride, &highest, total + s);
-            add_weighted_sum(scores, stride, prompt_values + prompt, length, output);
-            add_weighted_sum(scores + first, stride, values, count, output);
-            for (int s = 0; s < QUERIES; s++)
-                for (int i = 0; i < HEAD_DIM / LANES; i++)
-                    store(out + ((r * HEADS) + h * QUERIES + s) * HEAD_DIM + i * LANES, output[s][i] / total[s]);
-        }
+                attention_scores(query, prompt_keys + prompt, of_prompt, manner.cap, scores, stride);
+                attention_scores(query, keys, own, manner.cap, scores + split, stride);
+                vec output[QUERIES][HEAD_DIM / LANES] = {};
+                float highest, total[QUERIES];
+                for (int s = 0; s < QUERIES; s++) exponentiate(scores + s * stride, stride, &highest, total + s);
+                add_weighted_sum(scores, stride, of_prompt.in(prompt_values + prompt), of_prompt.count, output);
+                add_weighted_sum(scores + split, stride, own.in(values), own.count, output);
+                for (int s = 0; s < QUERIES; s++)
+                    for (int i = 0; i < HEAD_DIM / LANES; i++)
+                        store(out + ((r * HEADS) + h * QUERIES + s) * HEAD_DIM + i * LANES, output[s][i] / total[s]);
+            }
+    });
 }
 
 // -- The draw ------------------------------------------------------------------------------------------------------

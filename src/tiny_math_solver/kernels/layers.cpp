@@ -1,4 +1,4 @@
-// The operators of a layer outside attention: linear, RMSNorm, SwiGLU.
+// The operators of a layer outside attention: linear, RMSNorm, the gate.
 #include "vectors.h"
 
 // -- Linear --------------------------------------------------------------------------------------------------------
@@ -49,19 +49,22 @@ extern "C" void linear(long rows, const float* x, long K, const float* panels, c
 // -- Row by row ----------------------------------------------------------------------------------------------------
 
 // out [rows, C] = RMSNorm of x.
-extern "C" void rms_norm(long rows, const scalar* x, const scalar* weight, float eps, long C, scalar* out) {
+extern "C" void rms_norm(long rows, const scalar* x, const float* weight, float eps, long C, scalar* out) {
 #pragma omp parallel for schedule(static)
     for (long r = 0; r < rows; r++) rms_norm_row(x + r * C, weight, eps, C, out + r * C);
 }
 
-// out [rows, M] = silu(gate) · up, of gate_up [rows, 2 M].
-extern "C" void swiglu(long rows, const scalar* gate_up, long M, scalar* out) {
+template <bool has_cube>
+static void gated_rows(long rows, const scalar* gate_up, long M, float linear, float cubic, scalar* out) {
 #pragma omp parallel for schedule(static)
     for (long r = 0; r < rows; r++)
         for (long m = 0; m < M; m += LANES) {
             vec g = load(gate_up + r * 2 * M + m), u = load(gate_up + r * 2 * M + M + m);
-            vec e = exp_nonpositive(g > 0 ? -g : g);  // silu(g) = g · (g > 0 ? 1 : e) / (1 + e), e = exp(-|g|)
-            store(out + r * M + m, quotient(g * (g > 0 ? broadcast(1) : e), 1 + e) * u);
+            store(out + r * M + m, times_sigmoid(g, gate_power<has_cube>(g, linear, cubic)) * u);
         }
 }
 
+// out [rows, M] = act(gate) · up, of gate_up [rows, 2 M]; act(g) = g · σ(linear · g + cubic · g³).
+extern "C" void gated(long rows, const scalar* gate_up, long M, float linear, float cubic, scalar* out) {
+    (cubic == 0 ? gated_rows<false> : gated_rows<true>)(rows, gate_up, M, linear, cubic, out);
+}

@@ -3,13 +3,27 @@
 Shapes: `N` tokens, `C` hidden size, `M` MLP size, `V` vocabulary; qkv is `[N, (H + 2 KV) · D]`. Tensors are contiguous.
 """
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from tiny_math_solver.kernels.bindings import Kernels
 from tiny_math_solver.support.out_of_memory import is_out_of_memory
+
+
+class Activation(NamedTuple):
+    """That of a gate: `g · σ(linear · g + cubic · g³)`."""
+
+    linear: float = 1.0
+    cubic: float = 0.0
+
+
+class Manner(NamedTuple):
+    """How a layer's tokens attend."""
+
+    window: int = 0  # to so many tokens, the last of them themselves; 0 for all before them
+    cap: float = 0.0  # scores s become cap · tanh(s / cap); 0 for s themselves
 
 
 class Operators(Protocol):
@@ -27,10 +41,10 @@ class Operators(Protocol):
     ) -> None:
         """`x_grad` `[N, C]` = (with `add` +=) the gradient of `x`, from that of its norm."""
 
-    def swiglu(self, gate_up: Tensor, out: Tensor) -> None:
-        """`out` `[N, M]` = silu(gate) · up, of `gate_up` `[N, 2 M]`."""
+    def gated(self, gate_up: Tensor, act: Activation, out: Tensor) -> None:
+        """`out` `[N, M]` = act(gate) · up, of `gate_up` `[N, 2 M]`."""
 
-    def swiglu_backward(self, gate_up: Tensor, out_grad: Tensor, grad: Tensor) -> None:
+    def gated_backward(self, gate_up: Tensor, act: Activation, out_grad: Tensor, grad: Tensor) -> None:
         """`grad` = the gradient of `gate_up`, whose memory it may be."""
 
     def rotary(self, qkv: Tensor, positions: Tensor, rope_table: Tensor, scale: float, backward: bool) -> None:
@@ -39,11 +53,11 @@ class Operators(Protocol):
         `rope_table` `[·, D]` holds cosine and sine of each pair of neighbours.
         """
 
-    def attention(self, work: Any, qkv: Tensor, out: Tensor, log_sum: Tensor) -> None:
+    def attention(self, work: Any, qkv: Tensor, manner: Manner, out: Tensor, log_sum: Tensor) -> None:
         """`out` `[N, H · D]` = causal attention over the rotated qkv; float32 `log_sum` `[N, H]` = log Σ e^score."""
 
     def attention_backward(
-        self, work: Any, qkv: Tensor, out: Tensor, log_sum: Tensor, out_grad: Tensor, qkv_grad: Tensor
+        self, work: Any, qkv: Tensor, manner: Manner, out: Tensor, log_sum: Tensor, out_grad: Tensor, qkv_grad: Tensor
     ) -> None:
         """`qkv_grad` = the gradient of the rotated qkv."""
 
@@ -70,22 +84,22 @@ class CompiledOperators:
     ) -> None:
         self.kernels.rms_norm_backward(len(x), x, weight, eps, x.shape[1], out_grad, add, x_grad)
 
-    def swiglu(self, gate_up: Tensor, out: Tensor) -> None:
-        self.kernels.swiglu(len(gate_up), gate_up, out.shape[1], out)
+    def gated(self, gate_up: Tensor, act: Activation, out: Tensor) -> None:
+        self.kernels.gated(len(gate_up), gate_up, out.shape[1], *act, out)
 
-    def swiglu_backward(self, gate_up: Tensor, out_grad: Tensor, grad: Tensor) -> None:
-        self.kernels.swiglu_backward(len(gate_up), gate_up, out_grad.shape[1], out_grad, grad)
+    def gated_backward(self, gate_up: Tensor, act: Activation, out_grad: Tensor, grad: Tensor) -> None:
+        self.kernels.gated_backward(len(gate_up), gate_up, out_grad.shape[1], *act, out_grad, grad)
 
     def rotary(self, qkv: Tensor, positions: Tensor, rope_table: Tensor, scale: float, backward: bool) -> None:
         self.kernels.rotary(len(qkv), qkv, positions, rope_table, scale, backward)
 
-    def attention(self, work: Any, qkv: Tensor, out: Tensor, log_sum: Tensor) -> None:
-        self.kernels.attention(*work, qkv, out, log_sum)
+    def attention(self, work: Any, qkv: Tensor, manner: Manner, out: Tensor, log_sum: Tensor) -> None:
+        self.kernels.attention(*work, qkv, *manner, out, log_sum)
 
     def attention_backward(
-        self, work: Any, qkv: Tensor, out: Tensor, log_sum: Tensor, out_grad: Tensor, qkv_grad: Tensor
+        self, work: Any, qkv: Tensor, manner: Manner, out: Tensor, log_sum: Tensor, out_grad: Tensor, qkv_grad: Tensor
     ) -> None:
-        self.kernels.attention_backward(*work, qkv, out, log_sum, out_grad, qkv_grad)
+        self.kernels.attention_backward(*work, qkv, *manner, out, log_sum, out_grad, qkv_grad)
 
     def target_logprobs(
         self, logits: Tensor, vocabulary: int, temperature: float, targets: Tensor, logprobs: Tensor

@@ -1,13 +1,6 @@
-// Forward and backward passes of the update over packed tokens: without padding, of each group its prompt and then its
-// completions, each without its last token. Segments are given by their first token and their length:
-//
-//     prompt of group g    group_start[g], group_length[g]; its completions are group_completions[g] … [g + 1] - 1
-//     completion c         completion_start[c], completion_length[c]; its positions continue those of the prompt
-//
-// A gradient named like a tensor is the derivative of the loss by it; `out_gradient` is that of an operator's result.
-#include <vector>
-
-#include "attention.h"
+// The operators of the update outside attention: gradients of weights, and what is computed row by row. A gradient
+// named like a tensor is the derivative of the loss by it; `out_gradient` is that of an operator's result.
+#include "vectors.h"
 
 // -- Weights -------------------------------------------------------------------------------------------------------
 
@@ -45,7 +38,7 @@ extern "C" void add_weight_gradient(long T, const float* left, long N, const flo
 // -- Row by row ----------------------------------------------------------------------------------------------------
 
 // gradient [rows, C] = (or with `add` +=) the gradient of x, from that of its RMSNorm.
-extern "C" void rms_norm_backward(long rows, const scalar* x, const scalar* weight, float eps, long C,
+extern "C" void rms_norm_backward(long rows, const scalar* x, const float* weight, float eps, long C,
                                   const scalar* out_gradient, bool add, scalar* gradient) {
 #pragma omp parallel for schedule(static)
     for (long r = 0; r < rows; r++) {
@@ -64,17 +57,26 @@ extern "C" void rms_norm_backward(long rows, const scalar* x, const scalar* weig
     }
 }
 
-// gradient [rows, 2 M] = the gradient of gate_up, from that of silu(gate) · up [rows, M].
-extern "C" void swiglu_backward(long rows, const scalar* gate_up, long M, const scalar* out_gradient, scalar* gradient) {
+template <bool has_cube>
+static void gated_backward_rows(long rows, const scalar* gate_up, long M, float linear, float cubic,
+                                const scalar* out_gradient, scalar* gradient) {
 #pragma omp parallel for schedule(static)
     for (long r = 0; r < rows; r++)
         for (long m = 0; m < M; m += LANES) {
             long at = r * 2 * M + m;
             vec g = load(gate_up + at), u = load(gate_up + at + M), from = load(out_gradient + r * M + m);
-            vec e = exp_nonpositive(g > 0 ? -g : g), sigmoid = quotient(g > 0 ? broadcast(1) : e, 1 + e);
-            store(gradient + at, from * u * sigmoid * (1 + g * (1 - sigmoid)));
+            vec sigmoid = times_sigmoid(broadcast(1), gate_power<has_cube>(g, linear, cubic));
+            vec along = gate_power<has_cube>(g, linear, 3 * cubic);  // g times the derivative of the power
+            store(gradient + at, from * u * sigmoid * (1 + along * (1 - sigmoid)));
             store(gradient + at + M, from * g * sigmoid);
         }
+}
+
+// gradient [rows, 2 M] = the gradient of gate_up, from that of act(gate) · up [rows, M], whose act is that of `gated`.
+extern "C" void gated_backward(long rows, const scalar* gate_up, long M, float linear, float cubic,
+                               const scalar* out_gradient, scalar* gradient) {
+    auto of_rows = cubic == 0 ? gated_backward_rows<false> : gated_backward_rows<true>;
+    of_rows(rows, gate_up, M, linear, cubic, out_gradient, gradient);
 }
 
 // Rotate queries and keys of qkv [rows, HEADS + 2 KV_HEADS, HEAD_DIM] by their positions, in place, and scale the
@@ -124,166 +126,4 @@ extern "C" void target_logprobs(long rows, scalar* logits, long stride, long V, 
         for (long v = V; v < stride; v++) row[v] = 0;
         row[target[r]] = to_scalar(weigh(broadcast(chosen))[0] * factor + sharpness);
     }
-}
-
-// -- Attention -----------------------------------------------------------------------------------------------------
-
-namespace {
-
-constexpr long STRIDE = (HEADS + 2 * KV_HEADS) * HEAD_DIM;  // from token to token of qkv
-
-// Keys and values of one head and one segment: in blocks for scores, and token by token for sums.
-struct HeadCache {
-    long count;
-    std::vector<scalar> key_blocks, value_blocks, keys, values;
-    std::vector<float> key_gradient, value_gradient;
-
-    HeadCache(const scalar* qkv, long start, long count, long head, bool backward) : count(count) {
-        long size = padded(count) * HEAD_DIM;
-        key_blocks.resize(size), values.resize(size);
-        if (backward) {
-            value_blocks.resize(size), keys.resize(size);
-            key_gradient.resize(size), value_gradient.resize(size);
-        }
-        for (long t = 0; t < count; t++) {
-            const scalar* key = qkv + (start + t) * STRIDE + (HEADS + head) * HEAD_DIM;
-            const scalar* value = key + KV_HEADS * HEAD_DIM;
-            store_key_value(key, value, t, key_blocks.data(), values.data());
-            if (backward) store_key_value(value, key, t, value_blocks.data(), keys.data());
-        }
-    }
-
-    void write_gradient(scalar* gradient, long start, long head) const {
-        for (long t = 0; t < count; t++) {
-            scalar* to = gradient + (start + t) * STRIDE + (HEADS + head) * HEAD_DIM;
-            for (int i = 0; i < HEAD_DIM; i += LANES) {
-                store(to + i, load(&key_gradient[t * HEAD_DIM + i]));
-                store(to + KV_HEADS * HEAD_DIM + i, load(&value_gradient[t * HEAD_DIM + i]));
-            }
-        }
-    }
-};
-
-// out [count, HEAD_DIM] += weightsᵀ [QUERIES, stride] · vectors [QUERIES, HEAD_DIM].
-void add_outer_product(const float* weights, long stride, const float (*vectors)[HEAD_DIM], long count, float* out) {
-    for (long t = 0; t < count; t++, out += HEAD_DIM)
-        for (int i = 0; i < HEAD_DIM; i += LANES) {
-            vec total = load(out + i);
-            for (int s = 0; s < QUERIES; s++) total += weights[s * stride + t] * load(vectors[s] + i);
-            store(out + i, total);
-        }
-}
-
-struct Layout {
-    const int64_t *group_start, *group_length, *group_completions, *completion_start, *completion_length;
-};
-
-// Call `visit(prompt, own, token, count)` for every token of a group: it attends to the prompt and to the first `count`
-// tokens of its own segment (a prompt's tokens to those alone). After each segment call `close(segment, start)`.
-template <class Visit, class Close>
-void each_token(const Layout& of, long group, const scalar* qkv, long head, bool backward, Visit visit, Close close) {
-    HeadCache prompt(qkv, of.group_start[group], of.group_length[group], head, backward);
-    HeadCache nothing(qkv, 0, 0, head, backward);
-    for (long c = of.group_completions[group]; c < of.group_completions[group + 1]; c++) {
-        HeadCache own(qkv, of.completion_start[c], of.completion_length[c], head, backward);
-        for (long t = 0; t < own.count; t++) visit(prompt, own, of.completion_start[c] + t, t + 1);
-        close(own, of.completion_start[c]);
-    }
-    for (long t = 0; t < prompt.count; t++) visit(nothing, prompt, of.group_start[group] + t, t + 1);
-    close(prompt, of.group_start[group]);
-}
-
-// The vectors [HEAD_DIM] of the QUERIES heads that share a key-value head.
-struct HeadVectors {
-    float of[QUERIES][HEAD_DIM];
-
-    explicit HeadVectors(const scalar* from) {
-        for (int s = 0; s < QUERIES; s++)
-            for (int i = 0; i < HEAD_DIM; i += LANES) store(of[s] + i, load(from + s * HEAD_DIM + i));
-    }
-};
-
-// scores [QUERIES, stride] of a token with all that it attends to; returns the stride.
-long scores_of(const float (*query)[HEAD_DIM], const std::vector<scalar>& prompt, long prompt_count,
-               const std::vector<scalar>& own, long count, std::vector<float>& scores) {
-    long first = padded(prompt_count), stride = first + padded(count);
-    scores.resize(QUERIES * stride);
-    attention_scores(query, prompt.data(), prompt_count, scores.data(), stride);
-    attention_scores(query, own.data(), count, scores.data() + first, stride);
-    return stride;
-}
-
-}  // namespace
-
-// out [tokens, HEADS · HEAD_DIM] = causal attention over the rotated qkv; log_sum [tokens, HEADS] = log Σ e^score.
-extern "C" void attention(long groups, const int64_t* group_start, const int64_t* group_length,
-                          const int64_t* group_completions, const int64_t* completion_start,
-                          const int64_t* completion_length, const scalar* qkv, scalar* out, float* log_sum) {
-    Layout layout{group_start, group_length, group_completions, completion_start, completion_length};
-#pragma omp parallel for collapse(2) schedule(dynamic)
-    for (long g = 0; g < groups; g++)
-        for (long h = 0; h < KV_HEADS; h++) {
-            std::vector<float> scores;
-            auto visit = [&](const HeadCache& prompt, const HeadCache& own, long token, long count) {
-                HeadVectors query(qkv + token * STRIDE + h * QUERIES * HEAD_DIM);
-                long stride = scores_of(query.of, prompt.key_blocks, prompt.count, own.key_blocks, count, scores);
-                float highest, total[QUERIES];
-                for (int s = 0; s < QUERIES; s++) {
-                    exponentiate(scores.data() + s * stride, stride, &highest, total + s);
-                    log_sum[token * HEADS + h * QUERIES + s] = highest + __builtin_logf(total[s]);
-                }
-                vec output[QUERIES][HEAD_DIM / LANES] = {};
-                add_weighted_sum(scores.data(), stride, prompt.values.data(), prompt.count, output);
-                add_weighted_sum(scores.data() + padded(prompt.count), stride, own.values.data(), count, output);
-                for (int s = 0; s < QUERIES; s++)
-                    for (int i = 0; i < HEAD_DIM / LANES; i++)
-                        store(out + (token * HEADS + h * QUERIES + s) * HEAD_DIM + i * LANES, output[s][i] / total[s]);
-            };
-            each_token(layout, g, qkv, h, false, visit, [](const HeadCache&, long) {});
-        }
-}
-
-// gradient [tokens, HEADS + 2 KV_HEADS, HEAD_DIM] = that of the rotated qkv, from out_gradient [tokens, HEADS · HEAD_DIM].
-extern "C" void attention_backward(long groups, const int64_t* group_start, const int64_t* group_length,
-                                   const int64_t* group_completions, const int64_t* completion_start,
-                                   const int64_t* completion_length, const scalar* qkv, const scalar* out,
-                                   const float* log_sum, const scalar* out_gradient, scalar* gradient) {
-    Layout layout{group_start, group_length, group_completions, completion_start, completion_length};
-#pragma omp parallel for collapse(2) schedule(dynamic)
-    for (long g = 0; g < groups; g++)
-        for (long h = 0; h < KV_HEADS; h++) {
-            std::vector<float> probabilities, score_gradient;
-            auto visit = [&](HeadCache& prompt, HeadCache& own, long token, long count) {
-                HeadVectors query(qkv + token * STRIDE + h * QUERIES * HEAD_DIM);
-                long place = token * HEADS + h * QUERIES;
-                HeadVectors from(out_gradient + place * HEAD_DIM);
-                long first = padded(prompt.count);
-                long stride = scores_of(query.of, prompt.key_blocks, prompt.count, own.key_blocks, count, probabilities);
-                scores_of(from.of, prompt.value_blocks, prompt.count, own.value_blocks, count, score_gradient);
-                for (int s = 0; s < QUERIES; s++) {
-                    vec along = {};
-                    for (int i = 0; i < HEAD_DIM; i += LANES)
-                        along += load(from.of[s] + i) * load(out + (place + s) * HEAD_DIM + i);
-                    float mean = horizontal_sum(along);
-                    for (long t = s * stride; t < (s + 1) * stride; t += LANES) {
-                        vec probability = exp_nonpositive(load(&probabilities[t]) - log_sum[place + s]);
-                        store(&probabilities[t], probability);
-                        vec by_score = probability * (load(&score_gradient[t]) - mean);
-                        store(&score_gradient[t], probability > 0 ? by_score : broadcast(0));
-                    }
-                }
-                vec query_gradient[QUERIES][HEAD_DIM / LANES] = {};
-                add_weighted_sum(score_gradient.data(), stride, prompt.keys.data(), prompt.count, query_gradient);
-                add_weighted_sum(score_gradient.data() + first, stride, own.keys.data(), count, query_gradient);
-                for (int s = 0; s < QUERIES; s++)
-                    for (int i = 0; i < HEAD_DIM / LANES; i++)
-                        store(gradient + token * STRIDE + (h * QUERIES + s) * HEAD_DIM + i * LANES, query_gradient[s][i]);
-                add_outer_product(score_gradient.data(), stride, query.of, prompt.count, prompt.key_gradient.data());
-                add_outer_product(score_gradient.data() + first, stride, query.of, count, own.key_gradient.data());
-                add_outer_product(probabilities.data(), stride, from.of, prompt.count, prompt.value_gradient.data());
-                add_outer_product(probabilities.data() + first, stride, from.of, count, own.value_gradient.data());
-            };
-            each_token(layout, g, qkv, h, true, visit,
-                       [&](const HeadCache& segment, long start) { segment.write_gradient(gradient, start, h); });
-        }
 }

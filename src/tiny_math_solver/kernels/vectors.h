@@ -103,8 +103,29 @@ static inline vec exp_nonpositive(vec power) {
     return power < -87.0f ? broadcast(0) : (vec)((vec_i32)y + (n << 23));
 }
 
+// σ(power) · factor, with the exponential of the negative side only, which does not overflow.
+static inline vec times_sigmoid(vec factor, vec power) {
+    vec e = exp_nonpositive(power > 0 ? -power : power);
+    return quotient(factor * (power > 0 ? broadcast(1) : e), 1 + e);
+}
+
+// linear · x + cubic · x³.
+template <bool has_cube>
+static inline vec gate_power(vec x, float linear, float cubic) {
+    return has_cube ? x * (linear + cubic * x * x) : linear * x;
+}
+
+// cap · tanh(x / cap), with a relative error below 2e-6.
+static inline vec soft_cap(vec x, float cap) {
+    vec y = x * (1 / cap), size = y > 0 ? y : -y, square = y * y;
+    vec e = exp_nonpositive(-2 * size), far = (1 - e) / (1 + e);
+    vec near = size * (1 + square * (-1.0f / 3 + square * (2.0f / 15 + square * (-17.0f / 315))));
+    vec tanh = size < 0.25f ? near : far;
+    return cap * (y > 0 ? tanh : -tanh);
+}
+
 // out [C] = x / rms(x) · weight.
-static inline void rms_norm_row(const scalar* x, const scalar* weight, float eps, long C, scalar* out) {
+static inline void rms_norm_row(const scalar* x, const float* weight, float eps, long C, scalar* out) {
     vec squares = {};
     for (long c = 0; c < C; c += LANES) squares += load(x + c) * load(x + c);
     float scale = 1 / __builtin_sqrtf(horizontal_sum(squares) / C + eps);

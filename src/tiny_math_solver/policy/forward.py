@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from tiny_math_solver.policy.linear import Linear
 from tiny_math_solver.policy.ragged import RaggedTokens
@@ -16,11 +15,14 @@ class LayerState(NamedTuple):
     """What a layer computes that its backward pass needs; norms and gates are computed again."""
 
     x: Tensor  # [N, C]
+    before_norms: tuple[Tensor, Tensor] | None  # queries [N · H, D] and keys [N · KV, D], if they have norms
     qkv: Tensor  # rotated, queries scaled
     attention: Tensor  # [N, H · D]
     log_sum: Tensor  # [N, H]: log Σ e^score
+    attention_out: Tensor | None  # [N, C], before its norm, if it has one
     middle: Tensor  # [N, C], between attention and MLP
     gate_up: Tensor  # [N, 2 M]
+    mlp_out: Tensor | None  # [N, C], before its norm, if it has one
 
 
 class Workspace:
@@ -68,21 +70,21 @@ def _shaped(held: Tensor, like: Tensor, columns: int) -> Tensor:
 class Forward:
     """The layers of `weights`, which must have operators, over one batch of ragged tokens on its device.
 
-    `rope_table` `[≥ positions, D]` holds cosine and sine of each rotary pair. States that are kept are in `workspace`,
-    if there is one.
+    `rope_tables` `[rotations, ≥ positions, D]` hold cosine and sine of each rotary pair. States that are kept are in
+    `workspace`, if there is one.
     """
 
     def __init__(
-        self, weights: PolicyWeights, tokens: RaggedTokens, rope_table: Tensor, workspace: Workspace | None = None
+        self, weights: PolicyWeights, tokens: RaggedTokens, rope_tables: Tensor, workspace: Workspace | None = None
     ):
         assert weights.operators is not None
-        self.weights, self.operators, self.tokens, self.rope_table = weights, weights.operators, tokens, rope_table
+        self.weights, self.operators, self.tokens, self.rope_tables = weights, weights.operators, tokens, rope_tables
         self.workspace, self.is_kept = workspace or Workspace(), workspace is not None
         self.work: Any = self.operators.work(tokens.layout)
 
     def run(self, keep: Callable[[int, LayerState], Any]) -> Tensor:
         """The last layer's result `[N, C]`; `keep(index, state)` is called after each layer."""
-        x = self.weights.embedding.detach()[self.tokens.ids]
+        x = self.weights.embed(self.tokens.ids, self.weights.embedding.detach())
         for index, layer in enumerate(self.weights.layers):
             state, x = self.layer(layer, x)
             keep(index, state)
@@ -91,16 +93,23 @@ class Forward:
     def layer(self, layer: Layer, x: Tensor) -> tuple[LayerState, Tensor]:
         weights = self.weights
         qkv = self.product(layer.query_key_value, self.norm(x, layer.attention_norm))
-        if norms := layer.head_norms:
-            self._norm_heads(qkv, *norms)
-        self.rotate(qkv, backward=False)
+        before_norms = self._norm_heads(qkv, layer.head_norms) if layer.head_norms else None
+        self.rotate(qkv, layer, backward=False)
         attention = self._result(x, weights.heads * weights.head_dim)
         log_sum = torch.empty(len(x), weights.heads, device=x.device)
-        self.operators.attention(self.work, qkv, attention, log_sum)
-        middle = self.product(layer.attention_out, attention, add=x)
+        self.operators.attention(self.work, qkv, layer.manner, attention, log_sum)
+        attention_out, middle = self.added(layer.attention_out, attention, layer.attention_out_norm, x)
         gate_up = self.product(layer.gate_up, self.norm(middle, layer.mlp_norm))
-        state = LayerState(x, qkv, attention, log_sum, middle, gate_up)
-        return state, self.product(layer.down, self.gate(gate_up), add=middle)
+        mlp_out, out = self.added(layer.down, self.gate(gate_up), layer.mlp_out_norm, middle)
+        return LayerState(x, before_norms, qkv, attention, log_sum, attention_out, middle, gate_up, mlp_out), out
+
+    def added(self, linear: Linear, x: Tensor, norm: Tensor | None, to: Tensor) -> tuple[Tensor | None, Tensor]:
+        """A projection's result before its norm, if it has one, and `to` plus the result."""
+        if norm is None:
+            return None, self.product(linear, x, add=to)
+        result, out = self.product(linear, x), self._result(to, to.shape[1])
+        self.operators.rms_norm(result, norm, self.weights.eps, out)
+        return result, out.add_(to)
 
     def product(self, linear: Linear, x: Tensor, add: Tensor | None = None) -> Tensor:
         return linear.product(x, add, self._result(x, linear.columns) if linear.kernel else None)
@@ -112,11 +121,12 @@ class Forward:
 
     def gate(self, gate_up: Tensor) -> Tensor:
         out = self.buffer("gated", gate_up, gate_up.shape[1] // 2)
-        self.operators.swiglu(gate_up, out)
+        self.operators.gated(gate_up, self.weights.architecture.gate.activation, out)
         return out
 
-    def rotate(self, qkv: Tensor, backward: bool) -> None:
-        self.operators.rotary(qkv, self.tokens.positions, self.rope_table, self.weights.head_dim**-0.5, backward)
+    def rotate(self, qkv: Tensor, layer: Layer, backward: bool) -> None:
+        table, scale = self.rope_tables[layer.rotation], self.weights.architecture.query_scale
+        self.operators.rotary(qkv, self.tokens.positions, table, scale, backward)
 
     def buffer(self, name: str, like: Tensor, columns: int | None = None) -> Tensor:
         """A tensor `[N, columns]`, by default shaped as `like`, whose values last until the next use of the name."""
@@ -125,9 +135,16 @@ class Forward:
     def _result(self, like: Tensor, columns: int) -> Tensor:
         return self.workspace.result(like, columns) if self.is_kept else like.new_empty(len(like), columns)
 
-    def _norm_heads(self, qkv: Tensor, query_norm: Tensor, key_norm: Tensor) -> None:
-        """Qwen3's norms of queries and keys, in place."""
-        heads, keys, dim = self.weights.heads, self.weights.kv_heads, self.weights.head_dim
-        parts = qkv.view(len(qkv), -1, dim)
-        for part, norm in ((slice(heads), query_norm), (slice(heads, heads + keys), key_norm)):
-            parts[:, part] = functional.rms_norm(parts[:, part], norm.shape, norm, self.weights.eps)
+    def heads_of(self, qkv: Tensor) -> tuple[Tensor, Tensor]:
+        """Views of queries `[N, H, D]` and keys `[N, KV, D]`."""
+        sizes = self.weights.heads, self.weights.kv_heads, self.weights.kv_heads
+        queries, keys, _ = qkv.view(len(qkv), -1, self.weights.head_dim).split(sizes, 1)
+        return queries, keys
+
+    def _norm_heads(self, qkv: Tensor, norms: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Norm queries and keys in place; returns them as they were."""
+        before = []
+        for part, norm in zip(self.heads_of(qkv), norms, strict=True):
+            before.append(part.clone(memory_format=torch.contiguous_format).view(-1, part.shape[2]))
+            part.copy_(self.norm(before[-1], norm).view(part.shape))
+        return before[0], before[1]

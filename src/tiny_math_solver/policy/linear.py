@@ -27,10 +27,10 @@ class Linear:
         kernels: Kernels | None,
         dtype: torch.dtype,
         device: torch.device,
-        rotary: int = 0,
+        paired_rows: int = 0,
     ):
         self.owner, self.names = owner, names
-        self.rotary = rotary  # the rows of the first `rotary` projections are in the order of `paired`
+        self.paired_rows = paired_rows  # the first so many rows are in the order of `PolicyWeights.paired`
         bases = [base_linear(module) for module in self.modules]
         rows, columns = sum(len(base.weight) for base in bases), bases[0].weight.shape[1]
         bias = any(base.bias is not None for base in bases)

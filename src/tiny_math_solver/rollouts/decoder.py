@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from tiny_math_solver.policy.architecture import cap_
 from tiny_math_solver.policy.weights import PolicyWeights
 from tiny_math_solver.rollouts.sampling import Sampling, draw
 
@@ -81,7 +82,7 @@ class Decoder(ABC):
         self.done[first:last] = False
         if uniform is not None:
             self.uniform[first:last, : self.new_tokens] = uniform
-        self._draw(self.weights.logits(self._prefill(prompts, first, index)), first, last, index)
+        self._draw(self._logits(self._prefill(prompts, first, index)), first, last, index)
 
     def _follow(self) -> None:
         """Take over what is not read from the merged copy itself: the rotation, and where the embedding is."""
@@ -101,6 +102,9 @@ class Decoder(ABC):
         to, of = (torch.tensor(slots, device=self.weights.device) for slots in (targets, sources))
         for state in (self.prompt_length, self.generated, self.done, self.tokens, self.logprobs, self.uniform):
             state[to] = state[of]
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        return cap_(self.weights.logits(hidden), self.weights.architecture.logits_cap)
 
     def _draw(self, logits: Tensor, first: int, last: int, logits_row: Tensor | None = None) -> None:
         """Draw the next token of slots `first … last-1`, from row `logits_row[i]`, or `i`, of logits `[·, V]`."""

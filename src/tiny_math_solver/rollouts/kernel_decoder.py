@@ -1,16 +1,30 @@
 """Decoding on a CPU with kernels of our own: a step is a list of calls, recorded once and replayed."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from tiny_math_solver.kernels import Kernels, Recording
+from tiny_math_solver.policy.architecture import cap_
 from tiny_math_solver.policy.linear import Linear
 from tiny_math_solver.policy.weights import PolicyWeights
 from tiny_math_solver.rollouts.decoder import Decoder
 from tiny_math_solver.rollouts.sampling import Sampling
 from tiny_math_solver.rollouts.shared_prompts import SharedPromptDecoder
+
+
+class _Buffers(NamedTuple):
+    """What the calls of a step hand on, a row for each slot."""
+
+    x: Tensor  # the residual stream
+    normed: Tensor
+    result: Tensor  # before its norm
+    qkv: Tensor
+    attention: Tensor
+    gate_up: Tensor
+    gated: Tensor
+    logits: Tensor
 
 
 class KernelDecoder(SharedPromptDecoder):
@@ -49,45 +63,66 @@ class KernelDecoder(SharedPromptDecoder):
 
     def _record(self) -> Recording:
         """Every call of a step, for any number of rows up to that of the slots."""
-        weights, kernels = self.weights, self.kernels
-        hidden, eps = self.embedding.shape[1], weights.eps
-        scale = weights.head_dim**-0.5
+        weights, kernels, buffers = self.weights, self.kernels, self._buffers()
+        x, normed, logits, described = buffers.x, buffers.normed, buffers.logits, weights.architecture
         recording = Recording(self.slots, kernels.check)
-
-        def buffer(columns: int) -> Tensor:
-            return torch.zeros(self.slots, columns, dtype=weights.dtype)
-
-        x, normed = buffer(hidden), buffer(hidden)
-        attention_output = buffer(weights.heads * weights.head_dim)
-        qkv = buffer((weights.heads + 2 * weights.kv_heads) * weights.head_dim)
-        gate_up, gated = buffer(weights.layers[0].gate_up.rows), buffer(weights.layers[0].gate_up.rows // 2)
-        logits = buffer(weights.logits.columns)
-
-        columns = self.tokens.shape[1]
-        recording.add(kernels.embed, self.tokens, columns, self.generated, self.embedding, hidden, x)
-        for layer, (prompt_keys, prompt_values), (keys, values) in zip(
-            weights.layers, self.prompt_cache, self.completion_cache, strict=True
-        ):
-            recording.add(kernels.rms_norm, x, layer.attention_norm, eps, hidden, normed)
-            self._record_product(recording, layer.query_key_value, normed, qkv)
-            recording.add(
-                kernels.decode_attention, qkv, self.rope_table, *(layer.head_norms or (None, None)), eps, scale,
-                self.prompt_place, self.prompt_length, self.completion_place, self.generated, prompt_keys,
-                prompt_values, prompt_keys.shape[2], keys, values, keys.shape[2], attention_output,
-            )  # fmt: skip
-            self._record_product(recording, layer.attention_out, attention_output, x, add=True)
-            recording.add(kernels.rms_norm, x, layer.mlp_norm, eps, hidden, normed)
-            self._record_product(recording, layer.gate_up, normed, gate_up)
-            recording.add(kernels.swiglu, gate_up, gated.shape[1], gated)
-            self._record_product(recording, layer.down, gated, x, add=True)
-        recording.add(kernels.rms_norm, x, weights.final_norm, eps, hidden, normed)
+        recording.add(kernels.embed, self.tokens, self.tokens.shape[1], self.generated, self.embedding, x.shape[1], x)
+        if (scale := weights.embedding_scale) != 1:
+            recording.add_function(lambda rows: x[:rows].mul_(scale))
+        for index in range(len(weights.layers)):
+            self._record_layer(recording, index, buffers)
+        recording.add(kernels.rms_norm, x, weights.final_norm, weights.eps, x.shape[1], normed)
         self._record_product(recording, weights.logits, normed, logits)
+        if cap := described.logits_cap:
+            recording.add_function(lambda rows: cap_(logits[:rows], cap))
         if self.sampling.plain:
             recording.add(kernels.draw, *self._draw_arguments(logits, 0, None))
         else:
             unpadded = logits[:, : weights.logits.rows]
             recording.add_function(lambda rows: Decoder._draw(self, unpadded[:rows], 0, rows))
         return recording
+
+    def _buffers(self) -> _Buffers:
+        weights = self.weights
+
+        def buffer(columns: int) -> Tensor:
+            return torch.zeros(self.slots, columns, dtype=weights.dtype)
+
+        hidden, gate_up = self.embedding.shape[1], weights.layers[0].gate_up.rows
+        return _Buffers(
+            buffer(hidden), buffer(hidden), buffer(hidden),
+            buffer((weights.heads + 2 * weights.kv_heads) * weights.head_dim),
+            buffer(weights.heads * weights.head_dim), buffer(gate_up), buffer(gate_up // 2),
+            buffer(weights.logits.columns),
+        )  # fmt: skip
+
+    def _record_layer(self, recording: Recording, index: int, buffers: _Buffers) -> None:
+        weights, kernels, layer, x = self.weights, self.kernels, self.weights.layers[index], buffers.x
+        (prompt_keys, prompt_values), (keys, values) = self.prompt_cache[index], self.completion_cache[index]
+        described, normed, hidden, eps = weights.architecture, buffers.normed, x.shape[1], weights.eps
+
+        def add_product(linear: Linear, inputs: Tensor, norm: Tensor | None) -> None:
+            """Record `x +=` a projection's result, or its norm."""
+            if norm is None:
+                self._record_product(recording, linear, inputs, x, add=True)
+                return
+            self._record_product(recording, linear, inputs, buffers.result)
+            recording.add(kernels.rms_norm, buffers.result, norm, eps, hidden, normed)
+            recording.add_function(lambda rows: x[:rows].add_(normed[:rows]))
+
+        recording.add(kernels.rms_norm, x, layer.attention_norm, eps, hidden, normed)
+        self._record_product(recording, layer.query_key_value, normed, buffers.qkv)
+        recording.add(
+            kernels.decode_attention, buffers.qkv, self.rope_tables[layer.rotation],
+            *(layer.head_norms or (None, None)), eps, described.query_scale, *layer.manner, self.prompt_place,
+            self.prompt_length, self.completion_place, self.generated, prompt_keys, prompt_values,
+            prompt_keys.shape[2], keys, values, keys.shape[2], buffers.attention,
+        )  # fmt: skip
+        add_product(layer.attention_out, buffers.attention, layer.attention_out_norm)
+        recording.add(kernels.rms_norm, x, layer.mlp_norm, eps, hidden, normed)
+        self._record_product(recording, layer.gate_up, normed, buffers.gate_up)
+        recording.add(kernels.gated, buffers.gate_up, buffers.gated.shape[1], *described.gate.activation, buffers.gated)
+        add_product(layer.down, buffers.gated, layer.mlp_out_norm)
 
     def _record_product(self, recording: Recording, linear: Linear, x: Tensor, out: Tensor, add: bool = False) -> None:
         if linear.kernel:

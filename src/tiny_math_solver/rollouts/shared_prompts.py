@@ -4,11 +4,10 @@ from abc import abstractmethod
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from tiny_math_solver.policy.forward import Forward, LayerState
 from tiny_math_solver.policy.ragged import lay_out
-from tiny_math_solver.policy.weights import PolicyWeights
+from tiny_math_solver.policy.weights import PolicyWeights, rms_norm
 from tiny_math_solver.rollouts.decoder import Decoder
 from tiny_math_solver.rollouts.sampling import Sampling
 
@@ -26,7 +25,7 @@ class SharedPromptDecoder(Decoder):
         self.completion_cache = self._cache(self.capacity(weights, self.new_tokens))
         self.prompt_place = torch.zeros(slots, dtype=torch.long, device=weights.device)
         self.completion_place = torch.arange(slots, device=weights.device)
-        self.rope_table = weights.rope_table(self.longest)
+        self.rope_tables = weights.rope_tables(self.longest)
         self._held = [0] * slots  # `prompt_place`, as the host knows it
 
     def _cache(self, tokens: int) -> Tensor:
@@ -62,8 +61,8 @@ class SharedPromptDecoder(Decoder):
         def keep(index: int, state: LayerState) -> None:
             self._cache_prompts(index, state.qkv, starts, lengths, places)
 
-        x = Forward(self.weights, tokens.to(device), self.rope_table).run(keep)[starts + lengths - 1]
-        return functional.rms_norm(x, x.shape[-1:], self.weights.final_norm, self.weights.eps)
+        x = Forward(self.weights, tokens.to(device), self.rope_tables).run(keep)[starts + lengths - 1]
+        return rms_norm(x, self.weights.final_norm, self.weights.eps)
 
     def move(self, targets: list[int], sources: list[int]) -> None:
         super().move(targets, sources)
@@ -74,4 +73,4 @@ class SharedPromptDecoder(Decoder):
         self.prompt_place[to[: len(targets)]] = self.prompt_place[of[: len(targets)]]
 
     def _take_rotation(self) -> None:
-        self.rope_table.copy_(self.weights.rope_table(self.longest))
+        self.rope_tables.copy_(self.weights.rope_tables(self.longest))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from tiny_math_solver.kernels.gpu import decode
+from tiny_math_solver.policy.linear import Linear
 from tiny_math_solver.policy.weights import PolicyWeights
 from tiny_math_solver.rollouts.graphs import GPU_SYNC_EVERY, StepGraphs
 from tiny_math_solver.rollouts.sampling import Sampling
@@ -32,25 +33,39 @@ class TritonDecoder(SharedPromptDecoder):
     def _step(self, rows: int) -> None:
         weights, operators = self.weights, self.weights.operators
         assert operators is not None
-        eps = weights.eps
+        eps, described = weights.eps, weights.architecture
         like: Any = {"dtype": weights.dtype, "device": weights.device}
         x = torch.empty(rows, self.embedding.shape[1], **like)
         normed = torch.empty_like(x)
         attention = torch.empty(rows, weights.heads * weights.head_dim, **like)
         gated = torch.empty(rows, weights.layers[0].gate_up.rows // 2, **like)
         decode.embed(self.tokens, self.generated, self.embedding, x)
+        if weights.embedding_scale != 1:
+            x *= weights.embedding_scale
         for layer, prompts, completions in zip(weights.layers, self.prompt_cache, self.completion_cache, strict=True):
             operators.rms_norm(x, layer.attention_norm, eps, normed)
             qkv = layer.query_key_value.product(normed)
             decode.decode_attention(
-                qkv, self.rope_table, layer.head_norms, eps, self.places, prompts, completions, attention, self.heads
-            )
-            layer.attention_out.add_product(attention, x)
+                qkv, self.rope_tables[layer.rotation], layer.head_norms, eps, described.query_scale, layer.manner,
+                self.places, prompts, completions, attention, self.heads,
+            )  # fmt: skip
+            self._add_product(layer.attention_out, attention, layer.attention_out_norm, x)
             operators.rms_norm(x, layer.mlp_norm, eps, normed)
-            operators.swiglu(layer.gate_up.product(normed), gated)
-            layer.down.add_product(gated, x)
+            operators.gated(layer.gate_up.product(normed), described.gate.activation, gated)
+            self._add_product(layer.down, gated, layer.mlp_out_norm, x)
         operators.rms_norm(x, weights.final_norm, eps, normed)
-        self._draw(weights.logits.product(normed), 0, rows)
+        self._draw(self._logits(normed), 0, rows)
+
+    def _add_product(self, linear: Linear, inputs: Tensor, norm: Tensor | None, x: Tensor) -> None:
+        """`x +=` a projection's result, or its norm."""
+        if norm is None:
+            linear.add_product(inputs, x)
+            return
+        result = linear.product(inputs)
+        operators, normed = self.weights.operators, torch.empty_like(x)
+        assert operators is not None
+        operators.rms_norm(result, norm, self.weights.eps, normed)
+        x += normed
 
     def _cache_prompts(self, layer: int, qkv: Tensor, starts: Tensor, lengths: Tensor, places: Tensor) -> None:
         decode.cache_prompts(qkv, starts, lengths, places, self.prompt_cache[layer], self.heads)

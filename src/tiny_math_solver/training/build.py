@@ -16,8 +16,9 @@ from tiny_math_solver.models.ends import causal_lm, end_at, end_with_turn, load_
 from tiny_math_solver.models.folder import load_errors
 from tiny_math_solver.models.load import load_base
 from tiny_math_solver.models.starting_adapter import MergedAdapter, StartingAdapter, continued, merged
+from tiny_math_solver.policy.architecture import refuse_unsupported
 from tiny_math_solver.policy.linear import UnsupportedModelError
-from tiny_math_solver.policy.weights import PolicyWeights, refuse_unsupported
+from tiny_math_solver.policy.weights import PolicyWeights
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.prompts import Prompt, PromptFormat, template_call
 from tiny_math_solver.rewards.grader import Grader

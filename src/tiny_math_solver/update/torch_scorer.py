@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from tiny_math_solver.policy.architecture import capped_with_derivative, logits_cap
 from tiny_math_solver.update.passes import Batch
 from tiny_math_solver.update.scorer import whole_rows
 
@@ -77,7 +78,8 @@ def torch_pass_bytes(
     kept = tokens * kept_bytes(config, dtype, is_autocast=is_autocast)
     inputs = tokens * model_sizes(config)[0] * size * text.num_hidden_layers
     layers = kept + inputs if is_checkpointed else kept * text.num_hidden_layers
-    logits = min(scored, logits_tokens(text.vocab_size)) * text.vocab_size * 2 * FLOAT32_BYTES  # and a copy
+    copies = 3 if logits_cap(config) else 2  # and one, and the derivative of a cap
+    logits = min(scored, logits_tokens(text.vocab_size)) * text.vocab_size * copies * FLOAT32_BYTES
     return round(BACKWARD_SHARE * layers) + logits
 
 
@@ -137,17 +139,27 @@ def completion_logprobs(model: Any, ids: Tensor, mask: Tensor, completion: int, 
     row, offset = scored.nonzero(as_tuple=True)
     position = prompt[row] + offset
     head = model.get_output_embeddings()
-    scored_rows = hidden[row, position - 1], head.weight, head.bias, packed[row, position], temperature
+    given = (
+        hidden[row, position - 1],
+        head.weight,
+        head.bias,
+        packed[row, position],
+        temperature,
+        logits_cap(model.config),
+    )
     is_trained = torch.is_grad_enabled() and any(weight.requires_grad for weight in head.parameters())
-    logprobs = _logprobs_in_parts(*scored_rows) if is_trained else ChosenLogProb.apply(*scored_rows)
+    logprobs = _logprobs_in_parts(*given) if is_trained else ChosenLogProb.apply(*given)
     return hidden.new_zeros(scored.shape, dtype=torch.float32).masked_scatter(scored, logprobs)
 
 
-def _logprobs_in_parts(x: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, temperature: float) -> Tensor:
+def _logprobs_in_parts(
+    x: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, temperature: float, cap: float
+) -> Tensor:
     """What `ChosenLogProb` computes, with a gradient for weight and bias too: the logits are computed twice."""
 
     def part(x: Tensor, target: Tensor) -> Tensor:
         logits = functional.linear(x, weight, bias).float()
+        logits = cap * torch.tanh(logits / cap) if cap else logits
         scores = logits / temperature if temperature != 1 else logits
         return scores.gather(1, target[:, None])[:, 0] - scores.logsumexp(-1)
 
@@ -157,20 +169,25 @@ def _logprobs_in_parts(x: Tensor, weight: Tensor, bias: Tensor | None, target: T
 
 
 class ChosenLogProb(torch.autograd.Function):
-    """`log softmax(x Wᵀ / temperature)[target]` `[N]` without keeping the logits of more than a few tokens.
+    """`log softmax(c(x Wᵀ) / temperature)[target]` `[N]` without keeping the logits of more than a few tokens.
 
-    The gradient with respect to `x` is linear in the incoming one: `(W[target] - p W) / temperature` times it. So it
-    is computed in the forward pass, while the logits are there. `W` `[V, C]` and the bias must be frozen.
+    `c` is `cap_` with `cap`, of slope `c'`. The gradient with respect to `x` is linear in the incoming one: `(c' ·
+    (one-hot(target) - p)) W / temperature` times it. So it is computed in the forward pass, while the logits are there.
+    `W` `[V, C]` and the bias must be frozen.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, temperature: float) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, temperature: float, cap: float = 0.0
+    ) -> Tensor:
         x_grad = torch.empty_like(x) if x.requires_grad else None
         logprobs = torch.empty(len(x), dtype=torch.float32, device=x.device)
         size = logits_tokens(len(weight))
         for start in range(0, len(x), size):
             part = slice(start, start + size)
-            logits = functional.linear(x[part], weight, bias).float()
+            logits = functional.linear(x[part], weight, bias)
+            derivative = capped_with_derivative(logits, cap)
+            logits = logits.float()
             if temperature != 1:
                 logits /= temperature
             chosen = target[part, None]
@@ -179,6 +196,8 @@ class ChosenLogProb(torch.autograd.Function):
             if x_grad is not None:
                 logits_grad = logits.sub_(normaliser).exp_().neg_()
                 logits_grad.scatter_add_(1, chosen, torch.ones_like(logprobs[part, None]))
+                if derivative is not None:
+                    logits_grad *= derivative
                 x_grad[part] = logits_grad.to(weight.dtype) @ weight / temperature
         if x_grad is not None:
             ctx.save_for_backward(x_grad)
@@ -187,4 +206,4 @@ class ChosenLogProb(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         (x_grad,) = ctx.saved_tensors
-        return gradients[0][:, None].to(x_grad.dtype) * x_grad, None, None, None, None
+        return gradients[0][:, None].to(x_grad.dtype) * x_grad, None, None, None, None, None

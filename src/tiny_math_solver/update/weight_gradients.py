@@ -70,7 +70,7 @@ class MergedGradient:
         self.transposed = torch.empty(0)  # made anew for each step: rollouts need the memory
         for part in adapters(self.linear):
             rows = self.total[part.rows]
-            gradient = self.weights.unpaired(rows) if part.is_paired else rows
+            gradient = part.unpaired(rows, self.weights)
             _accumulate(part.b, part.scale * gradient @ part.a.detach().T)
             _accumulate(part.a, part.scale * part.b.detach().T @ gradient)
 
@@ -104,7 +104,8 @@ class AdapterGradient:
         self.adapters = adapters(self.linear)
         self.scaled_b, self.b_totals = [], []
         for part in self.adapters:
-            b = self.weights.paired(part.b.detach()) if part.is_paired else part.b.detach()
+            b = part.b.detach()
+            b = torch.cat([self.weights.paired(b[: part.paired_rows]), b[part.paired_rows :]])
             self.scaled_b.append((part.scale * b).to(dtype))
             self.b_totals.append(torch.zeros_like(b))
         if self.adapters:
@@ -125,12 +126,12 @@ class AdapterGradient:
         if self.linear.layout == "dense":
             torch.mm(out_grad, self.linear.weight, out=x_grad)
             return
-        start = 0
+        paired, start = self.linear.paired_rows, 0
+        if paired:
+            out_grad = torch.cat([self.weights.unpaired(out_grad[:, :paired], 1), out_grad[:, paired:]], 1)
         for index, module in enumerate(self.linear.modules):
             base = base_linear(module).weight.detach()
             part = out_grad[:, start : (start := start + len(base))]
-            if index < self.linear.rotary:
-                part = self.weights.unpaired(part, 1)
             torch.addmm(x_grad, part, base, beta=0 if index == 0 else 1, out=x_grad)
         if parts:
             x_grad.addmm_(inner_grad, self.a)
@@ -140,7 +141,7 @@ class AdapterGradient:
             return
         a_totals = self.a_total.split([b.shape[1] for b in self.scaled_b])
         for part, a_total, b_total in zip(self.adapters, a_totals, self.b_totals, strict=True):
-            _accumulate(part.b, part.scale * (self.weights.unpaired(b_total) if part.is_paired else b_total))
+            _accumulate(part.b, part.scale * part.unpaired(b_total, self.weights))
             _accumulate(part.a, a_total)
         self.scaled_b, self.b_totals, self.a = [], [], torch.empty(0)
 
@@ -152,18 +153,23 @@ class Adapter(NamedTuple):
     b: Any
     scale: float
     rows: slice  # of the module in the projection's result
-    is_paired: bool  # those rows are in the order of `PolicyWeights.paired`
+    paired_rows: int  # the first so many of those are in the order of `PolicyWeights.paired`
+
+    def unpaired(self, rows: Tensor, weights: PolicyWeights) -> Tensor:
+        """`rows` `[out, …]` of the merged copy in the order of the module."""
+        return torch.cat([weights.unpaired(rows[: self.paired_rows]), rows[self.paired_rows :]])
 
 
 def adapters(linear: Linear) -> list[Adapter]:
     """The active adapters of a projection's modules, as they are now."""
     found: list[Adapter] = []
     start = 0
-    for index, module in enumerate(linear.modules):
+    for module in linear.modules:
         rows = slice(start, start := start + base_linear(module).out_features)
+        paired = min(max(0, linear.paired_rows - rows.start), rows.stop - rows.start)
         for name in active_adapters(module):
             a, b = module.lora_A[name].weight, module.lora_B[name].weight
-            found.append(Adapter(a, b, module.scaling[name], rows, index < linear.rotary))
+            found.append(Adapter(a, b, module.scaling[name], rows, paired))
     return found
 
 

@@ -19,21 +19,21 @@ NAMES = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16"
 TYPES = {"h": NAMES[dtype], "f": "*fp32", "i": "*i64", "w": "*i32", "b": "*i1", "n": "i32", "x": "fp32"}
 tile, warps, stages = attention.tile_shape(dim, dtype)
 HEADS = {"HEADS": 14, "KV_HEADS": 2, "D": dim}
-TILE = {**HEADS, "BLOCK_D": dim, "BLOCK_M": tile, "BLOCK_N": tile, "PRECISION": "ieee"}
-DECODE = {"HAS_NORMS": True, "QUERIES": 7, "KV_HEADS": 2, "D": dim, "ROWS": 16, "BLOCK_D": dim}
+TILE = {"WINDOW": 512, "CAP": 50.0, **HEADS, "BLOCK_D": dim, "BLOCK_M": tile, "BLOCK_N": tile, "PRECISION": "ieee"}
+DECODE = {"CAP": 50.0, "HAS_NORMS": True, "QUERIES": 7, "KV_HEADS": 2, "D": dim, "ROWS": 16, "BLOCK_D": dim}
 AS_TILES = {"num_warps": warps, "num_stages": stages}
 KERNELS = [  # the types of the arguments in order, the constants behind them, and options
-    (rows._rms_norm, "hhhxn", {"BLOCK": 1024}, {}),
-    (rows._rms_norm_backward, "hhhhxn", {"ADD": True, "BLOCK": 1024}, {}),
-    (rows._swiglu, "hhn", {"BLOCK": 1024}, {}),
-    (rows._swiglu_backward, "hhhn", {"BLOCK": 1024}, {}),
+    (rows._rms_norm, "hfhxn", {"BLOCK": 1024}, {}),
+    (rows._rms_norm_backward, "hfhhxn", {"ADD": True, "BLOCK": 1024}, {}),
+    (rows._gated, "hhnxx", {"BLOCK": 1024}, {}),
+    (rows._gated_backward, "hhhnxx", {"BLOCK": 1024}, {}),
     (rows._rotary, "hifxnnn", {"BACKWARD": True, "D": dim, "BLOCK": 16 * dim}, {}),
     (rows._target_logprobs, "hifxnnn", {"BLOCK": rows.LOGITS_BLOCK}, {}),
-    (attention._forward, "hhfw", TILE, AS_TILES),
-    (attention._backward_queries, "hhfhfhw", TILE, AS_TILES),
-    (attention._backward_keys, "hfhfhw", TILE, AS_TILES),
+    (attention._forward, "hhfww", TILE, AS_TILES),
+    (attention._backward_queries, "hhfhfhww", TILE, AS_TILES),
+    (attention._backward_keys, "hfhfhww", TILE, AS_TILES),
     (decode._embed, "iihhnn", {"BLOCK": 1024}, {}),
-    *((decode._decode_attention, "hfhhxxiiiihhhhhnn", {**DECODE, "BLOCK_N": block}, options)
+    *((decode._decode_attention, "hfffxxiiiihhhhhnnn", {**DECODE, "BLOCK_N": block}, options)
       for options in (decode.key_tiles(16, dim, dtype), decode.key_tiles(1024, dim, dtype))
       for block in [options.pop("BLOCK_N")]),
     (decode._cache_prompts, "hiiihhn", {**HEADS, "BLOCK_D": dim, "BLOCK_N": decode.PROMPT_TILE}, {}),

@@ -30,9 +30,17 @@ def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.usefixtures("blocks")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-@pytest.mark.parametrize(("heads", "has_norms"), [((6, 2, 16), False), ((14, 2, 64), True), ((3, 3, 24), False)])
+@pytest.mark.parametrize(
+    ("heads", "has_norms", "manner"),
+    [
+        ((6, 2, 16), False, (0, 0.0)),
+        ((14, 2, 64), True, (0, 0.0)),
+        ((3, 3, 24), False, (67, 0.0)),
+        ((6, 2, 16), False, (5, 1.5)),
+    ],
+)
 def test_attention_from_the_caches(
-    dtype: torch.dtype, heads: tuple[int, int, int], has_norms: bool, device: torch.device
+    dtype: torch.dtype, heads: tuple[int, int, int], has_norms: bool, manner: tuple[int, float], device: torch.device
 ):
     """The samples of a prompt share its cache; the token's own key and value are added to the other, at one place."""
     queries, keys, dim = heads
@@ -46,7 +54,7 @@ def test_attention_from_the_caches(
     norms = (random(dim), random(dim)) if has_norms else None
     at, before = places(device), completions.clone()
     out = torch.full((ROWS, queries * dim), torch.nan, dtype=dtype, device=device)
-    decode.decode_attention(qkv, table, norms, 1e-6, at, prompts, completions, out, heads)
+    decode.decode_attention(qkv, table, norms, 1e-6, dim**-0.5, manner, at, prompts, completions, out, heads)
 
     turns = torch.view_as_complex(table.double().view(len(table), -1, 2))
     for row, (prompt, length, place, count) in enumerate(zip(*LONG, strict=True)):
@@ -65,7 +73,12 @@ def test_attention_from_the_caches(
             for i, own in enumerate((key, value))
         )
         all_keys, all_values = (x.repeat_interleave(queries // keys, 0) for x in (all_keys, all_values))
-        weights = torch.einsum("hd,htd->ht", query, all_keys).softmax(-1)
+        scores, (window, cap) = torch.einsum("hd,htd->ht", query, all_keys), manner
+        if cap:
+            scores = cap * (scores / cap).tanh()
+        if window:
+            scores[:, :-window] = -torch.inf
+        weights = scores.softmax(-1)
         assert error(out[row].view(-1, dim), torch.einsum("ht,htd->hd", weights, all_values)) < TOLERANCE[dtype]
     assert (completions != before).any(-1).sum() <= 2 * ROWS * keys
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from helpers.gpu_kernels import TOLERANCE, error
+from tiny_math_solver.policy.architecture import GATES
 
 rows = pytest.importorskip("tiny_math_solver.kernels.gpu.rows")
 DTYPES = list(TOLERANCE)
@@ -46,13 +46,15 @@ def test_rms_norm(dtype: torch.dtype, columns: int, device: torch.device):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", [3, 1024, 1100])
-def test_swiglu(dtype: torch.dtype, size: int, device: torch.device):
+@pytest.mark.parametrize("activation", GATES)
+def test_gated(dtype: torch.dtype, size: int, activation: str, device: torch.device):
+    gate = GATES[activation]
     gate_up, out_grad = random(N, 2 * size, dtype=dtype, device=device), random(N, size, dtype=dtype, device=device)
     exact, out = gate_up.double().requires_grad_(), poisoned(out_grad)
-    rows.swiglu(gate_up, out)
-    expected = functional.silu(exact[:, :size]) * exact[:, size:]
+    rows.gated(gate_up, gate.activation, out)
+    expected = gate.function(exact[:, :size]) * exact[:, size:]
     expected.backward(out_grad.double())
-    rows.swiglu_backward(gate_up, out_grad, gate_up)  # in its own memory
+    rows.gated_backward(gate_up, gate.activation, out_grad, gate_up)  # in its own memory
     assert error(out, expected) < TOLERANCE[dtype]
     assert error(gate_up, gradient(exact)) < TOLERANCE[dtype]
 

@@ -9,6 +9,7 @@ Work is cut into tiles of tokens. `Tiles` holds, for each, the rows that it comp
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -31,6 +32,18 @@ class Tiles:
 
     queries: Tensor  # [·, 6]: first and last query, and keys: of the prompt before them, then of their own
     keys: Tensor  # [·, 3]: first and last key, last query that attends to them
+    layout: tuple[Any, ...]
+
+    @cached_property
+    def positions(self) -> Tensor:
+        """The position of each token, int32 `[N]`; windows need them."""
+        groups, group_start, group_length, group_rows, row_start, row_length = self.layout
+        offsets = group_length.repeat_interleave(group_rows[: groups + 1].diff())
+        starts, lengths = torch.cat([group_start, row_start]), torch.cat([group_length, row_length])
+        shifts = starts - torch.cat([torch.zeros_like(group_start), offsets])
+        order = starts.argsort(stable=True)  # an empty continuation starts where the next one does
+        of_tokens = shifts[order].repeat_interleave(lengths[order])
+        return (torch.arange(len(of_tokens)) - of_tokens).to(self.queries.device, torch.int32)
 
 
 def tile_shape(dim: int, dtype: torch.dtype) -> tuple[int, int, int]:
@@ -58,6 +71,7 @@ def tiles(layout: tuple[Any, ...], size: int, device: torch.device) -> Tiles:
     return Tiles(
         torch.tensor(queries, dtype=torch.int32, device=device).view(-1, 6),
         torch.tensor(keys, dtype=torch.int32, device=device).view(-1, 3),
+        layout,
     )
 
 
@@ -65,17 +79,22 @@ def _parts(first: int, last: int, size: int) -> list[tuple[int, int]]:
     return [(start, min(start + size, last)) for start in range(first, last, size)]
 
 
-def attention(work: Tiles, qkv: Tensor, out: Tensor, log_sum: Tensor, heads: tuple[int, int, int]) -> None:
+def attention(
+    work: Tiles, qkv: Tensor, manner: tuple[int, float], out: Tensor, log_sum: Tensor, heads: tuple[int, int, int]
+) -> None:
     """`out` `[N, H · D]` = attention over the rotated `qkv`; `log_sum` `[N, H]` = log Σ e^score.
 
-    `heads` is `(H, KV, D)`.
+    `manner` is a `Manner`, `heads` is `(H, KV, D)`.
     """
-    _forward[(len(work.queries), heads[0])](qkv, out, log_sum, work.queries, **_settings(heads, qkv.dtype))
+    _forward[(len(work.queries), heads[0])](
+        qkv, out, log_sum, work.queries, _positions(work, manner), **_settings(heads, manner, qkv.dtype)
+    )
 
 
 def attention_backward(
     work: Tiles,
     qkv: Tensor,
+    manner: tuple[int, float],
     out: Tensor,
     log_sum: Tensor,
     out_grad: Tensor,
@@ -84,16 +103,29 @@ def attention_backward(
 ) -> None:
     """`qkv_grad` = the gradient of the rotated `qkv`, from that of the attention's result."""
     along = torch.empty_like(log_sum)  # of each query, its result times the gradient of that
-    settings = _settings(heads, qkv.dtype)
+    settings, positions = _settings(heads, manner, qkv.dtype), _positions(work, manner)
     _backward_queries[(len(work.queries), heads[0])](
-        qkv, out, log_sum, out_grad, along, qkv_grad, work.queries, **settings
+        qkv, out, log_sum, out_grad, along, qkv_grad, work.queries, positions, **settings
     )
-    _backward_keys[(len(work.keys), heads[1])](qkv, log_sum, out_grad, along, qkv_grad, work.keys, **settings)
+    _backward_keys[(len(work.keys), heads[1])](
+        qkv, log_sum, out_grad, along, qkv_grad, work.keys, positions, **settings
+    )
 
 
-def _settings(heads: tuple[int, int, int], dtype: torch.dtype) -> dict[str, Any]:
+def _positions(work: Tiles, manner: tuple[int, float]) -> Tensor:
+    return work.positions if manner[0] else work.queries  # the latter is not read
+
+
+def _settings(heads: tuple[int, int, int], manner: tuple[int, float], dtype: torch.dtype) -> dict[str, Any]:
     (queries, keys, dim), (tile, warps, stages) = heads, tile_shape(heads[2], dtype)
-    sizes = {"HEADS": queries, "KV_HEADS": keys, "D": dim, "BLOCK_D": max(16, triton.next_power_of_2(dim))}
+    sizes = {
+        "WINDOW": manner[0],
+        "CAP": manner[1],
+        "HEADS": queries,
+        "KV_HEADS": keys,
+        "D": dim,
+        "BLOCK_D": max(16, triton.next_power_of_2(dim)),
+    }
     # float32 is multiplied as such, not in the tensor cores' own format
     return {**sizes, "BLOCK_M": tile, "BLOCK_N": tile, "PRECISION": "ieee", "num_warps": warps, "num_stages": stages}
 
@@ -104,6 +136,9 @@ def _forward(
     out,
     log_sum,
     work,
+    positions,
+    WINDOW: tl.constexpr,
+    CAP: tl.constexpr,
     HEADS: tl.constexpr,
     KV_HEADS: tl.constexpr,
     D: tl.constexpr,
@@ -118,17 +153,18 @@ def _forward(
     row, dim = first + tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_D)
     query = _tile(qkv, row, last, head, dim, HEADS + 2 * KV_HEADS, D)
     output = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
-    highest = tl.full((BLOCK_M,), -float("inf"), tl.float32)
+    highest = tl.full((BLOCK_M,), -3.4e38, tl.float32)  # below every score but -inf, from which it can be subtracted
     total = tl.zeros((BLOCK_M,), tl.float32)
     kv_head = HEADS + head // (HEADS // KV_HEADS)
     for part in tl.static_range(2):  # the prompt, then the segment itself
         key_first, key_last = tl.load(work + 2 + 2 * part), tl.load(work + 3 + 2 * part)
-        for start in range(key_first, key_last, BLOCK_N):
+        for start in range(_first_seen(positions, first, key_first, WINDOW), key_last, BLOCK_N):
             column = start + tl.arange(0, BLOCK_N)
             key = _tile(qkv, column, key_last, kv_head, dim, HEADS + 2 * KV_HEADS, D)
             value = _tile(qkv, column, key_last, kv_head + KV_HEADS, dim, HEADS + 2 * KV_HEADS, D)
-            score = tl.dot(query, tl.trans(key), input_precision=PRECISION)
+            score = capped(tl.dot(query, tl.trans(key), input_precision=PRECISION), CAP)
             seen = (column[None, :] <= row[:, None]) & (column[None, :] < key_last)
+            seen &= _in_window(positions, row, last, column, key_last, WINDOW)
             score = tl.where(seen, score, -float("inf"))
             higher = tl.maximum(highest, tl.max(score, 1))
             weight = tl.exp(score - higher[:, None])
@@ -151,6 +187,9 @@ def _backward_queries(
     along,
     qkv_grad,
     work,
+    positions,
+    WINDOW: tl.constexpr,
+    CAP: tl.constexpr,
     HEADS: tl.constexpr,
     KV_HEADS: tl.constexpr,
     D: tl.constexpr,
@@ -174,15 +213,16 @@ def _backward_queries(
     kv_head = HEADS + head // (HEADS // KV_HEADS)
     for part in tl.static_range(2):  # likewise
         key_first, key_last = tl.load(work + 2 + 2 * part), tl.load(work + 3 + 2 * part)
-        for start in range(key_first, key_last, BLOCK_N):
+        for start in range(_first_seen(positions, first, key_first, WINDOW), key_last, BLOCK_N):
             column = start + tl.arange(0, BLOCK_N)
             key = _tile(qkv, column, key_last, kv_head, dim, HEADS + 2 * KV_HEADS, D)
             value = _tile(qkv, column, key_last, kv_head + KV_HEADS, dim, HEADS + 2 * KV_HEADS, D)
             seen = (column[None, :] <= row[:, None]) & (column[None, :] < key_last)
-            score = tl.dot(query, tl.trans(key), input_precision=PRECISION)
+            seen &= _in_window(positions, row, last, column, key_last, WINDOW)
+            score = capped(tl.dot(query, tl.trans(key), input_precision=PRECISION), CAP)
             probability = tl.where(seen, tl.exp(score - normaliser[:, None]), 0.0)
             by_weight = tl.dot(incoming, tl.trans(value), input_precision=PRECISION)
-            by_score = probability * (by_weight - mean[:, None])
+            by_score = probability * (by_weight - mean[:, None]) * _cap_derivative(score, CAP)
             query_grad += tl.dot(by_score.to(key.dtype), key, input_precision=PRECISION)
     target = qkv_grad + (row.to(tl.int64) * (HEADS + 2 * KV_HEADS) + head)[:, None] * D + dim[None, :]
     tl.store(target, query_grad.to(qkv_grad.dtype.element_ty), (row[:, None] < last) & (dim[None, :] < D))
@@ -196,6 +236,9 @@ def _backward_keys(
     along,
     qkv_grad,
     work,
+    positions,
+    WINDOW: tl.constexpr,
+    CAP: tl.constexpr,
     HEADS: tl.constexpr,
     KV_HEADS: tl.constexpr,
     D: tl.constexpr,
@@ -221,16 +264,54 @@ def _backward_keys(
             normaliser = tl.load(log_sum + place, row < end, 0.0)
             mean = tl.load(along + place, row < end, 0.0)
             seen = (column[None, :] <= row[:, None]) & (row[:, None] < end)
-            score = tl.dot(query, tl.trans(key), input_precision=PRECISION)
+            seen &= _in_window(positions, row, end, column, last, WINDOW)
+            score = capped(tl.dot(query, tl.trans(key), input_precision=PRECISION), CAP)
             probability = tl.where(seen, tl.exp(score - normaliser[:, None]), 0.0)
             value_grad += tl.dot(tl.trans(probability.to(incoming.dtype)), incoming, input_precision=PRECISION)
             by_weight = tl.dot(incoming, tl.trans(value), input_precision=PRECISION)
-            by_score = probability * (by_weight - mean[:, None])
+            by_score = probability * (by_weight - mean[:, None]) * _cap_derivative(score, CAP)
             key_grad += tl.dot(tl.trans(by_score.to(query.dtype)), query, input_precision=PRECISION)
     inside = (column[:, None] < last) & (dim[None, :] < D)
     place = (column.to(tl.int64) * (HEADS + 2 * KV_HEADS) + HEADS + kv_head)[:, None] * D + dim[None, :]
     tl.store(qkv_grad + place, key_grad.to(qkv_grad.dtype.element_ty), inside)
     tl.store(qkv_grad + place + KV_HEADS * D, value_grad.to(qkv_grad.dtype.element_ty), inside)
+
+
+@triton.jit
+def capped(score, CAP: tl.constexpr):
+    """`CAP · tanh(score / CAP)`; the score itself where `CAP` is 0."""
+    if CAP == 0:
+        return score
+    else:
+        return CAP * (2 * tl.sigmoid(score * (2 / CAP)) - 1)
+
+
+@triton.jit
+def _cap_derivative(score, CAP: tl.constexpr):
+    """The derivative of `capped`, by its result."""
+    if CAP == 0:
+        return 1.0
+    else:
+        return 1 - (score / CAP) * (score / CAP)
+
+
+@triton.jit
+def _first_seen(positions, row, key_first, WINDOW: tl.constexpr):
+    """The first key from `key_first` on that lies in the window of `row`."""
+    if WINDOW == 0:
+        return key_first
+    else:
+        return key_first + tl.maximum(tl.load(positions + row) + 1 - WINDOW - tl.load(positions + key_first), 0)
+
+
+@triton.jit
+def _in_window(positions, row, row_last, column, column_last, WINDOW: tl.constexpr):
+    """`[rows, columns]`: whether a row is not too far behind a column; true without a window."""
+    if WINDOW == 0:
+        return True
+    else:
+        position = tl.load(positions + row, row < row_last, 0)
+        return position[:, None] < tl.load(positions + column, column < column_last, 0)[None, :] + WINDOW
 
 
 @triton.jit

@@ -13,6 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from tiny_math_solver.kernels.gpu.attention import capped
+
 # Few rows leave most of a card idle and are bound by their own latency: larger pieces and more warps are faster there.
 # (On an H200, a layer of the 0.5B: 5.5 µs at 16 rows and 32.6 at 1,024; with the settings of the other, 6.9 and 40.)
 FEW_ROWS = 64
@@ -43,6 +45,8 @@ def decode_attention(
     rope_table: Tensor,
     norms: tuple[Tensor, Tensor] | None,
     eps: float,
+    scale: float,
+    manner: tuple[int, float],
     places: Places,
     prompt_cache: Tensor,
     completion_cache: Tensor,
@@ -51,16 +55,17 @@ def decode_attention(
 ) -> None:
     """`out` `[B, H · D]` = attention of each slot's last token over its prompt and completion.
 
-    `qkv` `[B, (H + 2 KV) · D]` is not rotated yet; `norms` are those of queries and keys. The caches `[2, slots, KV, T,
-    D]` are those of a layer; the token's own key and value are added to that of the completions.
+    `qkv` `[B, (H + 2 KV) · D]` is not rotated yet; `scale` is that of the queries, `norms` are those of queries and
+    keys, `manner` is a `Manner`. The caches `[2, slots, KV, T, D]` are those of a layer; the token's own key and value
+    are added to that of the completions.
     """
     queries, keys, dim = heads
     query_norm, key_norm = norms or (qkv, qkv)
     _decode_attention[(len(out), keys)](
-        qkv, rope_table, query_norm, key_norm, eps, dim**-0.5, places.prompt, places.prompt_length, places.completion,
+        qkv, rope_table, query_norm, key_norm, eps, scale, places.prompt, places.prompt_length, places.completion,
         places.generated, prompt_cache[0], prompt_cache[1], completion_cache[0], completion_cache[1], out,
-        prompt_cache.shape[3], completion_cache.shape[3],
-        HAS_NORMS=norms is not None, QUERIES=queries // keys, KV_HEADS=keys, D=dim,
+        prompt_cache.shape[3], completion_cache.shape[3], manner[0],
+        CAP=manner[1], HAS_NORMS=norms is not None, QUERIES=queries // keys, KV_HEADS=keys, D=dim,
         ROWS=max(LEAST_ROWS, triton.next_power_of_2(queries // keys)), BLOCK_D=max(16, triton.next_power_of_2(dim)),
         **key_tiles(len(out), dim, qkv.dtype),
     )  # fmt: skip
@@ -149,6 +154,8 @@ def _decode_attention(
     out,
     prompt_capacity,
     completion_capacity,
+    window,
+    CAP: tl.constexpr,
     HAS_NORMS: tl.constexpr,
     QUERIES: tl.constexpr,
     KV_HEADS: tl.constexpr,
@@ -175,18 +182,19 @@ def _decode_attention(
     tl.store(completion_values + (at + count - 1) * D + dim[None, :], value, dim[None, :] < D)
 
     # its own key and value are here; those before it come from the caches
-    highest = tl.sum(query.to(tl.float32) * key.to(tl.float32), 1)
+    highest = capped(tl.sum(query.to(tl.float32) * key.to(tl.float32), 1), CAP)
     total = tl.full((ROWS,), 1.0, tl.float32)
     output = tl.zeros((ROWS, BLOCK_D), tl.float32) + value.to(tl.float32)
     of_prompt = (tl.load(prompt_place + row) * KV_HEADS + head) * prompt_capacity
     of_completion = at - prompt  # of a token counted from the start of the prompt
-    for start in range(0, prompt + count - 1, BLOCK_N):
+    first = tl.where(window > 0, tl.maximum(prompt + count - window, 0), 0)
+    for start in range(first, prompt + count - 1, BLOCK_N):
         token = start + tl.arange(0, BLOCK_N)
         inside, is_prompt = token < prompt + count - 1, token < prompt
         source = tl.where(is_prompt, of_prompt + token, of_completion + token)[:, None] * D + dim[None, :]
         is_prompt, is_inside = is_prompt[:, None], inside[:, None] & (dim[None, :] < D)
         key_block = tl.load(tl.where(is_prompt, prompt_keys + source, completion_keys + source), is_inside, 0.0)
-        score = tl.dot(query, tl.trans(key_block), input_precision="ieee")
+        score = capped(tl.dot(query, tl.trans(key_block), input_precision="ieee"), CAP)
         score = tl.where(inside[None, :], score, -float("inf"))
         higher = tl.maximum(highest, tl.max(score, 1))
         weight = tl.exp(score - higher[:, None])

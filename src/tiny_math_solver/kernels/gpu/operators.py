@@ -16,8 +16,8 @@ class TritonOperators:
 
     rms_norm = staticmethod(rows.rms_norm)
     rms_norm_backward = staticmethod(rows.rms_norm_backward)
-    swiglu = staticmethod(rows.swiglu)
-    swiglu_backward = staticmethod(rows.swiglu_backward)
+    gated = staticmethod(rows.gated)
+    gated_backward = staticmethod(rows.gated_backward)
     target_logprobs = staticmethod(rows.target_logprobs)
 
     def __init__(self, heads: tuple[int, int, int], dtype: torch.dtype, device: torch.device):
@@ -38,12 +38,14 @@ class TritonOperators:
         work = self.work((1, one, one + 1, torch.zeros(2, dtype=torch.long), one[:0], one[:0]))
         qkv = torch.zeros(1, (queries + 2 * keys) * dim, dtype=self.dtype, device=self.device)
         out, log_sum = qkv.new_empty(1, queries * dim), torch.empty(1, queries, device=self.device)
-        self.attention(work, qkv, out, log_sum)
-        self.attention_backward(work, qkv, out, log_sum, out, torch.empty_like(qkv))
+        self.attention(work, qkv, (0, 0.0), out, log_sum)
+        self.attention_backward(work, qkv, (0, 0.0), out, log_sum, out, torch.empty_like(qkv))
         place, count = one.to(self.device), one.to(self.device) + 1
         cache, rope_table = qkv.new_zeros(2, 1, keys, 2, dim), torch.zeros(4, dim, device=self.device)
         places = decode.Places(place, count, place.clone(), count)
-        decode.decode_attention(qkv, rope_table, None, 1.0, places, cache, cache.clone(), out, self.heads)
+        decode.decode_attention(
+            qkv, rope_table, None, 1.0, 1.0, (0, 0.0), places, cache, cache.clone(), out, self.heads
+        )
 
     def work(self, layout: tuple[Any, ...]) -> Tiles:
         return attention.tiles(layout, attention.tile_shape(self.heads[2], self.dtype)[0], self.device)
@@ -51,10 +53,17 @@ class TritonOperators:
     def rotary(self, qkv: Tensor, positions: Tensor, rope_table: Tensor, scale: float, backward: bool) -> None:
         rows.rotary(qkv, positions, rope_table, scale, backward, self.heads)
 
-    def attention(self, work: Tiles, qkv: Tensor, out: Tensor, log_sum: Tensor) -> None:
-        attention.attention(work, qkv, out, log_sum, self.heads)
+    def attention(self, work: Tiles, qkv: Tensor, manner: tuple[int, float], out: Tensor, log_sum: Tensor) -> None:
+        attention.attention(work, qkv, manner, out, log_sum, self.heads)
 
     def attention_backward(
-        self, work: Tiles, qkv: Tensor, out: Tensor, log_sum: Tensor, out_grad: Tensor, qkv_grad: Tensor
+        self,
+        work: Tiles,
+        qkv: Tensor,
+        manner: tuple[int, float],
+        out: Tensor,
+        log_sum: Tensor,
+        out_grad: Tensor,
+        qkv_grad: Tensor,
     ) -> None:
-        attention.attention_backward(work, qkv, out, log_sum, out_grad, qkv_grad, self.heads)
+        attention.attention_backward(work, qkv, manner, out, log_sum, out_grad, qkv_grad, self.heads)

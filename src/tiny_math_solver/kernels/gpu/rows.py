@@ -26,16 +26,16 @@ def rms_norm_backward(x: Tensor, weight: Tensor, eps: float, out_grad: Tensor, a
     )
 
 
-def swiglu(gate_up: Tensor, out: Tensor) -> None:
-    """`out` `[N, M]` = silu(gate) · up, of `gate_up` `[N, 2 M]`."""
+def gated(gate_up: Tensor, act: tuple[float, float], out: Tensor) -> None:
+    """`out` `[N, M]` = act(gate) · up, of `gate_up` `[N, 2 M]`; `act` is an `Activation`."""
     rows, size = out.shape
-    _swiglu[(rows, triton.cdiv(size, GATE_BLOCK))](gate_up, out, size, BLOCK=GATE_BLOCK)
+    _gated[(rows, triton.cdiv(size, GATE_BLOCK))](gate_up, out, size, *act, BLOCK=GATE_BLOCK)
 
 
-def swiglu_backward(gate_up: Tensor, out_grad: Tensor, grad: Tensor) -> None:
-    """`grad` `[N, 2 M]` = the gradient of `gate_up`, whose memory it may be, from that of silu(gate) · up."""
+def gated_backward(gate_up: Tensor, act: tuple[float, float], out_grad: Tensor, grad: Tensor) -> None:
+    """`grad` `[N, 2 M]` = the gradient of `gate_up`, whose memory it may be, from that of act(gate) · up."""
     rows, size = out_grad.shape
-    _swiglu_backward[(rows, triton.cdiv(size, GATE_BLOCK))](gate_up, out_grad, grad, size, BLOCK=GATE_BLOCK)
+    _gated_backward[(rows, triton.cdiv(size, GATE_BLOCK))](gate_up, out_grad, grad, size, *act, BLOCK=GATE_BLOCK)
 
 
 def rotary(qkv: Tensor, positions: Tensor, rope_table: Tensor, scale: float, backward: bool, heads: Any) -> None:
@@ -80,23 +80,25 @@ def _rms_norm_backward(x, weight, out_grad, x_grad, eps, columns, ADD: tl.conste
 
 
 @triton.jit
-def _swiglu(gate_up, out, size, BLOCK: tl.constexpr):
+def _gated(gate_up, out, size, linear, cubic, BLOCK: tl.constexpr):
     row, column = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside, place = column < size, row * 2 * size + column
     gate = tl.load(gate_up + place, inside, 0.0).to(tl.float32)
     up = tl.load(gate_up + place + size, inside, 0.0).to(tl.float32)
-    tl.store(out + row * size + column, (gate * tl.sigmoid(gate) * up).to(out.dtype.element_ty), inside)
+    power = gate * (linear + cubic * gate * gate)
+    tl.store(out + row * size + column, (gate * tl.sigmoid(power) * up).to(out.dtype.element_ty), inside)
 
 
 @triton.jit
-def _swiglu_backward(gate_up, out_grad, grad, size, BLOCK: tl.constexpr):
+def _gated_backward(gate_up, out_grad, grad, size, linear, cubic, BLOCK: tl.constexpr):
     row, column = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside, place = column < size, row * 2 * size + column
     gate = tl.load(gate_up + place, inside, 0.0).to(tl.float32)
     up = tl.load(gate_up + place + size, inside, 0.0).to(tl.float32)
     incoming = tl.load(out_grad + row * size + column, inside, 0.0).to(tl.float32)
-    share = tl.sigmoid(gate)
-    gate_grad = incoming * up * share * (1 + gate * (1 - share))
+    share = tl.sigmoid(gate * (linear + cubic * gate * gate))
+    along = gate * (linear + 3 * cubic * gate * gate)  # the gate times the derivative of the sigmoid's argument
+    gate_grad = incoming * up * share * (1 + along * (1 - share))
     tl.store(grad + place, gate_grad.to(grad.dtype.element_ty), inside)
     tl.store(grad + place + size, (incoming * gate * share).to(grad.dtype.element_ty), inside)
 
