@@ -78,7 +78,7 @@ def test_a_model_that_is_broken_when_it_is_prepared_stops_the_run(tmp_path: Path
         return prepare(self, *parts, **kwargs)
 
     def broken(made: torch.Tensor) -> torch.Tensor:
-        return made.roll(1, 0)
+        return made.roll(1, -2)
 
     turns = PolicyWeights._turns
     monkeypatch.setattr(Accelerator, "prepare", harmful)

@@ -7,7 +7,7 @@ does without it (a window of 0 tokens, a cap of 0, a scale of 1).
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -46,10 +46,10 @@ class Names:
     mlp_norm: str = "post_attention_layernorm"
     mlp_out_norm: str = ""
 
-    @property
+    @cached_property
     def norms(self) -> dict[str, str]:
         """The names of the norms that are there, by field."""
-        every = {field.name: getattr(self, field.name) for field in fields(self) if field.name.endswith("norm")}
+        every = {norm: getattr(self, norm) for norm in (part.name for part in fields(self)) if norm.endswith("norm")}
         return {norm: name for norm, name in every.items() if name}
 
 

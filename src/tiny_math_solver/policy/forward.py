@@ -145,6 +145,7 @@ class Forward:
         """Norm queries and keys in place; returns them as they were."""
         before = []
         for part, norm in zip(self.heads_of(qkv), norms, strict=True):
-            before.append(part.clone(memory_format=torch.contiguous_format).view(-1, part.shape[2]))
+            held = self._result(qkv, part.shape[1] * part.shape[2]).view(part.shape).copy_(part)
+            before.append(held.view(-1, part.shape[2]))
             part.copy_(self.norm(before[-1], norm).view(part.shape))
         return before[0], before[1]
