@@ -9,16 +9,15 @@ from typing import Any
 
 from tiny_math_solver.config.generation_kwargs import stop_strings
 from tiny_math_solver.config.loading import load_config
-from tiny_math_solver.config.sections import EMBEDDED, GRPO_DEFAULTS, GSM8K_SYSTEM_PROMPT, ProblemsSection
-from tiny_math_solver.problems.embedded import embedded_problems
+from tiny_math_solver.config.sections import GRPO_DEFAULTS, GSM8K_SYSTEM_PROMPT, ProblemsSection
+from tiny_math_solver.config.shipped import SHIPPED_MODELS
+from tiny_math_solver.problems.generated import named_split
 from tiny_math_solver.problems.layouts import ReadOptions
 from tiny_math_solver.problems.sources import Loaded, Source, read_source
 from tiny_math_solver.problems.splits import load_test_problems
 from tiny_math_solver.prompts import PromptFormat, today
 from tiny_math_solver.runs.records import CONFIG
 from tiny_math_solver.support.errors import UserError
-
-EMBEDDED_MAX_NEW_TOKENS = 112  # as in configs/quickstart.yaml
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ def prompt_settings(
     variables: dict[str, Any] | None = None,
     date: str | None = None,
 ) -> PromptSettings:
-    """The settings of the run in folder `model`, else those of the embedded model, else GSM8K's.
+    """The settings of the run in folder `model`, else those of a shipped model, else GSM8K's.
 
     The other arguments, if given, override them. A date that is not recorded is today's.
     """
@@ -46,8 +45,8 @@ def prompt_settings(
         config = load_config(path)
         texts = stop_strings(config.grpo.get("generation_kwargs"))
         own = PromptSettings(PromptFormat.of(config), config.max_completion_length, config.problems, texts)
-    elif model == EMBEDDED:
-        own = PromptSettings(PromptFormat(), EMBEDDED_MAX_NEW_TOKENS, ProblemsSection(source=EMBEDDED))
+    elif shipped := SHIPPED_MODELS.get(model):
+        own = PromptSettings(PromptFormat(), shipped.max_new_tokens, ProblemsSection(source=shipped.problems))
     else:
         asked = PromptFormat(GSM8K_SYSTEM_PROMPT)
         own = PromptSettings(asked, GRPO_DEFAULTS["max_completion_length"], ProblemsSection())
@@ -73,15 +72,13 @@ def evaluation_problems(
 ) -> Loaded:
     """The test problems of `source`, all of a file, or those of the settings if there is no source.
 
-    Besides `embedded`, its test problems, `embedded:dev` and `embedded:unseen` name those of its other splits.
+    Besides `embedded`, its test problems, `embedded:dev` and `embedded:unseen` name those of its other splits;
+    `countdown` and `countdown:dev` likewise.
     """
     if source is None:
         return load_test_problems(settings.problems)
     if not source:
         raise UserError("--problems is empty; name a source, or leave it out")
-    name, _, split = source.partition(":")
-    if name == EMBEDDED:
-        if split not in ("", "test", "dev", "unseen"):
-            raise UserError(f"problems {source!r}: use embedded, embedded:dev or embedded:unseen")
-        return Loaded(embedded_problems(split or "test", 500), [])  # type: ignore[arg-type]
+    if (generated := named_split(source)) is not None:
+        return Loaded(generated, [])
     return read_source(Source(source, "evaluation"), options)

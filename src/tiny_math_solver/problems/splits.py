@@ -5,18 +5,16 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tiny_math_solver.config.sections import EMBEDDED, ProblemsSection
+from tiny_math_solver.config.sections import ProblemsSection
 from tiny_math_solver.hub.datasets import USUAL_SPLITS, DatasetName, MissingSplitError
-from tiny_math_solver.problems.embedded import embedded_problems
+from tiny_math_solver.problems import generated
 from tiny_math_solver.problems.files import FILE_SUFFIXES
 from tiny_math_solver.problems.layouts import ReadOptions
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.problems.sources import Loaded, Source, is_file, read_source
 from tiny_math_solver.support.errors import UserError
 
-EMBEDDED_TRAIN, EMBEDDED_TEST, EMBEDDED_UNSEEN = 2000, 500, 200
 FEW_GOLDS, GUESSABLE = 50, 0.2  # problems, and the share of one gold among them
-MOST_EMBEDDED = 50_000  # per split: takes seconds to generate
 
 
 @dataclass(frozen=True)
@@ -26,15 +24,15 @@ class Splits:
     train: list[Problem]
     dev: list[Problem]
     test: list[Problem]
-    unseen: list[Problem] = field(default_factory=list)  # embedded only: scenarios that are never in training
+    unseen: list[Problem] = field(default_factory=list)  # some generated ones: scenarios that are never in training
     notes: list[str] = field(default_factory=list)
     unreadable: int = 0  # rows of the sources that are no problems
 
 
 def load_splits(section: ProblemsSection) -> Splits:
     """Load and split the problems of a config. Raises UserError for unreadable or too few problems."""
-    if section.source == EMBEDDED:
-        return _embedded_splits(section)
+    if section.source in generated.SOURCES:
+        return _generated_splits(section)
     known = _whole_test(section)
     read = read_source(_train_source(section), _options(section))
     pool, dropped = without_repeats(read.problems, known.problems if known else [])  # however few this run uses
@@ -63,9 +61,9 @@ def guessable(problems: list[Problem]) -> list[str]:
 
 def load_test_problems(section: ProblemsSection) -> Loaded:
     """The test split alone, all of it or the `test` problems that `seed` picks."""
-    if section.source == EMBEDDED and not section.test_source:
-        _check_embedded(section)
-        return Loaded(embedded_problems("test", section.test or EMBEDDED_TEST, section.seed), [])
+    if section.source in generated.SOURCES and not section.test_source:
+        _check_counts(section)
+        return _generated_test(section, section.source)
     known = _whole_test(section)
     if known is None:
         splits = load_splits(section)
@@ -73,10 +71,11 @@ def load_test_problems(section: ProblemsSection) -> Loaded:
     return known._replace(problems=_chosen_test(section, known.problems))
 
 
-def _embedded_splits(section: ProblemsSection) -> Splits:
-    _check_embedded(section)
-    train = embedded_problems("train", section.train or EMBEDDED_TRAIN, section.seed)
-    dev = embedded_problems("dev", section.dev, section.seed)
+def _generated_splits(section: ProblemsSection) -> Splits:
+    _check_counts(section)
+    source = generated.SOURCES[section.source]
+    train = source.problems("train", section.train or generated.TRAIN, section.seed)
+    dev = source.problems("dev", section.dev, section.seed)
     if section.test_source:
         test, notes, unreadable = load_test_problems(section)
         train, dev = (without_repeats(part, test)[0] for part in (train, dev))
@@ -84,15 +83,20 @@ def _embedded_splits(section: ProblemsSection) -> Splits:
     return Splits(
         train=train,
         dev=dev,
-        test=embedded_problems("test", section.test or EMBEDDED_TEST, section.seed),
-        unseen=embedded_problems("unseen", min(EMBEDDED_UNSEEN, section.test or EMBEDDED_TEST), section.seed),
+        test=_generated_test(section, section.source).problems,
+        unseen=source.problems("unseen", min(generated.UNSEEN, section.test or generated.TEST), section.seed),
     )
 
 
-def _check_embedded(section: ProblemsSection) -> None:
+def _generated_test(section: ProblemsSection, source: str) -> Loaded:
+    return Loaded(generated.SOURCES[source].problems("test", section.test or generated.TEST, section.seed), [])
+
+
+def _check_counts(section: ProblemsSection) -> None:
+    most = generated.SOURCES[section.source].most
     for key in ("train", "dev", "test"):
-        if (getattr(section, key) or 0) > MOST_EMBEDDED:
-            raise UserError(f"problems.{key}: at most {MOST_EMBEDDED:,} embedded problems per split")
+        if (getattr(section, key) or 0) > most:
+            raise UserError(f"problems.{key}: at most {most:,} {section.source} problems per split")
 
 
 def hub_datasets(section: ProblemsSection) -> list[DatasetName]:
@@ -100,7 +104,7 @@ def hub_datasets(section: ProblemsSection) -> list[DatasetName]:
     sources = [_train_source(section), *([_test_source(section)] if section.test_source else [])]
     found: dict[tuple[str, str | None], DatasetName] = {}
     for source in sources:
-        if source.name != EMBEDDED and not is_file(source.name):
+        if source.name not in generated.SOURCES and not is_file(source.name):
             found.setdefault((source.dataset.name, source.dataset.revision), source.dataset)
     return list(found.values())
 
@@ -152,8 +156,8 @@ def _own_test(section: ProblemsSection) -> Loaded:
 
 
 def _named_test(section: ProblemsSection) -> Loaded:
-    if section.test_source == EMBEDDED:
-        return Loaded(embedded_problems("test", section.test or EMBEDDED_TEST, section.seed), [])
+    if section.test_source in generated.SOURCES:
+        return _generated_test(section, section.test_source)
     options = ReadOptions(
         section.test_question or section.question,
         section.test_answer or section.answer,

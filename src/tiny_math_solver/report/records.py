@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tiny_math_solver.config.sections import EMBEDDED
+from tiny_math_solver.config.shipped import COUNTDOWN, SHIPPED_MODELS
 from tiny_math_solver.evaluation.statistics import mcnemar, wilson_interval
 from tiny_math_solver.report.clipping import clip
 from tiny_math_solver.report.curves import Columns, curves, read_columns, steps_per_point, total
@@ -76,8 +77,9 @@ class RunRecords:
             str((config.get(section) or {}).get(name, ""))
             for section, name in (("model", "name"), ("problems", "source"))
         )
-        model = "the shipped model of a million parameters" if model == EMBEDDED else Path(model).name
-        return f"{model}, {'generated problems' if problems == EMBEDDED else Path(problems).name}"
+        model = "the shipped model of a million parameters" if model in SHIPPED_MODELS else Path(model).name
+        generated = {EMBEDDED: "generated problems", COUNTDOWN: "generated countdown problems"}
+        return f"{model}, {generated.get(problems) or Path(problems).name}"
 
     @property
     def undone(self) -> set[int]:
