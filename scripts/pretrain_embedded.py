@@ -8,7 +8,9 @@ step by step, until the model can do it. *Fine-tuning*: most solutions are a bar
 and end in prose, a few are worked out and end in `####`. The resulting model guesses when it decodes greedily and works
 the problem out in about one sample of four, which leaves GRPO something to find.
 
-Only problems of the train split are used, each at most once in a stage.
+Only problems of the train split are used, each at most once. Countdown holds out targets, with whose digits no problem
+teaches to calculate: there *practice* comes between the stages, in which every other example is an exercise in
+arithmetic with no target in it, and a sixth of the fine-tuning examples are such.
 """
 
 import argparse
@@ -45,7 +47,10 @@ SPLIT = (
 )
 GUESS, PROSE, WORKED = "guess", "worked, ends in prose", "worked, ends in ####"
 STYLES = {GUESS: 0.72, PROSE: 0.16, WORKED: 0.12}  # shares of the fine-tuning solutions
+DRILLS_AFTERWARDS = 0.2  # exercises for each problem of the fine-tuning stage, so that nothing is forgotten
 IGNORED = -100
+
+Example = tuple[Problem, str]  # the text is what the model is to write
 
 
 @dataclass(frozen=True)
@@ -60,12 +65,23 @@ class World:
     vocabulary: int
     pretrain: int  # problems of each stage
     finetune: int
+    batch: int = 64  # problems per optimizer step
+    drill: Callable[[random.Random], tuple[str, str]] | None = None  # question and answer of an exercise
+    practice: int = 0  # problems and exercises of a stage in between
 
     def worked(self, problem: Problem) -> str:
         return f"{problem.solution}\n#### {self.answer(problem)}"
 
     def in_prose(self, problem: Problem) -> str:
         return f"{problem.solution}\nThe answer is {self.answer(problem)}."
+
+    def with_drills(self, examples: Iterator[Example], share: float, rng: random.Random) -> Iterator[Example]:
+        """The examples, with an exercise after the `share` of them."""
+        for example in examples:
+            yield example
+            if self.drill and rng.random() < share:
+                question, answer = self.drill(rng)
+                yield Problem("", question, answer, ""), answer
 
     def in_some_style(self, problem: Problem, rng: random.Random) -> str:
         """A solution in one of STYLES, drawn by its share."""
@@ -99,8 +115,11 @@ WORLDS = {
         guess=countdown.guess,
         typical_tokens=80,
         vocabulary=512,
-        pretrain=120_000,
-        finetune=24_000,
+        pretrain=96_000,
+        finetune=16_000,
+        batch=32,
+        drill=countdown.drill,
+        practice=38_400,
     ),
 }
 
@@ -129,11 +148,14 @@ def main() -> None:
     rng = random.Random(args.seed)
     problems = world.stream(args.seed)
     expected = args.batch * world.typical_tokens  # in a batch of worked solutions
-    train(model, tokenizer, ((p, world.worked(p)) for p in problems), args.pretrain, 3e-3, args.batch, expected)
+    worked = ((p, world.worked(p)) for p in problems)
+    train(model, tokenizer, worked, args.pretrain, 3e-3, args.batch, expected)
+    if args.practice:
+        train(model, tokenizer, world.with_drills(worked, 1.0, rng), args.practice, 2e-3, args.batch, expected)
     if args.keep_pretrained:
         model.save_pretrained(args.keep_pretrained)
         tokenizer.save_pretrained(args.keep_pretrained)
-    styled = ((p, world.in_some_style(p, rng)) for p in problems)
+    styled = world.with_drills(((p, world.in_some_style(p, rng)) for p in problems), DRILLS_AFTERWARDS, rng)
     train(model, tokenizer, styled, args.finetune, 5e-4, args.batch, expected)
     save(model, tokenizer, args, time.perf_counter() - started)
 
@@ -144,12 +166,13 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--world", choices=WORLDS, default="embedded", help="the problems (default embedded)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--pretrain", type=int, help="problems of the pretraining stage (default: the world's)")
+    parser.add_argument("--practice", type=int, help="examples of the stage between (default: the world's)")
     parser.add_argument("--finetune", type=int, help="problems of the fine-tuning stage (default: the world's)")
-    parser.add_argument("--batch", type=int, default=64, help="problems per optimizer step")
+    parser.add_argument("--batch", type=int, help="problems per optimizer step (default: the world's)")
     parser.add_argument("--vocabulary", type=int, help="size of the tokenizer (default: the world's)")
-    parser.add_argument("--keep-pretrained", type=Path, help="also save the model after pretraining to this folder")
+    parser.add_argument("--keep-pretrained", type=Path, help="also save the model before fine-tuning to this folder")
     args = parser.parse_args()
-    for name in ("pretrain", "finetune", "vocabulary"):
+    for name in ("pretrain", "practice", "finetune", "batch", "vocabulary"):
         if getattr(args, name) is None:
             setattr(args, name, getattr(WORLDS[args.world], name))
     return args
@@ -183,7 +206,7 @@ def train_tokenizer(world: World, size: int, seed: int) -> PreTrainedTokenizerFa
 def train(
     model: Qwen2ForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
-    examples: Iterator[tuple[Problem, str]],
+    examples: Iterator[Example],
     count: int,
     peak_learning_rate: float,
     batch_size: int,
@@ -215,7 +238,7 @@ def train(
 
 
 def batches(
-    tokenizer: PreTrainedTokenizerFast, examples: Iterator[tuple[Problem, str]], steps: int, batch_size: int
+    tokenizer: PreTrainedTokenizerFast, examples: Iterator[Example], steps: int, batch_size: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """`(input_ids, next-token labels)`, both `[B, T]`, batch by batch; similar lengths together, to save padding."""
     pool_steps, rng = 16, random.Random(0)
@@ -250,6 +273,7 @@ def save(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, args: argp
         "vocabulary": len(tokenizer),
         "seed": args.seed,
         "pretraining problems": args.pretrain,
+        **({"practice problems and exercises": args.practice} if args.practice else {}),
         "fine-tuning problems": args.finetune,
         "fine-tuning styles": STYLES,
         "batch": args.batch,

@@ -11,6 +11,7 @@ from tiny_math_solver.problems.countdown import (
     TARGETS,
     beyond,
     countdown_problems,
+    drill,
     expression_of,
     guess,
     search,
@@ -122,3 +123,17 @@ def test_a_guess_uses_the_given_numbers_and_is_seldom_right():
 def test_a_question_beyond_the_models_targets_is_doubted():
     assert beyond("Use 25, 50 and 75, each once, with + - * / and brackets to make 952.").startswith("952 is above")
     assert all(beyond(p.question) == "" for p in of_all_splits(50))
+
+
+def test_an_exercise_is_arithmetic_without_a_problem():
+    """Catches an exercise that gives away how a held-out target is reached."""
+    rng = random.Random(0)
+    for _ in range(100):
+        question, answer = drill(rng)
+        assert re.fullmatch(r"Write sums of (\d+ and \d+(, )?){4}\.", question)
+        for line in answer.split("\n"):
+            for sum_ in line.split(" "):
+                left, right = sum_.split("=")
+                made = parse_expression(left)
+                assert made.value == int(right)
+                assert len(made.numbers) == 2

@@ -8,7 +8,7 @@ other two would have to make are worked out backwards from the target, and compa
 import hashlib
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Literal, NamedTuple
 
@@ -93,27 +93,30 @@ def search(target: int, numbers: list[int]) -> str | None:
     for place, last in enumerate(numbers):
         first, second = numbers[:place] + numbers[place + 1 :]
         needed = needs(target, last)
-        lines.append(f"{last} last: {' '.join(map(str, needed))}")
-        tried = []
+        lines.append(f"{last} last: {_joined(needed)}")
+        tried: list[str] = []
         for made in values(first, second):
             tried.append(str(made))
-            use = next((need.expression for need in needed if need.value == made.value), None)
-            if use is not None:
-                found = finished(made.expression, target, use)
-                return "\n".join([*lines, f"{' '.join(tried)} yes", f"{found}={target}"])
+            ending = next((ending for equation, ending in needed.items() if equation.value == made.value), None)
+            if ending is not None:
+                expression = ending.format(made.expression)
+                return "\n".join([*lines, f"{' '.join(tried)} yes", f"{expression}={target}"])
         lines.append(f"{' '.join(tried)} no")
     return None
 
 
-def needs(target: int, last: int) -> list[Equation]:
-    """What the other two numbers may make so that `last` finishes the target, as sums with the target."""
-    found = [Equation(f"{target}-{last}", target - last)] if target >= last else []
-    found += [Equation(f"{last}-{target}", last - target)] if target < last else []
-    found.append(Equation(f"{target}+{last}", target + last))
+def needs(target: int, last: int) -> dict[Equation, str]:
+    """What the other two numbers may make so that `last` finishes the target, and the expression that then finishes."""
+    found = {}
+    if target >= last:
+        found[Equation(f"{target}-{last}", target - last)] = f"({{}})+{last}"
+    else:
+        found[Equation(f"{last}-{target}", last - target)] = f"{last}-({{}})"
+    found[Equation(f"{target}+{last}", target + last)] = f"({{}})-{last}"
     if last > 1 and target % last == 0:
-        found.append(Equation(f"{target}/{last}", target // last))
+        found[Equation(f"{target}/{last}", target // last)] = f"({{}})*{last}"
     if last > 1 and target * last <= LARGEST_VALUE:
-        found.append(Equation(f"{target}*{last}", target * last))
+        found[Equation(f"{target}*{last}", target * last)] = f"({{}})/{last}"
     return found
 
 
@@ -130,19 +133,16 @@ def values(first: int, second: int) -> list[Equation]:
     return found
 
 
-def finished(made: str, target: int, need: str) -> str:
-    """The expression for the target; `need` is the sum of the target with the last number that `made` came out as."""
-    if need.startswith(f"{target}-"):
-        return f"({made})+{need.removeprefix(f'{target}-')}"
-    if need.endswith(f"-{target}"):
-        return f"{need.removesuffix(f'-{target}')}-({made})"
-    sign, last = need[len(str(target))], need[len(str(target)) + 1 :]
-    return f"({made}){ {'+': '-', '/': '*', '*': '/'}[sign] }{last}"
-
-
 def expression_of(problem: Problem) -> str:
     """The expression that the worked solution finds."""
     return problem.solution.rpartition("\n")[2].partition("=")[0]
+
+
+def drill(rng: random.Random) -> tuple[str, str]:
+    """Arithmetic without a target, as `(question, answer)`: pairs of numbers, and the sums that a search makes of such."""
+    pairs = [(rng.choice(TARGETS), rng.randint(1, LARGEST_NUMBER)) for _ in range(4)]
+    asked = ", ".join(f"{large} and {small}" for large, small in pairs)
+    return f"Write sums of {asked}.", "\n".join(_joined(needs(*pair)) for pair in pairs)
 
 
 def guess(problem: Problem, rng: random.Random) -> str:
@@ -158,6 +158,10 @@ def _reachable(numbers: list[int], rng: random.Random) -> int | None:
     high, low = max(made, third), min(made, third)
     target = rng.choice([made + third, high - low, made * third, high // low if low and high % low == 0 else 0])
     return target if target in TARGETS else None
+
+
+def _joined(equations: Iterable[Equation]) -> str:
+    return " ".join(map(str, equations))
 
 
 def _listed(numbers: list[int]) -> str:
