@@ -8,9 +8,9 @@ step by step, until the model can do it. *Fine-tuning*: most solutions are a bar
 and end in prose, a few are worked out and end in `####`. The resulting model guesses when it decodes greedily and works
 the problem out in about one sample of four, which leaves GRPO something to find.
 
-Only problems of the train split are used, each at most once. Countdown holds out targets, with whose digits no problem
-teaches to calculate: there *practice* comes between the stages, in which every other example is an exercise in
-arithmetic with no target in it, and a sixth of the fine-tuning examples are such.
+Only problems of the train split are used, each at most once. Countdown holds out targets, and a model of this size
+learns to calculate with each number by itself: there *practice* comes between the stages, in which half of the examples
+have larger numbers and targets (none of those held out) and a quarter are exercises in arithmetic without a target.
 """
 
 import argparse
@@ -47,7 +47,7 @@ SPLIT = (
 )
 GUESS, PROSE, WORKED = "guess", "worked, ends in prose", "worked, ends in ####"
 STYLES = {GUESS: 0.72, PROSE: 0.16, WORKED: 0.12}  # shares of the fine-tuning solutions
-DRILLS_AFTERWARDS = 0.2  # exercises for each problem of the fine-tuning stage, so that nothing is forgotten
+DRILLS_AFTERWARDS = 0.2  # exercises for each problem of the fine-tuning stage
 IGNORED = -100
 
 Example = tuple[Problem, str]  # the text is what the model is to write
@@ -66,8 +66,9 @@ class World:
     pretrain: int  # problems of each stage
     finetune: int
     batch: int = 64  # problems per optimizer step
+    practice: int = 0  # examples of a stage in between
+    larger: Callable[[int], Iterator[Problem]] | None = None  # train problems with larger numbers, for that stage
     drill: Callable[[random.Random], tuple[str, str]] | None = None  # question and answer of an exercise
-    practice: int = 0  # problems and exercises of a stage in between
 
     def worked(self, problem: Problem) -> str:
         return f"{problem.solution}\n#### {self.answer(problem)}"
@@ -75,13 +76,26 @@ class World:
     def in_prose(self, problem: Problem) -> str:
         return f"{problem.solution}\nThe answer is {self.answer(problem)}."
 
-    def with_drills(self, examples: Iterator[Example], share: float, rng: random.Random) -> Iterator[Example]:
-        """The examples, with an exercise after the `share` of them."""
-        for example in examples:
-            yield example
-            if self.drill and rng.random() < share:
-                question, answer = self.drill(rng)
-                yield Problem("", question, answer, ""), answer
+    def practiced(self, problems: Iterator[Problem], seed: int, rng: random.Random) -> Iterator[Example]:
+        """By turns a problem, one with larger numbers, an exercise, and another with larger numbers."""
+        larger = self.larger(seed) if self.larger else problems
+        for problem in problems:
+            yield problem, self.worked(problem)
+            yield (other := next(larger)), self.worked(other)
+            yield from self.exercise(rng)
+            yield (other := next(larger)), self.worked(other)
+
+    def styled(self, problems: Iterator[Problem], rng: random.Random) -> Iterator[Example]:
+        """The problems with solutions in some style, and exercises in between so that nothing is forgotten."""
+        for problem in problems:
+            yield problem, self.in_some_style(problem, rng)
+            if self.drill and rng.random() < DRILLS_AFTERWARDS:
+                yield from self.exercise(rng)
+
+    def exercise(self, rng: random.Random) -> Iterator[Example]:
+        if self.drill:
+            question, answer = self.drill(rng)
+            yield Problem("", question, answer, ""), answer
 
     def in_some_style(self, problem: Problem, rng: random.Random) -> str:
         """A solution in one of STYLES, drawn by its share."""
@@ -118,8 +132,9 @@ WORLDS = {
         pretrain=96_000,
         finetune=16_000,
         batch=32,
+        practice=64_000,
+        larger=lambda seed: countdown.stream("train", seed, 20, range(16, 241)),
         drill=countdown.drill,
-        practice=38_400,
     ),
 }
 
@@ -151,12 +166,12 @@ def main() -> None:
     worked = ((p, world.worked(p)) for p in problems)
     train(model, tokenizer, worked, args.pretrain, 3e-3, args.batch, expected)
     if args.practice:
-        train(model, tokenizer, world.with_drills(worked, 1.0, rng), args.practice, 2e-3, args.batch, expected)
+        mixed = world.practiced(problems, args.seed, rng)
+        train(model, tokenizer, mixed, args.practice, 2e-3, args.batch, expected)
     if args.keep_pretrained:
         model.save_pretrained(args.keep_pretrained)
         tokenizer.save_pretrained(args.keep_pretrained)
-    styled = world.with_drills(((p, world.in_some_style(p, rng)) for p in problems), DRILLS_AFTERWARDS, rng)
-    train(model, tokenizer, styled, args.finetune, 5e-4, args.batch, expected)
+    train(model, tokenizer, world.styled(problems, rng), args.finetune, 5e-4, args.batch, expected)
     save(model, tokenizer, args, time.perf_counter() - started)
 
 

@@ -17,7 +17,7 @@ from tiny_math_solver.problems.problem import Problem
 Split = Literal["train", "dev", "test"]
 
 LARGEST_NUMBER = 15
-TARGETS = range(10, 121)  # above half of LARGEST_NUMBER: no number divided by two others reaches one
+TARGETS = range(16, 121)  # above LARGEST_NUMBER
 LARGEST_VALUE = LARGEST_NUMBER**2  # that two numbers can make
 HELD_OUT_SHARES: dict[Split, int] = {"test": 3, "dev": 2}  # twentieths of all targets
 WORDINGS = (
@@ -45,14 +45,17 @@ def countdown_problems(split: Split, count: int, seed: int = 0) -> list[Problem]
     return list(islice(stream(split, seed), count))
 
 
-def stream(split: Split, seed: int = 0) -> Iterator[Problem]:
-    """An endless stream of distinct problems of one split, determined by `seed` on every platform."""
+def stream(split: Split, seed: int = 0, largest: int = LARGEST_NUMBER, targets: range = TARGETS) -> Iterator[Problem]:
+    """An endless stream of distinct problems of one split, determined by `seed` on every platform.
+
+    Other limits than the defaults are for pretraining: what holds for more numbers is learned in general.
+    """
     rng = random.Random(f"countdown/{split}/{seed}")
     seen: set[str] = set()
     while True:
-        numbers = [rng.randint(1, LARGEST_NUMBER) for _ in range(3)]
+        numbers = [rng.randint(1, largest) for _ in range(3)]
         target = _reachable(numbers, rng)
-        if target is None or split_of(target) != split:
+        if target not in targets or split_of(target) != split:
             continue
         rng.shuffle(numbers)
         solution = search(target, numbers)
@@ -139,7 +142,7 @@ def expression_of(problem: Problem) -> str:
 
 
 def drill(rng: random.Random) -> tuple[str, str]:
-    """Arithmetic without a target, as `(question, answer)`: pairs of numbers, and the sums that a search makes of such."""
+    """Arithmetic without a target, as `(question, answer)`: pairs of numbers, and what a search calculates of such."""
     pairs = [(rng.choice(TARGETS), rng.randint(1, LARGEST_NUMBER)) for _ in range(4)]
     asked = ", ".join(f"{large} and {small}" for large, small in pairs)
     return f"Write sums of {asked}.", "\n".join(_joined(needs(*pair)) for pair in pairs)
@@ -151,13 +154,12 @@ def guess(problem: Problem, rng: random.Random) -> str:
     return f"({first}{rng.choice('+-*')}{second}){rng.choice('+-*')}{third}"
 
 
-def _reachable(numbers: list[int], rng: random.Random) -> int | None:
-    """A target drawn by putting signs between the numbers; None if it is out of range or not whole."""
+def _reachable(numbers: list[int], rng: random.Random) -> int:
+    """A target drawn by putting signs between the numbers; 0 if a division is not exact."""
     first, second, third = numbers
     made = rng.choice(values(first, second)).value
     high, low = max(made, third), min(made, third)
-    target = rng.choice([made + third, high - low, made * third, high // low if low and high % low == 0 else 0])
-    return target if target in TARGETS else None
+    return rng.choice([made + third, high - low, made * third, high // low if low and high % low == 0 else 0])
 
 
 def _joined(equations: Iterable[Equation]) -> str:
