@@ -1,13 +1,16 @@
-"""Make the shipped model: a Qwen2 with a million parameters that can work a problem out, but mostly guesses.
+"""Make a shipped model: a Qwen2 with a million parameters that can work a problem out, but mostly guesses.
 
     python scripts/pretrain_embedded.py --out src/tiny_math_solver/embedded
+    python scripts/pretrain_embedded.py --world countdown --out src/tiny_math_solver/embedded/countdown
 
 Two stages, both next-token prediction on solutions of generated problems. *Pretraining*: every solution is worked out
 step by step, until the model can do it. *Fine-tuning*: most solutions are a bare guess (`#### 57`), some are worked out
 and end in prose, a few are worked out and end in `####`. The resulting model guesses when it decodes greedily and works
 the problem out in about one sample of four, which leaves GRPO something to find.
 
-Only problems of the train split are used, each at most once in a stage.
+Only problems of the train split are used, each at most once. Countdown holds out targets, and a model of this size
+learns to calculate with each number by itself: there *practice* comes between the stages, in which half of the examples
+have larger numbers and targets (none of those held out) and a quarter are exercises in arithmetic without a target.
 """
 
 import argparse
@@ -16,7 +19,8 @@ import math
 import platform
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -27,7 +31,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from tiny_math_solver.problems.embedded import stream
+from tiny_math_solver.problems import countdown, embedded
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.prompts import chat_messages, encode_prompt
 
@@ -43,15 +47,104 @@ SPLIT = (
 )
 GUESS, PROSE, WORKED = "guess", "worked, ends in prose", "worked, ends in ####"
 STYLES = {GUESS: 0.72, PROSE: 0.16, WORKED: 0.12}  # shares of the fine-tuning solutions
+DRILLS_AFTERWARDS = 0.2  # exercises for each problem of the fine-tuning stage
 IGNORED = -100
-TYPICAL_TOKENS = 50  # of a worked solution
+
+Example = tuple[Problem, str]  # the text is what the model is to write
+
+
+@dataclass(frozen=True)
+class World:
+    """A kind of generated problems, and the sizes of the model's education in it."""
+
+    problems: str  # in words, for the model card
+    stream: Callable[[int], Iterator[Problem]]  # train problems under a seed
+    answer: Callable[[Problem], str]
+    guess: Callable[[Problem, random.Random], str]
+    typical_tokens: int  # of a worked solution
+    vocabulary: int
+    pretrain: int  # problems of each stage
+    finetune: int
+    batch: int = 64  # problems per optimizer step
+    practice: int = 0  # examples of a stage in between
+    larger: Callable[[int], Iterator[Problem]] | None = None  # train problems with larger numbers, for that stage
+    drill: Callable[[random.Random], tuple[str, str]] | None = None  # question and answer of an exercise
+
+    def worked(self, problem: Problem) -> str:
+        return f"{problem.solution}\n#### {self.answer(problem)}"
+
+    def in_prose(self, problem: Problem) -> str:
+        return f"{problem.solution}\nThe answer is {self.answer(problem)}."
+
+    def practiced(self, problems: Iterator[Problem], seed: int, rng: random.Random) -> Iterator[Example]:
+        """By turns a problem, one with larger numbers, an exercise, and another with larger numbers."""
+        larger = self.larger(seed) if self.larger else problems
+        for problem in problems:
+            yield problem, self.worked(problem)
+            yield (other := next(larger)), self.worked(other)
+            yield from self.exercise(rng)
+            yield (other := next(larger)), self.worked(other)
+
+    def styled(self, problems: Iterator[Problem], rng: random.Random) -> Iterator[Example]:
+        """The problems with solutions in some style, and exercises in between so that nothing is forgotten."""
+        for problem in problems:
+            yield problem, self.in_some_style(problem, rng)
+            if self.drill and rng.random() < DRILLS_AFTERWARDS:
+                yield from self.exercise(rng)
+
+    def exercise(self, rng: random.Random) -> Iterator[Example]:
+        if self.drill:
+            question, answer = self.drill(rng)
+            yield Problem("", question, answer, ""), answer
+
+    def in_some_style(self, problem: Problem, rng: random.Random) -> str:
+        """A solution in one of STYLES, drawn by its share."""
+        (style,) = rng.choices(list(STYLES), weights=list(STYLES.values()))
+        if style == GUESS:
+            return f"#### {self.guess(problem, rng)}"
+        return self.in_prose(problem) if style == PROSE else self.worked(problem)
+
+
+def number_like_the_answer(problem: Problem, rng: random.Random) -> str:
+    """A number of about the right size, as one would name without working it out."""
+    answer = int(problem.answer)
+    return str(max(1, answer + rng.randint(-answer // 3 - 2, answer // 3 + 2)))
+
+
+WORLDS = {
+    "embedded": World(
+        problems="embedded word problems",
+        stream=lambda seed: embedded.stream("train", seed),
+        answer=lambda problem: problem.answer,
+        guess=number_like_the_answer,
+        typical_tokens=50,
+        vocabulary=1024,
+        pretrain=160_000,
+        finetune=24_000,
+    ),
+    "countdown": World(
+        problems="countdown problems",
+        stream=lambda seed: countdown.stream("train", seed),
+        answer=countdown.expression_of,
+        guess=countdown.guess,
+        typical_tokens=80,
+        vocabulary=512,
+        pretrain=96_000,
+        finetune=12_800,
+        batch=32,
+        practice=64_000,
+        larger=lambda seed: countdown.stream("train", seed, 20, range(16, 241)),
+        drill=countdown.drill,
+    ),
+}
 
 
 def main() -> None:
     args = parse_arguments()
     torch.manual_seed(args.seed)
     started = time.perf_counter()
-    tokenizer = train_tokenizer(args.vocabulary, args.seed)
+    world = WORLDS[args.world]
+    tokenizer = train_tokenizer(world, args.vocabulary, args.seed)
     model = Qwen2ForCausalLM(
         Qwen2Config(
             vocab_size=len(tokenizer),
@@ -68,28 +161,39 @@ def main() -> None:
         )
     )
     rng = random.Random(args.seed)
-    problems = stream("train", args.seed)
-    train(model, tokenizer, ((p, worked(p)) for p in problems), args.pretrain, 3e-3, args.batch)
+    problems = world.stream(args.seed)
+    expected = args.batch * world.typical_tokens  # in a batch of worked solutions
+    worked = ((p, world.worked(p)) for p in problems)
+    train(model, tokenizer, worked, args.pretrain, 3e-3, args.batch, expected)
+    if args.practice:
+        mixed = world.practiced(problems, args.seed, rng)
+        train(model, tokenizer, mixed, args.practice, 2e-3, args.batch, expected)
     if args.keep_pretrained:
         model.save_pretrained(args.keep_pretrained)
         tokenizer.save_pretrained(args.keep_pretrained)
-    train(model, tokenizer, ((p, in_some_style(p, rng)) for p in problems), args.finetune, 5e-4, args.batch)
+    train(model, tokenizer, world.styled(problems, rng), args.finetune, 5e-4, args.batch, expected)
     save(model, tokenizer, args, time.perf_counter() - started)
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for weights, tokenizer and model card")
+    parser.add_argument("--world", choices=WORLDS, default="embedded", help="the problems (default embedded)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pretrain", type=int, default=160_000, help="problems of the pretraining stage")
-    parser.add_argument("--finetune", type=int, default=24_000, help="problems of the fine-tuning stage")
-    parser.add_argument("--batch", type=int, default=64, help="problems per optimizer step")
-    parser.add_argument("--vocabulary", type=int, default=1024, help="size of the tokenizer")
-    parser.add_argument("--keep-pretrained", type=Path, help="also save the model after pretraining to this folder")
-    return parser.parse_args()
+    parser.add_argument("--pretrain", type=int, help="problems of the pretraining stage (default: the world's)")
+    parser.add_argument("--practice", type=int, help="examples of the stage between (default: the world's)")
+    parser.add_argument("--finetune", type=int, help="problems of the fine-tuning stage (default: the world's)")
+    parser.add_argument("--batch", type=int, help="problems per optimizer step (default: the world's)")
+    parser.add_argument("--vocabulary", type=int, help="size of the tokenizer (default: the world's)")
+    parser.add_argument("--keep-pretrained", type=Path, help="also save the model before fine-tuning to this folder")
+    args = parser.parse_args()
+    for name in ("pretrain", "practice", "finetune", "batch", "vocabulary"):
+        if getattr(args, name) is None:
+            setattr(args, name, getattr(WORLDS[args.world], name))
+    return args
 
 
-def train_tokenizer(size: int, seed: int) -> PreTrainedTokenizerFast:
+def train_tokenizer(world: World, size: int, seed: int) -> PreTrainedTokenizerFast:
     """Learn a byte-level BPE like Qwen2's, digits split, from the problems themselves."""
     bpe = Tokenizer(models.BPE())
     bpe.normalizer = normalizers.NFC()
@@ -106,43 +210,22 @@ def train_tokenizer(size: int, seed: int) -> PreTrainedTokenizerFast:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    problems = islice(stream("train", seed), 20_000)
-    texts = (f"user\n{p.question}\nassistant\n{worked(p)}\nsystem\n{in_prose(p)}" for p in problems)
+    problems = islice(world.stream(seed), 20_000)
+    texts = (f"user\n{p.question}\nassistant\n{world.worked(p)}\nsystem\n{world.in_prose(p)}" for p in problems)
     bpe.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe, eos_token=END, pad_token=PAD, chat_template=CHAT_TEMPLATE, model_max_length=1024
     )
 
 
-def worked(problem: Problem) -> str:
-    return problem.worked_answer
-
-
-def in_prose(problem: Problem) -> str:
-    return f"{problem.solution}\nThe answer is {problem.answer}."
-
-
-def in_some_style(problem: Problem, rng: random.Random) -> str:
-    """A solution in one of STYLES, drawn by its share."""
-    (style,) = rng.choices(list(STYLES), weights=list(STYLES.values()))
-    if style == GUESS:
-        return f"#### {guess(problem, rng)}"
-    return in_prose(problem) if style == PROSE else worked(problem)
-
-
-def guess(problem: Problem, rng: random.Random) -> int:
-    """A number of about the right size, as one would name without working it out."""
-    answer = int(problem.answer)
-    return max(1, answer + rng.randint(-answer // 3 - 2, answer // 3 + 2))
-
-
 def train(
     model: Qwen2ForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
-    examples: Iterator[tuple[Problem, str]],
+    examples: Iterator[Example],
     count: int,
     peak_learning_rate: float,
     batch_size: int,
+    expected_tokens: int,
 ) -> None:
     """Next-token prediction on the solutions of `count` problems; prompt tokens carry no loss."""
     steps = count // batch_size
@@ -159,18 +242,18 @@ def train(
         # Summed over tokens and divided by a constant: a mean over the tokens of each batch would give the first token
         # of a guess (short rows, few tokens) ten times the weight of that of a worked answer, and distort the shares.
         loss = cross_entropy(model.lm_head(hidden[scored]), labels[scored], reduction="sum")
-        loss = loss / (len(input_ids) * TYPICAL_TOKENS)
-        loss.backward()
+        (loss / expected_tokens).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
         if step % 100 == 0 or step == steps - 1:
-            print(f"step {step + 1}/{steps} loss {loss.item():.4f} {time.perf_counter() - started:.0f} s", flush=True)
+            seconds = time.perf_counter() - started
+            print(f"step {step + 1}/{steps} loss {loss.item() / expected_tokens:.4f} {seconds:.0f} s", flush=True)
 
 
 def batches(
-    tokenizer: PreTrainedTokenizerFast, examples: Iterator[tuple[Problem, str]], steps: int, batch_size: int
+    tokenizer: PreTrainedTokenizerFast, examples: Iterator[Example], steps: int, batch_size: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """`(input_ids, next-token labels)`, both `[B, T]`, batch by batch; similar lengths together, to save padding."""
     pool_steps, rng = 16, random.Random(0)
@@ -205,6 +288,7 @@ def save(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, args: argp
         "vocabulary": len(tokenizer),
         "seed": args.seed,
         "pretraining problems": args.pretrain,
+        **({"practice problems and exercises": args.practice} if args.practice else {}),
         "fine-tuning problems": args.finetune,
         "fine-tuning styles": STYLES,
         "batch": args.batch,
@@ -214,10 +298,11 @@ def save(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, args: argp
         "tokenizers": tokenizers.__version__,
         "python": platform.python_version(),
     }
-    card = f"""# The embedded model
+    name, problems = args.world, WORLDS[args.world].problems
+    card = f"""# The {name} model
 
-A Qwen2-architecture model for the embedded word problems, made by `scripts/pretrain_embedded.py` alone: no text,
-weights or outputs of other models went into it. Data: problems of the embedded generator's train split, in two stages
+A Qwen2-architecture model for the {problems}, made by `scripts/pretrain_embedded.py` alone: no text,
+weights or outputs of other models went into it. Data: problems of the {name} generator's train split, in two stages
 (see the script). It is a starting point for GRPO, not a model for use.
 
 ```json

@@ -271,10 +271,11 @@ def test_a_run_without_a_checkpoint_yet_begins_anew(cut: Path, stopped: SimpleNa
 
 def test_the_problems_must_be_the_same(cut: Path, stopped: SimpleNamespace, monkeypatch: pytest.MonkeyPatch):
     """The numbers in the config are the same: only the problems themselves tell."""
-    from tiny_math_solver.problems import splits
+    from tiny_math_solver.problems.generated import SOURCES
 
-    real = splits.embedded_problems
-    monkeypatch.setattr(splits, "embedded_problems", lambda split, count, seed: real(split, count, seed + 1))
+    real = SOURCES["embedded"]
+    others = real._replace(make=lambda split, count, seed: real.make(split, count, seed + 1))
+    monkeypatch.setitem(SOURCES, "embedded", others)
     with pytest.raises(UserError, match="the problems are not those it was trained on"):
         run(cut, *stopped.options, options=ResumeOptions(resume=True))
 

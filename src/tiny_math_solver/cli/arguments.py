@@ -64,7 +64,7 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", help="embedded, a Hub name, a model folder, or an adapter folder")
+    parser.add_argument("model", help="embedded, embedded-countdown, a Hub name, a model folder, or an adapter folder")
     parser.add_argument("--adapter", metavar="FOLDER", help="adapter to put on the model")
     parser.add_argument("--revision", metavar="COMMIT", help="of a Hub model (default: the pinned one, or main)")
     parser.add_argument("--dtype", default="auto", help="float32, bfloat16, float16 or auto (default)")
@@ -98,6 +98,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 def check_model(args: argparse.Namespace) -> None:
     """Raise UserError for a model that is none, before its name is looked up on the Hub."""
     from tiny_math_solver.config.sections import EMBEDDED
+    from tiny_math_solver.config.shipped import SHIPPED_MODELS
 
     name = args.model
     if Path(name).exists():
@@ -108,8 +109,9 @@ def check_model(args: argparse.Namespace) -> None:
         return
     if len(name.split()) > 1:
         raise UserError(f'{name!r} is no model: name one first, as in tiny-math solve {EMBEDDED} "…"')
-    if difflib.get_close_matches(name.lower(), [EMBEDDED], cutoff=0.8) and name != EMBEDDED:
-        raise UserError(f"no such model: {name}; did you mean {EMBEDDED}?")
+    close_names = difflib.get_close_matches(name.lower(), SHIPPED_MODELS, cutoff=0.8)
+    if close_names and name not in SHIPPED_MODELS:
+        raise UserError(f"no such model: {name}; did you mean {close_names[0]}?")
 
 
 def settings_of(args: argparse.Namespace) -> Any:

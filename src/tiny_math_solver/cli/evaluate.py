@@ -33,8 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     add_problem_arguments(
         parser,
-        "embedded, embedded:unseen, or as problems.source is written: a Hub dataset or a file (default: the test "
-        "problems of the model's run; for embedded its own; else those of GSM8K)",
+        "embedded, embedded:unseen, countdown, or as problems.source is written: a Hub dataset or a file (default: the "
+        "test problems of the model's run; for a shipped model its own; else those of GSM8K)",
     )
     parser.add_argument("--limit", type=positive, metavar="N", help="only the first N problems")
     parser.add_argument(

@@ -30,15 +30,16 @@ def run(args: argparse.Namespace, console: Console) -> int:
     if out.exists() and not args.force:
         raise UserError(f"{out} exists; --force overwrites it, --out names another")
     with loading():
-        from tiny_math_solver.config.sections import EMBEDDED
+        from tiny_math_solver.config.shipped import SHIPPED_MODELS
         from tiny_math_solver.preflight.starter import configuration, look
-        from tiny_math_solver.problems.embedded import describe_world
+        from tiny_math_solver.problems.generated import SOURCES
 
     file = look(args.file, args.model, args.question, args.answer)
     for line in file.lines:
         console.say(line)
-    if args.model == EMBEDDED:
-        console.note(f"the shipped model knows {describe_world()}: for other problems name one in --model")
+    if shipped := SHIPPED_MODELS.get(args.model):
+        known = SOURCES[shipped.problems].describe()
+        console.note(f"the shipped model knows {known}: for other problems name one in --model")
     elif not file.is_counted:
         console.note(f"{args.model} is no folder here and not in the cache: taken for a name on the Hub")
     write_text(out, configuration(file, args.model, name))

@@ -23,15 +23,20 @@ def run(args: argparse.Namespace, console: Console) -> int:
     with loading():
         from tiny_math_solver.playground.play import Playground
 
-    examples = _of_run(Path(args.adapter or args.model)) or _shipped()
+    examples = _of_run(Path(args.adapter or args.model)) or _shipped(args.model)
     return serve(Playground(load_solver(args), args.adapter or args.model, examples).serve(args.port), console)
 
 
-def _shipped() -> dict[str, str]:
-    """Questions for the shipped model, with their golds."""
-    from tiny_math_solver.problems.embedded import embedded_problems
+def _shipped(model: str) -> dict[str, str]:
+    """Questions for a shipped model, with their golds."""
+    from tiny_math_solver.config.sections import EMBEDDED
+    from tiny_math_solver.config.shipped import SHIPPED_MODELS
+    from tiny_math_solver.problems.generated import SOURCES
 
-    return {EXAMPLE_QUESTION: EXAMPLE_GOLD, **{p.question: p.answer for p in embedded_problems("test", 3)}}
+    source = SHIPPED_MODELS.get(model, SHIPPED_MODELS[EMBEDDED]).problems
+    examples = {EXAMPLE_QUESTION: EXAMPLE_GOLD} if source == EMBEDDED else {}
+    problems = SOURCES[source].problems("test", EXAMPLES - len(examples))
+    return examples | {problem.question: problem.answer for problem in problems}
 
 
 def _of_run(folder: Path) -> dict[str, str]:

@@ -50,10 +50,10 @@ def load_solver(args: argparse.Namespace) -> Any:
     """The playground's Solver for the model that the arguments name."""
     check_model(args)
     with loading():
-        from tiny_math_solver.config.sections import EMBEDDED
+        from tiny_math_solver.config.shipped import SHIPPED_MODELS
         from tiny_math_solver.models.load import load_model, locate
         from tiny_math_solver.playground.solver import Solver
-        from tiny_math_solver.problems.embedded import beyond, describe_world
+        from tiny_math_solver.problems.generated import SOURCES
         from tiny_math_solver.rollouts import make_rollouts
 
     settings = settings_of(args)
@@ -65,7 +65,8 @@ def load_solver(args: argparse.Namespace) -> Any:
     )
     grader = settings.grader(args.answer_kind, "correctness")
     base, _, _ = locate(args.model, args.revision, args.adapter)
-    if base != EMBEDDED:
+    if base not in SHIPPED_MODELS:
         return Solver(loaded, rollouts, settings, grader)
-    about = f"this model of a million parameters knows {describe_world()}"
-    return Solver(loaded, rollouts, settings, grader, about, beyond)
+    known = SOURCES[SHIPPED_MODELS[base].problems]
+    about = f"this model of a million parameters knows {known.describe()}"
+    return Solver(loaded, rollouts, settings, grader, about, known.beyond)

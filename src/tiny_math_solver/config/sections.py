@@ -24,7 +24,8 @@ class Section(BaseModel):
 class ModelSection(Section):
     name: str = Field(
         "Qwen/Qwen2.5-0.5B-Instruct",
-        description="'embedded', a Hub name, or a folder; an adapter stands for its base and itself",
+        description="'embedded', 'embedded-countdown', a Hub name, or a folder; an adapter stands for its base and "
+        "itself",
     )
     revision: str | None = Field(None, description="commit of the Hub model; null: the pinned one, or main")
     dtype: str = Field(
@@ -41,8 +42,8 @@ class ModelSection(Section):
 class ProblemsSection(Section):
     source: str = Field(
         "openai/gsm8k",
-        description="'embedded', a Hub dataset (name, name:subset or name:subset:split, then @revision if need be), "
-        "a folder like one, or a .jsonl, .json, .csv, .tsv or .parquet file",
+        description="'embedded', 'countdown', a Hub dataset (name, name:subset or name:subset:split, then @revision if "
+        "need be), a folder like one, or a .jsonl, .json, .csv, .tsv or .parquet file",
     )
     subset: str | None = Field(None, description="subset of the Hub dataset; null: the only one, its default, or main")
     revision: str | None = Field(None, description="commit of the Hub dataset; null: the pinned one, or main")
@@ -72,19 +73,19 @@ class ProblemsSection(Section):
         le=1,
         description="share of a source's rows that may be dropped since no gold answer can be read",
     )
-    train: int | None = Field(None, ge=1, description="train problems to use; null: all (embedded: 2000)")
+    train: int | None = Field(None, ge=1, description="train problems to use; null: all (generated: 2000)")
     dev: int = Field(200, ge=1, description="dev problems, carved from train by a hash of each question")
     test: int | None = Field(
         None,
         ge=1,
-        description="test problems to use, or to carve from train if there are none; null: all (embedded: 500)",
+        description="test problems to use, or to carve from train if there are none; null: all (generated: 500)",
     )
     sampling: str = Field(
         "uniform",
         description="uniform: each problem once an epoch; adaptive: those that were all right or all wrong lately are "
         "asked less often",
     )
-    seed: int = Field(0, description="seed of the embedded generator, and of the choice if only some are used")
+    seed: int = Field(0, description="seed of the generator, and of the choice if only some are used")
 
 
 class RewardsSection(Section):

@@ -10,7 +10,8 @@ from typing import Any
 from tiny_math_solver.config.generation_kwargs import stop_strings
 from tiny_math_solver.config.loading import load_config
 from tiny_math_solver.config.rewards import DEFAULT, RewardNames
-from tiny_math_solver.config.sections import EMBEDDED, GRPO_DEFAULTS, GSM8K_SYSTEM_PROMPT, ProblemsSection
+from tiny_math_solver.config.sections import GRPO_DEFAULTS, GSM8K_SYSTEM_PROMPT, ProblemsSection
+from tiny_math_solver.config.shipped import SHIPPED_MODELS
 from tiny_math_solver.problems.layouts import ReadOptions
 from tiny_math_solver.problems.sources import Loaded
 from tiny_math_solver.problems.splits import load_test_problems, named_problems
@@ -20,7 +21,6 @@ from tiny_math_solver.runs.records import CONFIG
 from tiny_math_solver.support.errors import UserError
 
 CHAT_TEMPLATE = "chat_template.jinja"  # with which transformers saves a tokenizer
-EMBEDDED_MAX_NEW_TOKENS = 112  # as in configs/quickstart.yaml
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def prompt_settings(
     date: str | None = None,
     template: str | None = None,
 ) -> PromptSettings:
-    """The settings of the run in folder `model`, else those of the embedded model, else GSM8K's.
+    """The settings of the run in folder `model`, else those of a shipped model, else GSM8K's.
 
     The other arguments, if given, override them. A date that is not recorded is today's.
     """
@@ -71,8 +71,8 @@ def prompt_settings(
             PromptFormat.of(config), config.max_completion_length, config.problems, texts, *rewards,
             read_template(str(used)) if used and used.is_file() else None,
         )  # fmt: skip
-    elif model == EMBEDDED:
-        own = PromptSettings(PromptFormat(), EMBEDDED_MAX_NEW_TOKENS, ProblemsSection(source=EMBEDDED))
+    elif shipped := SHIPPED_MODELS.get(model):
+        own = PromptSettings(PromptFormat(), shipped.max_new_tokens, ProblemsSection(source=shipped.problems))
     else:
         asked = PromptFormat(GSM8K_SYSTEM_PROMPT)
         own = PromptSettings(asked, GRPO_DEFAULTS["max_completion_length"], ProblemsSection())

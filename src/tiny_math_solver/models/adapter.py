@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any, Protocol
 
-from tiny_math_solver.config.sections import EMBEDDED
+from tiny_math_solver.config.shipped import SHIPPED_MODELS, shipped_name
 from tiny_math_solver.hub.snapshots import snapshot
 from tiny_math_solver.models.ends import save_ends
 from tiny_math_solver.models.folder import WEIGHTS, is_finite, load_errors, read_json, some_of
@@ -87,7 +87,7 @@ def adapter_folder(name: str, revision: str | None = None) -> Path | None:
 def is_hub_name(name: str) -> bool:
     """True for what can only be a repository on the Hub, not a file or folder, there or missing."""
     is_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or os.path.exists(Path(name).expanduser())
-    return bool(name) and name != EMBEDDED and not is_path
+    return bool(name) and name not in SHIPPED_MODELS and not is_path
 
 
 def refuse_tied(model: Any, config: Any) -> None:
@@ -120,12 +120,7 @@ def base_of_adapter(folder: Path) -> tuple[str, str | None]:
     base, revision = settings.get("base_model_name_or_path"), settings.get("revision")
     if not isinstance(base, str) or not isinstance(revision, str | None):
         raise UserError(f"{path}: cannot tell the base model: base_model_name_or_path = {base!r}")
-    return EMBEDDED if is_embedded(base) else base, revision
-
-
-def is_embedded(base: str) -> bool:
-    """True for the shipped model; this package may be installed elsewhere than where an adapter was trained."""
-    return base == EMBEDDED or Path(base).parts[-2:] == ("tiny_math_solver", EMBEDDED)
+    return shipped_name(base) or base, revision
 
 
 def _check_loaded(folder: Path, model: Any) -> None:

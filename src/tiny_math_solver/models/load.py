@@ -1,4 +1,4 @@
-"""Models and their tokenizers, loaded by name: `embedded`, a Hub name, a model folder or an adapter folder."""
+"""Models and their tokenizers, loaded by name: a shipped one's, a Hub name, a model folder or an adapter folder."""
 
 import os
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from tiny_math_solver.config.sections import EMBEDDED
+from tiny_math_solver.config.shipped import SHIPPED_MODELS
 from tiny_math_solver.hub.snapshots import snapshot, stay_offline
 from tiny_math_solver.models.adapter import (
     adapter_folder,
@@ -80,7 +80,7 @@ def locate(
     folder = adapter_folder(name, revision)
     if folder is not None:
         name, revision = base_of_adapter(folder)
-        if not (name == EMBEDDED or is_hub_name(name) or os.path.isdir(Path(name).expanduser())):
+        if not (name in SHIPPED_MODELS or is_hub_name(name) or os.path.isdir(Path(name).expanduser())):
             raise UserError(
                 f"no such model folder: {name}, which adapter {folder} was trained on; say where its base is: "
                 "eval, solve and play BASE --adapter ADAPTER, merge --base BASE, train --model.name BASE "
@@ -170,8 +170,8 @@ def resolve(name: str, revision: str | None = None) -> tuple[str, str | None]:
 
     Raises UserError for a folder that is missing or not a model, and for a Hub name that cannot be downloaded.
     """
-    if name == EMBEDDED:
-        return str(resources.files("tiny_math_solver") / "embedded"), None
+    if shipped := SHIPPED_MODELS.get(name):
+        return str(resources.files("tiny_math_solver").joinpath(shipped.folder)), None
     if not name:
         raise UserError("the model's name is empty")
     path = Path(name).expanduser()

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tiny_math_solver.config.sections import EMBEDDED, ModelSection
+from tiny_math_solver.config.sections import ModelSection
+from tiny_math_solver.config.shipped import SHIPPED_MODELS, shipped_name
 from tiny_math_solver.hub.snapshots import pinned
 from tiny_math_solver.models.adapter import (
     ADAPTER_CONFIG,
@@ -21,7 +22,6 @@ from tiny_math_solver.models.adapter import (
     TRAINED,
     adapter_folder,
     check_adapter_files,
-    is_embedded,
     load_adapter,
 )
 from tiny_math_solver.models.folder import load_errors, read_json
@@ -192,8 +192,8 @@ def beyond_plain_lora(config: Any) -> str:
 
 def _is_same(name: str, other: str) -> bool:
     """True for one name of a model, and for two paths of one folder."""
-    if other == EMBEDDED:
-        return is_embedded(name)
+    if other in SHIPPED_MODELS:
+        return shipped_name(name) == other
     return name == other or Path(name).expanduser().resolve() == Path(other).expanduser().resolve()
 
 

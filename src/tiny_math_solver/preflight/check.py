@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 
 from tiny_math_solver.config.schema import Config
-from tiny_math_solver.config.sections import EMBEDDED
+from tiny_math_solver.config.shipped import SHIPPED_MODELS
 from tiny_math_solver.hub.snapshots import cache_flaw, is_reachable
 from tiny_math_solver.models.adapter import is_hub_name
 from tiny_math_solver.models.ends import added_end_line, missing_end
@@ -94,7 +94,7 @@ def _hub(config: Config) -> Iterator[Check]:
     """A check per repository: in the cache and intact, or to be downloaded."""
     model, problems = config.model, config.problems
     wanted: list[tuple[Any, str, str | None]] = []
-    if model.name != EMBEDDED and not is_file(model.name):
+    if model.name not in SHIPPED_MODELS and not is_file(model.name):
         wanted.append(("model", model.name, model.revision))
     if model.adapter and is_hub_name(model.adapter):
         wanted.append(("model", model.adapter, None))

@@ -9,7 +9,8 @@ from typing import Any
 
 import yaml
 
-from tiny_math_solver.config.sections import EMBEDDED, GSM8K_SYSTEM_PROMPT, MAX_UNREADABLE
+from tiny_math_solver.config.sections import GSM8K_SYSTEM_PROMPT, MAX_UNREADABLE
+from tiny_math_solver.config.shipped import SHIPPED_MODELS
 from tiny_math_solver.grading import parse_gold
 from tiny_math_solver.problems.layouts import ReadOptions
 from tiny_math_solver.problems.problem import Problem
@@ -99,7 +100,7 @@ def _longest_prompt(problems: list[Problem], model: str) -> tuple[int, bool]:
     """Its tokens, and False if they were estimated since the tokenizer is not on this machine."""
     from tiny_math_solver.models.load import load_tokenizer
 
-    prompt = PromptFormat("" if model == EMBEDDED else GSM8K_SYSTEM_PROMPT)
+    prompt = PromptFormat("" if model in SHIPPED_MODELS else GSM8K_SYSTEM_PROMPT)
     try:
         tokenizer = load_tokenizer(model)
     except NotHereError:
@@ -111,7 +112,7 @@ def _longest_prompt(problems: list[Problem], model: str) -> tuple[int, bool]:
 def sizes_here(model: str) -> tuple[Sizes, str]:
     """The settings for this machine, and its name."""
     device = default_device()
-    if model == EMBEDDED:
+    if model in SHIPPED_MODELS:
         return SHIPPED, "any machine"
     if device == "cpu":
         return ON_CPU, f"{os.cpu_count()} CPU cores, {readable(available('cpu'))} free"
@@ -147,7 +148,7 @@ def configuration(file: ProblemFile, model: str, name: str) -> str:
             **({"max_unreadable": (round(dropped + 0.01, 2), "share of rows that may be dropped")} if dropped else {}),
         },
         "prompt": {
-            **({"system": ("", "the shipped model was trained without one")} if model == EMBEDDED else {}),
+            **({"system": ("", "the shipped model was trained without one")} if model in SHIPPED_MODELS else {}),
             "max_tokens": (prompt_tokens, f"{file.longest}; longer ones are dropped"),
         },
         "evaluation": {

@@ -1,1 +1,1 @@
-"""Problems from three sources (embedded generator, Hub dataset, local file), split into train, dev and test."""
+"""Problems from generators, a Hub dataset or a local file, split into train, dev and test."""

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tiny_math_solver.config.sections import EMBEDDED, ProblemsSection
+from tiny_math_solver.config.sections import ProblemsSection
 from tiny_math_solver.grading.kinds import answer_kind
 from tiny_math_solver.hub.datasets import USUAL_SPLITS, DatasetName, MissingSplitError
-from tiny_math_solver.problems.embedded import embedded_problems
+from tiny_math_solver.problems import generated
 from tiny_math_solver.problems.files import FILE_SUFFIXES
 from tiny_math_solver.problems.layouts import ReadOptions
 from tiny_math_solver.problems.problem import Problem
@@ -19,9 +19,7 @@ from tiny_math_solver.support.errors import UserError
 
 TEST, UNSEEN = "test", "unseen"  # names of sets of problems
 ALSO = "evaluation.also"
-EMBEDDED_TRAIN, EMBEDDED_TEST, EMBEDDED_UNSEEN = 2000, 500, 200
 FEW_GOLDS, GUESSABLE = 50, 0.2  # problems, and the share of one gold among them
-MOST_EMBEDDED = 50_000  # per split: takes seconds to generate
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,7 @@ class Splits:
     train: list[Problem]
     dev: list[Problem]
     test: list[Problem]
-    unseen: list[Problem] = field(default_factory=list)  # embedded only: scenarios that are never in training
+    unseen: list[Problem] = field(default_factory=list)  # some generated ones: scenarios that are never in training
     notes: list[str] = field(default_factory=list)
     unreadable: int = 0  # rows of the sources that are no problems
     also: dict[str, list[Problem]] = field(default_factory=dict)  # further test sets, by name
@@ -73,20 +71,18 @@ def _further(sources: Sequence[str], options: ReadOptions) -> tuple[dict[str, li
 def named_problems(source: str, options: ReadOptions) -> Loaded:
     """The test problems of a source that is named on the command line or in `evaluation.also`, all of a file.
 
-    Besides `embedded`, its test problems, `embedded:dev` and `embedded:unseen` name those of its other splits.
+    Besides `embedded`, its test problems, `embedded:dev` and `embedded:unseen` name those of its other splits;
+    `countdown` and `countdown:dev` likewise.
     """
-    name, _, split = source.partition(":")
-    if name == EMBEDDED:
-        if split not in ("", "test", "dev", "unseen"):
-            raise UserError(f"problems {source!r}: use embedded, embedded:dev or embedded:unseen")
-        return Loaded(embedded_problems(split or "test", 500), [])  # type: ignore[arg-type]
+    if (made := generated.named_split(source)) is not None:
+        return Loaded(made, [])
     return read_source(Source(source, "evaluation"), options)
 
 
 def _splits(section: ProblemsSection, options: ReadOptions, held: Sequence[Problem] = ()) -> Splits:
     """The splits without the problems `held` in train and dev."""
-    if section.source == EMBEDDED:
-        return _embedded_splits(section, held)
+    if section.source in generated.SOURCES:
+        return _generated_splits(section, held)
     known = _whole_test(section, options)
     read = read_source(_train_source(section), options)
     tested = [*(known.problems if known else []), *held]
@@ -117,9 +113,9 @@ def guessable(problems: list[Problem]) -> list[str]:
 def load_test_problems(section: ProblemsSection, options: ReadOptions | None = None) -> Loaded:
     """The test split alone, all of it or the `test` problems that `seed` picks; `options` as in `load_splits`."""
     options = options or read_options(section)
-    if section.source == EMBEDDED and not section.test_source:
-        _check_embedded(section)
-        return Loaded(embedded_problems("test", section.test or EMBEDDED_TEST, section.seed), [])
+    if section.source in generated.SOURCES and not section.test_source:
+        _check_counts(section)
+        return _generated_test(section, section.source)
     known = _whole_test(section, options)
     if known is None:
         splits = _splits(section, options)
@@ -127,10 +123,11 @@ def load_test_problems(section: ProblemsSection, options: ReadOptions | None = N
     return known._replace(problems=_chosen_test(section, known.problems))
 
 
-def _embedded_splits(section: ProblemsSection, held: Sequence[Problem]) -> Splits:
-    _check_embedded(section)
-    train = embedded_problems("train", section.train or EMBEDDED_TRAIN, section.seed)
-    dev = embedded_problems("dev", section.dev, section.seed)
+def _generated_splits(section: ProblemsSection, held: Sequence[Problem]) -> Splits:
+    _check_counts(section)
+    source = generated.SOURCES[section.source]
+    train = source.problems("train", section.train or generated.TRAIN, section.seed)
+    dev = source.problems("dev", section.dev, section.seed)
     if held:
         train, dev = (without_repeats(part, held)[0] for part in (train, dev))
     if section.test_source:
@@ -140,15 +137,20 @@ def _embedded_splits(section: ProblemsSection, held: Sequence[Problem]) -> Split
     return Splits(
         train=train,
         dev=dev,
-        test=embedded_problems("test", section.test or EMBEDDED_TEST, section.seed),
-        unseen=embedded_problems("unseen", min(EMBEDDED_UNSEEN, section.test or EMBEDDED_TEST), section.seed),
+        test=_generated_test(section, section.source).problems,
+        unseen=source.problems("unseen", min(generated.UNSEEN, section.test or generated.TEST), section.seed),
     )
 
 
-def _check_embedded(section: ProblemsSection) -> None:
+def _generated_test(section: ProblemsSection, source: str) -> Loaded:
+    return Loaded(generated.SOURCES[source].problems("test", section.test or generated.TEST, section.seed), [])
+
+
+def _check_counts(section: ProblemsSection) -> None:
+    most = generated.SOURCES[section.source].most
     for key in ("train", "dev", "test"):
-        if (getattr(section, key) or 0) > MOST_EMBEDDED:
-            raise UserError(f"problems.{key}: at most {MOST_EMBEDDED:,} embedded problems per split")
+        if (getattr(section, key) or 0) > most:
+            raise UserError(f"problems.{key}: at most {most:,} {section.source} problems per split")
 
 
 def hub_datasets(section: ProblemsSection) -> list[DatasetName]:
@@ -156,7 +158,7 @@ def hub_datasets(section: ProblemsSection) -> list[DatasetName]:
     sources = [_train_source(section), *([_test_source(section)] if section.test_source else [])]
     found: dict[tuple[str, str | None], DatasetName] = {}
     for source in sources:
-        if source.name != EMBEDDED and not is_file(source.name):
+        if source.name not in generated.SOURCES and not is_file(source.name):
             found.setdefault((source.dataset.name, source.dataset.revision), source.dataset)
     return list(found.values())
 
@@ -210,8 +212,8 @@ def _own_test(section: ProblemsSection, options: ReadOptions) -> Loaded:
 
 
 def _named_test(section: ProblemsSection, options: ReadOptions) -> Loaded:
-    if section.test_source == EMBEDDED:
-        return Loaded(embedded_problems("test", section.test or EMBEDDED_TEST, section.seed), [])
+    if section.test_source in generated.SOURCES:
+        return _generated_test(section, section.test_source)
     options = replace(
         options,
         question=section.test_question or section.question,

@@ -9,6 +9,7 @@ from typing import Any
 
 from tiny_math_solver.config.rewards import names_of
 from tiny_math_solver.config.sections import EMBEDDED
+from tiny_math_solver.config.shipped import COUNTDOWN, SHIPPED_MODELS
 from tiny_math_solver.evaluation.statistics import mcnemar, wilson_interval
 from tiny_math_solver.grading.graded import PLACES
 from tiny_math_solver.grading.markers import How
@@ -80,8 +81,9 @@ class RunRecords:
             str((config.get(section) or {}).get(name, ""))
             for section, name in (("model", "name"), ("problems", "source"))
         )
-        model = "the shipped model of a million parameters" if model == EMBEDDED else Path(model).name
-        return f"{model}, {'generated problems' if problems == EMBEDDED else Path(problems).name}"
+        model = "the shipped model of a million parameters" if model in SHIPPED_MODELS else Path(model).name
+        generated = {EMBEDDED: "generated problems", COUNTDOWN: "generated countdown problems"}
+        return f"{model}, {generated.get(problems) or Path(problems).name}"
 
     @property
     def undone(self) -> set[int]:

@@ -13,7 +13,7 @@ from transformers import SchedulerType
 
 from tiny_math_solver.config.rewards import DEFAULT
 from tiny_math_solver.config.schema import Config
-from tiny_math_solver.config.sections import EMBEDDED
+from tiny_math_solver.config.shipped import SHIPPED_MODELS
 from tiny_math_solver.models.adapter import is_hub_name
 from tiny_math_solver.models.load import embedding_rows, load_tokenizer
 from tiny_math_solver.models.starting_adapter import StartingAdapter, starting_adapter
@@ -271,5 +271,5 @@ def _refuse_own_output(config: Config) -> None:
     out = config.output_dir.resolve()
     for key, name in (("model.name", config.model.name), ("model.adapter", config.model.adapter)):
         folder = Path(name or "").expanduser().resolve()
-        if name and not is_hub_name(name) and name != EMBEDDED and folder.is_relative_to(out):
+        if name and not is_hub_name(name) and name not in SHIPPED_MODELS and folder.is_relative_to(out):
             raise UserError(f"{key} {name} lies in grpo.output_dir {config.output_dir}: choose another grpo.output_dir")

@@ -1,0 +1,31 @@
+"""What needs no download: the models that are shipped, and the problems that are generated."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from tiny_math_solver.config.sections import EMBEDDED
+
+COUNTDOWN = "countdown"  # names the generated problems in which numbers have to reach a target
+
+
+class ShippedModel(NamedTuple):
+    """A model in `folder` of this package, pretrained on the generated problems of source `problems`."""
+
+    folder: str
+    problems: str
+    max_new_tokens: int  # as in its configuration
+
+
+SHIPPED_MODELS = {
+    EMBEDDED: ShippedModel("embedded", EMBEDDED, 112),  # configs/quickstart.yaml
+    "embedded-countdown": ShippedModel("embedded/countdown", COUNTDOWN, 224),  # configs/countdown.yaml
+}
+
+
+def shipped_name(base: str) -> str | None:
+    """The name of the shipped model that `base` names, by itself or by its folder in this or another installation."""
+    if base in SHIPPED_MODELS:
+        return base
+    path = Path(base).as_posix()
+    found = (name for name, model in SHIPPED_MODELS.items() if path.endswith(f"/tiny_math_solver/{model.folder}"))
+    return next(found, None)
