@@ -11,6 +11,8 @@ import pytest
 
 from helpers.math_pairs import pairs
 from tiny_math_solver.config.rewards import RewardNames
+from tiny_math_solver.config.sections import ProblemsSection
+from tiny_math_solver.config.shipped import kind_of
 from tiny_math_solver.grading.graded import Graded
 from tiny_math_solver.grading.kinds import answer_kind
 from tiny_math_solver.grading.kinds import math as math_kind
@@ -206,6 +208,41 @@ def test_without_the_library_the_kind_is_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(math_kind, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'tiny-math-solver\[math\]'"):
         answer_kind("math")
+
+
+# -- Countdown ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "how", "is_right"),
+    [
+        ("8-5=3, 3*3=9\n#### (8-5)*3", How.HASHES, True),
+        ("#### 3*(8-5)", How.HASHES, True),
+        ("#### (8-5)*3=9", How.HASHES, True),
+        ("\\boxed{(8-5)\\times 3}", How.BOXED, True),
+        ("#### (8-5)*3=10", How.HASHES, False),
+        ("#### 8-5*3", How.HASHES, False),
+        ("#### 3*3", How.HASHES, False),
+        ("#### 9", How.NONE, False),
+        ("#### (8-5)*3 or 3*(8-5)", How.NONE, False),
+        ("(8-5)*3", How.NONE, False),
+    ],
+)
+def test_an_expression_that_reaches_the_target_is_right(text: str, how: How, is_right: bool):
+    found = graded("countdown", text, "9 from 3, 5, 8")
+    assert (found.how, found.correct, found.strict) == (how, is_right, is_right and how is How.HASHES)
+
+
+def test_the_source_decides_the_kind_where_none_is_named():
+    for source, kind in (("countdown", "countdown"), ("embedded", "number"), ("mine.jsonl", "number")):
+        assert kind_of(ProblemsSection(source=source)) == kind
+    assert kind_of(ProblemsSection(source="countdown", answer_kind="text")) == "text"
+
+
+def test_golds_of_countdown():
+    assert answer_kind("countdown").read_gold("9 from 3,5, 8").answer == "9 from 3, 5, 8"
+    with pytest.raises(ValueError, match="not like 24 from 3, 5, 8"):
+        answer_kind("countdown").read_gold("9")
 
 
 # -- Functions of the user ------------------------------------------------------------------------------------------

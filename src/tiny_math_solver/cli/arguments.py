@@ -162,6 +162,13 @@ def add_problem_arguments(parser: argparse.ArgumentParser, sources: str) -> None
     )
 
 
+def answer_kind_of(args: argparse.Namespace) -> str | None:
+    """The kind of answers that `--answer-kind` names, or that generated `--problems` have; None: the run's own."""
+    from tiny_math_solver.config.shipped import kind_of_source
+
+    return args.answer_kind or kind_of_source(args.problems)
+
+
 def add_answer_kind(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--answer-kind",

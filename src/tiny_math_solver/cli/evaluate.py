@@ -9,6 +9,7 @@ from typing import Any
 from tiny_math_solver.cli.arguments import (
     add_model_arguments,
     add_problem_arguments,
+    answer_kind_of,
     check_model,
     check_out,
     check_problem_arguments,
@@ -112,7 +113,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     if args.against is not None:
         processes.main_first(lambda: locate(args.against, args.revision))
     settings = settings_of(args)
-    grader = settings.grader(args.answer_kind, args.measure)
+    grader = settings.grader(answer_kind_of(args), args.measure)
     found, dropped, _ = processes.main_first(
         lambda: evaluation_problems(args.problems, settings, read_options(args, settings, grader))
     )

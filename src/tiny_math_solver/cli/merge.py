@@ -6,6 +6,7 @@ from pathlib import Path
 from tiny_math_solver.cli.arguments import (
     add_answer_kind,
     add_problem_arguments,
+    answer_kind_of,
     check_problem_arguments,
     read_options,
 )
@@ -46,7 +47,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     settings = prompt_settings(str(args.adapter))
     # any questions will do to compare two models: an adapter of another program needs no dataset
     source = EMBEDDED if args.problems is None and not run_config(args.adapter) else args.problems
-    grader = settings.grader(args.answer_kind, "correctness")
+    grader = settings.grader(answer_kind_of(args), "correctness")
     problems, notes, _ = evaluation_problems(source, settings, read_options(args, settings, grader))
     for note in notes:
         console.note(note)

@@ -186,7 +186,7 @@ def _check_rewards(config: Config, places: Places) -> None:
             f"{places.of('grpo.reward_weights')}: grpo.reward_weights has {len(weights)} numbers for the "
             f"{len(section.use)} rewards ({', '.join(section.use)})"
         )
-    kind = config.problems.answer_kind
+    kind = config.answer_kind
     if kind not in ANSWER_KINDS and ":" not in kind:
         close = nearest(kind, list(ANSWER_KINDS))
         hint = f"did you mean {close}?" if close else f"choose from {', '.join(ANSWER_KINDS)}"

@@ -29,6 +29,7 @@ from tiny_math_solver.config.sections import (
     Section,
     UpdateSection,
 )
+from tiny_math_solver.config.shipped import kind_of
 from tiny_math_solver.config.yaml_file import dump
 from tiny_math_solver.support import processes
 from tiny_math_solver.support.errors import UserError
@@ -86,6 +87,11 @@ class Config(Section):
     @property
     def _per_micro_batch(self) -> int:
         return self.grpo["per_device_train_batch_size"] * processes.count()
+
+    @property
+    def answer_kind(self) -> str:
+        """What the answers are, by name."""
+        return kind_of(self.problems)
 
     @property
     def reward_names(self) -> RewardNames:

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 MAX_UNREADABLE = 0.05  # of the rows of a source: more are no slips, but a layout that is not understood
-ANSWER_KINDS = ("number", "math", "choice", "text")
+ANSWER_KINDS = ("number", "math", "choice", "text", "countdown")
 EMBEDDED = "embedded"  # names the model that is shipped, and the problems that are generated
 GSM8K_SYSTEM_PROMPT = (
     "Solve the problem step by step. Then write the final answer on the last line as #### <number>, "
@@ -62,10 +62,11 @@ class ProblemsSection(Section):
     test_answer: str | None = Field(
         None, description="column in test_source; null: that of answer if it is there, else recognised"
     )
-    answer_kind: str = Field(
-        "number",
-        description="what the answers are: number, math (formulas, intervals, sets), choice (a letter), text, or a "
-        "function of yours that says which are right, as file.py:function",
+    answer_kind: str | None = Field(
+        None,
+        description="what the answers are: number, math (formulas, intervals, sets), choice (a letter), text, "
+        "countdown, or a function of yours that says which are right, as file.py:function; null: countdown for that "
+        "source, else number",
     )
     max_unreadable: float = Field(
         MAX_UNREADABLE,

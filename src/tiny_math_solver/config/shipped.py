@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from tiny_math_solver.config.sections import EMBEDDED
+from tiny_math_solver.config.sections import EMBEDDED, ProblemsSection
 
 COUNTDOWN = "countdown"  # names the generated problems in which numbers have to reach a target
 
@@ -20,6 +20,16 @@ SHIPPED_MODELS = {
     EMBEDDED: ShippedModel("embedded", EMBEDDED, 112),  # configs/quickstart.yaml
     "embedded-countdown": ShippedModel("embedded/countdown", COUNTDOWN, 224),  # configs/countdown.yaml
 }
+
+
+def kind_of(problems: ProblemsSection) -> str:
+    """The kind of answers that problems have: what is configured, else that of their source."""
+    return problems.answer_kind or kind_of_source(problems.source) or "number"
+
+
+def kind_of_source(source: str | None) -> str | None:
+    """The kind of answers of a generated source, `embedded:dev` or `countdown`; None for any other."""
+    return {EMBEDDED: "number", COUNTDOWN: COUNTDOWN}.get((source or "").partition(":")[0])
 
 
 def shipped_name(base: str) -> str | None:

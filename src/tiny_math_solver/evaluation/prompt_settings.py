@@ -11,7 +11,7 @@ from tiny_math_solver.config.generation_kwargs import stop_strings
 from tiny_math_solver.config.loading import load_config
 from tiny_math_solver.config.rewards import DEFAULT, RewardNames
 from tiny_math_solver.config.sections import GRPO_DEFAULTS, GSM8K_SYSTEM_PROMPT, ProblemsSection
-from tiny_math_solver.config.shipped import SHIPPED_MODELS
+from tiny_math_solver.config.shipped import SHIPPED_MODELS, kind_of
 from tiny_math_solver.problems.layouts import ReadOptions
 from tiny_math_solver.problems.sources import Loaded
 from tiny_math_solver.problems.splits import load_test_problems, named_problems
@@ -41,13 +41,13 @@ class PromptSettings:
         A run may come from somebody else: functions that it names are not run unless they are named here. Raises
         UserError then.
         """
-        used = self.rewards.used[self.rewards.measure]
-        for given, own, option in ((kind, self.problems.answer_kind, "--answer-kind"), (measure, used, "--measure")):
+        used, own_kind = self.rewards.used[self.rewards.measure], kind_of(self.problems)
+        for given, own, option in ((kind, own_kind, "--answer-kind"), (measure, used, "--measure")):
             if given is None and ":" in own:
                 raise UserError(f"the run's answers are judged by {own}: {option} {own} runs that code here")
         form = () if self.rewards.form is None else (self.rewards.used[self.rewards.form],)
         names = RewardNames((measure or "correctness", *form), (1.0,) * (1 + len(form)), 0)
-        return Grader(kind or self.problems.answer_kind, names, self.right_from, self.max_new_tokens)
+        return Grader(kind or own_kind, names, self.right_from, self.max_new_tokens)
 
 
 def prompt_settings(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tiny_math_solver.config.sections import ProblemsSection
+from tiny_math_solver.config.shipped import kind_of
 from tiny_math_solver.grading.kinds import answer_kind
 from tiny_math_solver.hub.datasets import USUAL_SPLITS, DatasetName, MissingSplitError
 from tiny_math_solver.problems import generated
@@ -177,7 +178,7 @@ def _test_source(section: ProblemsSection) -> Source:
 
 def read_options(section: ProblemsSection) -> ReadOptions:
     """How rows of the train problems are read. Raises UserError for a kind of answers that is not there."""
-    kind = answer_kind(section.answer_kind)
+    kind = answer_kind(kind_of(section))
     return ReadOptions(section.question, section.answer, section.max_unreadable, kind=kind)
 
 

@@ -41,7 +41,7 @@ class Grader:
     @classmethod
     def of(cls, config: Config) -> "Grader":
         names = config.reward_names
-        return cls(config.problems.answer_kind, names, config.rewards.right_from, config.max_completion_length)
+        return cls(config.answer_kind, names, config.rewards.right_from, config.max_completion_length)
 
     @property
     def measure(self) -> str:

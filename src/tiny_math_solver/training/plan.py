@@ -115,8 +115,8 @@ class Plan:
             parts.append(f"rewards: {', '.join(paid)}")
         if names.has_own_measure:
             parts.append(f"right is what {names.used[names.measure]} pays {config.rewards.right_from:g} and more")
-        if config.problems.answer_kind != "number":
-            parts.append(f"answers are of the kind {config.problems.answer_kind}")
+        if config.answer_kind != "number":
+            parts.append(f"answers are of the kind {config.answer_kind}")
         return "; ".join(parts)
 
     @property

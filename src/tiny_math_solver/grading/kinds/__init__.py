@@ -4,6 +4,7 @@ number.py   one number, compared exactly: the default, and what most of grading/
 math.py     formulas, intervals, sets and matrices, compared by math-verify in a process of its own (math_worker.py)
 choice.py   one of the letters of a multiple choice
 text.py     words, compared after normalisation
+countdown.py   an expression that reaches a target with given numbers
 own.py      whatever a Python function of yours says
 places.py   where an answer stands that is no number: `####`, `\\boxed{}`, <answer>, "the answer is"
 """
@@ -14,6 +15,7 @@ from typing import Any, Protocol
 from tiny_math_solver.grading.golds import Gold
 from tiny_math_solver.grading.graded import Graded
 from tiny_math_solver.grading.kinds.choice import ChoiceKind
+from tiny_math_solver.grading.kinds.countdown import CountdownKind
 from tiny_math_solver.grading.kinds.math import MathKind
 from tiny_math_solver.grading.kinds.number import NumberKind
 from tiny_math_solver.grading.kinds.own import OwnKind
@@ -43,6 +45,7 @@ KINDS: dict[str, Callable[[], AnswerKind]] = {
     "math": MathKind,
     "choice": ChoiceKind,
     "text": TextKind,
+    "countdown": CountdownKind,
 }
 
 
