@@ -151,8 +151,8 @@ def test_wandb_without_its_package_is_said_before_a_model_loads(monkeypatch, cap
 def test_bench_refuses_what_it_does_not_know_before_it_measures(capsys):
     assert main(["bench", "rollout"]) == 2
     refusal = (
-        "no part 'rollout' to measure; choose from machine, rollouts, rollouts-0.5b, steps, steps-0.5b, table-0.5b, "
-        "memory, race, trace"
+        "no part 'rollout' to measure; choose from machine, rollouts, rollouts-0.5b, rollouts-families, steps, "
+        "steps-0.5b, table-0.5b, memory, race, trace"
     )
     assert refusal in capsys.readouterr().err
     assert main(["bench", "--vllm-python", "/no/such/python"]) == 2
