@@ -57,6 +57,7 @@ BOUNDS: dict[str, dict[str, Any]] = {
 CHOICES: dict[str, tuple[Any, ...]] = {
     "model.dtype": ("auto", "float32", "bfloat16", "float16"),
     "model.adapter_use": ("continue", "merge"),
+    "model.quantization": ("nf4", "int8"),
     "problems.sampling": ("uniform", "adaptive"),
     "grpo.loss_type": ("grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo"),
     "grpo.importance_sampling_level": ("token", "sequence"),

@@ -201,7 +201,16 @@ def _check_lora(config: Config, places: Places, console: Console | None) -> None
 
     Without an adapter nothing but the untrained model could be the reference of a KL term, or be started from.
     """
-    for key, is_set in (("grpo.beta", bool(config.grpo.get("beta"))), ("model.adapter", bool(config.model.adapter))):
+    if config.model.adapter and config.model.quantization:
+        raise UserError(
+            f"{places.of('model.quantization')}: model.quantization starts a new adapter; drop model.adapter"
+        )
+    needing = {
+        "grpo.beta": config.grpo.get("beta"),
+        "model.adapter": config.model.adapter,
+        "model.quantization": config.model.quantization,
+    }
+    for key, is_set in needing.items():
         if config.trains_all and is_set:
             raise UserError(f"{places.of(key)}: {key} needs an adapter, which lora null does without")
     try:

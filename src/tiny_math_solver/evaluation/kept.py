@@ -21,6 +21,7 @@ import torch
 
 from tiny_math_solver.evaluation.evaluate import Evaluation, completions_of, evaluate
 from tiny_math_solver.models.ends import causal_lm
+from tiny_math_solver.models.quantized import stored_tensors
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.prompts import PromptFormat, encode_prompt
 from tiny_math_solver.rewards.grader import Grader
@@ -180,12 +181,14 @@ def policy_hash(model: Any) -> str:
                 idle |= {id(part) for part in (*module.lora_A[name].parameters(), *second.parameters())}
             else:
                 digest.update(f"{name} {module.scaling[name]}".encode())
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if id(tensor) in idle or id(tensor) in seen:
+    for name, whole in (*model.named_parameters(), *model.named_buffers()):
+        if id(whole) in idle or id(whole) in seen:
             continue
-        seen.add(id(tensor))
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        seen.add(id(whole))
+        tensor: Any
+        for tensor in stored_tensors(whole):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from tiny_math_solver.hub.snapshots import hub_errors
+from tiny_math_solver.models.quantized import stored_tensors
 from tiny_math_solver.support.errors import UserError
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -123,7 +124,8 @@ def check_loaded(name: str, model: Any, report: dict[str, Any]) -> None:
         raise UserError(f"model {name}: its weights lack {some_of(missing)}, which config.json describes")
     if surplus := sorted(key for key in report["unexpected_keys"] if ".layers." in key):
         raise UserError(f"model {name}: config.json has no place for {some_of(surplus)} of its weights")
-    if broken := [key for key, weight in model.named_parameters() if not is_finite(weight)]:
+    weights = ((key, part) for key, weight in model.named_parameters() for part in stored_tensors(weight))
+    if broken := [key for key, weight in weights if not is_finite(weight)]:
         raise UserError(f"model {name}: NaN or infinity in {some_of(broken)}: its weights are damaged")
 
 

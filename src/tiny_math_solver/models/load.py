@@ -29,6 +29,8 @@ from tiny_math_solver.models.folder import (
     ignored_code,
     load_errors,
 )
+from tiny_math_solver.models.quantized import dequantized, quantization_config, settle
+from tiny_math_solver.runs.records import read_config
 from tiny_math_solver.support.console import Console
 from tiny_math_solver.support.device import default_device, dtype_note, resolve_dtype
 from tiny_math_solver.support.errors import UserError
@@ -52,10 +54,15 @@ def load_model(
 ) -> LoadedModel:
     """A model for inference, with its adapter if there is one; an adapter folder as `name` brings its own base.
 
+    An adapter that a run trained on a quantised base gets that base, dequantised.
+
     Raises UserError for a name that is neither a folder nor a Hub repository, and for a damaged folder.
     """
     base, revision, folder = locate(name, revision, adapter)
-    model = load_base(base, revision, dtype, device)
+    quantization = trained_on(folder) if folder else None
+    model = load_base(base, revision, dtype, device, quantization)
+    if quantization:  # the same policy, without the library at work
+        model = dequantized(model, model.dtype)
     tokenizer = load_tokenizer(base, revision, folder)
     if folder is not None:
         model = load_adapter(model, folder)
@@ -63,6 +70,12 @@ def load_model(
     with load_errors(f"model {name}"):  # end tokens and templates of damaged files may be anything
         added_end = end_with_turn(model, tokenizer)
     return LoadedModel(name, model.eval(), tokenizer, added_end)
+
+
+def trained_on(folder: Path) -> str | None:
+    """The quantisation of the base that the run in an adapter's folder trained on; None without one."""
+    config = read_config(folder) or {}
+    return (config.get("model") or {}).get("quantization")
 
 
 def locate(
@@ -90,8 +103,17 @@ def locate(
     return name, revision, folder
 
 
-def load_base(name: str, revision: str | None = None, dtype: str = "auto", device: str | None = None) -> Any:
-    """The bare transformers model on `device` (by default a GPU if there is one), in `dtype`."""
+def load_base(
+    name: str,
+    revision: str | None = None,
+    dtype: str = "auto",
+    device: str | None = None,
+    quantization: str | None = None,
+) -> Any:
+    """The bare transformers model on `device` (by default a GPU if there is one), in `dtype`.
+
+    With `quantization` the weights of its layers are held in fewer bits.
+    """
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils import logging
 
@@ -107,16 +129,19 @@ def load_base(name: str, revision: str | None = None, dtype: str = "auto", devic
         config = AutoConfig.from_pretrained(source, **options)
         check_kind(name, config)
         check_shapes(folder, config)
+        resolved = resolve_dtype(dtype, device, dtype_of(config))
+        if quantization:
+            options |= {"quantization_config": quantization_config(quantization, resolved), "device_map": {"": device}}
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source,
-            dtype=resolve_dtype(dtype, device, dtype_of(config)),
+            dtype=resolved,
             use_safetensors=True,
             output_loading_info=True,
             **options,
         )
     model, report = loaded
     check_loaded(name, model, report)
-    return model.to(device)
+    return settle(model) if quantization else model.to(device)
 
 
 def load_tokenizer(name: str, revision: str | None = None, adapter: Path | None = None) -> Any:

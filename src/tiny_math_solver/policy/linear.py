@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from tiny_math_solver.kernels import Kernel, Kernels
+from tiny_math_solver.models.quantized import dense_weight, is_quantized, stored_tensors
 
 
 class UnsupportedModelError(Exception):
@@ -32,7 +33,7 @@ class Linear:
         self.owner, self.names = owner, names
         self.paired_rows = paired_rows  # the first so many rows are in the order of `PolicyWeights.paired`
         bases = [base_linear(module) for module in self.modules]
-        rows, columns = sum(len(base.weight) for base in bases), bases[0].weight.shape[1]
+        rows, columns = sum(base.out_features for base in bases), bases[0].in_features
         bias = any(base.bias is not None for base in bases)
         self.rows, self.kernels, self.layout = rows, kernels, "dense"
         self.columns = rows  # of the result, padding included
@@ -83,7 +84,7 @@ class Linear:
         tensors: list[Tensor] = []
         scales: list[float] = []
         for module in self.modules:
-            tensors += base_linear(module).parameters()
+            tensors += [part for weight in base_linear(module).parameters() for part in stored_tensors(weight)]
             for name in active_adapters(module):
                 tensors += [module.lora_A[name].weight, module.lora_B[name].weight]
                 scales.append(module.scaling[name])
@@ -169,9 +170,9 @@ def checksums(parameter: Tensor) -> Tensor:
 
 
 def base_linear(module: Any) -> nn.Linear:
-    """The plain linear layer of a projection, with or without adapters around it."""
+    """The linear layer of a projection, plain or quantised, with or without adapters around it."""
     base = getattr(module, "base_layer", module)
-    if type(base) is not nn.Linear:
+    if type(base) is not nn.Linear and not is_quantized(base):
         raise UnsupportedModelError(f"a projection that is {type(base).__name__}")
     if base is not module and not hasattr(module, "get_delta_weight"):
         raise UnsupportedModelError(f"an adapter that is {type(module).__name__}")
@@ -180,7 +181,7 @@ def base_linear(module: Any) -> nn.Linear:
 
 def merged_weight(module: Any) -> Tensor:
     """The base weight plus the updates of all active adapters, summed in float32."""
-    base, active = base_linear(module).weight, active_adapters(module)
+    base, active = dense_weight(base_linear(module)), active_adapters(module)
     if any(module.lora_variant.get(name) or module.lora_bias.get(name) for name in active):
         raise UnsupportedModelError("an adapter that is not a plain update of a weight")
     if not active:

@@ -25,6 +25,7 @@ from tiny_math_solver.kernels import (
     load_kernels,
 )
 from tiny_math_solver.models.ends import causal_lm
+from tiny_math_solver.models.quantized import stored_tensors
 from tiny_math_solver.policy.architecture import NO_ROPE, Architecture, architecture
 from tiny_math_solver.policy.linear import Linear, UnsupportedModelError, base_linear, merged_weight, unchanged
 
@@ -130,7 +131,8 @@ class PolicyWeights:
             projections += [getattr(mlp, name) for name in (*names.gate_up, "down_proj")]
         parameters = [part.weight for part in parts if part not in (inner, body) and hasattr(part, "weight")]
         parameters += [weight for module in projections for weight in base_linear(module).parameters()]
-        return [described, *parts, *map(_kind, parameters)]
+        stored = [part for parameter in parameters for part in stored_tensors(parameter)]
+        return [described, *parts, *map(_kind, stored)]
 
     @property
     def nbytes(self) -> int:
@@ -254,7 +256,8 @@ class PolicyWeights:
         bases = [base_linear(module) for module in modules]
         weights: list[Tensor] = [merged_weight(module).to(self.dtype) for module in modules]
         biases: list[Tensor] = [
-            base.bias if base.bias is not None else base.weight.new_zeros(base.out_features) for base in bases
+            base.bias if base.bias is not None else weight.new_zeros(len(weight))
+            for base, weight in zip(bases, weights, strict=True)
         ]
         weight, bias = torch.cat(weights) if len(weights) > 1 else weights[0], torch.cat(biases)
         if count := linear.paired_rows:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from tiny_math_solver.models.quantized import stored_tensors
 from tiny_math_solver.rollouts import EngineRollouts, Sampling
 from tiny_math_solver.rollouts.engine import SMALL_CACHE_BYTES
 from tiny_math_solver.rollouts.speed import DecodeSpeed
@@ -142,7 +143,7 @@ def memory_plan(trainer: MathGRPOTrainer, longest: Longest, evaluated: int = 0) 
     has_adapter = hasattr(model, "peft_config")
     smaller = "lora.r" if has_adapter else ""
     parts = [
-        Part(WEIGHTS, sum(p.nbytes for p in model.parameters()), held=True),
+        Part(WEIGHTS, sum(part.nbytes for p in model.parameters() for part in stored_tensors(p)), held=True),
         Part(f"{'adapter' if has_adapter else 'model'}'s gradient and optimizer", 4 * trained_bytes(trainer), smaller),
     ]
     if trainer.states_kept and device != "cuda":  # they are on the CPU

@@ -111,7 +111,7 @@ def starting_model(config: Config, adapter: StartingAdapter | None, device: str)
     if adapter is None:
         # an optimizer's steps are too small for bfloat16, in which an adapter's base may well stay
         dtype = "float32" if config.trains_all and section.dtype == "auto" else section.dtype
-        return load_base(section.name, section.revision, dtype, device), None
+        return load_base(section.name, section.revision, dtype, device, section.quantization), None
     if adapter.is_merged:
         model, merged_adapter = merged(section, adapter, device)
     else:
@@ -148,6 +148,11 @@ def make_trainer(
         )
     except (ValueError, NotImplementedError) as error:  # target modules that are not there, options that clash
         raise UserError(" ".join(str(error).split())) from error
+    if config.model.quantization:  # TRL has rounded the adapter to bfloat16, in which small steps are lost
+        adapted: Any = trainer.model
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
     trainer.chat_template, trainer.chat_template_kwargs = template_call(tokenizer, PromptFormat.of(config))
     _still_reference(trainer)
     trainer.remove_callback(ProgressCallback)

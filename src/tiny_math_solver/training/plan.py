@@ -149,7 +149,7 @@ class Plan:
         config, grpo, splits = self.config, self.config.grpo_config, self.splits
         lora = self.adapter.config if self.adapter and not self.adapter.is_merged else config.lora_config
         return [
-            f"model: {config.model.name}, {_trained(lora)}",
+            f"model: {_base(config)}, {_trained(lora)}",
             *([self.adapter.line] if self.adapter else []),
             f"problems: {config.problems.source}: {len(splits.train):,} train, {len(splits.dev):,} dev, "
             f"{len(splits.test):,} test"
@@ -176,6 +176,11 @@ class Plan:
         return "test" if chosen == known else f"{chosen:,} of the {known:,} test problems (evaluation.test_limit)"
 
 
+def _base(config: Config) -> str:
+    held = f" in {config.model.quantization}" if config.model.quantization else ""
+    return f"{config.model.name}{held}"
+
+
 def _trained(lora: Any) -> str:
     """What is trained, with a LoraConfig or without."""
     return f"LoRA r={lora.r} alpha={lora.lora_alpha}" if lora else "all weights are trained (lora null)"
@@ -192,7 +197,7 @@ def lines_without_problems(config: Config) -> list[str]:
     grpo = config.grpo_config
     length = f"{grpo.max_steps:,} steps" if grpo.max_steps > 0 else f"{grpo.num_train_epochs:g} epochs"
     return [
-        f"model: {config.model.name}, {_trained(config.lora_config)}",
+        f"model: {_base(config)}, {_trained(config.lora_config)}",
         f"problems: {config.problems.source}",
         batch_line(config),
         f"{length} in all, completions of at most {config.max_completion_length} tokens, learning rate "

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from tiny_math_solver.models.quantized import dense_weight
 from tiny_math_solver.policy.linear import Linear, active_adapters, base_linear
 from tiny_math_solver.policy.weights import PolicyWeights
 
@@ -130,7 +131,7 @@ class AdapterGradient:
         if paired:
             out_grad = torch.cat([self.weights.unpaired(out_grad[:, :paired], 1), out_grad[:, paired:]], 1)
         for index, module in enumerate(self.linear.modules):
-            base = base_linear(module).weight.detach()
+            base = dense_weight(base_linear(module)).detach()
             part = out_grad[:, start : (start := start + len(base))]
             torch.addmm(x_grad, part, base, beta=0 if index == 0 else 1, out=x_grad)
         if parts:
