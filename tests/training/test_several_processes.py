@@ -179,13 +179,13 @@ FIXED_COMPLETIONS = """
 from tiny_math_solver.rollouts import Rollout
 from tiny_math_solver.training.generation import Generation
 def make(self, rows, numbers, seed):
-    made = []
+    rollouts, graded = [], []
     for row, number in zip(rows, numbers):
         text = f" #### {row['answer']}" if number == 0 else "so it is " * number + f"#### {number}"
         ids = [*self.rollouts.tokenizer(text)["input_ids"], self.rollouts.eos_ids[0]]
-        rollout = Rollout(self.prompts[row["group"]].ids, ids, True)
-        made.append(self._graded(row, rollout, self.rollouts.endings))
-    return made
+        rollouts.append(Rollout(self.prompts[row["group"]].ids, ids, True))
+        graded.append(self._graded(row, rollouts[-1], self.rollouts.endings))
+    return self._paid(rows, rollouts, graded)
 Generation.make = make
 """
 
