@@ -33,12 +33,12 @@ class ModelSection(Section):
         description="float32, bfloat16, float16, or auto: bfloat16 on a GPU that has it, and for weights stored so "
         "on a CPU that has it (AMX, AVX512-BF16)",
     )
-    quantization: str | None = Field(
-        None, description="hold the base in 4 or 8 bits: nf4 (bitsandbytes), int8 (torchao); null: as it is"
-    )
     adapter: str | None = Field(None, description="LoRA adapter to start from: a folder or a Hub name")
     adapter_use: str = Field(
         "continue", description="continue: train that adapter; merge: train a new one on base and adapter merged"
+    )
+    quantization: str | None = Field(
+        None, description="hold the base in 4 or 8 bits: nf4 (bitsandbytes), int8 (torchao); null: as it is"
     )
 
 
