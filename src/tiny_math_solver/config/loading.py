@@ -170,9 +170,7 @@ def _check_rewards(config: Config, places: Places) -> None:
         raise UserError(f"{where}: nothing would be learned without a reward")
     for name in section.use:
         if name not in SHIPPED and ":" not in name:
-            close = nearest(name, list(SHIPPED))
-            hint = f"did you mean {close}?" if close else f"choose from {', '.join(SHIPPED)}"
-            raise UserError(f"{where}: no reward is called {name!r}; {hint}, or name a function as file.py:function")
+            raise UserError(f"{where}: no reward is called {name!r}; {_instead_of(name, list(SHIPPED))}")
         if section.use.count(name) > 1:
             raise UserError(f"{where}: {name} is there twice; grpo.reward_weights makes it count more")
     if section.measure is not None and section.measure not in section.use:
@@ -188,12 +186,15 @@ def _check_rewards(config: Config, places: Places) -> None:
         )
     kind = config.answer_kind
     if kind not in ANSWER_KINDS and ":" not in kind:
-        close = nearest(kind, list(ANSWER_KINDS))
-        hint = f"did you mean {close}?" if close else f"choose from {', '.join(ANSWER_KINDS)}"
-        raise UserError(
-            f"{places.of('problems.answer_kind')}: problems.answer_kind = {kind!r}: {hint}, or name a function as "
-            "file.py:function"
-        )
+        instead = _instead_of(kind, list(ANSWER_KINDS))
+        raise UserError(f"{places.of('problems.answer_kind')}: problems.answer_kind = {kind!r}: {instead}")
+
+
+def _instead_of(name: str, shipped: list[str]) -> str:
+    """What to write in place of an unknown name: a shipped one, or a function of the user's."""
+    close = nearest(name, shipped)
+    hint = f"did you mean {close}?" if close else f"choose from {', '.join(shipped)}"
+    return f"{hint}, or name a function as file.py:function"
 
 
 def _check_lora(config: Config, places: Places, console: Console | None) -> None:
