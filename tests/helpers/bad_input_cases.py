@@ -179,7 +179,7 @@ SETTINGS = [
     setting("grpo.lr_scheduler_type cosine_with_min_lr", "see lr_scheduler_kwargs"),
     setting("grpo.lr_scheduler_kwargs nope", "grpo.lr_scheduler_kwargs = 'nope': expected a section of keys"),
     setting("grpo.optim adam", "grpo.optim = 'adam': did you mean"),
-    setting("grpo.optim adamw_bnb_8bit", "bitsandbytes"),
+    setting("grpo.optim galore_adamw", "galore_torch"),
     setting("grpo.optim_args nonsense", "optim_args nonsense"),
     setting("grpo.loss_type ppo", "grpo.loss_type = 'ppo': choose grpo or dr_grpo"),
     setting("grpo.importance_sampling_level word", "choose token or sequence"),

@@ -152,9 +152,14 @@ MODELS = [
     model("unknown activation", having("config.json", hidden_act="nope"), "cannot load model ./m: KeyError: 'nope'"),
     model("unknown dtype", having("config.json", dtype="nope"), "./m: AttributeError: module 'torch' has no"),
     model(
-        "quantised",
+        "weights that should be quantised",
         having("config.json", quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}),
-        "bitsandbytes",
+        "bitsandbytes has quantised the weights, and it has not",
+    ),
+    model(
+        "weights that should be quantised, of no method",
+        having("config.json", quantization_config={"load_in_8bit": True}),
+        "bitsandbytes has quantised the weights, and it has not",
     ),
     model(
         "no weights", without("model.safetensors", "pytorch_model.bin"), "no model.safetensors: the weights are missing"

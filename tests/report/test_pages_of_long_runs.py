@@ -253,10 +253,14 @@ def test_a_long_run_opens_and_filters_at_once(watched: Any, tmp_path: Path, comp
     folder = write_rollouts(write_run(tmp_path / "run"), completions, tokens)
     write_report([folder], tmp_path / "report.html")
     assert (tmp_path / "report.html").stat().st_size < PAGE_BYTES
-    watched.goto((tmp_path / "report.html").as_uri())
-    assert drawn(watched) < 3000
+    times = []  # the fastest of three openings: what the page takes, not what runs beside it
+    for seed in range(3):
+        watched.goto((tmp_path / "report.html").as_uri())
+        times.append((drawn(watched), times_to_filter(watched, random.Random(seed))))
     assert f"of {completions:,}" in watched.locator("#rollouts .note").first.inner_text()
-    assert times_to_filter(watched, random.Random(0)) < 200
+    to_open, to_filter = map(min, zip(*times, strict=True))
+    assert to_open < 3000
+    assert to_filter < 200
 
 
 def times_to_filter(page: Any, rng: random.Random) -> float:

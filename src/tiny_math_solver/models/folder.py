@@ -70,13 +70,18 @@ def check_kind(name: str, config: Any) -> None:
         raise UserError(
             f"model {name}: transformers has no causal language model for {config.model_type}; use a text model"
         )
-    packed = getattr(config, "quantization_config", None) or {}
-    method = packed.get("quant_method") if isinstance(packed, dict) else packed.quant_method
-    if str(method).endswith("bitsandbytes") and find_spec("bitsandbytes") is None:
+    if _is_of_bitsandbytes(config) and find_spec("bitsandbytes") is None:
         raise UserError(
             f"model {name}: its weights are quantised by bitsandbytes, which is not installed; use the model that it "
             "was made from, which an adapter fits as well (model.name with model.adapter, or --base)"
         )
+
+
+def _is_of_bitsandbytes(config: Any) -> bool:
+    packed = getattr(config, "quantization_config", None) or {}
+    packed = packed if isinstance(packed, dict) else packed.to_dict()
+    method = str(packed.get("quant_method", ""))
+    return method.endswith("bitsandbytes") or bool(packed.get("load_in_4bit") or packed.get("load_in_8bit"))
 
 
 def has_tokenizer(folder: Path) -> bool:
@@ -95,8 +100,13 @@ def check_shapes(folder: Path, config: Any) -> None:
     from safetensors import safe_open
     from transformers import AutoModelForCausalLM
 
-    if getattr(config, "quantization_config", None):
-        return  # packed weights have other shapes
+    if getattr(config, "quantization_config", None):  # packed weights have other shapes
+        if _is_of_bitsandbytes(config) and not _has_packed(folder):
+            raise UserError(
+                f"{folder}: config.json says that bitsandbytes has quantised the weights, and it has not: take its "
+                "quantization_config away (model.quantization quantises a model for a run)"
+            )
+        return
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     described = {name: list(weight.shape) for name, weight in model.state_dict().items()}
@@ -113,6 +123,17 @@ def check_shapes(folder: Path, config: Any) -> None:
         raise UserError(
             f"{folder}: config.json describes {parameters:,} parameters, its weights are {stored:,} numbers"
         )
+
+
+def _has_packed(folder: Path) -> bool:
+    """Whether some weight of a folder is stored in integers."""
+    from safetensors import safe_open
+
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            if any(file.get_slice(name).get_dtype() in ("U8", "I8") for name in file.keys()):  # noqa: SIM118
+                return True
+    return False
 
 
 def check_loaded(name: str, model: Any, report: dict[str, Any]) -> None:

@@ -29,7 +29,7 @@ from tiny_math_solver.models.folder import (
     ignored_code,
     load_errors,
 )
-from tiny_math_solver.models.quantized import dequantized, quantization_config, settle
+from tiny_math_solver.models.quantized import dequantized, is_quantized, quantization_config, settle
 from tiny_math_solver.runs.records import read_config
 from tiny_math_solver.support.console import Console
 from tiny_math_solver.support.device import default_device, dtype_note, resolve_dtype
@@ -54,14 +54,13 @@ def load_model(
 ) -> LoadedModel:
     """A model for inference, with its adapter if there is one; an adapter folder as `name` brings its own base.
 
-    An adapter that a run trained on a quantised base gets that base, dequantised.
+    A quantised base, and the one that a run quantised for its adapter, is dequantised: the same policy.
 
     Raises UserError for a name that is neither a folder nor a Hub repository, and for a damaged folder.
     """
     base, revision, folder = locate(name, revision, adapter)
-    quantization = trained_on(folder) if folder else None
-    model = load_base(base, revision, dtype, device, quantization)
-    if quantization:  # the same policy, without the library at work
+    model = load_base(base, revision, dtype, device, trained_on(folder) if folder else None)
+    if any(map(is_quantized, model.modules())):
         model = dequantized(model, model.dtype)
     tokenizer = load_tokenizer(base, revision, folder)
     if folder is not None:
@@ -130,8 +129,13 @@ def load_base(
         check_kind(name, config)
         check_shapes(folder, config)
         resolved = resolve_dtype(dtype, device, dtype_of(config))
+        is_packed = getattr(config, "quantization_config", None) is not None
+        if quantization and is_packed:
+            raise UserError(f"model {name} is quantised already: drop model.quantization")
         if quantization:
-            options |= {"quantization_config": quantization_config(quantization, resolved), "device_map": {"": device}}
+            options["quantization_config"] = quantization_config(quantization, resolved)
+        if quantization or is_packed:
+            options["device_map"] = {"": device}  # they cannot all be moved later
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source,
             dtype=resolved,
@@ -141,7 +145,7 @@ def load_base(
         )
     model, report = loaded
     check_loaded(name, model, report)
-    return settle(model) if quantization else model.to(device)
+    return settle(model) if "device_map" in options else model.to(device)
 
 
 def load_tokenizer(name: str, revision: str | None = None, adapter: Path | None = None) -> Any:

@@ -76,6 +76,7 @@ def dequantized(model: Any, dtype: torch.dtype) -> Any:
         if hasattr(model.config, name):
             delattr(model.config, name)
     model.is_quantized, model.hf_quantizer = False, None
+    model._weight_conversions = None  # saved by the rules of its class, not by those that packed weights were read by
     for name in ("is_loaded_in_4bit", "is_loaded_in_8bit", "quantization_method"):
         if hasattr(model, name):
             setattr(model, name, None if name == "quantization_method" else False)

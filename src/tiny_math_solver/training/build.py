@@ -148,7 +148,7 @@ def make_trainer(
         )
     except (ValueError, NotImplementedError) as error:  # target modules that are not there, options that clash
         raise UserError(" ".join(str(error).split())) from error
-    if config.model.quantization:  # TRL has rounded the adapter to bfloat16, in which small steps are lost
+    if getattr(model, "is_quantized", False):  # TRL has rounded the adapter to bfloat16, in which small steps are lost
         adapted: Any = trainer.model
         for parameter in adapted.parameters():
             if parameter.requires_grad:
