@@ -11,10 +11,10 @@ import pytest
 
 from helpers.math_pairs import pairs
 from tiny_math_solver.config.rewards import RewardNames
-from tiny_math_solver.config.sections import ProblemsSection
+from tiny_math_solver.config.sections import ANSWER_KINDS, ProblemsSection
 from tiny_math_solver.config.shipped import kind_of
 from tiny_math_solver.grading.graded import Graded
-from tiny_math_solver.grading.kinds import answer_kind
+from tiny_math_solver.grading.kinds import KINDS, answer_kind
 from tiny_math_solver.grading.kinds import math as math_kind
 from tiny_math_solver.grading.markers import How
 from tiny_math_solver.grading.tags import is_tagged
@@ -26,6 +26,10 @@ from tiny_math_solver.support.own_code import OwnCodeError
 def graded(kind: str, text: str, gold: str, place: How = How.HASHES) -> Graded:
     found = answer_kind(kind)
     return found.grade(None, text, found.read_gold(gold).answer, place)
+
+
+def test_the_kinds_that_a_configuration_may_name_are_those_there_are():
+    assert tuple(KINDS) == ANSWER_KINDS
 
 
 # -- One of several letters -----------------------------------------------------------------------------------------

@@ -173,7 +173,7 @@ def add_answer_kind(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--answer-kind",
         metavar="KIND",
-        help="number, math, choice, text, or a function of yours as file.py:function (default: the run's own)",
+        help="number, math, choice, text, countdown, or a function as file.py:function (default: the run's own)",
     )
 
 

@@ -18,7 +18,7 @@ from typing import IO, Any
 from tiny_math_solver.grading.golds import Gold
 from tiny_math_solver.grading.grade import grade
 from tiny_math_solver.grading.graded import Graded
-from tiny_math_solver.grading.kinds.places import LONGEST, as_plain, committed, has_marker, last_box, split_solution
+from tiny_math_solver.grading.kinds.places import as_plain, committed, has_marker, last_box, short, split_solution
 from tiny_math_solver.grading.markers import How
 from tiny_math_solver.grading.numerals import parse_number
 from tiny_math_solver.support.errors import UserError
@@ -45,11 +45,7 @@ class MathKind:
         solution, gold = split_solution(text)
         if not solution and (box := last_box(text)) is not None:
             solution, gold = text, box
-        if not (gold := written(gold) or ""):
-            raise ValueError("the answer is empty")
-        if len(gold) > LONGEST:
-            raise ValueError(f"an answer of {len(gold):,} characters, over {LONGEST}")
-        return Gold(gold, solution)
+        return Gold(short(written(gold)), solution)
 
     def grade(self, question: str | None, text: str | None, gold: str | None, place: How = How.HASHES) -> Graded:
         answer, how = committed(text, place, written) or (None, How.NONE)

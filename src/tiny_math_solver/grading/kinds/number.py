@@ -1,6 +1,5 @@
 """One number, compared exactly."""
 
-from decimal import Decimal
 from typing import Any
 
 from tiny_math_solver.grading.golds import Gold, read_number
@@ -16,7 +15,7 @@ class NumberKind:
     guessable = False
 
     def read_gold(self, value: Any) -> Gold:
-        return read_number(as_plain(value, Decimal))
+        return read_number(as_plain(value))
 
     def grade(self, question: str | None, text: str | None, gold: str | None, place: How = How.HASHES) -> Graded:
         return grade(question, text, gold, place)

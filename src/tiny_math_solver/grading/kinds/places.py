@@ -119,12 +119,21 @@ _WRAPPED = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox|textit)\s*\{([^{}]*)
 _BRACKETS = re.compile(r"\\[()\[\]]|\\[,;! ]")
 
 
-def as_plain(value: Any, *others: type) -> Any:
+def as_plain(value: Any) -> Any:
     """A text or number as it is. Raises ValueError for anything else."""
-    if isinstance(value, bool) or not isinstance(value, (str, int, float, Decimal, *others)):
+    if isinstance(value, bool) or not isinstance(value, (str, int, float, Decimal)):
         name = {"Decimal": "float", "NoneType": "null"}.get(type(value).__name__, type(value).__name__)
         raise ValueError(f"must be a number or text, found {name}")
     return value
+
+
+def short(gold: str | None) -> str:
+    """A gold as it is. Raises ValueError if nothing is left of it, or if it is over LONGEST."""
+    if not gold:
+        raise ValueError("the answer is empty")
+    if len(gold) > LONGEST:
+        raise ValueError(f"an answer of {len(gold):,} characters, over {LONGEST}")
+    return gold
 
 
 def split_solution(text: str) -> tuple[str, str]:
