@@ -156,6 +156,12 @@ def template_call(tokenizer: Any, prompt: PromptFormat) -> tuple[str, dict[str, 
     return PINNED_TODAY + template, {**prompt.variables, "pinned_date": _date_codes(prompt.date)}
 
 
+def self_contained_template(tokenizer: Any, prompt: PromptFormat) -> str:
+    """The chat template with the prompt's variables and its date inside, for programs that pass it none."""
+    template, variables = template_call(tokenizer, prompt)
+    return "".join(f"{{% set {name} = {value!r} %}}" for name, value in variables.items()) + template
+
+
 def read_template(name: str, setting: str = "prompt.template") -> str:
     """The chat template of a name or a file. Raises UserError where `setting` names neither, or it cannot be parsed."""
     if name in TEMPLATES:

@@ -62,8 +62,9 @@ CONFIGS: dict[str, Callable[[], Any]] = {
 FAMILIES = {name: make() for name, make in CONFIGS.items()}
 
 
-def small(config: Any, seed: int = 0) -> Any:
+def small(config: Any, seed: int = 0, layers: int | None = None) -> Any:
     config.update({name: size for name, size in SIZES.items() if "head" not in name})
+    config.num_hidden_layers = layers or config.num_hidden_layers
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     for weight in model.parameters():  # norms and biases as well: at their first values they would hide mistakes

@@ -11,7 +11,21 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from tiny_math_solver.cli import bench, check, evaluate, fetch, fields, init, merge, play, report, solve, train, watch
+from tiny_math_solver.cli import (
+    bench,
+    check,
+    evaluate,
+    export,
+    fetch,
+    fields,
+    init,
+    merge,
+    play,
+    report,
+    solve,
+    train,
+    watch,
+)
 from tiny_math_solver.cli.arguments import Parser, split_overrides
 from tiny_math_solver.support import processes
 from tiny_math_solver.support.console import Console, print_anything
@@ -31,6 +45,7 @@ COMMANDS = {
     "check": check,
     "eval": evaluate,
     "merge": merge,
+    "export": export,
     "report": report,
     "watch": watch,
     "solve": solve,
@@ -40,7 +55,7 @@ COMMANDS = {
     "fetch": fetch,
 }
 TAKE_OVERRIDES = ("train", "check", "fetch")  # `--section.key value` for any field of the configuration
-COMPUTE = ("train", "check", "eval", "solve", "play")
+COMPUTE = ("train", "check", "eval", "export", "solve", "play")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
