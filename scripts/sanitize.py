@@ -27,10 +27,14 @@ TESTS = [
 
 def runtime(sanitizer: str) -> str | None:
     """The path of the sanitizer's runtime library, or None where g++ or the library is missing."""
+    return _library(RUNTIMES[sanitizer])
+
+
+def _library(name: str) -> str | None:
     compiler = shutil.which("g++")
     if compiler is None:
         return None
-    asked = subprocess.run([compiler, f"-print-file-name={RUNTIMES[sanitizer]}"], capture_output=True, text=True)
+    asked = subprocess.run([compiler, f"-print-file-name={name}"], capture_output=True, text=True)
     path = asked.stdout.strip()
     return path if Path(path).is_absolute() and Path(path).exists() else None
 
@@ -43,7 +47,8 @@ def sanitized(
     assert library, f"no {RUNTIMES[sanitizer]}"
     settings = {
         "TINY_MATH_SANITIZE": sanitizer,
-        "LD_PRELOAD": library,
+        # the second for exceptions of C++, which the first looks for when Python starts, itself a program in C
+        "LD_PRELOAD": f"{library} {_library('libstdc++.so.6')}",
         "ASAN_OPTIONS": "detect_leaks=0",  # Python keeps what it has to the end
         "UBSAN_OPTIONS": "print_stacktrace=1",
         "OMP_NUM_THREADS": "1",  # several wait for each other many times longer than they compute

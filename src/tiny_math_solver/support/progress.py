@@ -1,7 +1,6 @@
 """Durations in words, and bars that show how far a part of the work is."""
 
 import contextlib
-import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -25,16 +24,8 @@ def about(seconds: float) -> str:
     return in_words(seconds) if seconds < 1 else f"about {in_words(seconds)}"
 
 
-TALKATIVE = ("torchao", "torch.utils._pytree", "bitsandbytes")  # log kernels for other machines that do not load here
-
-
 def loading() -> contextlib.AbstractContextManager[None]:
-    """Say on a terminal that libraries are loaded, which takes seconds, while the block imports them.
-
-    What they log about themselves meanwhile and later is left out, errors excepted.
-    """
-    for name in TALKATIVE:
-        logging.getLogger(name).setLevel(logging.ERROR)
+    """Say on a terminal that libraries are loaded, which takes seconds, while the block imports them."""
     return while_it_lasts("loading libraries ...")
 
 
