@@ -118,3 +118,14 @@ def test_merged_it_answers_as_a_plain_model_folder(trained: Run, tmp_path: Path)
     assert said == of_both
     assert "<|im_" not in said
     assert re.fullmatch(r"answer: (-?\d.*|none found)", said.splitlines()[-1])
+
+
+def test_as_a_gguf_file_it_is_asked_and_answers_as_in_training(trained: Run, tmp_path: Path):
+    """Catches a vocabulary, a template or an end of turn that llama.cpp reads otherwise; without it, lost weights."""
+    problems = trained.folder.parent / "test.jsonl"
+    said = tiny_math("export", trained.last, tmp_path / "out", "--gguf", "f16", "--problems", problems, seconds=1000)
+    same = re.search(r"proof by .*: same greedy answer on (\d) of 4 problems", said)
+    assert same
+    assert int(same[1]) >= 3
+    (file,) = (tmp_path / "out").glob("*-f16.gguf")
+    assert file.stat().st_size < 1.02 * sum(path.stat().st_size for path in trained.model.glob("*.safetensors"))

@@ -10,7 +10,6 @@ import socket
 import subprocess
 import threading
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -142,10 +141,13 @@ def _await_server(process: "subprocess.Popen[bytes]", call: Callable[..., Any]) 
     raise UserError("llama-server does not start with this file; try it by hand: llama-server -m FILE")
 
 
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy cannot reach this machine's loopback
+
+
 def _call(url: str, path: str, body: dict[str, Any] | None = None) -> Any:
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url + path, data, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=ANSWERING_SECONDS) as reply:
+    with _DIRECT.open(request, timeout=ANSWERING_SECONDS) as reply:
         return json.load(reply)
 
 
