@@ -28,7 +28,7 @@ tokenizer = load_tokenizer("embedded")
 
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
-        self.reply({{"build_info": "b1-standin", "eos_token": "<|im_end|>"}})
+        self.reply({{"build_info": "b1-standin"}})
 
     def do_POST(self):
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -37,14 +37,13 @@ class Handler(BaseHTTPRequestHandler):
     def apply_template(self, messages):
         return {{"prompt": render(tokenizer, messages, PromptFormat())}}
 
-    def tokenize(self, content, parse_special, add_special=False):
+    def tokenize(self, content, parse_special, add_special):
         return {{"tokens": tokenizer(content, add_special_tokens=False)["input_ids"]}}
 
     def completion(self, prompt, n_predict, temperature, return_tokens, cache_prompt):
-        """As many tokens as the prompt's last one says; it ends there, unless the limit comes first."""
+        """As many tokens as the prompt's last one says, and the end, unless the limit comes first."""
         assert temperature == 0 and return_tokens
-        made = list(range(10, 10 + prompt[-1]))
-        return {{"tokens": made[:n_predict], "stop_type": "limit" if len(made) > n_predict else "eos"}}
+        return {{"tokens": [*range(10, 10 + prompt[-1]), 2][:n_predict]}}
 
     def reply(self, answer):
         body = json.dumps(answer).encode()
@@ -89,9 +88,9 @@ def test_prompts_and_completions_come_from_the_server(bin_folder: Path):
         made = rollouts.generate(prompts, 1, Sampling(4, temperature=0), on_done=lambda index, _: done.append(index))
         assert list(rollouts.stream([5, 1], Sampling(4, temperature=0))) == [[10, END]]
     assert [rollout.completion_ids for rollout in made] == [
-        [END], [10, 11, 12, END], [10, 11, 12, 13, END], [10, 11, 12, 13], [10, 11, 12, 13]
+        [END], [10, 11, 12, END], [10, 11, 12, 13], [10, 11, 12, 13], [10, 11, 12, 13]
     ]  # fmt: skip
-    assert [rollout.finished for rollout in made] == [True, True, True, False, False]
+    assert [rollout.finished for rollout in made] == [True, True, False, False, False]
     assert sorted(done) == [0, 1, 2, 3, 4]
 
 

@@ -72,7 +72,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
             file = export.write(args.out, name, args.gguf)
         with console.part(f"answering {len(problems)} problems with both", 2 * len(problems)) as advance:
             proof = export.prove(file, args.gguf, problems, grader, advance)
-        console.say("\n".join(evaluation_lines(proof.by, proof.after.summary())))
+        for by, answers in ((args.model, proof.before), (proof.by, proof.after)):
+            console.say("\n".join(evaluation_lines(by, answers.summary())))
         console.say(paired_line(args.model, proof.paired.to_dict()))
         console.say(f"proof by {proof.by}: same greedy answer on {proof.same_answers} of {len(problems)} problems")
         if proof.lost > args.most_lost:

@@ -107,14 +107,15 @@ class Export:
                 on_done=lambda more: on_done(done + more),
             )
 
-        before = answers(self._rollouts(self.model))
         if run := find_llama_cpp():
             longest = max(len(self._prompt(problem)) for problem in problems)
             with run(file, longest + self.settings.max_new_tokens) as llama:
                 self._check_prompts(llama, problems)
+                before = answers(self._rollouts(self.model))
                 return Proof(llama.name, before, answers(LlamaCppRollouts(llama, self.endings), len(problems)))
         read = _read_back(file)
         _check_weights(self.model, read, WEIGHT_GAPS[kind])
+        before = answers(self._rollouts(self.model))
         return Proof("transformers", before, answers(self._rollouts(read), len(problems)))
 
     def _rollouts(self, model: Any) -> Rollouts:
@@ -129,7 +130,8 @@ class Export:
             own = self._prompt(problem)
             theirs = llama.prompt_ids(self.settings.prompt.messages(problem.question))
             if theirs != own:
-                place = next((i for i, pair in enumerate(zip(own, theirs, strict=False)) if pair[0] != pair[1]), 0)
+                pairs = enumerate(zip(own, theirs, strict=False))
+                place = next((i for i, pair in pairs if pair[0] != pair[1]), min(len(own), len(theirs)))
                 shown = [self.tokenizer.decode(ids[max(0, place - 3) : place + 8]) for ids in (own, theirs)]
                 raise ProofFailedError(
                     f"{llama.name} asks in another way than training did: {shown[1]!r} instead of {shown[0]!r} "

@@ -113,22 +113,19 @@ def _served(server: str, file: Path, length: int) -> Iterator[LlamaCpp]:
     try:
         call = partial(_call, f"http://{ADDRESS}:{port}")
         _await_server(process, call)
-        props = call("/props")
-        end = call("/tokenize", {"content": props["eos_token"], "parse_special": True})["tokens"]
-        yield LlamaCpp(f"llama-server {props.get('build_info', '')}".strip(), partial(_asked, call, end))
+        version = call("/props").get("build_info", "")
+        yield LlamaCpp(f"llama-server {version}".strip(), partial(_asked, call))
     finally:
         process.kill()
         process.wait()
 
 
-def _asked(call: Callable[..., Any], end: list[int], request: dict[str, Any]) -> list[int]:
+def _asked(call: Callable[..., Any], request: dict[str, Any]) -> list[int]:
     if "messages" in request:
         text = call("/apply-template", {"messages": request["messages"]})["prompt"]
         return call("/tokenize", {"content": text, "add_special": True, "parse_special": True})["tokens"]
     settings = {"n_predict": request["limit"], "temperature": 0, "return_tokens": True, "cache_prompt": False}
-    made = call("/completion", {"prompt": request["prompt"], **settings})
-    tokens = made["tokens"]
-    return tokens if made["stop_type"] != "eos" or tokens[-1:] == end else [*tokens, *end]
+    return call("/completion", {"prompt": request["prompt"], **settings})["tokens"]  # with the one that ends them
 
 
 def _await_server(process: "subprocess.Popen[bytes]", call: Callable[..., Any]) -> None:

@@ -116,7 +116,7 @@ def _q6_k(blocks: Tensor) -> Blocks:
     """`[N, 256]` → `[N, 210]`: 128 bytes of low bits, 64 of high bits, 16 scales, one half."""
     parts = blocks.reshape(-1, 16, 16)
     scales = _symmetric(parts, 32)
-    d, codes = _coded(scales, 127)
+    d, codes = _coded(scales, -128)
     used = (d * codes)[..., None]
     q = (_divided(parts, used).round().clamp(-32, 31) + 32).to(torch.uint8).reshape(-1, 2, 4, 32)
     low, high = q & 15, q >> 4
@@ -144,11 +144,11 @@ def _symmetric(parts: Tensor, most: int) -> Tensor:
 PACKERS: dict[Type, Callable[[Tensor], Blocks]] = {Type.Q4_K: _q4_k, Type.Q6_K: _q6_k}
 
 
-def _coded(scales: Tensor, most: int) -> tuple[Tensor, Tensor]:
-    """`(d [N, 1], codes [N, parts])`: scales as whole multiples of one half-precision number, at most `most`."""
+def _coded(scales: Tensor, extreme: int) -> tuple[Tensor, Tensor]:
+    """`(d [N, 1], codes [N, parts])`: scales as whole multiples of one half-precision number, the largest `extreme`."""
     largest = scales.gather(-1, scales.abs().argmax(-1, keepdim=True))
-    d = (largest / most).half().float()
-    return d, _divided(scales, d).round().clamp(-most - 1, most)
+    d = (largest / extreme).half().float()
+    return d, _divided(scales, d).round().clamp(-128, 127)
 
 
 def _divided(a: Tensor, b: Tensor) -> Tensor:
