@@ -102,6 +102,19 @@ def test_a_weight_that_is_written_wrongly_is_caught(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_full_disk_is_said_and_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def full(path: Path, *given: Any) -> None:
+        path.write_bytes(b"GGUF")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(exporting, "write_gguf", full)
+    assert export("embedded", tmp_path / "out") == EXIT_BAD_INPUT
+    assert f"{tmp_path / 'out'}: cannot be written (No space left on device)" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 @with_llama_cpp
 def test_a_file_that_answers_worse_is_refused(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -119,6 +132,8 @@ def test_a_file_that_answers_worse_is_refused(
         (["embedded", "taken"], "taken: exists already"),
         (["embedded", "out", "--gguf", "q2_k"], "invalid choice: 'q2_k'"),
         (["embedded", "out", "--limit", "0"], "--limit"),
+        (["embedded", "out", "--name", "a/b"], "--name a/b: a name of a file, without folders"),
+        (["embedded", "/proc/out"], "/proc/out: cannot be written"),
     ],
 )
 def test_bad_arguments(

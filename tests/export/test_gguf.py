@@ -100,6 +100,16 @@ def test_llama_cpp_generates_what_transformers_does(name: str, tokenizer: Any, t
         assert lead(model, own.prompt_ids, own.completion_ids, theirs.completion_ids) < 0.01
 
 
+@with_llama_cpp
+def test_a_file_that_was_cut_short_is_said(tokenizer: Any, tmp_path: Path):
+    file = written(tmp_path / "tiny.gguf", random_model("qwen2"), tokenizer)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    run = find_llama_cpp()
+    assert run
+    with pytest.raises(UserError, match=r"has ended, or does not answer, with this file|does not start"), run(file, 99):
+        pass
+
+
 def lead(model: Any, prompt: list[int], own: list[int], theirs: list[int]) -> float:
     """By how much the model's choice beats the other's where they part.
 

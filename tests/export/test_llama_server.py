@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from tiny_math_solver.export import llama_cpp
 from tiny_math_solver.export.llama_cpp import LlamaCppRollouts, find_llama_cpp
 from tiny_math_solver.models.load import load_tokenizer
 from tiny_math_solver.prompts import Prompt, chat_messages, encode_prompt
@@ -114,12 +113,3 @@ def test_a_server_that_does_not_start_is_said(bin_folder: Path):
 
 def test_there_may_be_none(bin_folder: Path):
     assert find_llama_cpp() is None
-
-
-def test_a_file_that_node_cannot_load_is_said(tmp_path: Path):
-    node, package = llama_cpp.shutil.which("node"), llama_cpp._node_package()
-    if node is None or package is None:
-        pytest.skip("no node-llama-cpp on this machine")
-    (tmp_path / "broken.gguf").write_bytes(b"GGUF no more")
-    with pytest.raises(UserError, match="node-llama-cpp"), llama_cpp._piped(node, package, tmp_path / "broken.gguf", 9):
-        pass

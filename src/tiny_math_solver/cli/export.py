@@ -49,10 +49,14 @@ def run(args: argparse.Namespace, console: Console) -> int:
         from tiny_math_solver.evaluation.verdict import evaluation_lines, paired_line
         from tiny_math_solver.export.export import Export, ProofFailedError
         from tiny_math_solver.models.load import locate
-        from tiny_math_solver.support.files import for_shell, made_whole
+        from tiny_math_solver.support.files import check_writable, for_shell, made_whole
 
     check_problem_arguments(args)
+    name = args.name or Path(args.model).absolute().name
+    if Path(name).name != name:
+        raise UserError(f"--name {name}: a name of a file, without folders")
     refuse_occupied(args.out)
+    check_writable(args.out, "choose another folder")
     locate(args.model)
     settings = prompt_settings(args.model)
     grader = settings.grader(answer_kind_of(args), "correctness")
@@ -63,7 +67,6 @@ def run(args: argparse.Namespace, console: Console) -> int:
     for note in notes:
         console.note(note)
     problems = found[: args.limit]
-    name = args.name or Path(args.model).absolute().name
     with console.part(f"loading {args.model} and merging its adapter in float32"):
         export = Export(args.model, settings)
     with made_whole(args.out):

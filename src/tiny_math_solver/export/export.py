@@ -23,6 +23,7 @@ from tiny_math_solver.rewards.grader import Grader
 from tiny_math_solver.rollouts import Rollouts, make_rollouts
 from tiny_math_solver.rollouts.endings import Endings
 from tiny_math_solver.support.errors import EXIT_PROOF_FAILED, UserError
+from tiny_math_solver.support.files import write_text
 from tiny_math_solver.support.progress import Advance
 
 PROOF_PROBLEMS = 100
@@ -78,16 +79,23 @@ class Export:
         self.endings = Endings(self.tokenizer, eos_ids(merged, self.tokenizer), settings.stop_strings)
 
     def write(self, out: Path, name: str, kind: str) -> Path:
-        """Write `out`/NAME-KIND.gguf and a Modelfile. Raises UserError for what llama.cpp does not compute."""
+        """Write `out`/NAME-KIND.gguf and a Modelfile.
+
+        Raises UserError for what llama.cpp does not compute, and where `out` cannot be written.
+        """
         prompt, end = self.settings.prompt, turn_end(self.tokenizer)
         file = out / f"{name}-{kind}.gguf"
         template = self_contained_template(self.tokenizer, prompt)
         asked = encode_prompt(self.tokenizer, prompt.messages("1 + 1?"), prompt)
-        write_gguf(file, self.model, self.tokenizer, Exported(name, kind, template, asked, end.token if end else None))
+        exported = Exported(name, kind, template, asked, end.token if end else None)
         stops = [*(self.tokenizer.decode([i]) for i in sorted(self.endings.ids)), *self.settings.stop_strings]
         limits = self.settings.max_new_tokens, self.model.config.get_text_config().max_position_embeddings
         text = modelfile(file.name, frame_of(self.tokenizer, prompt), prompt.system, stops, limits)
-        (out / "Modelfile").write_text(text, encoding="utf-8", newline="\n")
+        try:
+            write_gguf(file, self.model, self.tokenizer, exported)
+            write_text(out / "Modelfile", text)
+        except OSError as error:
+            raise UserError(f"{out}: cannot be written ({error.strerror or error})") from None
         return file
 
     def prove(self, file: Path, kind: str, problems: Sequence[Problem], grader: Grader, on_done: Advance) -> Proof:
