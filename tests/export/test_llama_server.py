@@ -111,5 +111,13 @@ def test_a_server_that_does_not_start_is_said(bin_folder: Path):
         pass
 
 
+def test_a_server_that_refuses_or_breaks_off_is_said(bin_folder: Path):
+    install(bin_folder)
+    run = find_llama_cpp()
+    assert run
+    with run(Path("tiny.gguf"), 100) as llama, pytest.raises(UserError, match="has ended, or refuses a request"):
+        llama.ask({"prompt": ["no number"], "limit": 4})
+
+
 def test_there_may_be_none(bin_folder: Path):
     assert find_llama_cpp() is None

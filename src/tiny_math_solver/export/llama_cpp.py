@@ -10,12 +10,13 @@ import socket
 import subprocess
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from http import HTTPStatus
+from http.client import HTTPConnection
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,7 @@ def _served(server: str, file: Path, length: int) -> Iterator[LlamaCpp]:
     command = [server, *(str(word) for pair in settings.items() for word in pair), "--jinja", *threads]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        call = partial(_call, f"http://{ADDRESS}:{port}")
+        call = partial(_call, port)
         _await_server(process, call)
         version = call("/props").get("build_info", "")
         yield LlamaCpp(f"llama-server {version}".strip(), partial(_asked, call))
@@ -121,11 +122,14 @@ def _served(server: str, file: Path, length: int) -> Iterator[LlamaCpp]:
 
 
 def _asked(call: Callable[..., Any], request: dict[str, Any]) -> list[int]:
-    if "messages" in request:
-        text = call("/apply-template", {"messages": request["messages"]})["prompt"]
-        return call("/tokenize", {"content": text, "add_special": True, "parse_special": True})["tokens"]
-    settings = {"n_predict": request["limit"], "temperature": 0, "return_tokens": True, "cache_prompt": False}
-    return call("/completion", {"prompt": request["prompt"], **settings})["tokens"]  # with the one that ends them
+    try:
+        if "messages" in request:
+            text = call("/apply-template", {"messages": request["messages"]})["prompt"]
+            return call("/tokenize", {"content": text, "add_special": True, "parse_special": True})["tokens"]
+        settings = {"n_predict": request["limit"], "temperature": 0, "return_tokens": True, "cache_prompt": False}
+        return call("/completion", {"prompt": request["prompt"], **settings})["tokens"]  # the one that ends them too
+    except OSError as error:
+        raise UserError(f"llama-server has ended, or refuses a request ({error})") from None
 
 
 def _await_server(process: "subprocess.Popen[bytes]", call: Callable[..., Any]) -> None:
@@ -138,14 +142,18 @@ def _await_server(process: "subprocess.Popen[bytes]", call: Callable[..., Any]) 
     raise UserError("llama-server does not start with this file; try it by hand: llama-server -m FILE")
 
 
-_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy cannot reach this machine's loopback
-
-
-def _call(url: str, path: str, body: dict[str, Any] | None = None) -> Any:
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url + path, data, {"Content-Type": "application/json"})
-    with _DIRECT.open(request, timeout=ANSWERING_SECONDS) as reply:
+def _call(port: int, path: str, body: dict[str, Any] | None = None) -> Any:
+    """The JSON of a reply: POST with a body, else GET. Raises OSError without one; no proxy of the user's is asked."""
+    connection = HTTPConnection(ADDRESS, port, timeout=ANSWERING_SECONDS)
+    try:
+        content = None if body is None else json.dumps(body)
+        connection.request("GET" if body is None else "POST", path, content, {"Content-Type": "application/json"})
+        reply = connection.getresponse()
+        if reply.status != HTTPStatus.OK:
+            raise OSError(f"{path}: {reply.status} {reply.reason}")
         return json.load(reply)
+    finally:
+        connection.close()
 
 
 # -- node-llama-cpp ---------------------------------------------------------------------------------------------
