@@ -78,6 +78,7 @@ def _join(rank: int, port: int, patience: float, work: Callable[[int], Any], sen
         "TORCHELASTIC_USE_AGENT_STORE": "True",
     }
     dist.init_process_group("gloo", timeout=timedelta(seconds=patience))
+    dist.barrier()  # one whose work is short would be gone before the other has connected
     try:
         sender.send(work(rank))
     except Exception as error:
