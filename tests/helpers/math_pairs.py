@@ -79,6 +79,7 @@ a^3b^2 ; b^2 a^3 ; a^3 \cdot b^2 | a^2b^3
 \lceil 3.2 \rceil ; 4 | 3
 0.\overline{12} ; \frac{4}{33} ; \frac{12}{99} | 0.12
 \tan 45^\circ ; 1 | 45
+\frac{5}{12} ; 5/12 ; \frac{10}{24} | \frac{12}{5} ; 5
 7\sqrt{2}\text{ inches} ; 7\sqrt{2} ; 7 \sqrt{2} | 7 ; 14\sqrt{2}
 \frac{7}{2}\text{ hours} ; 3.5 ; \frac{7}{2} | 7
 """
