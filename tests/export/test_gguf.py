@@ -245,7 +245,7 @@ def test_a_large_weight_among_small_ones_keeps_its_value():
 def test_a_weight_of_many_rows_is_packed_in_parts(monkeypatch: pytest.MonkeyPatch):
     weight = torch.randn(7, 512)
     whole = packed(weight, Type.Q4_K)
-    monkeypatch.setattr("tiny_math_solver.export.quantize.ROWS_AT_ONCE", 512)
+    monkeypatch.setattr("tiny_math_solver.export.quantize.VALUES_AT_ONCE", 512)
     assert (packed(weight, Type.Q4_K) == whole).all()
 
 

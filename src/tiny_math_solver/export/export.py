@@ -26,8 +26,6 @@ from tiny_math_solver.support.errors import EXIT_PROOF_FAILED, UserError
 from tiny_math_solver.support.files import write_text
 from tiny_math_solver.support.progress import Advance
 
-PROOF_PROBLEMS = 100
-MOST_LOST = 0.05  # of the problems, net
 WEIGHT_GAPS = {
     "f32": 0.0,
     "f16": 1e-3,

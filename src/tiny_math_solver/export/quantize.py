@@ -15,7 +15,7 @@ from torch import Tensor
 
 BLOCK = 256  # values that share the scales of a K type
 SMALL_BLOCK = 32  # of the older types
-ROWS_AT_ONCE = 2**22  # values that are packed at once, for the memory that the search takes
+VALUES_AT_ONCE = 2**22  # values that are packed at once, for the memory that the search takes
 ROUNDS = 21  # scales that are tried for a part of a block
 
 Blocks = np.ndarray[Any, np.dtype[np.uint8]]
@@ -49,7 +49,7 @@ def packed(weight: Tensor, kind: Type) -> Any:
     if pack is None:
         return quants.quantize(weight.numpy(), kind)
     values = weight.reshape(-1, BLOCK)
-    parts = [pack(part) for part in values.split(ROWS_AT_ONCE // BLOCK)]
+    parts = [pack(part) for part in values.split(VALUES_AT_ONCE // BLOCK)]
     return np.concatenate(parts).reshape(weight.shape[0], -1)
 
 
