@@ -12,7 +12,7 @@ PYTEST = OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --num
 CHECKED = TINY_MATH_CHECK_KERNELS=1 $(PYTEST)
 EVERYDAY = not slow and not fuzz and not browser and not large and not real
 
-.PHONY: quickstart test test-all sanitize bench bench-gpu lint clean
+.PHONY: quickstart test test-all release sanitize bench bench-gpu lint clean
 
 quickstart: .venv/.installed ## train the embedded model and prove what it gained: half a minute once installed, no GPU
 	$(BIN)/tiny-math train configs/quickstart.yaml
@@ -23,6 +23,9 @@ test: .venv/.installed-dev ## the tests of everyday work, offline: four to five 
 test-all: .venv/.installed-dev ## with real waits, killed runs, drawn inputs and the pages in Chromium
 	$(CHECKED) -m "$(EVERYDAY)"
 	$(PYTEST) -m "(slow or fuzz or browser) and not large and not real"
+
+release: .venv/.installed-dev ## build sdist and wheel into dist, and train the quickstart with each from an empty folder
+	$(BIN)/python scripts/try_release.py
 
 sanitize: .venv/.installed-dev ## the kernels' tests and a short training under the sanitizers of g++: half an hour
 	$(BIN)/python scripts/sanitize.py address

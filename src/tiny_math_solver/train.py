@@ -25,6 +25,7 @@ from tiny_math_solver.evaluation.kept import Evaluator, KeptEvaluations
 from tiny_math_solver.evaluation.verdict import evaluation_lines, example_lines
 from tiny_math_solver.grading.graded import PLACES
 from tiny_math_solver.models.load import load_model
+from tiny_math_solver.preflight.run_forecast import measured
 from tiny_math_solver.preflight.start import Preflight, preflight
 from tiny_math_solver.report import REPORT, write_report
 from tiny_math_solver.rollouts import EngineRollouts, make_rollouts
@@ -32,7 +33,7 @@ from tiny_math_solver.runs.checkpoints import checkpoint_step
 from tiny_math_solver.runs.environment import command_line, write_environment
 from tiny_math_solver.runs.events import EventLog
 from tiny_math_solver.runs.folder import RunFolder
-from tiny_math_solver.runs.records import read_json
+from tiny_math_solver.runs.records import FORECAST, SUMMARY, read_json
 from tiny_math_solver.runs.resume import ResumeOptions, starting_point
 from tiny_math_solver.support import processes
 from tiny_math_solver.support.console import Console, QuietConsole
@@ -93,7 +94,7 @@ def _run(
     processes.gather(None)  # all can start
     completions = prepared.config.completions_per_step
     processes.on_main(lambda: _open_folder(config, completions, run, training, checkpoint, events, console))
-    _keep_forecast(run, training, found)
+    _keep_forecasts(run, training, found)
     evaluator = Evaluator(console, found.pace.asking, KeptEvaluations(run.path))
     with training.signals.listening():
         before = _before(prepared, run, training, evaluator)
@@ -101,12 +102,14 @@ def _run(
         with wandb_defaults(run, resumed=checkpoint is not None):
             _loop(training, console, fresh=checkpoint is None)
         after = _after(prepared, run, training, before, replace(evaluator, kept=None))
-        processes.on_main(lambda: run.write_json("summary.json", _summary(prepared, training, found, before, after)))
+        taken = _taken(prepared, run, training, found, evaluator)
+        summary = _summary(prepared, training, found, before, after) | {"measured": taken}
+        processes.on_main(lambda: run.write_json(SUMMARY, summary))
 
 
 def _outcome(run: RunFolder) -> Outcome:
     """The result in the run folder, with its page."""
-    summary = read_json(run.path / "summary.json")
+    summary = read_json(run.path / SUMMARY)
     write_report([run.path], run.path / REPORT)
     return Outcome(summary, run.path, summary["best_reward"] > 0)
 
@@ -133,18 +136,20 @@ def _open_folder(
     events.open()
 
 
-def _keep_forecast(run: RunFolder, training: Training, found: Preflight) -> None:
-    """Record the forecast of a fresh run, and begin the history of its problems with it.
+def _keep_forecasts(run: RunFolder, training: Training, found: Preflight) -> None:
+    """Record the forecasts of a fresh run, and begin the history of its problems with that of the first step.
 
     The history takes the `reproducible_outcomes` alone: how many problems are asked beyond those depends on the speed
     of the machine, and the same seed is to give the same run.
     """
-    if found.forecast is None:
+    if found.run is None:
         return
-    for problem, right, samples in found.forecast.reproducible_outcomes:
-        training.trainer.batches.history.observe(0, problem, right, samples)
-    record = found.forecast.to_dict()
-    processes.on_main(lambda: run.write_json("forecast.json", record))
+    record: dict[str, Any] = {"run": found.run.to_dict()}
+    if found.forecast:
+        for problem, right, samples in found.forecast.reproducible_outcomes:
+            training.trainer.batches.history.observe(0, problem, right, samples)
+        record = found.forecast.to_dict() | record
+    processes.on_main(lambda: run.write_json(FORECAST, record))
 
 
 def _before(prepared: Prepared, run: RunFolder, training: Training, evaluator: Evaluator) -> TestResult:
@@ -178,18 +183,20 @@ def _after(
     config, trainer = prepared.config, training.trainer
     if training.dev.best_step == 0:
         return keep_test(run, "after", before)
+    trained = trainer.rollouts
+    options: dict[str, Any] = {
+        "batch_size": trained.batch_size,
+        "engine": isinstance(trained, EngineRollouts),
+        "native": config.rollouts.native,
+        "sampling": trainer.sampling,
+        "console": QuietConsole(),  # slower ways were said at the start
+        "stop_strings": trained.endings.texts,
+    }
+    del trained
+    trainer.release()
     with _best_policy(run, trainer) as folder:
         best = load_model(str(folder), dtype=config.model.dtype, device=trainer.args.device.type)
-    rollouts = make_rollouts(
-        best.model,
-        best.tokenizer,
-        trainer.rollouts.batch_size,
-        engine=isinstance(trainer.rollouts, EngineRollouts),
-        native=config.rollouts.native,
-        sampling=trainer.sampling,
-        console=QuietConsole(),  # slower ways were said at the start
-        stop_strings=trainer.rollouts.endings.texts,
-    )
+    rollouts = make_rollouts(best.model, best.tokenizer, **options)
     grader = trainer.generation.grader
     after = evaluate_test(config, rollouts, prepared.plan.tested, run, "after", evaluator, grader)
     require_scores(after["test"].summary(), "test, after", trainer.state.global_step, trainer.recorder.events)
@@ -207,6 +214,14 @@ def _best_policy(run: RunFolder, trainer: MathGRPOTrainer) -> Iterator[Path]:
         trainer.save_policy(Path(folder))
         (Path(folder) / trainer.weights_file).write_bytes(weights)
         yield Path(folder)
+
+
+def _taken(
+    prepared: Prepared, run: RunFolder, training: Training, found: Preflight, evaluator: Evaluator
+) -> dict[str, Any]:
+    """What the run took, for comparison with its forecast."""
+    course, elapsed = found.forecast.course if found.forecast else None, training.metrics.elapsed()
+    return processes.on_main(lambda: measured(run.path, prepared.plan, found.pace, course, elapsed, evaluator))
 
 
 def _summary(

@@ -49,7 +49,9 @@ class Machine:
         trainer: Any = SimpleNamespace(rollouts=None, sampling=None, generation=generation)
         decode = DecodeSpeed(0.0, self.seconds / 10, 512) if is_measured else None
         pace = Pace(decode, 1.0, 10, 10.0)
-        self.monkeypatch.setattr(Pace, "run", lambda pace, plan: Duration(run_takes, 0.0, 0.0) if pace.decode else None)
+        self.monkeypatch.setattr(
+            Pace, "run", lambda pace, plan: Duration(run_takes, 0.0, 0.0, 0.0, 0.0) if pace.decode else None
+        )
         found, after = forecast(prepared, trainer, pace, CollectingConsole())
         assert found is not None
         assert after.asking(1) == pytest.approx(self.seconds)  # the pace that was seen

@@ -4,7 +4,7 @@ import pytest
 
 from helpers.paths import QUICKSTART
 from tiny_math_solver.config.loading import load_config
-from tiny_math_solver.preflight.pace import Duration, Pace
+from tiny_math_solver.preflight.pace import Course, Duration, Pace
 from tiny_math_solver.rollouts.speed import DecodeSpeed
 from tiny_math_solver.training.plan import prepare
 
@@ -12,7 +12,8 @@ PACE = Pace(DecodeSpeed(0.0, 1e-4, 4096), update=1000.0, prompt=10, completion=2
 
 
 def duration(*overrides: str, dead: float = 0.5) -> Duration:
-    found = PACE.run(prepare(load_config(QUICKSTART, list(overrides))).plan, dead)
+    course = Course.unchanged(PACE.completion, dead)
+    found = PACE.run(prepare(load_config(QUICKSTART, list(overrides))).plan, course)
     assert found is not None
     return found
 

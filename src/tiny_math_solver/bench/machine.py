@@ -3,7 +3,6 @@
 import platform
 import time
 from collections.abc import Callable
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -63,18 +62,12 @@ def describe() -> dict[str, Any]:
     """The machine of a measurement: processor, threads, versions."""
     from importlib.metadata import version
 
-    from tiny_math_solver.runs.environment import LIBRARIES
+    from tiny_math_solver.runs.environment import LIBRARIES, processor
 
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "python": platform.python_version(),
         "versions": {name: version(name) for name in LIBRARIES},
     }
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{len(named)} × {named[0]}" if named else platform.processor()

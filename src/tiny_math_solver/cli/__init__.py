@@ -18,9 +18,11 @@ from tiny_math_solver.cli import (
     export,
     fetch,
     fields,
+    forecasts,
     init,
     merge,
     play,
+    quickstart,
     report,
     solve,
     train,
@@ -40,6 +42,7 @@ from tiny_math_solver.support.redaction import without_secrets
 from tiny_math_solver.support.signals import Ended, ended_by_signals
 
 COMMANDS = {
+    "quickstart": quickstart,
     "init": init,
     "train": train,
     "check": check,
@@ -47,6 +50,7 @@ COMMANDS = {
     "merge": merge,
     "export": export,
     "report": report,
+    "forecasts": forecasts,
     "watch": watch,
     "solve": solve,
     "play": play,
@@ -54,8 +58,8 @@ COMMANDS = {
     "fields": fields,
     "fetch": fetch,
 }
-TAKE_OVERRIDES = ("train", "check", "fetch")  # `--section.key value` for any field of the configuration
-COMPUTE = ("train", "check", "eval", "export", "solve", "play")
+TAKE_OVERRIDES = ("quickstart", "train", "check", "fetch")  # `--section.key value` for any field of the configuration
+COMPUTE = ("quickstart", "train", "check", "eval", "export", "solve", "play")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

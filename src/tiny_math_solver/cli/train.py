@@ -19,8 +19,13 @@ HELP = "train an adapter with GRPO and measure what it gained"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = "Any field can be set on the command line: --grpo.learning_rate 2e-3. All fields: tiny-math fields"
     parser.add_argument("config", type=Path, help="YAML file, such as configs/quickstart.yaml")
+    add_options(parser)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Everything but the configuration."""
+    parser.epilog = "Any field can be set on the command line: --grpo.learning_rate 2e-3. All fields: tiny-math fields"
     parser.add_argument("--dry-run", action="store_true", help="print the resolved config and the plan, train nothing")
     parser.add_argument("--quiet", action="store_true", help="print only the verdict")
     parser.add_argument("--verbose", action="store_true", help="print what the judgements before step 1 rest on")
@@ -52,6 +57,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         choose_trackers(config, console)  # before the slow imports: a missing package is reported at once
         from tiny_math_solver.config.library_checks import check_arguments
         from tiny_math_solver.evaluation.verdict import nothing_learned, run_lines
+        from tiny_math_solver.preflight.run_forecast import Truth
         from tiny_math_solver.runs.resume import ResumeOptions
         from tiny_math_solver.support.device import unused_gpu
         from tiny_math_solver.train import train
@@ -73,6 +79,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
             console.note(nothing_learned(outcome.folder))
         return EXIT_LEARNED_NOTHING
     console.say("\n".join(["", *run_lines(outcome.summary, outcome.folder)]))
+    if truth := Truth.of(outcome.folder):
+        console.say(str(truth))
     console.say(f"next: {_next(config, outcome)}")
     return 0
 

@@ -16,6 +16,7 @@ from tiny_math_solver.config.overrides import field_type, parse_overrides
 from tiny_math_solver.config.rewards import SHIPPED
 from tiny_math_solver.config.schema import Config
 from tiny_math_solver.config.sections import ANSWER_KINDS, GRPO_DEFAULTS, LORA_DEFAULTS
+from tiny_math_solver.config.shipped import shipped_config
 from tiny_math_solver.config.values import checked, nearest, shown
 from tiny_math_solver.config.yaml_file import Comment, read_tree
 from tiny_math_solver.hub.datasets import DatasetName
@@ -43,10 +44,11 @@ class Places:
 def load_config(path: str | Path, overrides: list[str] | None = None, console: Console | None = None) -> Config:
     """Read a YAML file, apply `--section.key value` overrides, check every key and value.
 
-    With a `console`, comments that may have been meant as text and PEFT's warnings are noted there. Raises UserError
-    naming file and line (or the option), the key, and for unknown keys what does the same or is nearest.
+    A shipped configuration is found by its name too. With a `console`, comments that may have been meant as text and
+    PEFT's warnings are noted there. Raises UserError naming file and line (or the option), the key, and for unknown
+    keys what does the same or is nearest.
     """
-    path = Path(path)
+    path = shipped_config(Path(path))
     tree, lines, comments = read_tree(path)
     places = Places(path, lines)
     if isinstance(tree.get("rewards"), list):  # the short form of rewards.use

@@ -1,10 +1,12 @@
-"""What needs no download: the models that are shipped, and the problems that are generated."""
+"""What comes with this package: models, generated problems and configurations."""
 
+from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
 from tiny_math_solver.config.sections import EMBEDDED, ProblemsSection
 
+CONFIGS = "configs"  # the folder of configurations
 COUNTDOWN = "countdown"  # names the generated problems in which numbers have to reach a target
 
 
@@ -20,6 +22,25 @@ SHIPPED_MODELS = {
     EMBEDDED: ShippedModel("embedded", EMBEDDED, 112),  # configs/quickstart.yaml
     "embedded-countdown": ShippedModel("embedded/countdown", COUNTDOWN, 224),  # configs/countdown.yaml
 }
+
+
+def shipped_config(path: Path) -> Path:
+    """The configuration that `path` names: itself or, where it is not there, the shipped one of that name.
+
+    `configs/quickstart.yaml` is thus found without a checkout too.
+    """
+    if path.exists() or path.parent.name not in ("", CONFIGS) or path.is_absolute():
+        return path
+    return next((found for found in _configs() if found.name == path.name), path)
+
+
+def _configs() -> list[Path]:
+    """The shipped configurations, of the checkout that this package lies in or where pip has put them."""
+    beside = Path(__file__).parents[3] / CONFIGS
+    if beside.with_name("pyproject.toml").is_file():
+        return sorted(beside.glob("*.yaml"))
+    installed = metadata.distribution("tiny-math-solver").files or []
+    return [Path(str(file.locate())) for file in installed if file.match(f"{CONFIGS}/*.yaml")]
 
 
 def kind_of(problems: ProblemsSection) -> str:

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib import metadata, resources
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -53,13 +54,15 @@ class KeptEvaluations:
 class Evaluator:
     """`evaluate` with a line before it and a bar meanwhile; with `kept` it recalls what an earlier run has answered.
 
-    `seconds` estimates the time of so many completions; None where that is not known.
+    `seconds` estimates the time of so many completions; None where that is not known. `taken` has the seconds of each
+    evaluation by its name, None of one that was recalled.
     """
 
     console: Console
     seconds: Callable[[int], float | None]
     kept: KeptEvaluations | None = None
     written: set[str] = field(default_factory=set)  # keys of evaluations that were made beside others
+    taken: dict[str, float | None] = field(default_factory=dict)
 
     def evaluate(
         self,
@@ -80,6 +83,7 @@ class Evaluator:
         if entry and known is not None:
             if entry.key not in self.written:  # else it was answered with others, in this run
                 self.console.say(f"{what}, already answered by the same model ({entry.path})")
+            self.taken[name] = None
             return known
         also = also if other else ()
         sampled = min(len(problems), ask.get("sampled_problems", len(problems)))
@@ -88,8 +92,10 @@ class Evaluator:
         what += f" and {len(also):,} of dev" * bool(also) + f" (shorter with {advice})" * (
             bool(advice) and (seconds or 0) > LONG
         )
+        started = perf_counter()
         with self.console.part(what, count, seconds) as advance:
             whole = evaluate(rollouts, [*problems, *also], **(ask | {"sampled_problems": sampled}), on_done=advance)
+        self.taken[name] = perf_counter() - started
         result = Evaluation(whole.greedy[: len(problems)], whole.sampled, whole.samples)
         if entry:
             entry.write(result)
@@ -97,6 +103,11 @@ class Evaluator:
             other.write(Evaluation(whole.greedy[len(problems) :]))
             self.written.add(other.key)
         return result
+
+    def seconds_of(self, when: str) -> float | None:
+        """Seconds of all tests `before` or `after` training; None unless each was answered here and now."""
+        taken = [seconds for name, seconds in self.taken.items() if name.startswith(f"{when}-test")]
+        return sum(filter(None, taken)) if taken and None not in taken else None
 
     def _recalled(
         self, rollouts: Rollouts, problems: Sequence[Problem], ask: dict[str, Any], also: Sequence[Problem]

@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -16,8 +17,8 @@ from tiny_math_solver.models.adapter import is_hub_name
 from tiny_math_solver.models.ends import added_end_line, missing_end
 from tiny_math_solver.preflight.forecast import Forecast, as_range, forecast
 from tiny_math_solver.preflight.grader import TRICKY, misread
-from tiny_math_solver.preflight.memory import fitted_plan
-from tiny_math_solver.preflight.pace import Duration
+from tiny_math_solver.preflight.memory import MemoryPlan, fitted_plan
+from tiny_math_solver.preflight.pace import Pace
 from tiny_math_solver.preflight.start import (
     check_disk,
     check_engine,
@@ -25,6 +26,7 @@ from tiny_math_solver.preflight.start import (
     engine_line,
     largest_evaluation,
     longest_row,
+    outlook_for,
     replace_engine,
     try_pace,
 )
@@ -132,7 +134,7 @@ def _with_model(config: Config, price: float | None, progress: Console) -> Itera
         yield _ends(training)
         needed = disk_bytes(plan, training.trainer)
         yield Check("ok", "disk", processes.on_main(lambda: check_disk(config.output_dir, needed)))
-        yield from _model(sandboxed, training.trainer, price, progress)
+        yield from _model(sandboxed, config.output_dir, training.trainer, price, progress)
 
 
 def _template(config: Config, tokenizer: Any, question: str, notes: Sequence[str]) -> Check:
@@ -161,7 +163,9 @@ def _ends(training: Training) -> Check:
     return Check("ok", "turn's end", f"{ends} ends a completion, {pad} pads{added}")
 
 
-def _model(prepared: Prepared, trainer: MathGRPOTrainer, price: float | None, console: Console) -> Iterator[Check]:
+def _model(
+    prepared: Prepared, folder: Path, trainer: MathGRPOTrainer, price: float | None, console: Console
+) -> Iterator[Check]:
     """Memory, the engine against transformers, and what the base model makes of a few problems."""
     config, longest = prepared.config, longest_row(prepared, trainer)
     plans = processes.gather(fitted_plan(trainer, longest, largest_evaluation(prepared)))
@@ -170,7 +174,7 @@ def _model(prepared: Prepared, trainer: MathGRPOTrainer, price: float | None, co
     yield Check("ok" if memory.fits else "fail", "memory", f"{each}{memory}" + f"; {memory.advice}" * (not memory.fits))
     if not memory.fits:
         return
-    pace = try_pace(trainer, longest, console)
+    pace = try_pace(prepared, trainer, longest, console)
     yield Check("ok", "longest rows", f"{longest.prompt} + {longest.completion} tokens, tried once")
     if engine := check_engine(trainer, prepared.prompts, pace, console):
         yield Check("ok" if engine.passed else "warn", "engine", engine_line(trainer, engine))
@@ -182,7 +186,7 @@ def _model(prepared: Prepared, trainer: MathGRPOTrainer, price: float | None, co
     found, pace = forecast(prepared, trainer, pace, console)
     if found:
         yield from _base_model(found, config)
-    yield from _time(pace.run(prepared.plan, found.dead if found else 0.0), price, forecasted=found is not None)
+    yield from _time(prepared, folder, pace, found, memory, price)
     if found and found.flaw:
         yield Check(
             "fail" if found.hopeless else "warn",
@@ -203,14 +207,18 @@ def _base_model(found: Forecast, config: Config) -> Iterator[Check]:
         yield Check("warn", name, f"{text}; {advice}") if advice else Check("ok", name, text)
 
 
-def _time(time: Duration | None, price: float | None, *, forecasted: bool) -> Iterator[Check]:
+def _time(
+    prepared: Prepared, folder: Path, pace: Pace, found: Forecast | None, memory: MemoryPlan, price: float | None
+) -> Iterator[Check]:
     """The time and the cost of the run; nothing where the speed is not known."""
+    run = outlook_for(prepared, folder, pace, found, memory)
+    time = run.duration or pace.run(prepared.plan)
     if time is None:
         return
     parts = (
         f"rollouts {in_words(time.rollouts)}, update {in_words(time.update)}, evaluation {in_words(time.evaluation)}"
     )
     cost = f", {price * time.total / 3600:.2f} at {price:g} an hour" if price is not None else ""
-    length = "stay as long" if forecasted else "are as long as they can be"
+    basis = run.basis if run.duration else "if completions are as long as they can be"
     shorter = "; shorter with lower grpo.max_steps, evaluation.test_limit or evaluation.samples" * (time.total > LONG)
-    yield Check("ok", "time", f"{about(time.total)}{cost} ({parts}) if completions {length}{shorter}")
+    yield Check("ok", "time", f"{about(time.total)}{cost} ({parts}) {basis}{shorter}")

@@ -18,7 +18,7 @@ from typing import Any
 from tiny_math_solver.config.schema import Config
 from tiny_math_solver.evaluation.evaluate import EvaluationRecord, sample
 from tiny_math_solver.evaluation.statistics import grouped_interval, wilson_interval
-from tiny_math_solver.preflight.pace import Pace
+from tiny_math_solver.preflight.pace import Course, Pace
 from tiny_math_solver.prompts import PromptFormat
 from tiny_math_solver.support import processes
 from tiny_math_solver.support.console import Console
@@ -77,6 +77,11 @@ class Forecast:
     def tokens(self) -> float:
         """Mean of a completion."""
         return sum(record.tokens for record in self.records) / max(1, len(self.records))
+
+    @property
+    def course(self) -> Course:
+        """The course of a run in which the policy stays as it is."""
+        return Course.unchanged(self.tokens, self.dead)
 
     @property
     def outcomes(self) -> list[tuple[str, int, int]]:

@@ -15,16 +15,44 @@ FORWARD_SHARE = 1 / 3  # of a forward and backward pass
 
 
 @dataclass(frozen=True)
-class Duration:
-    """Seconds of a whole run, by what they go into."""
+class Course:
+    """What the policy does in the course of a run.
 
+    Tokens of its mean completion before training, in the mean of all steps, and after the last; and the mean share of
+    groups without a gradient.
+    """
+
+    before: float
+    training: float
+    after: float
+    dead: float = 0.0
+
+    @classmethod
+    def unchanged(cls, tokens: float, dead: float = 0.0) -> "Course":
+        return cls(tokens, tokens, tokens, dead)
+
+
+@dataclass(frozen=True)
+class Duration:
+    """Seconds of a whole run, by what they go into: the test before and after, rollouts, update, evaluations on dev.
+
+    `rest` is everything else between the two tests, which is known from earlier runs alone.
+    """
+
+    before: float
     rollouts: float
     update: float
-    evaluation: float
+    dev: float
+    after: float
+    rest: float = 0.0
 
     @property
     def total(self) -> float:
-        return self.rollouts + self.update + self.evaluation
+        return self.evaluation + self.rollouts + self.update + self.rest
+
+    @property
+    def evaluation(self) -> float:
+        return self.before + self.dev + self.after
 
 
 @dataclass(frozen=True)
@@ -37,7 +65,7 @@ class Pace:
 
     decode: DecodeSpeed | None
     update: float
-    prompt: int  # tokens of the longest
+    prompt: float  # tokens of it that the update computes per completion
     completion: float  # tokens of the mean completion
     processes: int = 1
 
@@ -62,25 +90,27 @@ class Pace:
         expected = decode.seconds(self._share(completions), tokens)
         return replace(self, decode=decode.scaled(seconds / expected), completion=tokens)
 
-    def run(self, plan: Plan, dead: float = 0.0) -> Duration | None:
-        """Seconds of a whole run if completions stay as long and `dead` is the share of groups without a gradient.
+    def run(self, plan: Plan, course: Course | None = None) -> Duration | None:
+        """Seconds of a whole run; without a `course` completions stay as long, and every group has a gradient.
 
         With `rollouts.replace_dead` each round asks as many problems as groups are dead by then.
         """
         if self.decode is None:
             return None
+        course = course or Course.unchanged(self.completion)
         decode, share = self.decode, self._share
         config, steps, tested = plan.config, plan.steps, plan.tested
-        per_step, settings = config.completions_per_step, config.evaluation
+        per_step, settings, dev = config.completions_per_step, config.evaluation, len(plan.splits.dev)
         greedy = sum(map(len, tested.tested.values()))
         test = greedy + completions_of(len(tested.test), settings.samples, settings.sampled_problems) - len(tested.test)
-        dev = (1 + steps // settings.every) * decode.seconds(share(len(plan.splits.dev)), self.completion)
         rounds, samples = config.rollouts.replace_dead, config.num_generations
-        asked = sum(dead**number for number in range(rounds + 1))
-        learned = steps * per_step * (1 - dead ** (rounds + 1)) * config.grpo_config.num_iterations
+        asked = sum(course.dead**number for number in range(rounds + 1))
+        learned = steps * per_step * (1 - course.dead ** (rounds + 1)) * config.grpo_config.num_iterations
         learned *= kept_rows(samples, config.update.share) / samples
         return Duration(
-            steps * asked * decode.seconds(share(per_step), self.completion),
-            learned * (self.completion + self.prompt) / (self.update * self.processes),
-            2 * decode.seconds(share(test), self.completion) + dev,
+            before=decode.seconds(share(test + dev), course.before),  # dev with it
+            rollouts=steps * asked * decode.seconds(share(per_step), course.training),
+            update=learned * (course.training + self.prompt) / (self.update * self.processes),
+            dev=math.ceil(steps / settings.every) * decode.seconds(share(dev), course.training),
+            after=decode.seconds(share(test), course.after),
         )

@@ -9,6 +9,7 @@ from transformers.trainer_utils import SaveStrategy
 
 from tiny_math_solver.config.schema import Config
 from tiny_math_solver.models.ends import added_end_line, missing_end
+from tiny_math_solver.preflight.experience import experience_for
 from tiny_math_solver.preflight.forecast import Forecast, forecast
 from tiny_math_solver.preflight.memory import (
     STATE,
@@ -19,10 +20,13 @@ from tiny_math_solver.preflight.memory import (
     try_longest,
 )
 from tiny_math_solver.preflight.pace import Pace
+from tiny_math_solver.preflight.run_forecast import RunForecast, forecast_run
 from tiny_math_solver.prompts import Prompt
 from tiny_math_solver.rollouts import EngineRollouts
 from tiny_math_solver.rollouts.engine_check import PROMPTS, EngineCheck, check_against_transformers, together
+from tiny_math_solver.runs.environment import machine
 from tiny_math_solver.runs.folder import RunFolder
+from tiny_math_solver.runs.records import as_recorded
 from tiny_math_solver.support import processes
 from tiny_math_solver.support.console import Console
 from tiny_math_solver.support.dealing import largest_share
@@ -32,6 +36,7 @@ from tiny_math_solver.training.build import Training
 from tiny_math_solver.training.engine_watch import fall_back_to_generate
 from tiny_math_solver.training.plan import Plan, Prepared
 from tiny_math_solver.training.trainer import MathGRPOTrainer
+from tiny_math_solver.update.share import kept_rows
 from tiny_math_solver.update.torch_scorer import FLOAT32_BYTES
 
 LONG_CHECK, FEW_PROMPTS = 5.0, 4  # seconds of the engine's check, beyond which it takes fewer prompts
@@ -41,12 +46,13 @@ OTHER_BYTES = 30_000_000  # tokenizer, evaluations, the page
 
 @dataclass(frozen=True)
 class Preflight:
-    """The results of the checks before the first step; a resumed run has no forecast."""
+    """The results of the checks before the first step; a resumed run has no forecasts."""
 
     memory: MemoryPlan
     pace: Pace
     engine: EngineCheck | None
     forecast: Forecast | None
+    run: RunForecast | None
 
 
 def preflight(
@@ -66,7 +72,7 @@ def preflight(
     refused = next((each for each in processes.gather(memory) if not each.fits), None)
     if refused and not force:
         raise UserError(f"not enough memory: {refused}; {refused.advice}, or --force")
-    pace = try_pace(trainer, longest, console)
+    pace = try_pace(prepared, trainer, longest, console)
     engine = check_engine(trainer, prepared.prompts, pace, console)
     if engine is not None:
         line = engine_line(trainer, engine)
@@ -87,7 +93,18 @@ def preflight(
                 f"not started, since nothing would be learned: {found.hopeless} (--force starts it)",
                 EXIT_LEARNED_NOTHING,
             )
-    return Preflight(memory, pace, engine, found)
+    expected = outlook_for(prepared, run.path, pace, found, memory) if fresh else None
+    if expected:
+        console.say(f"expected: {expected}")
+    return Preflight(memory, pace, engine, found, expected)
+
+
+def outlook_for(
+    prepared: Prepared, folder: Path, pace: Pace, found: Forecast | None, memory: MemoryPlan
+) -> RunForecast:
+    """The forecast of the whole run in `folder`, by that of its first step and by earlier runs beside it."""
+    experience = processes.on_main(lambda: experience_for(folder, as_recorded(prepared.config), machine()))
+    return forecast_run(prepared.plan, pace, found.course if found else None, memory.peak, experience)
 
 
 def refuse_missing_end(training: Training, console: Console, *, force: bool) -> None:
@@ -100,11 +117,14 @@ def refuse_missing_end(training: Training, console: Console, *, force: bool) -> 
         raise StoppedError(f"not started: {missing} (--force starts it)", EXIT_LEARNED_NOTHING)
 
 
-def try_pace(trainer: MathGRPOTrainer, longest: Longest, console: Console) -> Pace:
+def try_pace(prepared: Prepared, trainer: MathGRPOTrainer, longest: Longest, console: Console) -> Pace:
     """The speeds of the longest rows, which are tried once."""
     with console.part(f"trying the longest rows: {longest.prompt} + {longest.completion} tokens"):
         decode, update = try_longest(trainer, longest)
-    return Pace(decode, update, longest.prompt, longest.completion, processes.sharing()[1])
+    prompt = sum(len(prompt.ids) for prompt in prepared.prompts) / len(prepared.prompts)
+    if trainer.update is not None and trainer.update.scorer.by_group:
+        prompt /= kept_rows(prepared.config.num_generations, prepared.config.update.share)
+    return Pace(decode, update, prompt, longest.completion, processes.sharing()[1])
 
 
 def check_engine(

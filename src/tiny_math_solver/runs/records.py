@@ -8,9 +8,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
+from tiny_math_solver.config.schema import Config
 from tiny_math_solver.support.errors import UserError
+from tiny_math_solver.support.redaction import without_secrets
 
-CONFIG, ENVIRONMENT, SUMMARY = "config.yaml", "environment.json", "summary.json"
+CONFIG, ENVIRONMENT, SUMMARY, FORECAST = "config.yaml", "environment.json", "summary.json", "forecast.json"
 METRICS, ROLLOUTS, EVENTS = "metrics.jsonl", "rollouts.jsonl", "events.jsonl"
 GROWING = (METRICS, ROLLOUTS, EVENTS)  # appended to while the run trains
 
@@ -70,6 +72,13 @@ def read_config(folder: Path) -> dict[str, Any] | None:
     if not isinstance(tree, dict):
         raise UserError(f"{path}: holds no configuration")
     return tree
+
+
+def as_recorded(config: Config) -> dict[str, Any]:
+    """A configuration as config.yaml records it, without secrets."""
+    import yaml
+
+    return yaml.safe_load(without_secrets(config.to_yaml()))
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:

@@ -5,18 +5,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from tiny_math_solver.config.fields import known_fields
 from tiny_math_solver.config.schema import Config
 from tiny_math_solver.config.shares import BATCH_FIELDS, same_batch
 from tiny_math_solver.runs.checkpoints import FORMAT, newest_intact, saved_processes
 from tiny_math_solver.runs.folder import RunFolder
-from tiny_math_solver.runs.records import ABSENT, ENVIRONMENT, IGNORED, read_config, read_json
+from tiny_math_solver.runs.records import ABSENT, ENVIRONMENT, IGNORED, as_recorded, read_config, read_json
 from tiny_math_solver.support import processes
 from tiny_math_solver.support.console import Console
 from tiny_math_solver.support.errors import UserError
-from tiny_math_solver.support.redaction import without_secrets
 
 FIXED = ("model", "problems", "prompt", "lora", "grpo.optim")  # cannot change within a run
 
@@ -58,7 +55,7 @@ def starting_point(run: RunFolder, config: Config, problems: str, options: Resum
         return Start()
     if options.resume is False or (run.finished and not options.resume):
         return Start()
-    new = yaml.safe_load(without_secrets(config.to_yaml()))  # as config.yaml records it
+    new = as_recorded(config)
     changes = dict(differences(read_config(run.path) or {}, new))
     if changes and not options.resume:
         console.say(f"the run in {run.path} has another configuration ({_listed(changes)}) and will be moved aside")
@@ -116,7 +113,7 @@ def recorded_date(run: RunFolder, config: Config, options: ResumeOptions) -> str
         return None
     old = read_config(run.path) or {}
     date = (old.get("prompt") or {}).get("date")
-    new = yaml.safe_load(without_secrets(config.to_yaml()))
+    new = as_recorded(config)
     new["prompt"]["date"] = new["prompt"]["date"] or date
     return date if options.resume or not dict(differences(old, new)) else None
 

@@ -59,6 +59,11 @@ def device_name(device: str) -> str | None:
     return f"MPS ({platform.machine()})" if device == "mps" else None
 
 
+def peak_gpu_memory() -> int | None:
+    """Bytes of the GPU that this process held at most; None where it computes elsewhere."""
+    return torch.cuda.max_memory_allocated() if default_device() == "cuda" else None
+
+
 def free_gpu_memory(device: str) -> int | None:
     """Bytes of a GPU that can still be taken; None for the CPU. On MPS they are those of the machine."""
     if device == "cuda":

@@ -22,6 +22,14 @@ def resident() -> int:
     return psutil.Process().memory_info().rss
 
 
+def peak_resident() -> int | None:
+    """Bytes that this process held at most, since it began; None where the system does not tell."""
+    with contextlib.suppress(OSError, LookupError):  # Linux; getrusage's figure would be that of the parent, if higher
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+    return getattr(psutil.Process().memory_info(), "peak_wset", None)  # Windows
+
+
 def give_back() -> None:
     """Return freed memory to the machine, which glibc's malloc keeps between the blocks that are still in use.
 

@@ -17,6 +17,7 @@ Loss functions, advantages, optimizer and schedule are TRL's own. docs/architect
 from __future__ import annotations
 
 import contextlib
+import gc
 from collections.abc import Iterator
 from copy import deepcopy
 from itertools import chain
@@ -35,6 +36,7 @@ from tiny_math_solver.rollouts import EngineRollouts, Rollouts, Sampling
 from tiny_math_solver.support import processes
 from tiny_math_solver.support.dealing import group_parts, largest_share
 from tiny_math_solver.support.errors import EXIT_BAD_INPUT, StoppedError
+from tiny_math_solver.support.memory import give_back
 from tiny_math_solver.support.out_of_memory import retry_on_oom
 from tiny_math_solver.support.own_code import OwnCodeError
 from tiny_math_solver.training.batches import Batches
@@ -99,6 +101,16 @@ class MathGRPOTrainer(GRPOTrainer):
             peft_config=lora_config,
             rollout_func=None if own_backend else generation.rollout_func,
         )
+
+    def release(self) -> None:
+        """Free what only training and rollouts need, so that another model has room; the policy itself stays."""
+        self.update = self.optimizer = self.lr_scheduler = None
+        self.callback_handler.optimizer = self.callback_handler.lr_scheduler = None
+        self.accelerator.free_memory()
+        self.policy.zero_grad(set_to_none=True)
+        del self.generation.rollouts
+        gc.collect()
+        give_back()
 
     @property
     def rollouts(self) -> Rollouts:

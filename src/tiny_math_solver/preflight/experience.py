@@ -1,0 +1,142 @@
+"""Earlier runs on this machine, which show how far a forecast is off.
+
+A run counts if it lies beside the one that is to start, ran on the same hardware with the same model, and left both a
+forecast and a summary. Of these the MOST whose settings differ least are taken, and of each correction the median.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from tiny_math_solver.preflight.outlook import Outlook, outlook_of
+from tiny_math_solver.preflight.pace import Course, Duration
+from tiny_math_solver.report.curves import Columns, read_columns
+from tiny_math_solver.runs.records import (
+    ENVIRONMENT,
+    FORECAST,
+    METRICS,
+    SUMMARY,
+    read_config,
+    read_json,
+)
+from tiny_math_solver.runs.resume import differences
+from tiny_math_solver.support.errors import UserError
+
+MOST = 3
+HARDWARE = ("processor", "gpu", "torch_threads", "processes")  # of environment.json
+SAME_SPEED = ("model.name", "model.dtype", "model.quantization", "rollouts.engine", "rollouts.native",
+              "update.own_passes")  # fmt: skip
+LAST = 3  # steps that show how a policy is after the last one
+TOKENS, DEAD = "completions/mean_length", "frac_reward_zero_std"  # of metrics.jsonl
+
+
+@dataclass(frozen=True)
+class EarlierRun:
+    """A finished run: its forecast, what was measured, and its metrics; `hindsight` is the forecast that knew these."""
+
+    name: str
+    computed: Outlook
+    measured: Outlook
+    hindsight: Mapping[str, float]
+    columns: Columns
+    steps: int
+    differences: int  # of its settings from those of the run that is to start
+    has_same_problems: bool
+
+    def over(self, name: str, steps: int) -> list[float]:
+        """A metric in the first `steps` steps; the last values stand for the steps that this run did not have."""
+        values = [value for value in self.columns[name][:steps] if value == value]
+        return values + [self.last(name, steps)] * (steps - len(values))
+
+    def last(self, name: str, steps: int) -> float:
+        values = [value for value in self.columns[name][:steps] if value == value][-LAST:]
+        return sum(values) / len(values)
+
+
+@dataclass(frozen=True)
+class Experience:
+    """What earlier runs have shown; without any, every forecast is left as it is."""
+
+    runs: list[EarlierRun]
+
+    @property
+    def names(self) -> list[str]:
+        return [run.name for run in self.runs]
+
+    def course(self, base: Course, steps: int) -> Course:
+        """The course of a run whose model begins as `base`: longer or shorter by as much as those of earlier runs."""
+        runs = [run for run in self.runs if run.has_same_problems and run.computed.tokens]
+        if not runs:
+            return base
+        means = [_mean(run.over(TOKENS, steps)) / (run.computed.tokens or 1) for run in runs]
+        ends = [run.last(TOKENS, steps) / (run.computed.tokens or 1) for run in runs]
+        return replace(
+            base,
+            training=base.training * median(means),
+            after=base.after * median(ends),
+            dead=median(_mean(run.over(DEAD, steps)) for run in runs),
+        )
+
+    def duration(self, computed: Duration, steps: int) -> Duration:
+        """Each part of the time, corrected by what hindsight left unexplained."""
+        parts = {part: seconds * _ratio(self._speeds(part)) for part, seconds in asdict(computed).items()}
+        rests = [rest * steps / run.steps for run in self.runs if (rest := run.measured.seconds["rest"]) is not None]
+        return Duration(**parts | {"rest": median(rests) if rests else computed.rest})
+
+    def memory(self, computed: int) -> int:
+        """Bytes at the peak."""
+        pairs = ((run.measured.memory, run.computed.memory) for run in self.runs)
+        return round(computed * _ratio(after / before for after, before in pairs if after and before))
+
+    def _speeds(self, part: str) -> Iterable[float]:
+        for run in self.runs:
+            measured, computed = run.measured.seconds[part], run.hindsight.get(part)
+            if measured and computed:
+                yield measured / computed
+
+
+def _ratio(ratios: Iterable[float]) -> float:
+    found = list(ratios)
+    return median(found) if found else 1.0
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def experience_for(run: Path, config: Mapping[str, Any], machine: Mapping[str, Any]) -> Experience:
+    """The earlier runs beside the folder `run` that show most about a run with `config`, both as they are recorded."""
+    try:
+        folders = [folder for folder in run.absolute().parent.iterdir() if (folder / SUMMARY).is_file()]
+    except OSError:
+        return Experience([])
+    found = [earlier for folder in folders if (earlier := _earlier(folder, config, machine))]
+    return Experience(sorted(found, key=lambda earlier: (earlier.differences, earlier.name))[:MOST])
+
+
+def _earlier(folder: Path, config: Mapping[str, Any], machine: Mapping[str, Any]) -> EarlierRun | None:
+    """The run in a folder; None for one of another machine or model, of an earlier version, or damaged."""
+    try:
+        environment, own = read_json(folder / ENVIRONMENT), read_config(folder) or {}
+        if any(environment.get(name) != machine.get(name) for name in HARDWARE):
+            return None
+        changed = dict(differences(own, dict(config)))
+        if not set(SAME_SPEED).isdisjoint(changed) or (own.get("lora") is None) != (config.get("lora") is None):
+            return None
+        forecast, summary = read_json(folder / FORECAST)["run"], read_json(folder / SUMMARY)
+        columns = read_columns(folder / METRICS)
+        earlier = EarlierRun(
+            folder.name,
+            outlook_of(forecast["computed"]),
+            outlook_of(summary["measured"]),
+            summary["measured"]["hindsight"] or {},
+            columns,
+            summary["steps"],
+            len(changed),
+            "problems.source" not in changed,
+        )
+        return earlier if summary["steps"] and all(len(columns[name]) for name in (TOKENS, DEAD)) else None
+    except (UserError, OSError, LookupError, TypeError, ValueError, AttributeError):
+        return None

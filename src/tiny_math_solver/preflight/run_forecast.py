@@ -1,0 +1,118 @@
+"""What a run will take, said before it begins, and what it took.
+
+`forecast.json` keeps the forecast under `run`, `summary.json` the truth under `measured`.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tiny_math_solver.evaluation.kept import Evaluator
+from tiny_math_solver.preflight.experience import DEAD, LAST, TOKENS, Experience
+from tiny_math_solver.preflight.outlook import Compared, Outlook, compared, outlook_of
+from tiny_math_solver.preflight.pace import Course, Duration, Pace
+from tiny_math_solver.report.curves import read_columns, total
+from tiny_math_solver.runs.records import FORECAST, METRICS, SUMMARY, read_json
+from tiny_math_solver.support.device import peak_gpu_memory
+from tiny_math_solver.support.errors import UserError
+from tiny_math_solver.support.memory import peak_resident
+from tiny_math_solver.training.plan import Plan
+
+
+@dataclass(frozen=True)
+class RunForecast:
+    """A run by its measured speeds if the policy stays as it is, and that corrected by the runs `learned_from`."""
+
+    computed: Outlook
+    expected: Outlook
+    learned_from: list[str]
+
+    @property
+    def duration(self) -> Duration | None:
+        """The expected time; None if it is not known."""
+        known = {part: seconds for part, seconds in self.expected.seconds.items() if seconds is not None}
+        return Duration(**known) if known else None
+
+    @property
+    def basis(self) -> str:
+        """The assumption that the forecast rests on."""
+        count = len(self.learned_from)
+        return f"as in {count} earlier run{'s' * (count != 1)} beside it" if count else "if completions stay as long"
+
+    def __str__(self) -> str:
+        return f"{self.expected}, {self.basis}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of `run` in forecast.json."""
+        return asdict(self)
+
+
+def forecast_run(plan: Plan, pace: Pace, course: Course | None, memory: int, experience: Experience) -> RunForecast:
+    """The forecast of a run that takes `memory` bytes; without the `course` of the base model nothing else is known."""
+    if course is None:
+        return RunForecast(
+            Outlook.of(None, memory, None, None),
+            Outlook.of(None, experience.memory(memory), None, None),
+            experience.names,
+        )
+    learned = experience.course(course, plan.steps)
+    duration = pace.run(plan, learned)
+    expected = experience.duration(duration, plan.steps) if duration else None
+    return RunForecast(
+        Outlook.of(pace.run(plan, course), memory, course.training, course.dead),
+        Outlook.of(expected, experience.memory(memory), learned.training, learned.dead),
+        experience.names,
+    )
+
+
+@dataclass(frozen=True)
+class Truth:
+    """A finished run's forecast, with and without what earlier runs had taught, against what was measured."""
+
+    run: Path
+    expected: list[Compared]
+    computed: list[Compared]
+    learned_from: int
+
+    @classmethod
+    def of(cls, run: Path) -> "Truth | None":
+        """That of the run in a folder; None if it left no forecast, or is not finished."""
+        try:
+            forecast, found = read_json(run / FORECAST)["run"], outlook_of(read_json(run / SUMMARY)["measured"])
+            expected, computed = (
+                list(compared(outlook_of(forecast[name]), found)) for name in ("expected", "computed")
+            )
+            return cls(run, expected, computed, len(forecast["learned_from"]))
+        except (UserError, LookupError, TypeError):
+            return None
+
+    def __str__(self) -> str:
+        return f"forecast: {'; '.join(map(str, self.expected))}"
+
+
+def measured(
+    run: Path, plan: Plan, pace: Pace, course: Course | None, elapsed: float, evaluator: Evaluator
+) -> dict[str, Any]:
+    """The content of `measured` in summary.json: an Outlook, and the seconds that hindsight would have computed.
+
+    `elapsed` are the seconds of training. Those of a test that was recalled, or answered before an interruption, are
+    not known.
+    """
+    columns = read_columns(run / METRICS)
+    parts = {
+        "rollouts": total(columns, "time/rollout") + total(columns, "time/reward") + total(columns, "time/waiting"),
+        "update": total(columns, "time/update"),
+        "dev": total(columns, "time/evaluation"),
+    }
+    tests = {when: evaluator.seconds_of(when) for when in ("before", "after")}
+    outlook = Outlook(
+        {**tests, **parts, "rest": max(0.0, elapsed - sum(parts.values()))},
+        peak_gpu_memory() or peak_resident(),
+        total(columns, TOKENS) / plan.steps,
+        total(columns, DEAD) / plan.steps,
+    )
+    hindsight = None
+    if course and outlook.tokens and outlook.dead is not None:
+        ends = list(columns[TOKENS])[-LAST:]
+        hindsight = pace.run(plan, Course(course.before, outlook.tokens, sum(ends) / len(ends), outlook.dead))
+    return {**asdict(outlook), "hindsight": asdict(hindsight) if hindsight else None}
