@@ -48,7 +48,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         from tiny_math_solver.evaluation.prompt_settings import evaluation_problems, prompt_settings, run_config
         from tiny_math_solver.evaluation.verdict import evaluation_lines, paired_line
         from tiny_math_solver.export.export import Export, ProofFailedError
-        from tiny_math_solver.models.load import locate
+        from tiny_math_solver.models.load import locate, resolve
         from tiny_math_solver.support.files import check_writable, for_shell, made_whole
 
     check_problem_arguments(args)
@@ -85,6 +85,12 @@ def run(args: argparse.Namespace, console: Console) -> int:
                 f"{args.most_lost:g}); --gguf f16 or q8_0 loses least"
             )
     console.say(f"{file}: {file.stat().st_size / 1e6:,.1f} MB")
-    console.say(f"ollama:     {for_shell('ollama', 'create', name, '-f', str(args.out / 'Modelfile'))}")
-    console.say(f"llama.cpp:  {for_shell('llama-server', '-m', str(file), '--jinja')}")
+    tokenizer = str(resolve(args.model, None)) if args.model in SHIPPED_MODELS else args.model
+    for program, line in {
+        "ollama": for_shell("ollama", "create", name, "-f", str(args.out / "Modelfile")),
+        "llama.cpp": for_shell("llama-server", "-m", str(file), "--jinja"),
+        "vLLM": for_shell("vllm", "serve", str(file), "--tokenizer", tokenizer) + "  (with vllm-gguf-plugin)",
+        "transformers": f"AutoModelForCausalLM.from_pretrained({str(args.out)!r}, gguf_file={file.name!r})",
+    }.items():
+        console.say(f"{program + ':':14}{line}")
     return 0
