@@ -85,7 +85,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
                 f"{args.most_lost:g}); --gguf f16 or q8_0 loses least"
             )
     console.say(f"{file}: {file.stat().st_size / 1e6:,.1f} MB")
-    tokenizer = str(resolve(args.model, None)) if args.model in SHIPPED_MODELS else args.model
+    tokenizer = resolve(args.model)[0] if args.model in SHIPPED_MODELS else args.model
     for program, line in {
         "ollama": for_shell("ollama", "create", name, "-f", str(args.out / "Modelfile")),
         "llama.cpp": for_shell("llama-server", "-m", str(file), "--jinja"),
