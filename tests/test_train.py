@@ -1,6 +1,8 @@
 """One short GRPO run of the shipped model, and everything it must leave behind."""
 
+import importlib
 import json
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +24,8 @@ from tiny_math_solver.prompts import PromptFormat
 from tiny_math_solver.rewards.grader import Grader
 from tiny_math_solver.rollouts import EngineRollouts, ReferenceRollouts, Sampling, engine_check
 from tiny_math_solver.support.errors import UserError
+
+train_module = importlib.import_module("tiny_math_solver.train")
 
 
 @pytest.fixture(scope="module")
@@ -285,3 +289,28 @@ def test_a_model_of_qwens_shape_trains_two_steps_on_real_gsm8k(
     for name, weight in weights.items():
         key = name.replace(".weight", ".default.weight")
         assert torch.equal(trained[key].float(), weight.float()), name
+
+
+def test_what_only_training_needs_is_freed_before_the_best_adapter_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A second set of caches, copies and gradients beside the first was a quarter of the quickstart's peak."""
+    held: dict[str, weakref.ref] = {}
+    before, load = train_module._before, train_module.load_model
+
+    def seen_before(prepared: Any, run: Any, training: Any, evaluator: Any) -> Any:
+        trainer = training.trainer
+        held.update(weights=weakref.ref(trainer.rollouts.weights), scorer=weakref.ref(trainer.update.scorer))
+        return before(prepared, run, training, evaluator)
+
+    def seen_load(*args: Any, **options: Any) -> Any:
+        assert [name for name, kept in held.items() if kept() is not None] == []
+        held.clear()
+        return load(*args, **options)
+
+    monkeypatch.setattr(train_module, "_before", seen_before)
+    monkeypatch.setattr(train_module, "load_model", seen_load)
+    settings = ["--grpo.max_steps", "4", "--problems.dev", "64", "--evaluation.every", "1"]
+    result = run(tmp_path / "run", *SHORT, "--grpo.per_device_train_batch_size", "64", *settings)
+    assert result.summary["best_step"] > 0
+    assert held == {}  # it was loaded
