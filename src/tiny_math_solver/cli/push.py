@@ -34,6 +34,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     with loading():
         from tiny_math_solver.hub.uploads import Uploader, check_name, hub_token
         from tiny_math_solver.models.adapter import check_adapter_files
+        from tiny_math_solver.publish.claims import check_publishable
         from tiny_math_solver.publish.metadata import Published
         from tiny_math_solver.publish.model_card import ModelCard
         from tiny_math_solver.publish.publication import publication
@@ -41,17 +42,18 @@ def run(args: argparse.Namespace, console: Console) -> int:
         from tiny_math_solver.report.records import RunRecords
         from tiny_math_solver.runs.records import read_config
 
-    repository, is_whole = check_name(args.repository), (read_config(args.run) or {}).get("lora", {}) is None
-    records = RunRecords(args.run)
+    repository, records = check_name(args.repository), RunRecords(args.run)
+    check_publishable(records)
+    is_whole = (read_config(args.run) or {}).get("lora", {}) is None
     if args.merged and is_whole:
         raise UserError(f"{args.run}: all weights were trained, so there is no adapter to merge: leave --merged out")
+    if not is_whole:
+        check_adapter_files(args.run)
     uploader = None if args.dry_run else Uploader(repository, args.revision)
     repository = uploader.repository.name if uploader else repository
     secrets = [token] if (token := hub_token()) else []
     shareable = Shareable(args.run, secrets)
     card = ModelCard(records, shareable, Published(repository, args.merged, is_whole, not args.no_report))
-    if not is_whole:
-        check_adapter_files(args.run)
     with tempfile.TemporaryDirectory(prefix="tiny-math-push-") as folder:
         weights = args.run
         if args.merged:

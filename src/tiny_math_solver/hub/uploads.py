@@ -19,6 +19,7 @@ from tiny_math_solver.support.redaction import without_secrets
 
 MAIN = "main"
 PATIENCE = 60.0  # seconds: the Hub checks a large file, and the card of a commit, before it answers
+LARGE = 1_000_000  # bytes of a file that takes a while
 PRECONDITION_FAILED = 412  # the head of the branch is not the parent that a commit names
 WHERE_TOKENS_ARE = "https://huggingface.co/settings/tokens"
 # a model is loaded from these, so those of another one must not lie beside it
@@ -93,6 +94,8 @@ class Uploader:
                 f"no token: log in once with `hf auth login`, or set HF_TOKEN; {WHERE_TOKENS_ARE} makes one that may "
                 "write"
             )
+        if not (token.isascii() and token.isprintable()):
+            raise UserError("the token holds characters that no token has: set HF_TOKEN again, without anything else")
         self.api = HfApi(token=token)
         name = check_name(name)
         with self._requests(name):
@@ -145,7 +148,10 @@ class Uploader:
                 api.create_branch(repository.name, branch=repository.branch, exist_ok=True)
             additions = [_addition(name, path) for name, path in sorted(files.items())]
             options: dict[str, Any] = {"revision": repository.branch, "num_threads": 1}  # one message at a time
-            api.preupload_lfs_files(repository.name, additions, free_memory=False, **options)
+            large = [addition for addition in additions if addition.upload_info.size >= LARGE]
+            small = [addition for addition in additions if addition not in large]
+            for some in (*([addition] for addition in large), small):  # in threads an interrupt would wait for them
+                api.preupload_lfs_files(repository.name, some, free_memory=False, **options)
             return self._commit(files, additions, message, options)
 
     def _commit(
@@ -198,6 +204,8 @@ class Uploader:
                 message = _refusal(name, answer)
             elif trouble := next(filter(is_network_trouble, chain), None):
                 message = f"cannot reach {endpoint()} ({trouble}){again}"
+            elif isinstance(error, OSError) and error.filename:
+                message = f"{error.filename}: cannot be read ({error.strerror})"
             elif isinstance(error, ValueError):  # metadata of the card, an answer that is none
                 message = f"{endpoint()} refused the upload to {name}: {error}"
             else:

@@ -1,19 +1,26 @@
-"""What summary.json claims, against the answers in eval/: a card says nothing that they do not show."""
+"""Whether a run can have a card: it is finished, and summary.json claims what the answers in eval/ show."""
 
 from typing import Any
 
 from tiny_math_solver.evaluation.statistics import mcnemar
 from tiny_math_solver.report.records import RunRecords
-from tiny_math_solver.runs.records import SUMMARY, read_jsonl
+from tiny_math_solver.runs.records import METRICS, SUMMARY, read_jsonl
 from tiny_math_solver.support.errors import UserError
 
 
-def check_claims(records: RunRecords) -> None:
-    """Raise UserError where summary.json claims other counts than the answers in eval/ show."""
-    summary = records.summary or {}
-    _check(records, "test", "", summary)
-    for name, result in summary.get("also", {}).items():
-        _check(records, name, f"-{name}", result)
+def check_publishable(records: RunRecords) -> None:
+    """Raise UserError for a run that is not finished, or whose summary contradicts its answers."""
+    folder = records.folder
+    if records.summary is None and not (folder / "eval").is_dir() and not (folder / METRICS).is_file():
+        raise UserError(
+            f"{folder}: no records of a run, of which a card is made: name the run folder; --merged merges its adapter"
+        )
+    if records.summary is None:
+        raise UserError(f"{folder}: this run is not finished: the command that started it resumes it")
+    with records.damage_named():
+        _check(records, "test", "", records.summary)
+        for name, result in records.summary.get("also", {}).items():
+            _check(records, name, f"-{name}", result)
 
 
 def _check(records: RunRecords, name: str, suffix: str, claimed: dict[str, Any]) -> None:

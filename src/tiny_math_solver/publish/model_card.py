@@ -10,7 +10,7 @@ from tiny_math_solver.config.sections import ProblemsSection
 from tiny_math_solver.config.shipped import kind_of
 from tiny_math_solver.evaluation.statistics import Paired
 from tiny_math_solver.evaluation.verdict import AFTER_HASHES
-from tiny_math_solver.publish.claims import check_claims
+from tiny_math_solver.models.ends import saved_ends
 from tiny_math_solver.publish.markdown import code, fenced, plain
 from tiny_math_solver.publish.metadata import Published, card_metadata
 from tiny_math_solver.publish.origins import Origin, base_of, test_set_of, train_set_of
@@ -18,7 +18,6 @@ from tiny_math_solver.publish.shared import Shareable
 from tiny_math_solver.publish.usage import Usage
 from tiny_math_solver.report.records import RunRecords
 from tiny_math_solver.runs.records import ENVIRONMENT, read_config, read_json
-from tiny_math_solver.support.errors import UserError
 from tiny_math_solver.support.progress import in_words
 
 Block = dict[str, Any]  # `before` or `after` of summary.json
@@ -26,18 +25,11 @@ NOT_RECORDED = "not recorded"
 
 
 class ModelCard:
-    """The card of a finished run. Raises UserError where it is not finished, or its records contradict each other."""
+    """The card of a run that `check_publishable` lets through. Raises UserError for damaged records."""
 
     def __init__(self, records: RunRecords, shareable: Shareable, published: Published):
-        if records.summary is None:
-            raise UserError(
-                f"{records.folder}: this run is not finished, so there is no verdict for a card; the command that "
-                "started it resumes it"
-            )
-        with records.damage_named():
-            check_claims(records)
         self.published, self.shareable = published, shareable
-        self.summary: dict[str, Any] = shareable.tree(records.summary)
+        self.summary: dict[str, Any] = shareable.tree(records.summary or {})
         self.config = shareable.config
         environment = records.folder / ENVIRONMENT
         self.environment = shareable.tree(read_json(environment)) if environment.is_file() else {}
@@ -100,8 +92,10 @@ class ModelCard:
 
         environment = Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
         environment.filters |= {"plain": plain, "fenced": fenced}
+        with self.records.damage_named():
+            parts = self._parts()
         template = (resources.files(__package__) / "model_card.md.jinja").read_text(encoding="utf-8")
-        body = environment.from_string(template).render(**self._parts())
+        body = environment.from_string(template).render(**parts)
         metadata = card_metadata(self.published, self.summary, self.base, self.train_set, self.test_set)
         return self.shareable.words(f"---\n{metadata}\n---\n\n{body}")
 
@@ -110,7 +104,7 @@ class ModelCard:
         before, after = summary["before"], summary["after"]
         known = summary.get("problems", {}).get("test", after["n"])
         few = f" of its {known:,}, chosen by a hash of the question" if known != after["n"] else ""
-        usage = Usage(self.published, self.base, self.config)
+        usage = Usage(self.published, self.base, self.config, saved_ends(self.records.folder))
         grpo = self.config.get("grpo") or {}
         texts = stop_strings(grpo.get("generation_kwargs"))
         stops = f", and at {', '.join(map(code, texts))}" if texts else ""
@@ -126,11 +120,10 @@ class ModelCard:
             "chosen": self._chosen_line(),
             "has_page": self.published.has_page,
             "causes": summary.get("causes", []),
-            "causes_header": "What held it back, by the records"
-            if self.paired.has_gained
-            else "What the records show of why it gained nothing",
+            "causes_header": "What held it back, by the records" if self.paired.has_gained else "What the records show",
             "code": usage.code,
-            "use_notes": usage.notes,
+            "merging": usage.merging,
+            "use_note": usage.note,
             "system": self._prompt.get("system") or "",
             "template": self._template_line(),
             "max_tokens": grpo.get("max_completion_length", NOT_RECORDED),

@@ -32,7 +32,7 @@ class Origin:
     def words(self) -> str:
         """A short description."""
         if self.is_shipped:
-            return GENERATED.get(self.name, self.name) if self.kind == "dataset" else f"the shipped model {self.name}"
+            return GENERATED.get(self.name, self.name) if self.kind == "dataset" else f"the shipped model `{self.name}`"
         return f"{self.name}, {self.subset}" if self.subset else self.name
 
     @property

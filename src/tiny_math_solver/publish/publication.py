@@ -52,25 +52,27 @@ class Publication:
 
 
 def publication(run: Path, weights: Path, made: Path, card: ModelCard, shareable: Shareable) -> Publication:
-    """The files of `run` with the weights in folder `weights`; what is made for it is written into folder `made`."""
-    made.mkdir(parents=True, exist_ok=True)
+    """The files of `run` with the weights in folder `weights`; what is made for it is written into folder `made`.
+
+    Raises UserError where that cannot be written.
+    """
     patterns = (*(ADAPTER if card.published.is_adapter else MODEL), *WITH_WEIGHTS)
     files = {path.name: path for pattern in patterns for path in sorted(weights.glob(pattern)) if path.is_file()}
-    for name, path in list(files.items()):
-        if path.suffix == ".json" and (text := _without_paths(path)):
-            write_text(made / name, text)
-            files[name] = made / name
-    texts = {
+    texts = {name: text for name, path in files.items() if path.suffix == ".json" and (text := _without_paths(path))}
+    texts |= {
         CARD: card.text,
         CONFIG: shareable.config_text,
         SUMMARY: json.dumps(card.summary, indent=2, ensure_ascii=False) + "\n",
     }
     if card.published.has_page:
         texts[REPORT] = shared_page(run, shareable)
-    for name, text in texts.items():
-        write_text(made / name, text)
-        files[name] = made / name
-    return Publication(files)
+    try:
+        made.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            write_text(made / name, text)
+    except OSError as error:
+        raise UserError(f"{made}: cannot be written ({error.strerror or error}); TMPDIR names another place") from None
+    return Publication(files | {name: made / name for name in texts})
 
 
 def _without_paths(path: Path) -> str:

@@ -36,9 +36,10 @@ class Shareable:
         for key, value in _leaves(self._config):
             if key not in AS_WRITTEN and isinstance(value, str) and is_local(value):
                 paths |= {value, str(Path(value).expanduser().absolute())}
-        known = {path: name_of(path) for path in paths if len(path) >= SHORTEST and len(_parts(path)) > 1}
-        known |= {f"{place}/": "" for place in (Path.cwd(), Path.home()) if len(str(place)) >= SHORTEST}
-        self.known = dict(sorted(known.items(), key=lambda item: -len(item[0])))
+        known = {path: name_of(path) for path in paths if len(_parts(path)) > 1}
+        known |= {f"{Path.cwd()}/": "", str(Path.home()): "~"}
+        longest_first = sorted(known.items(), key=lambda item: -len(item[0]))
+        self.known = {path: name for path, name in longest_first if len(path) >= SHORTEST}
 
     def words(self, text: str) -> str:
         """What somebody said, a model or a prompt: without secrets, and otherwise as it is."""

@@ -1,5 +1,6 @@
 """The Python with which a card says how its model is asked: plain PEFT and transformers, as training asked it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,30 +14,39 @@ QUESTION = "Max has $35 and gets $9 every week. After 7 weeks he buys a game for
 
 @dataclass(frozen=True)
 class Usage:
-    """The code for one repository; `config` is the run's."""
+    """The code for one repository; `config` is the run's, `end_ids` end a completion beside those of the base."""
 
     published: Published
     base: Origin
     config: dict[str, Any]
+    end_ids: Sequence[int] = ()
 
     @property
     def code(self) -> str:
         return "\n".join([*self._loading(), "", *self._asking()])
 
     @property
-    def notes(self) -> list[str]:
-        """What has to be said beside the code."""
-        found = []
-        if self.published.is_adapter:
-            found.append(
-                "To merge the adapter, do it in float32, since bfloat16 rounds most of a small update away: "
-                "`model.merge_and_unload().save_pretrained(folder)`, and save the tokenizer beside it."
-            )
-            if self.base.is_shipped:
-                found.append(f"The base, `{self.base.name}`, comes with the package tiny-math-solver.")
-            elif not self.base.is_on_hub:
-                found.append(f"The base was a local folder called `{self.base.name}`; say where yours is.")
-        return found
+    def merging(self) -> str:
+        """The code that merges the adapter and loads the result; empty where there is none."""
+        if not self.published.is_adapter:
+            return ""
+        return "\n".join(
+            [
+                "# in float32, as above: bfloat16 rounds most of a small update away",
+                'model.merge_and_unload().save_pretrained("merged")',
+                'tokenizer.save_pretrained("merged")',
+                'model = AutoModelForCausalLM.from_pretrained("merged")',
+            ]
+        )
+
+    @property
+    def note(self) -> str:
+        """What has to be said about a base that is not on the Hub."""
+        if not self.published.is_adapter or self.base.is_on_hub:
+            return ""
+        if self.base.is_shipped:
+            return f"The base, `{self.base.name}`, comes with the package tiny-math-solver."
+        return f"The base was a local folder called `{self.base.name}`; say where yours is."
 
     def _loading(self) -> list[str]:
         if not self.published.is_adapter:
@@ -49,7 +59,7 @@ class Usage:
                 "tokenizer = AutoTokenizer.from_pretrained(name)",
             ]
         shipped = self.base.is_shipped
-        where = "FOLDER_OF_THE_BASE"
+        where = '"FOLDER_OF_THE_BASE"'
         if shipped:
             where = f'files("tiny_math_solver").joinpath("{SHIPPED_MODELS[self.base.name].folder}")'
         elif self.base.is_on_hub:
@@ -73,7 +83,8 @@ class Usage:
         extra = "".join(f", {name}={value!r}" for name, value in variables.items() if name.isidentifier())
         longest = grpo.get("max_completion_length", 512)
         stops = stop_strings(grpo.get("generation_kwargs"))
-        ends = f", stop_strings={list(stops)!r}, tokenizer=tokenizer" if stops else ""
+        ends = f", eos_token_id={list(self.end_ids)}" if self.end_ids and self.published.is_adapter else ""
+        ends += f", stop_strings={list(stops)!r}, tokenizer=tokenizer" if stops else ""
         return [
             "messages = [",
             *system,
