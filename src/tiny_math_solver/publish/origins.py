@@ -1,5 +1,6 @@
 """Where the base model and the problems of a run come from, as far as the run and the Hub cache tell."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from tiny_math_solver.hub.snapshots import PINNED_REVISIONS, Kind, pinned
 from tiny_math_solver.models.adapter import base_of_adapter, is_adapter
 from tiny_math_solver.publish.shared import is_local, name_of
 
+HUB = "https://huggingface.co/"
+REPOSITORY = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")
 GENERATED = {EMBEDDED: "generated word problems", COUNTDOWN: "generated countdown problems"}
 LICENCES = {"Qwen/Qwen2.5-0.5B-Instruct": "apache-2.0", "openai/gsm8k": "mit"}  # of the pinned commits
 OWN_LICENCE = "apache-2.0"  # of what this package ships and generates
@@ -40,7 +43,7 @@ class Origin:
         """The description in Markdown."""
         if self.is_on_hub:
             path = "datasets/" * (self.kind == "dataset") + self.name
-            return f"[{self.words}](https://huggingface.co/{path})"
+            return f"[{self.words}]({HUB}{path})"
         if self.is_shipped:
             return self.words
         return f"`{self.name}`, {'a local file' if self.kind == 'dataset' else 'a local model folder'}"
@@ -64,7 +67,7 @@ def base_of(folder: Path, config: dict[str, Any]) -> Origin:
         name, revision = base_of_adapter(folder)
     if name in SHIPPED_MODELS:
         return Origin("model", name, is_shipped=True, licence=OWN_LICENCE)
-    if is_local(name) or name.count("/") > 1 or Path(name).is_dir():
+    if is_local(name) or not REPOSITORY.fullmatch(name) or Path(name).is_dir():
         return Origin("model", name_of(name), licence=_licence_in(Path(name).expanduser() / "README.md"))
     revision = pinned(name, revision)
     return Origin("model", name, revision, is_on_hub=True, licence=_licence_on_hub("model", name, revision))
@@ -89,8 +92,8 @@ def _problems(source: str, subset: str | None, revision: str | None) -> Origin:
     named = DatasetName.parse(source)
     if named.name in GENERATED:
         return Origin("dataset", named.name, is_shipped=True, licence=OWN_LICENCE)
-    if is_local(source) or named.name.count("/") > 1:
-        return Origin("dataset", name_of(source))
+    if is_local(source) or not REPOSITORY.fullmatch(named.name) or "://" in source.removeprefix(HUB):
+        return Origin("dataset", name_of(source.partition("?")[0]))
     commit = pinned(named.name, named.revision or revision)
     licence = _licence_on_hub("dataset", named.name, commit)
     return Origin("dataset", named.name, commit, named.subset or subset, is_on_hub=True, licence=licence)
