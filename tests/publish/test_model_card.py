@@ -172,7 +172,8 @@ def test_a_run_that_gained_nothing_says_so(
 
 def test_prompt_decoding_and_answers_are_told(tmp_path: Path):
     config = (
-        "model:\n  name: embedded\nprompt:\n  system: |-\n    Work it out.\n    ```\n    Then ####.\n  date: 2026-01-31\n"
+        "model:\n  name: embedded\n"
+        "prompt:\n  system: |-\n    Work it out.\n    ```\n    Then ####.\n  date: 2026-01-31\n"
         "problems:\n  source: embedded\n  answer_kind: math\nrewards:\n  use: [correctness, boxed]\n"
         "grpo:\n  max_completion_length: 77\n  generation_kwargs: {stop_strings: ['Q:']}\n"
         "  chat_template_kwargs: {enable_thinking: false}\n"

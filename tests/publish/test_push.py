@@ -420,7 +420,22 @@ def test_a_token_in_a_file_that_is_not_ours_to_change_stops_the_upload(finished:
     assert not repository(hub).exists()
 
 
-# -- The merged model -------------------------------------------------------------------------------------------
+# -- Whole models -----------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_trained_all_weights_has_no_adapter_to_merge(finished: Path, hub: HubStandin, capsys):
+    (finished / "config.yaml").write_text("model:\n  name: embedded\nlora: null\n")
+    (finished / "adapter_config.json").unlink()
+    (finished / "adapter_model.safetensors").rename(finished / "model.safetensors")
+    (finished / "config.json").write_text(json.dumps({"_name_or_path": "/home/gwendolyn/base", "model_type": "qwen2"}))
+    assert push(finished, "ada/sums", "--yes", "--merged") == 2
+    refused(capsys, hub, "all weights were trained, so there is no adapter to merge")
+    assert push(finished, "ada/sums", "--yes") == 0
+    there = files(hub)
+    assert {"model.safetensors", "config.json"} <= set(there)
+    assert json.loads(there["config.json"]) == {"_name_or_path": "base", "model_type": "qwen2"}
+    assert b"of which all weights were trained." in there["README.md"]
+    assert b"PeftModel" not in there["README.md"]
 
 
 def test_the_merged_model_is_proved_and_loads_without_peft(

@@ -71,10 +71,10 @@ def run(args: argparse.Namespace, console: Console) -> int:
         if not args.yes and not agreed(repository):
             console.note("nothing was uploaded")
             return EXIT_INTERRUPTED
-        with console.part(f"uploading to {repository}"):
-            done = uploader.upload(published.files, card.message, private=not args.public)
+        console.say(f"uploading to {repository}")  # huggingface_hub shows a bar of each large file
+        done = uploader.upload(published.files, card.message, private=not args.public)
     console.say(f"commit {done.commit[:12]}: {card.message}" if done.is_new else f"already there: {done.commit[:12]}")
-    console.say(f"{uploader.repository.url}")
+    console.say(uploader.repository.url)
     return 0
 
 
