@@ -76,8 +76,8 @@ class Fault:
     `delay` seconds pass first; then `status` answers (with `code`, by which the Hub tells its refusals apart, and
     `headers`), or the connection is cut after `cut_after` bytes of the file (0: before any answer; `reset`: with an
     error, as by a router that forgot it), or after `cut_body` bytes of what the client sends, or the file's middle byte
-    is another one (`flip`). With `unanswered` the request is carried out, and cut before its answer. A fault with only
-    a delay answers as usual.
+    is another one (`flip`). With `unanswered` the request is carried out, and cut before its answer; `late` seconds
+    after it was cut, if that is given. A fault with only a delay answers as usual.
     """
 
     prefix: str
@@ -92,6 +92,7 @@ class Fault:
     reset: bool = False
     cut_body: int | None = None
     unanswered: bool = False
+    late: float = 0.0
 
 
 class HubStandin:
@@ -237,6 +238,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.flip, self.reset = (fault.flip, fault.reset) if fault else (False, False)
         if fault:
             time.sleep(fault.delay)
+        if fault and fault.late:
+            _cut(self.connection)
+            time.sleep(fault.late)
         if self.cut_after == 0 or (fault and fault.cut_body is not None):
             self.close_connection = True
             _cut(self.connection)

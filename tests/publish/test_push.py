@@ -97,6 +97,15 @@ def test_a_commit_that_is_never_answered_ends_in_one_line_and_the_same_command_g
     assert len(hub.uploads.received) == 1
 
 
+def test_a_commit_that_is_made_only_after_the_next_try_has_begun_is_not_made_twice(finished: Path, hub: HubStandin):
+    """Catches: a commit without its parent, of which the Hub makes a second."""
+    hub.faults = [Fault("/api/models/ada/sums/commit", unanswered=True, late=0.3)]
+    assert push(finished, "ada/sums", "--yes") == 0
+    time.sleep(0.5)
+    assert len(commits(repository(hub))) == 2
+    assert set(files(hub)) == PUBLISHED
+
+
 @pytest.mark.parametrize("status", [429, 503])
 def test_a_busy_hub_is_asked_again(status: int, finished: Path, hub: HubStandin):
     hub.faults = [
