@@ -38,6 +38,7 @@ COMMANDS = {
     "solve": ["solve", "run", "--samples", "2", "Ava has 3 bags of 7 marbles. How many marbles does Ava have?"],
     "report": ["report", "run.1", "run", "--out", "page.html"],
     "merge": ["merge", "run", "merged"],
+    "push": ["push", "run", "ada/sums", "--dry-run", "--out", "published"],
     "watch": ["watch", "run"],
     "play": ["play", "run"],
     "fields": ["fields", "grpo"],
@@ -81,6 +82,7 @@ def test_a_command_runs_without_what_windows_lacks(name: str, done: dict[str, di
         "solve": "\nanswer: ",
         "report": "page.html",
         "merge": "merged",
+        "push": "written into published",
         "watch": "http://127.0.0.1",
         "play": "http://127.0.0.1",
         "fields": "grpo.learning_rate (",
@@ -98,6 +100,7 @@ def test_the_files_are_those_of_other_systems(folder: Path, done: dict[str, dict
     assert [row["step"] for row in rows(folder / "run" / "metrics.jsonl")] == [1]
     assert len(rows(folder / "records.jsonl")) == 4 * (1 + 2)
     assert (folder / "merged" / "model.safetensors").is_file()
+    assert b"\r" not in (folder / "published" / "README.md").read_bytes()
     assert "<html" in (folder / "page.html").read_text(encoding="utf-8")
     checkpoint = folder / "run.1" / "checkpoint-2"
     sums = [line.split("  ") for line in (checkpoint / "SHA256SUMS").read_text(encoding="utf-8").splitlines()]

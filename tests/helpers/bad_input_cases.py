@@ -234,7 +234,7 @@ SETTINGS = [
         setting(f"grpo.run_name {name}", "a plain name is expected")
         for name in ("../up", "a/b", "..", ".", "/etc", "a\\\\b")
     ),
-    setting("grpo.push_to_hub true", "train first, then upload the adapter with `hf upload"),
+    setting("grpo.push_to_hub true", "train first, then upload the adapter with `tiny-math push"),
     setting(
         f"grpo.hub_token {SECRET}", "grpo.hub_token: tokens belong in the environment, not in a file: set HF_TOKEN"
     ),

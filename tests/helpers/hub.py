@@ -10,7 +10,7 @@ imported, so the code under test runs in a subprocess:
         assert hub.revisions("openai/gsm8k") == {GSM8K_REVISION}
         assert not hub.foreign
 
-Left out: authentication, uploads, Xet, redirects to a CDN, pagination. One known difference: to a caller
+Uploads are in hub_uploads.py. Left out: Xet, redirects to a CDN, pagination. One known difference: to a caller
 without a token the Hub answers 401 for a repository that does not exist, this server answers 404; the
 libraries raise the same exception for both.
 
@@ -39,6 +39,8 @@ from socketserver import TCPServer
 from types import TracebackType
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from helpers.hub_uploads import Account, Asked, Headers, RefusedError, Uploads, is_private
 
 DATASET = "openai/gsm8k"
 MODEL = "Qwen/Qwen2.5-0.5B-Instruct"
@@ -73,8 +75,9 @@ class Fault:
 
     `delay` seconds pass first; then `status` answers (with `code`, by which the Hub tells its refusals apart, and
     `headers`), or the connection is cut after `cut_after` bytes of the file (0: before any answer; `reset`: with an
-    error, as by a router that forgot it), or the file's middle byte is another one (`flip`). A fault with only a
-    delay answers as usual.
+    error, as by a router that forgot it), or after `cut_body` bytes of what the client sends, or the file's middle byte
+    is another one (`flip`). With `unanswered` the request is carried out, and cut before its answer; `late` seconds
+    after it was cut, if that is given. A fault with only a delay answers as usual.
     """
 
     prefix: str
@@ -87,13 +90,20 @@ class Fault:
     headers: dict[str, str] = field(default_factory=dict)
     flip: bool = False
     reset: bool = False
+    cut_body: int | None = None
+    unanswered: bool = False
+    late: float = 0.0
 
 
 class HubStandin:
-    """The server: `start()`, `stop()`, `url`; also a context manager. A second `start()` keeps the port."""
+    """The server: `start()`, `stop()`, `url`; also a context manager. A second `start()` keeps the port.
 
-    def __init__(self, root_dir: str | Path) -> None:
+    With `accounts`, by their tokens, it takes uploads, and shows a private repository to its owner alone.
+    """
+
+    def __init__(self, root_dir: str | Path, accounts: Mapping[str, Account] | None = None) -> None:
         self.root = Path(root_dir)
+        self.uploads = Uploads(self.root, dict(accounts or {}))
         self.port = 0
         self.requests: list[Request] = []
         self.faults: list[Fault] = []
@@ -197,6 +207,7 @@ class _Handler(BaseHTTPRequestHandler):
     cut_after: int | None
     flip: bool
     reset: bool
+    unanswered: bool
 
     def setup(self) -> None:
         super().setup()
@@ -213,7 +224,6 @@ class _Handler(BaseHTTPRequestHandler):
 
     def handle_request(self) -> None:
         url = urlsplit(self.path)
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         is_foreign = self.command == "CONNECT" or bool(url.scheme)
         path = self.path if is_foreign else unquote(url.path)
         found = None if is_foreign else REPO_URL.fullmatch(url.path) or API_URL.fullmatch(url.path)
@@ -221,25 +231,46 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.hub.requests.append(Request(self.command, path, parts.get("repo", ""), parts.get("revision", "")))
 
         fault = self.server.take_fault(self.command, path)
+        length = int(self.headers.get("Content-Length") or 0)
+        body = self.rfile.read(length if fault is None or fault.cut_body is None else fault.cut_body)
         self.cut_after = fault.cut_after if fault else None
+        self.unanswered = fault.unanswered if fault else False
         self.flip, self.reset = (fault.flip, fault.reset) if fault else (False, False)
         if fault:
             time.sleep(fault.delay)
-        if self.cut_after == 0:
+        if fault and fault.late:
+            _cut(self.connection)
+            time.sleep(fault.late)
+        if self.cut_after == 0 or (fault and fault.cut_body is not None):
             self.close_connection = True
             _cut(self.connection)
         elif fault and fault.status:
             self.send_problem(HTTPStatus(fault.status), fault.code, "injected fault", more=fault.headers)
         elif is_foreign:
             self.send_problem(HTTPStatus.FORBIDDEN, "", "the stand-in lets nothing out")
-        elif url.path.startswith("/api/whoami"):
-            self.send_problem(HTTPStatus.UNAUTHORIZED, "", "Invalid username or password.")
-        elif parts:
-            self.answer_for_repo(parts, parse_qs(url.query), parse_qs(body.decode()))
         else:
-            self.send_problem(HTTPStatus.NOT_FOUND, "", f"no such address: {path}")
+            kind, _, token = self.headers.get("Authorization", "").partition(" ")
+            asked = Asked(self.command, url.path, body, token if kind == "Bearer" else None, self.server.hub.url)
+            try:
+                self.answer(asked, parts, parse_qs(url.query))
+            except RefusedError as error:
+                self.send_problem(error.status, error.code, error.message, body=error.more)
 
-    do_GET = do_HEAD = do_POST = do_CONNECT = handle_request  # noqa: N815 (names of http.server)
+    do_GET = do_HEAD = do_POST = do_PUT = do_CONNECT = handle_request  # noqa: N815 (names of http.server)
+
+    def answer(self, asked: Asked, parts: dict[str, str], query: dict[str, list[str]]) -> None:
+        uploads = self.server.hub.uploads
+        taken = uploads.answer(asked)
+        if isinstance(taken, Headers):
+            self.send_body(HTTPStatus.OK, b"", taken)
+        elif taken is not None:
+            self.send_json(taken)
+        elif parts:
+            folder = self.server.hub.root / (parts["kind"] or "models") / parts["repo"]
+            uploads.check_reader(asked, folder)
+            self.answer_for_repo(parts, query, parse_qs(asked.body.decode()))
+        else:
+            raise RefusedError(HTTPStatus.NOT_FOUND, "", f"no such address: {asked.path}")
 
     def answer_for_repo(self, parts: dict[str, str], query: dict[str, list[str]], form: dict[str, list[str]]) -> None:
         kind, repo, verb = parts["kind"] or "models", parts["repo"], parts.get("verb", "resolve")
@@ -247,7 +278,8 @@ class _Handler(BaseHTTPRequestHandler):
         if not folder.is_dir():
             return self.send_problem(HTTPStatus.NOT_FOUND, "RepoNotFound", "Repository not found")
         revision = parts["revision"] or "main"
-        commit = (folder / "main").read_text().strip() if revision == "main" else revision
+        branch = folder / revision
+        commit = branch.read_text().strip() if branch.is_file() else revision
         snapshot = folder / commit
         target = snapshot / parts["rest"]
         if not snapshot.is_dir():
@@ -268,7 +300,7 @@ class _Handler(BaseHTTPRequestHandler):
             named = [snapshot / path for path in form.get("paths", [])]
             self.send_json([_entry(path, snapshot, expand) for path in named if path.exists()])
         else:
-            self.send_json(_repo_info(repo, commit, snapshot))
+            self.send_json(_repo_info(repo, commit, snapshot) | {"private": is_private(folder)})
 
     def send_file(self, path: Path, commit: str) -> None:
         data, etag = path.read_bytes(), _etag(path)
@@ -292,14 +324,23 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_body(HTTPStatus.OK, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
     def send_problem(
-        self, status: HTTPStatus, code: str, message: str, commit: str | None = None, more: dict[str, str] | None = None
+        self,
+        status: HTTPStatus,
+        code: str,
+        message: str,
+        commit: str | None = None,
+        more: dict[str, str] | None = None,
+        body: dict[str, Any] | None = None,
     ) -> None:
         headers = (more or {}) | {"Content-Type": "application/json", "X-Error-Message": message}
         headers |= {"X-Error-Code": code} if code else {}
         headers |= {"X-Repo-Commit": commit} if commit else {}
-        self.send_body(status, json.dumps({"error": message}).encode(), headers)
+        self.send_body(status, json.dumps({"error": message} | (body or {})).encode(), headers)
 
-    def send_body(self, status: HTTPStatus, body: bytes, headers: dict[str, str]) -> None:
+    def send_body(self, status: HTTPStatus, body: bytes, headers: Mapping[str, str]) -> None:
+        if self.unanswered:
+            self.close_connection = True
+            return _cut(self.connection)
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)

@@ -22,11 +22,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", type=Path, help="folder for the merged model")
     parser.add_argument("--base", help="base model, if it is not where the adapter says: a Hub name or a folder")
     parser.add_argument("--dtype", help="float32, bfloat16 or float16 (default: the base's own)")
+    add_proof_arguments(parser)
+
+
+def add_proof_arguments(parser: argparse.ArgumentParser) -> None:
     add_problem_arguments(parser, "problems for the proof, as for eval (default: the run's own, else embedded)")
     add_answer_kind(parser)
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
+    return merge_and_prove(args.adapter, args.out, args, console, args.base)
+
+
+def merge_and_prove(
+    adapter: Path, out: Path, args: argparse.Namespace, console: Console, base: str | None = None
+) -> int:
+    """Merge `adapter` into folder `out`; `args` has `dtype` and those of `add_proof_arguments`.
+
+    Returns the exit code.
+    """
     with loading():
         import torch
 
@@ -42,24 +56,22 @@ def run(args: argparse.Namespace, console: Console) -> int:
         from tiny_math_solver.models.adapter import check_adapter_files
 
     check_problem_arguments(args)
-    refuse_occupied(args.out)
-    check_adapter_files(args.adapter)
-    settings = prompt_settings(str(args.adapter))
+    refuse_occupied(out)
+    check_adapter_files(adapter)
+    settings = prompt_settings(str(adapter))
     # any questions will do to compare two models: an adapter of another program needs no dataset
-    source = EMBEDDED if args.problems is None and not run_config(args.adapter) else args.problems
+    source = EMBEDDED if args.problems is None and not run_config(adapter) else args.problems
     grader = settings.grader(answer_kind_of(args), "correctness")
     problems, notes, _ = evaluation_problems(source, settings, read_options(args, settings, grader))
     for note in notes:
         console.note(note)
     with console.part("merging base and adapter in float32"):
-        dtype = merge_adapter(args.adapter, args.out, args.dtype, args.base)
+        dtype = merge_adapter(adapter, out, args.dtype, base)
     compared = problems[:PROOF_PROBLEMS]
     with console.part(f"answering {len(compared)} problems with both", 2 * len(compared)) as advance:
         ask = settings.prompt, settings.max_new_tokens, grader
-        proof = prove_merge(args.adapter, args.out, compared, *ask, args.base, advance)
-    console.say(
-        f"merged into {args.out} ({str(dtype).removeprefix('torch.')}), tokenizer and generation config included"
-    )
+        proof = prove_merge(adapter, out, compared, *ask, base, advance)
+    console.say(f"merged into {out} ({str(dtype).removeprefix('torch.')}), tokenizer and generation config included")
     console.say(
         f"proof: same greedy answer on {proof.same_answers} of {proof.problems} problems, "
         f"largest logit difference {proof.max_logit_difference:.2g}"
@@ -68,6 +80,6 @@ def run(args: argparse.Namespace, console: Console) -> int:
         console.note("the merged model is not base + adapter: do not use it")
         return EXIT_PROOF_FAILED
     if proof.same_answers < proof.problems:
-        console.note(f"rounding to {dtype} changes answers; merge with --dtype float32 to keep them")
+        console.note(f"rounding to {dtype} changes answers; --dtype float32 keeps them")
         return EXIT_PROOF_FAILED
     return 0

@@ -74,7 +74,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 # Keys that would leak a secret, be ignored, or break training, with the message; an empty value is fine.
 REFUSED = {
     "grpo.hub_token": "tokens belong in the environment, not in a file: set HF_TOKEN there",
-    "grpo.push_to_hub": "train first, then upload the adapter with `hf upload NAME FOLDER`",
+    "grpo.push_to_hub": "train first, then upload the adapter with `tiny-math push FOLDER OWNER/NAME`",
     "grpo.resume_from_checkpoint": "use --resume to continue a run",
     "grpo.model_init_kwargs": "section model says how the model is loaded",
     "grpo.log_completions": "rollouts.jsonl has every completion",

@@ -22,12 +22,18 @@ class UnreachableError(ConnectionError):
     """The Hub is down, busy or silent, after all retries; the message says which."""
 
 
+class CutError(ConnectionError):
+    """A commit failed, or its answer was lost: the caller has to look which, before it sends it again."""
+
+
 @contextmanager
-def retrying(waits: Sequence[float], *, connecting: bool = True) -> Iterator[None]:
+def retrying(waits: Sequence[float], *, connecting: bool = True, patience: float | None = None) -> Iterator[None]:
     """Inside the block huggingface_hub retries a failed request after each of `waits`, then raises UnreachableError.
 
-    With `connecting` False, a Hub that refuses the connection is given up at once. The client stays the one of the
-    program around us, which may have set one with proxies or certificates of its own (`set_client_factory`).
+    A commit is not sent twice: where its answer does not come, CutError is raised after the wait. With `connecting`
+    False, a Hub that refuses the connection is given up at once. `patience` is the longest wait for an answer, in
+    seconds (default: that of huggingface_hub's downloads). The client stays the one of the program around us, which
+    may have set one with proxies or certificates of its own (`set_client_factory`).
     """
     import huggingface_hub
 
@@ -35,7 +41,7 @@ def retrying(waits: Sequence[float], *, connecting: bool = True) -> Iterator[Non
     logger = logging.getLogger("huggingface_hub")
     level, send = logger.level, vars(client).get("send")
     logger.setLevel(logging.ERROR)
-    client.send = _send_with_retries(client, RetryPolicy(waits, connecting=connecting))
+    client.send = _send_with_retries(client, RetryPolicy(waits, connecting=connecting, patience=patience))
     try:
         yield
     finally:
@@ -47,13 +53,14 @@ def retrying(waits: Sequence[float], *, connecting: bool = True) -> Iterator[Non
 
 
 class RetryPolicy:
-    """Decides after each failed request of a download whether it is repeated, and announces and sits out the wait."""
+    """Decides after each failed request whether it is repeated, and announces and sits out the wait."""
 
-    def __init__(self, waits: Sequence[float], *, connecting: bool = True):
+    def __init__(self, waits: Sequence[float], *, connecting: bool = True, patience: float | None = None):
         from huggingface_hub import constants
 
         self.waits, self.connecting = waits, connecting
-        self.timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT  # seconds without an answer, or without a byte of it
+        # seconds without an answer, or without a byte of it
+        self.timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT if patience is None else patience
         self.failures = 0  # in a row
         self.given_up: UnreachableError | None = None
 
@@ -90,6 +97,7 @@ def _send_with_retries(client: Any, policy: RetryPolicy) -> Callable[..., Any]:
             except transient as error:
                 refused = isinstance(error, http.ConnectError)
                 policy.failed(host, _reason(http, error, policy), retry=policy.connecting or not refused)
+                _leave_to_caller(http, request)
                 continue
             if response.status_code not in RETRY_STATUS:
                 break
@@ -97,6 +105,7 @@ def _send_with_retries(client: Any, policy: RetryPolicy) -> Callable[..., Any]:
             asked = response.headers.get("Retry-After", "")
             reason = f"{response.status_code} {response.reason_phrase}" + (f" (asks for {asked} s)" * bool(asked))
             policy.failed(host, reason, retry_after=float(asked) if asked.isdigit() else 0)
+            _leave_to_caller(http, request)
         if stream:
             response.stream = download(response.stream, host, policy)
         else:
@@ -104,6 +113,14 @@ def _send_with_retries(client: Any, policy: RetryPolicy) -> Callable[..., Any]:
         return response
 
     return send
+
+
+def _leave_to_caller(http: Any, request: Any) -> None:
+    """Raise where a failed request is not to be sent again as it is."""
+    if request.method == "POST" and "/commit/" in request.url.path:
+        raise CutError("the commit was not answered")
+    if not isinstance(request.stream, http.ByteStream):  # a file, read up to somewhere: huggingface_hub rewinds it
+        raise http.ReadError("sent again from its beginning", request=request)
 
 
 def _library(client: Any) -> Any:
@@ -150,5 +167,5 @@ def _reason(http: Any, error: BaseException, policy: RetryPolicy) -> str:
     if isinstance(error, http.ConnectError):
         return f"no connection: {error}"
     if isinstance(error, http.TimeoutException):
-        return f"no answer in {policy.timeout} s"
+        return f"no answer in {policy.timeout:g} s"
     return "connection cut"

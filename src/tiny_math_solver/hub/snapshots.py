@@ -61,12 +61,10 @@ def snapshot(kind: Kind, name: str, revision: str | None = None) -> Path:
             with retrying(() if cached else WAITS, connecting=False):
                 commit = _commit(kind, name, known)
         except Exception as error:
-            if cached is None or not _is_network_trouble(error):
+            if cached is None or not is_network_trouble(error):
                 raise
             commit = cached.name
-            Console().note(
-                f"cannot reach {_endpoint()} ({error}): {what} is taken from the cache, commit {commit[:12]}"
-            )
+            Console().note(f"cannot reach {endpoint()} ({error}): {what} is taken from the cache, commit {commit[:12]}")
         folder = cached if cached and cached.name == commit else _fetch(kind, name, known)
         _commits[kind, name, revision] = folder.name
         return folder
@@ -82,9 +80,9 @@ def is_reachable() -> bool:
     from huggingface_hub import get_session
 
     try:
-        return bool(get_session().head(_endpoint(), timeout=5).status_code)
+        return bool(get_session().head(endpoint(), timeout=5).status_code)
     except Exception as error:
-        if not _is_network_trouble(error):
+        if not is_network_trouble(error):
             raise
         return False
 
@@ -101,6 +99,18 @@ def stay_offline() -> None:
 
 
 @contextmanager
+def online() -> Iterator[None]:
+    """Undo `stay_offline` inside the block."""
+    from huggingface_hub import constants
+
+    was_offline, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, False
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = was_offline
+
+
+@contextmanager
 def hub_errors(what: str, revision: str | None = None, flaw: str = "is not in the cache") -> Iterator[None]:
     """Turn the Hub libraries' exceptions for a bad name, folder or network into a UserError that says what to do.
 
@@ -114,7 +124,7 @@ def hub_errors(what: str, revision: str | None = None, flaw: str = "is not in th
     except UserError:
         raise
     except Exception as error:
-        chain = list(_causes(error))
+        chain = list(causes(error))
 
         def first(*kinds: type[BaseException]) -> Any:
             return next((cause for cause in chain if isinstance(cause, kinds)), None)
@@ -125,19 +135,19 @@ def hub_errors(what: str, revision: str | None = None, flaw: str = "is not in th
         if first(errors.GatedRepoError):
             message = f"{what} is gated: accept its terms on its page, then set HF_TOKEN to a token of that account"
         elif first(errors.RevisionNotFoundError):
-            message = f"{what} has no revision {revision} on {_endpoint()}: check the revision, or leave it out"
+            message = f"{what} has no revision {revision} on {endpoint()}: check the revision, or leave it out"
         elif first(errors.RepositoryNotFoundError, errors.HFValidationError):
-            message = f"no {what} on {_endpoint()}: check the name, or set HF_TOKEN if it is private"
-        elif answer and not _is_network_trouble(answer):
+            message = f"no {what} on {endpoint()}: check the name, or set HF_TOKEN if it is private"
+        elif answer and not is_network_trouble(answer):
             status = f"{answer.response.status_code} {answer.response.reason_phrase}"
-            message = f"{_endpoint()} answered {status} for {what}{at}: check HF_TOKEN and HF_ENDPOINT"
+            message = f"{endpoint()} answered {status} for {what}{at}: check HF_TOKEN and HF_ENDPOINT"
         elif first(errors.OfflineModeIsEnabled):
             kind = NotHereError
             message = f"cannot reach the Hub in offline mode, and {what}{at} {flaw}; unset HF_HUB_OFFLINE {once}"
-        elif any(map(_is_network_trouble, chain)):
+        elif any(map(is_network_trouble, chain)):
             kind, trouble = NotHereError, first(UnreachableError)
             why = f" ({trouble})" if trouble else ""
-            message = f"cannot reach {_endpoint()}{why}, and {what}{at} {flaw}; connect {once}"
+            message = f"cannot reach {endpoint()}{why}, and {what}{at} {flaw}; connect {once}"
         elif isinstance(error, (OSError, ValueError, RuntimeError, KeyError, SafetensorError)):
             detail = str(error).splitlines()
             message = f"cannot load {what}{at}: {detail[0] if detail else type(error).__name__}"
@@ -195,8 +205,13 @@ def _is_intact(file: Path) -> bool:
         return True
     if not file.is_file():
         return False
+    return content_hash(file.resolve(), is_git=len(expected) == 40) == expected
+
+
+def content_hash(file: Path, *, is_git: bool) -> str:
+    """The SHA-256 of a file's content, by which the Hub names large files, or git's id of it, for the others."""
     status = file.stat()
-    return _hash(file.resolve(), status.st_size, status.st_mtime_ns, is_git=len(expected) == 40) == expected
+    return _hash(file, status.st_size, status.st_mtime_ns, is_git=is_git)
 
 
 @cache  # a run asks for its model several times; size and time of change identify the content of a blob
@@ -230,7 +245,7 @@ def _fetch(kind: Kind, name: str, revision: str | None) -> Path:
                 path.unlink(missing_ok=True)
         wrong = f"{kind} {name}: wrong hash of {', '.join(file.relative_to(folder).as_posix() for file in damaged)}"
         if is_last:
-            raise UserError(f"{wrong}, downloaded again from {_endpoint()}; try later, or another HF_ENDPOINT")
+            raise UserError(f"{wrong}, downloaded again from {endpoint()}; try later, or another HF_ENDPOINT")
         Console().note(f"{wrong}; downloading again")
     if missing := _missing(kind, folder):
         raise UserError(f"{kind} {name} at revision {folder.name} has no {missing}, which it cannot be loaded without")
@@ -254,13 +269,13 @@ def _download(kind: Kind, name: str, revision: str | None, *, from_cache: bool =
     )
 
 
-def _endpoint() -> str:
+def endpoint() -> str:
     from huggingface_hub import constants
 
     return without_secrets(constants.ENDPOINT)
 
 
-def _is_network_trouble(error: BaseException) -> bool:
+def is_network_trouble(error: BaseException) -> bool:
     from huggingface_hub import errors
 
     if isinstance(error, errors.HfHubHTTPError):
@@ -271,7 +286,7 @@ def _is_network_trouble(error: BaseException) -> bool:
     return isinstance(error, known) or package in ("httpx", "httpx2", "httpcore", "httpcore2")
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
+def causes(error: BaseException) -> Iterator[BaseException]:
     seen: BaseException | None = error
     while seen is not None:
         yield seen

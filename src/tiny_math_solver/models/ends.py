@@ -70,8 +70,13 @@ def save_ends(model: Any, tokenizer: Any, folder: Path) -> None:
 
 def load_ends(model: Any, folder: Path) -> None:
     """Let the ids that `save_ends` wrote end a completion."""
-    if (folder / GENERATION_CONFIG).is_file():
-        end_at(model, _listed(read_json(folder / GENERATION_CONFIG).get("eos_token_id")))
+    end_at(model, saved_ends(folder))
+
+
+def saved_ends(folder: Path) -> list[int]:
+    """The ids that `save_ends` wrote; none where the tokenizer names them all."""
+    path = folder / GENERATION_CONFIG
+    return _listed(read_json(path).get("eos_token_id")) if path.is_file() else []
 
 
 def _listed(ids: Any) -> list[int]:
