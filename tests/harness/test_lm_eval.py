@@ -126,6 +126,7 @@ def test_stops_limits_and_long_prompts_are_those_of_the_harness(loaded: LoadedMo
     ours = model.generate_until(asked)
     assert ours == HFLM(pretrained=loaded.model, tokenizer=loaded.tokenizer, batch_size=1).generate_until(asked)
     assert (model.shortened, model.limits) == (1, {7, 40})
+    assert 3 in model.cut  # the only one that nothing else ends after seven tokens
     assert len(set(ours)) == 5
     assert not any(stop in text for stop, text in zip((" 1", "="), ours[1:3], strict=True))
 
@@ -185,6 +186,7 @@ def test_completions_of_both_prompts_are_read_by_both(comparison: Comparison):
     assert right(theirs, "strict-match") == "+--+-"
     assert right(theirs, "flexible-extract") == "+----"  # the last number of the text
     assert right(theirs, STRICT) == "+----"  # a hedge is no answer
+    assert right(theirs, LENIENT) == "+++--"
     assert right(ours, "strict-match") == "++--+"
     assert right(ours, "flexible-extract") == "+++-+"
     assert right(ours, STRICT) == "++--+"
@@ -204,23 +206,35 @@ def test_the_two_steps_add_up_to_the_difference_of_the_scores(comparison: Compar
 
 
 def test_each_kind_of_difference_is_counted_and_shown(comparison: Comparison):
-    theirs, ours = (Asked(shots, False, False, [256], ["Question:"], 1, 0, 1.5) for shots in (5, 0))
+    theirs, ours = (Asked(shots, False, False, [256], ["Question:"], 3, 2, 0, 1.5) for shots in (5, 0))
     lines = comparison_lines(comparison, theirs, replace(ours, system=True, chat_template=True))
     table = [line.split() for line in lines[1:3]]
     assert table == [
-        ["lm-eval's", "40.0%", "20.0%", "20.0%", *table[0][4:]],
+        ["lm-eval's", "40.0%", "20.0%", "20.0%", "60.0%"],
         ["ours", "60.0%", "80.0%", "60.0%", "80.0%"],
     ]
     text = "\n".join(lines)
-    assert "lm-eval's prompt: 5 worked examples, no chat template; greedy, at most 256 tokens (1 reached that)" in text
+    assert (
+        "lm-eval's prompt: 5 worked examples, no chat template; greedy, at most 256 tokens (3 reached that, 2 of"
+        in text
+    )
     assert "our prompt: no worked examples, system prompt, chat template;" in text
     assert "from lm-eval's strict-match 40.0% to our strict 60.0%: +1 of 5 problems, of which" in text
     assert "1 of lm-eval's completions right by strict-match, not by strict: such as test-4, gold 14" in text
     assert "    strict-match took 14, strict nothing: #### 14 or 15" in text
+    assert "2 of lm-eval's completions right by lenient, not by flexible-extract: such as test-2, gold 12" in text
+    assert lines[-6:] == [
+        "  1 right with our prompt alone (lenient): such as test-5, gold 15",
+        "    with it took 15: #### 15.",
+        "    without nothing: Nothing",
+        "  1 right with both prompts, but strictly with our prompt alone: such as test-2, gold 12",
+        "    with it took 12: #### 12",
+        "    without took 12: It is 12, not 3",
+    ]
     summary = comparison_summary(comparison, theirs, ours)
     assert summary["accuracy"]["lm-eval"]["strict-match"] == 0.4
     assert summary["accuracy"]["ours"][LENIENT] == 0.8
-    assert [step["prompt"]["fixed"] for step in summary["steps"]] == [2, 3]
+    assert [step["prompt"]["fixed"] for step in summary["steps"]] == [2, 1]
     assert len(list(comparison.rows())) == 10
 
 

@@ -80,14 +80,6 @@ class ProblemSet:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     processes.check_launcher_variables()
-    sources: list[str | None] = args.problems or [None]
-    if twice := next((source for source in sources if sources.count(source) > 1), None):
-        raise UserError(f"--problems {twice} is there twice")
-    lm_eval.check_arguments(args)
-    check_problem_arguments(args)
-    _check_out(args)
-    if args.lm_eval is not None:
-        return lm_eval.run(args, sources[0], console)
     notes: Console = NotesConsole()
     if not processes.is_main():
         console = notes = QuietConsole()
@@ -98,6 +90,14 @@ def run(args: argparse.Namespace, console: Console) -> int:
         from tiny_math_solver.support.files import json_lines, write_whole
 
     processes.meet()
+    sources: list[str | None] = args.problems or [None]
+    if twice := next((source for source in sources if sources.count(source) > 1), None):
+        raise UserError(f"--problems {twice} is there twice")
+    lm_eval.check_arguments(args)
+    check_problem_arguments(args)
+    _check_out(args)
+    if args.lm_eval is not None:
+        return lm_eval.run(args, sources[0], console)
     check_model(args)
     processes.main_first(lambda: locate(args.model, args.revision, args.adapter))  # downloads come before any work
     if args.against is not None:
@@ -108,36 +108,24 @@ def run(args: argparse.Namespace, console: Console) -> int:
         console.note(note)
     results = _measure(args, args.model, args.adapter, settings, sets, notes)
     others = _measure(args, args.against, None, settings, sets, notes) if args.against else None
+    summaries = [
+        _summary(args, settings, each, result, other)
+        for each, result, other in zip(sets, results, others or [None] * len(sets), strict=True)
+    ]
+    named = {each.source: summary for each, summary in zip(sets, summaries, strict=True)}
     name = f"{args.model} with {args.adapter}" if args.adapter else args.model
-    summaries = []
-    for index, (each, result) in enumerate(zip(sets, results, strict=True)):
-        summary = {
-            **result.summary(),
-            "model": args.model,
-            "adapter": args.adapter,
-            "problems": {"source": each.source, "n": len(each.problems), "of": each.found},
-            "prompt": asdict(settings.prompt),
-            **({"notes": each.notes} if each.notes else {}),
-        }
-        if others is not None:
-            summary["against"] = {**others[index].summary(), "model": args.against}
-            summary["paired"] = result.against(others[index]).to_dict()
-        summaries.append(summary)
     limit = f"answers of at most {settings.max_new_tokens} tokens"
-    if len(sets) == 1:
-        (each,), (summary,), place = sets, summaries, PLACES[sets[0].grader.place]
-        lines = [
-            f"problems: {len(each.problems):,} of the {each.found:,} in {each.source}; {limit}",
-            *evaluation_lines(name, summary, place),
-        ]
+    if len(sets) > 1:
+        lines = [f"{name}: greedy accuracy, {limit}", *set_lines(named, args.against)]
+    else:
+        (only,), (summary,) = sets, summaries
+        place = PLACES[only.grader.place]
+        lines = [f"problems: {len(only.problems):,} of the {only.found:,} in {only.source}; {limit}"]
+        lines += evaluation_lines(name, summary, place)
         if args.against:
             lines.append(paired_line(args.against, summary["paired"]))
             lines += evaluation_lines(args.against, summary["against"], place)
-        shown: Any = summary
-    else:
-        named = {each.source: summary for each, summary in zip(sets, summaries, strict=True)}
-        lines = [f"{name}: greedy accuracy, {limit}", *set_lines(named, args.against)]
-        shown = {"sets": named}
+    shown = {"sets": named} if len(sets) > 1 else summaries[0]
     console.say(json.dumps(shown, indent=2) if args.json else "\n".join(lines))
     if args.out and processes.is_main():
         write_whole(args.out, json_lines(_rows(sets, results)))
@@ -199,6 +187,22 @@ def _measure(
                 )
             )
     return results
+
+
+def _summary(args: argparse.Namespace, settings: Any, of: ProblemSet, result: Any, other: Any) -> dict[str, Any]:
+    """The JSON object of one set: its Evaluation by the model, and by `--against`, if there is one."""
+    summary = {
+        **result.summary(),
+        "model": args.model,
+        "adapter": args.adapter,
+        "problems": {"source": of.source, "n": len(of.problems), "of": of.found},
+        "prompt": asdict(settings.prompt),
+        **({"notes": of.notes} if of.notes else {}),
+    }
+    if other is not None:
+        summary["against"] = {**other.summary(), "model": args.against}
+        summary["paired"] = result.against(other).to_dict()
+    return summary
 
 
 def _rows(sets: Sequence[ProblemSet], results: Sequence[Any]) -> list[dict[str, Any]]:

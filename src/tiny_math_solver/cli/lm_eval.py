@@ -3,6 +3,7 @@
 import argparse
 import json
 import time
+from collections.abc import Sequence
 from importlib import metadata
 from importlib.util import find_spec
 from typing import Any
@@ -57,19 +58,17 @@ def check_arguments(args: argparse.Namespace) -> None:
 
 
 def run(args: argparse.Namespace, named: str | None, console: Console) -> int:
+    """`named` is the source of the problems, None for the task's own."""
     if find_spec("lm_eval") is None:
         raise UserError("--lm-eval needs lm-evaluation-harness: pip install 'tiny-math-solver[lm-eval]'")
     if processes.count() > 1:
         raise UserError("--lm-eval runs in one process: leave out GPUS or torchrun")
     with loading():
-        from tiny_math_solver.evaluation.evaluate import evaluate
         from tiny_math_solver.evaluation.verdict import evaluation_lines
-        from tiny_math_solver.harness.comparison import ask, compare
-        from tiny_math_solver.harness.lines import Asked, comparison_lines, comparison_summary
-        from tiny_math_solver.harness.model import RolloutsLM, settings_of_its_own
+        from tiny_math_solver.harness.lines import comparison_lines, comparison_summary
+        from tiny_math_solver.harness.model import settings_of_its_own
         from tiny_math_solver.harness.tasks import find_task, quiet, read_test, read_train
         from tiny_math_solver.models.load import load_model, locate
-        from tiny_math_solver.rollouts import make_rollouts
         from tiny_math_solver.support.files import json_lines, write_whole
 
     notes: Console = NotesConsole()
@@ -91,35 +90,8 @@ def run(args: argparse.Namespace, named: str | None, console: Console) -> int:
     loaded = load_model(args.model, adapter=args.adapter, revision=args.revision, dtype=args.dtype)
     check_prompt(args, loaded, settings, notes)
 
-    started = time.monotonic()
-    with notes.progress("our prompt", len(problems)) as advance:
-        rollouts = make_rollouts(
-            loaded.model, loaded.tokenizer, args.batch_size, console=notes, stop_strings=settings.stop_strings
-        )
-        ours = evaluate(
-            rollouts,
-            problems,
-            prompt=settings.prompt,
-            max_new_tokens=settings.max_new_tokens,
-            grader=grader,
-            on_done=advance,
-        )
-    del rollouts  # and its copy of the weights
-    own_seconds = time.monotonic() - started
-    with notes.progress("lm-eval's prompt", len(problems)) as advance:
-        model = RolloutsLM(loaded.model, loaded.tokenizer, settings.prompt, args.batch_size, notes, advance)
-        scores, seconds = ask(built, model, args.apply_chat_template)
-    comparison = compare(built, problems, ours, grader)
-
-    theirs = Asked(
-        examples, args.apply_chat_template, False, sorted(model.limits), sorted(model.stops), model.cut,
-        model.shortened, seconds,
-    )  # fmt: skip
-    our_cut = sum(not record.finished for record in ours.greedy)
-    asked = Asked(
-        0, True, bool(settings.prompt.system), [settings.max_new_tokens], settings.stop_strings, our_cut, 0, own_seconds
-    )
-    name = f"{args.model} with {args.adapter}" if args.adapter else args.model
+    ours, asked = _ask_ours(args, loaded, problems, settings, grader, notes)
+    scores, comparison, theirs = _ask_theirs(args, built, examples, loaded, problems, settings, grader, ours, notes)
     source, version = named or task.source(task.test_split), metadata.version("lm-eval")
     summary: dict[str, Any] = {
         **ours.summary(),
@@ -133,18 +105,86 @@ def run(args: argparse.Namespace, named: str | None, console: Console) -> int:
             **comparison_summary(comparison, theirs, asked),
         },
     }
+    name = f"{args.model} with {args.adapter}" if args.adapter else args.model
+    listed = ", ".join(f"{filter} {score:.1%}" for filter, score in scores.items())
     lines = [
         f"problems: {len(problems):,} of the {len(read.problems):,} in {source}",
         *evaluation_lines(name, summary),
-        f"{task.name} of lm-evaluation-harness {version}: "
-        + ", ".join(f"{filter} {score:.1%}" for filter, score in scores.items()),
+        f"{task.name} of lm-evaluation-harness {version}: {listed}",
         "  its prompts, examples, filters and metric; completions of both prompts by our engine",
         *comparison_lines(comparison, theirs, asked),
     ]
     if own := settings_of_its_own(loaded.model):
-        listed = ", ".join(f"{name} {value:g}" for name, value in own.items())
+        listed = ", ".join(f"{setting} {value}" for setting, value in own.items())
         lines.append(f"lm_eval --model hf would also apply {listed} of generation_config.json; here nothing does")
     console.say(json.dumps(summary, indent=2) if args.json else "\n".join(lines))
     if args.out:
         write_whole(args.out, json_lines(comparison.rows()))
     return 0
+
+
+def _ask_ours(
+    args: argparse.Namespace, loaded: Any, problems: Sequence[Any], settings: Any, grader: Any, notes: Console
+) -> tuple[Any, Any]:
+    """Our Evaluation of the problems, and how they were asked."""
+    from tiny_math_solver.evaluation.evaluate import evaluate
+    from tiny_math_solver.harness.lines import Asked
+    from tiny_math_solver.rollouts import make_rollouts
+
+    started, limit = time.monotonic(), settings.max_new_tokens
+    stops = settings.stop_strings
+    rollouts = make_rollouts(loaded.model, loaded.tokenizer, args.batch_size, console=notes, stop_strings=stops)
+    with notes.progress("our prompt", len(problems)) as advance:
+        ours = evaluate(
+            rollouts, problems, prompt=settings.prompt, max_new_tokens=limit, grader=grader, on_done=advance
+        )
+    cut = [record for record in ours.greedy if not record.finished]
+    return ours, Asked(
+        examples=0,
+        chat_template=True,
+        system=bool(settings.prompt.system),
+        limits=[limit],
+        stops=stops,
+        cut=len(cut),
+        cut_wrong=sum(not record.correct for record in cut),
+        shortened=0,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _ask_theirs(
+    args: argparse.Namespace,
+    task: Any,
+    examples: int,
+    loaded: Any,
+    problems: Sequence[Any],
+    settings: Any,
+    grader: Any,
+    ours: Any,
+    notes: Console,
+) -> tuple[dict[str, float], Any, Any]:
+    """The harness's scores, the Comparison with `ours`, and how the harness asked."""
+    from tiny_math_solver.harness.comparison import LENIENT, ask, compare
+    from tiny_math_solver.harness.lines import Asked
+    from tiny_math_solver.harness.model import RolloutsLM
+
+    with notes.progress("lm-eval's prompt", len(problems)) as advance:
+        model = RolloutsLM(loaded.model, loaded.tokenizer, settings.prompt, args.batch_size, notes, advance)
+        scores, seconds = ask(task, model, args.apply_chat_template)
+    comparison = compare(task, problems, ours, grader)
+    cut = [comparison.theirs[place] for place in sorted(model.cut)]
+    return (
+        scores,
+        comparison,
+        Asked(
+            examples=examples,
+            chat_template=args.apply_chat_template,
+            system=False,
+            limits=sorted(model.limits),
+            stops=sorted(model.stops),
+            cut=len(cut),
+            cut_wrong=sum(not each.readings[LENIENT].right for each in cut),
+            shortened=model.shortened,
+            seconds=seconds,
+        ),
+    )

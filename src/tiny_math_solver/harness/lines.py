@@ -22,7 +22,8 @@ class Asked:
     system: bool
     limits: Sequence[int]  # tokens of a completion
     stops: Sequence[str]
-    cut: int  # completions at their limit
+    cut: int  # completions that reached their limit
+    cut_wrong: int  # of these
     shortened: int  # prompts without their beginning
     seconds: float
 
@@ -32,7 +33,8 @@ class Asked:
             *["system prompt"] * self.system,
             "chat template" if self.chat_template else "no chat template",
         ]
-        limit = f"at most {' or '.join(map(str, self.limits))} tokens" + f" ({self.cut} reached that)" * bool(self.cut)
+        limit = f"at most {' or '.join(map(str, self.limits))} tokens"
+        limit += f" ({self.cut} reached that, {self.cut_wrong} of them wrong)" * bool(self.cut)
         stops = f", up to {', '.join(map(repr, self.stops))}" if self.stops else ""
         short = f"; {self.shortened} prompts cut at the front to fit into the model" if self.shortened else ""
         return f"  {name}: {', '.join(prompt)}; greedy, {limit}{stops}{short}; {in_words(self.seconds)}"
@@ -104,8 +106,10 @@ def _example_lines(comparison: Comparison) -> list[str]:
             for right, wrong in ((theirs, ours), (ours, theirs)):
                 lines += _read_otherwise(whose, completions, right, wrong)
     pairs = list(zip(comparison.theirs, comparison.ours, strict=True))
-    lines += _asked_otherwise(THEIRS, pairs)
-    lines += _asked_otherwise("our", [(b, a) for a, b in pairs])
+    for whose, both in ((THEIRS, pairs), ("our", [(b, a) for a, b in pairs])):
+        lines += _asked_otherwise(f"right with {whose} prompt alone (lenient)", both, LENIENT)
+        answered = [pair for pair in both if pair[1].readings[LENIENT].right]
+        lines += _asked_otherwise(f"right with both prompts, but strictly with {whose} prompt alone", answered, STRICT)
     return ["examples", *lines] if lines else []
 
 
@@ -121,15 +125,15 @@ def _read_otherwise(whose: str, completions: Sequence[Read], right: str, wrong: 
     ]
 
 
-def _asked_otherwise(whose: str, pairs: Sequence[tuple[Read, Read]]) -> list[str]:
-    found = [(a, b) for a, b in pairs if a.readings[LENIENT].right and not b.readings[LENIENT].right]
+def _asked_otherwise(what: str, pairs: Sequence[tuple[Read, Read]], reader: str) -> list[str]:
+    found = [(a, b) for a, b in pairs if a.readings[reader].right and not b.readings[reader].right]
     if not found:
         return []
     one, other = min(found, key=lambda pair: sum(len(each.completion) for each in pair))
     return [
-        f"  {len(found)} right with {whose} prompt alone (lenient): such as {one.id}, gold {one.gold}",
-        f"    with it {_taken(one, LENIENT)}: {_end(one.completion)}",
-        f"    without {_taken(other, LENIENT)}: {_end(other.completion)}",
+        f"  {len(found)} {what}: such as {one.id}, gold {one.gold}",
+        f"    with it {_taken(one, reader)}: {_end(one.completion)}",
+        f"    without {_taken(other, reader)}: {_end(other.completion)}",
     ]
 
 

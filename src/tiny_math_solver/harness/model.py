@@ -29,8 +29,9 @@ SHAPE_GREEDY = ("repetition_penalty", "no_repeat_ngram_size", "num_beams", "min_
 class RolloutsLM(LM):
     """Implements `generate_until` for greedy tasks, with the encoding, the limits and the stops of the harness's HFLM.
 
-    `limits` are those of the requests in tokens, `stops` the texts that ended completions; `cut` counts completions at
-    their limit, `shortened` prompts that lost their beginning because model and completion leave no room for it.
+    `limits` are those of the requests in tokens, `stops` the texts that end completions, `cut` the places of requests
+    whose completions reached their limit; `shortened` counts prompts that lost their beginning because model and
+    completion leave no room for it.
     """
 
     def __init__(
@@ -48,7 +49,8 @@ class RolloutsLM(LM):
         self.window = resolve_max_length(model.config, tokenizer)
         self.limits: set[int] = set()
         self.stops: set[str] = set()
-        self.cut = self.shortened = self.done = 0
+        self.cut: set[int] = set()
+        self.shortened = self.done = 0
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
         """Raises UserError for tasks that sample, and where a model has no room for completions."""
@@ -58,11 +60,13 @@ class RolloutsLM(LM):
         texts = [""] * len(requests)
         for settings, places in alike.items():
             made = self._generate([requests[place].args[0] for place in places], json.loads(settings))
-            for place, text in zip(places, made, strict=True):
+            for place, (text, is_finished) in zip(places, made, strict=True):
                 texts[place] = text
+                if not is_finished:
+                    self.cut.add(place)
         return texts
 
-    def _generate(self, contexts: list[str], settings: dict[str, Any]) -> list[str]:
+    def _generate(self, contexts: list[str], settings: dict[str, Any]) -> list[tuple[str, bool]]:
         asked = normalize_gen_kwargs(settings, MOST_TOKENS)
         if asked.get("do_sample"):
             raise UserError("this task samples its completions; only greedy tasks are compared")
@@ -76,8 +80,7 @@ class RolloutsLM(LM):
         rollouts = make_rollouts(self.model, self.tokenizer, self.batch_size, console=self.console, stop_strings=stops)
         prompts = group_prompts(self._encode(context, self.window - limit) for context in contexts)
         made = rollouts.generate(prompts, 1, Sampling(limit, temperature=0), on_done=self._count)
-        self.cut += sum(not rollout.finished for rollout in made)
-        return [self._text(rollouts, rollout.completion_ids, stops) for rollout in made]
+        return [(self._text(rollouts, rollout.completion_ids, stops), rollout.finished) for rollout in made]
 
     def _encode(self, context: str, room: int) -> list[int]:
         is_begun = has_bos_prefix(context, self.tokenizer.bos_token)
