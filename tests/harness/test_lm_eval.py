@@ -275,6 +275,27 @@ def test_worked_examples_come_from_beside_the_test_problems(gsm8k: HarnessTask, 
         gsm8k.build(read_file(file), named.problems, 5)
 
 
+def test_a_task_whose_template_needs_other_columns_is_one_line(gsm8k: HarnessTask):
+    """Catches: an exception of the harness's templates that ends the command with a traceback."""
+    config = {**gsm8k.config, "doc_to_text": "{{nothing_of_this_name}}"}
+    spec = {"task": "gsm8k", "doc_to_text": config["doc_to_text"]}
+    changed = replace(gsm8k, config=config, manager=_Overriding(gsm8k.manager, spec))
+    with pytest.raises(UserError, match=r"cannot be asked about these problems \(UndefinedError"):
+        changed.build(embedded_problems("test", 2), [], 0)
+    with pytest.raises(UserError, match="asks gsm8k without examples in any case"):
+        replace(gsm8k, config={**gsm8k.config, "num_fewshot": 0}).build(embedded_problems("test", 2), [], 3)
+
+
+class _Overriding:
+    """A TaskManager whose tasks have another template."""
+
+    def __init__(self, manager: Any, spec: dict[str, Any]):
+        self.manager, self.spec = manager, spec
+
+    def load(self, group: dict[str, Any]) -> Any:
+        return self.manager.load({**group, "task": [{**group["task"][0], **self.spec}]})
+
+
 # -- The command ----------------------------------------------------------------------------------------------
 
 

@@ -36,7 +36,7 @@ class Asked:
         limit = f"at most {' or '.join(map(str, self.limits))} tokens"
         limit += f" ({self.cut} reached that, {self.cut_wrong} of them wrong)" * bool(self.cut)
         stops = f", up to {', '.join(map(repr, self.stops))}" if self.stops else ""
-        short = f"; {self.shortened} prompts cut at the front to fit into the model" if self.shortened else ""
+        short = f"; {self.shortened} of the prompts cut in front to fit into the model" if self.shortened else ""
         return f"  {name}: {', '.join(prompt)}; greedy, {limit}{stops}{short}; {in_words(self.seconds)}"
 
 

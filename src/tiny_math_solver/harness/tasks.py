@@ -71,6 +71,8 @@ class HarnessTask:
 
         Raises UserError where there are not so many, and where the task cannot make a prompt of such rows.
         """
+        if examples and self.config.get("num_fewshot") == 0:
+            raise UserError(f"--num-fewshot {examples}: lm-eval asks {self.name} without examples in any case")
         there = len(self.config["fewshot_config"]["samples"]) if self.has_own_examples else len(train)
         if examples > there:
             raise UserError(f"--num-fewshot {examples}: there are {there} worked examples for {self.name}")
@@ -78,9 +80,9 @@ class HarnessTask:
         changed = {"task": self.name, "custom_dataset": lambda **_: rows}
         try:
             found = self.manager.load({"group": f"{self.name} here", "task": [changed]})
-        except (KeyError, ValueError, TypeError, ImportError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(f"lm-eval's task {self.name} cannot be asked about these problems: {reason}") from None
+        except Exception as error:  # a task is a program and templates, which may raise anything
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            raise UserError(f"lm-eval's task {self.name} cannot be asked about these problems ({reason})") from None
         task = found["tasks"][self.name]
         if len(task.eval_docs) != len(test):
             raise UserError(f"lm-eval's task {self.name} drops some of the problems, and cannot be compared")
@@ -168,8 +170,9 @@ def read_train(task: HarnessTask, source: str | None, train: str | None, options
 
 
 def quiet() -> None:
-    """Leave the harness's remarks for its developers out; what it warns of is decided here."""
+    """Leave out the harness's bars, and its remarks for developers; what it warns of is decided here."""
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    datasets.disable_progress_bars()
 
 
 def _table(problems: Sequence[Problem]) -> datasets.Dataset:
