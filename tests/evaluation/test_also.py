@@ -36,9 +36,12 @@ def test_each_further_set_has_its_own_paired_verdict(tmp_path: Path):
         assert set(result["paired"]) == {"fixed", "broken", "p_value"}
     assert any("6 of transfer-set, 500 of embedded-test" in line for line in done.lines)
     lines = run_lines(done.summary, done.folder)
-    assert (
-        sum(line.startswith(("  transfer-set, 3 problems: ", "  embedded-test, 3 problems: ")) for line in lines) == 2
-    )
+    table = [line.split() for line in lines if line.startswith(("  further set", "  transfer-set", "  embedded-test"))]
+    assert table[0] == ["further", "set", "problems", "before", "after", "fixed", "broken", "p"]
+    for cells, (name, result) in zip(table[1:], also.items(), strict=True):
+        shares = [f"{result[when]['accuracy']:.1%}" for when in ("before", "after")]
+        counts = [str(result["paired"][key]) for key in ("fixed", "broken")]
+        assert cells == [name, "3", *shares, *counts, f"{result['paired']['p_value']:.2g}"]
 
 
 def test_no_problem_of_a_further_set_is_trained_on(tmp_path: Path):

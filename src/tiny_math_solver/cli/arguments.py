@@ -147,9 +147,9 @@ def check_prompt(args: argparse.Namespace, loaded: Any, settings: Any, console: 
     check_variables(loaded.tokenizer, settings.prompt, setting)
 
 
-def add_problem_arguments(parser: argparse.ArgumentParser, sources: str) -> None:
-    """`--problems`, with `sources` for its help, and how they are read."""
-    parser.add_argument("--problems", metavar="SOURCE", help=sources)
+def add_problem_arguments(parser: argparse.ArgumentParser, sources: str, *, several: bool = False) -> None:
+    """`--problems`, with `sources` for its help, and how they are read; with `several` it is a list, or None."""
+    parser.add_argument("--problems", metavar="SOURCE", help=sources, action="append" if several else "store")
     parser.add_argument(
         "--question", metavar="COLUMN", help="column of the questions in --problems (default: recognised)"
     )
@@ -162,11 +162,11 @@ def add_problem_arguments(parser: argparse.ArgumentParser, sources: str) -> None
     )
 
 
-def answer_kind_of(args: argparse.Namespace) -> str | None:
-    """The kind of answers that `--answer-kind` names, or that generated `--problems` have; None: the run's own."""
+def answer_kind_of(args: argparse.Namespace, problems: str | None) -> str | None:
+    """The kind of answers that `--answer-kind` names, or that generated `problems` have; None: the run's own."""
     from tiny_math_solver.config.shipped import kind_of_source
 
-    return args.answer_kind or kind_of_source(args.problems)
+    return args.answer_kind or kind_of_source(problems)
 
 
 def add_answer_kind(parser: argparse.ArgumentParser) -> None:

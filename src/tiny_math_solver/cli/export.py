@@ -59,7 +59,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     check_writable(args.out, "choose another folder")
     locate(args.model)
     settings = prompt_settings(args.model)
-    grader = settings.grader(answer_kind_of(args), "correctness")
+    grader = settings.grader(answer_kind_of(args, args.problems), "correctness")
     # any questions will do to compare two models: one of another program needs no dataset
     is_ours = run_config(Path(args.model)) or args.model in SHIPPED_MODELS
     source = EMBEDDED if args.problems is None and not is_ours else args.problems

@@ -61,7 +61,7 @@ def merge_and_prove(
     settings = prompt_settings(str(adapter))
     # any questions will do to compare two models: an adapter of another program needs no dataset
     source = EMBEDDED if args.problems is None and not run_config(adapter) else args.problems
-    grader = settings.grader(answer_kind_of(args), "correctness")
+    grader = settings.grader(answer_kind_of(args, args.problems), "correctness")
     problems, notes, _ = evaluation_problems(source, settings, read_options(args, settings, grader))
     for note in notes:
         console.note(note)

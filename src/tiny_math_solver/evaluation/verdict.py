@@ -52,9 +52,24 @@ def example_lines(before: Sequence[EvaluationRecord], after: Sequence[Evaluation
     ]
 
 
+def on_one_line(text: str) -> str:
+    """A text of a model or a file on one line of a terminal."""
+    return " ".join(printable(text).split())
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table as lines of text: the first column to the left, the others, which are numbers, to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        f"  {row[0]:<{widths[0]}}"
+        + "".join(f"  {cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))
+        for row in rows
+    ]
+
+
 def _shown(text: str) -> str:
     """A text on one line, its middle left out if it is long."""
-    line = " ".join(printable(text).split())
+    line = on_one_line(text)
     return line if len(line) <= SHOWN else f"{line[: SHOWN // 2]} … {line[-SHOWN // 2 :]}"
 
 
@@ -63,13 +78,45 @@ def paired_line(against: str, paired: dict[str, float]) -> str:
     return f"  compared with {against}: {counts}, McNemar p = {paired['p_value']:.2g}"
 
 
-def _also_line(name: str, result: dict[str, Any]) -> str:
-    """A further test set, with its own paired test."""
-    before, after, paired = result["before"], result["after"], result["paired"]
-    return (
-        f"  {name}, {after['n']:,} problems: {before['accuracy']:.1%} → {after['accuracy']:.1%}, "
-        f"fixed {paired['fixed']}, broken {paired['broken']}, p = {paired['p_value']:.2g}"
-    )
+def set_lines(sets: dict[str, Block], against: str | None = None) -> list[str]:
+    """Several sets by one model as a table, with `against` also the paired test with that one."""
+    several = [block for block in sets.values() if block["pass_at_k"]]
+    ks = list(several[0]["pass_at_k"])[-1:] if several else []  # the largest
+    head = ["set", "problems", "accuracy", "95 % interval", "strict", "tokens", "finished"]
+    head += [f"{what}@{k}" for k in ks for what in ("pass", "maj")]
+    head += [against, "fixed", "broken", "p"] if against else []
+    return aligned([head, *(_set_row(name, block, ks) for name, block in sets.items())])
+
+
+def _set_row(name: str, block: Block, ks: Sequence[str]) -> list[str]:
+    low, high = block["ci95"]
+    row = [name, f"{block['n']:,}", f"{block['accuracy']:.1%}", f"{low:.1%}–{high:.1%}"]
+    row += [f"{block['strict_accuracy']:.1%}", f"{block['mean_tokens']:.0f}", f"{block['finished']:.1%}"]
+    row += [f"{block[what][k]:.1%}" for k in ks for what in ("pass_at_k", "maj_at_k")]
+    if "paired" in block:
+        row += [f"{block['against']['accuracy']:.1%}", *_paired_cells(block["paired"])]
+    return row
+
+
+def _also_lines(sets: dict[str, dict[str, Any]]) -> list[str]:
+    """The further test sets as a table, each with its own paired test."""
+    if not sets:
+        return []
+    rows = [
+        [
+            name,
+            f"{each['after']['n']:,}",
+            f"{each['before']['accuracy']:.1%}",
+            f"{each['after']['accuracy']:.1%}",
+            *_paired_cells(each["paired"]),
+        ]
+        for name, each in sets.items()
+    ]
+    return aligned([["further set", "problems", "before", "after", "fixed", "broken", "p"], *rows])
+
+
+def _paired_cells(paired: dict[str, float]) -> list[str]:
+    return [str(paired["fixed"]), str(paired["broken"]), f"{paired['p_value']:.2g}"]
 
 
 def run_lines(summary: dict[str, Any], folder: Path) -> list[str]:
@@ -87,7 +134,7 @@ def run_lines(summary: dict[str, Any], folder: Path) -> list[str]:
             f"  {unseen['after']['n']} problems of kinds not trained on: "
             f"{unseen['before']['accuracy']:.1%} → {unseen['after']['accuracy']:.1%}"
         )
-    lines += [_also_line(name, each) for name, each in summary.get("also", {}).items()]
+    lines += _also_lines(summary.get("also", {}))
     best = f"the adapter is from step {summary['best_step']}, the best on dev"
     if not summary["best_step"]:
         best = "no step was better on dev than the start, so the adapter is the untrained one"

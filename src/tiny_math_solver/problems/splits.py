@@ -16,6 +16,7 @@ from tiny_math_solver.problems.files import FILE_SUFFIXES
 from tiny_math_solver.problems.layouts import ReadOptions
 from tiny_math_solver.problems.problem import Problem
 from tiny_math_solver.problems.sources import Loaded, Source, is_file, read_source
+from tiny_math_solver.problems.twins import twin_notes
 from tiny_math_solver.support.errors import UserError
 
 TEST, UNSEEN = "test", "unseen"  # names of sets of problems
@@ -52,7 +53,10 @@ def load_splits(section: ProblemsSection, options: ReadOptions | None = None, al
     splits = _splits(section, options, held)
     if not splits.train or not splits.dev:
         raise UserError(f"{section.source}: all its problems for train or dev are in {ALSO}, which is not trained on")
-    return replace(splits, also=sets, notes=[*splits.notes, *notes])
+    # all problems of a generator are made of the same templates, its test problems too
+    is_generated = section.source in generated.SOURCES
+    twins = [] if is_generated else twin_notes(splits.train, {TEST: splits.test, **sets})
+    return replace(splits, also=sets, notes=[*splits.notes, *notes, *twins])
 
 
 def _further(sources: Sequence[str], options: ReadOptions) -> tuple[dict[str, list[Problem]], list[str]]:

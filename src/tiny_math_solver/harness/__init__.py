@@ -1,0 +1,8 @@
+"""EleutherAI's lm-evaluation-harness beside our own evaluation: the same model, the same problems, both scores.
+
+tasks.py        a task of the harness, asked about problems that we read
+model.py        our rollouts as a model of the harness
+comparison.py   completions of both prompts read by both graders, and what the difference comes from
+
+Prompts, few-shot examples, filters and metric are the harness's; only the problems and the completions are ours.
+"""
