@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -118,7 +119,8 @@ def test_a_busy_hub_is_asked_again(status: int, finished: Path, hub: HubStandin)
 
 
 def test_a_commit_of_somebody_else_in_between_is_kept(finished: Path, hub: HubStandin, monkeypatch: pytest.MonkeyPatch):
-    look, others = Uploader._holds, []
+    look = Uploader._holds
+    others: list[Any] = []
 
     def look_while_another_commits(self, *arguments) -> bool:
         held = look(self, *arguments)
