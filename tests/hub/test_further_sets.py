@@ -114,6 +114,7 @@ def test_each_is_read_by_its_plain_name(sets_root: Path, tmp_path: Path):
     }
 
 
+@pytest.mark.slow
 def test_eval_has_a_row_for_each(sets_root: Path, tmp_path: Path):
     named = [word for name in (PLATINUM, SVAMP, f"{SYMBOLIC}:p2") for word in ("--problems", name)]
     with HubStandin(sets_root) as hub:

@@ -1,6 +1,7 @@
 """The pages in a real browser: what they show, what clicks and filters do, and that nothing leaves them."""
 
 import http.client
+import json
 import signal
 import subprocess
 import sys
@@ -52,6 +53,29 @@ def test_what_was_not_trained_on_and_sampled_answers_stand_beside_the_verdict(re
     assert [tile.split("\n")[0] for tile in tiles if "not trained on" in tile or "@" in tile] == [
         "0.0% → 2.0%", "40.0% → 80.0%", "25.0% → 75.0%"
     ]  # fmt: skip
+
+
+def test_further_test_sets_have_a_table_with_a_row_for_each(watched: Any, tmp_path: Path):
+    run = write_run(tmp_path / "run")
+    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    paired = {"fixed": 7, "broken": 2, "p_value": 0.18}
+    sets = [(f"svamp {HOSTILE}", 300), ("apple-GSM-Symbolic-p1", 5000)]
+    summary["also"] = {
+        name: {"before": {**summary["before"], "n": n}, "after": {**summary["after"], "n": n}, "paired": paired}
+        for name, n in sets
+    }
+    (run / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    write_report([run], tmp_path / "report.html")
+    watched.goto((tmp_path / "report.html").as_uri())
+    watched.wait_for_function("performance.getEntriesByName('drawn').length > 0")
+    table = watched.locator("#verdict h3", has_text="Further test sets").locator("xpath=following::table[1]")
+    cells = [
+        row.locator("th, td").evaluate_all("all => all.map((e) => e.textContent)") for row in table.locator("tr").all()
+    ]
+    assert cells[0] == ["set", "problems", "before", "after", "95 % interval", "fixed / broken", "p"]
+    assert [(row[0], row[1], row[2], row[3], row[5]) for row in cells[1:]] == [
+        (name, f"{n:,}", "25.0%", "75.0%", "7 / 2") for name, n in sets
+    ]
 
 
 def test_the_first_fixed_problem_is_open_and_others_come_by_the_arrow_keys(report: SimpleNamespace):

@@ -111,7 +111,7 @@ def run(args: argparse.Namespace, named: str | None, console: Console) -> int:
         f"problems: {len(problems):,} of the {len(read.problems):,} in {source}",
         *evaluation_lines(name, summary),
         f"{task.name} of lm-evaluation-harness {version}: {listed}",
-        "  its prompts, examples, filters and metric; completions of both prompts by our engine",
+        "  prompts, examples, filters and metric are its own; completions by our rollouts, as transformers gives them",
         *comparison_lines(comparison, theirs, asked),
     ]
     if own := settings_of_its_own(loaded.model):
