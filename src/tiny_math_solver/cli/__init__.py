@@ -22,6 +22,7 @@ from tiny_math_solver.cli import (
     merge,
     play,
     report,
+    seeds,
     solve,
     train,
     watch,
@@ -42,6 +43,7 @@ from tiny_math_solver.support.signals import Ended, ended_by_signals
 COMMANDS = {
     "init": init,
     "train": train,
+    "seeds": seeds,
     "check": check,
     "eval": evaluate,
     "merge": merge,
@@ -54,7 +56,7 @@ COMMANDS = {
     "fields": fields,
     "fetch": fetch,
 }
-TAKE_OVERRIDES = ("train", "check", "fetch")  # `--section.key value` for any field of the configuration
+TAKE_OVERRIDES = ("train", "seeds", "check", "fetch")  # `--section.key value` for any field of the configuration
 COMPUTE = ("train", "check", "eval", "export", "solve", "play")
 
 
