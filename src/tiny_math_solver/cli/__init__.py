@@ -43,8 +43,8 @@ from tiny_math_solver.support.signals import Ended, ended_by_signals
 COMMANDS = {
     "init": init,
     "train": train,
-    "seeds": seeds,
     "check": check,
+    "seeds": seeds,
     "eval": evaluate,
     "merge": merge,
     "export": export,

@@ -59,7 +59,7 @@ class TrainSeeds:
         """
         refuse_own_output(self.config.with_grpo(output_dir=str(self.folder.path)))
         self.folder.check()
-        with self.folder.locked():
+        with self.folder.left_as_found(), self.folder.locked():
             self._open()
             self._missing = [seed for seed in self.seeds if self._is_missing(seed)]
             runs = SeedRuns(
@@ -79,9 +79,14 @@ class TrainSeeds:
         """Go on in the folder that is there, or make it; one of another configuration is moved aside."""
         folder = self.folder
         changes = folder.changes(self.config) if folder.holds_run and not self.fresh else {}
+        aside = None
         if changes:
             self.console.say(f"the seeds in {folder.path} have another configuration ({listed(changes)})")
-        if (self.fresh or changes or not folder.holds_run) and (aside := folder.create()):
+        if self.fresh or changes or not folder.holds_run:
+            if at_work := [seed for seed in folder.begun() if folder.is_at_work(seed)]:
+                raise UserError(f"{folder.run_of(at_work[0])}: its run is still at work; stop it, or wait for its end")
+            aside = folder.create()
+        if aside:
             self.console.say(f"the earlier seeds in {folder.path} are now in {aside}")
         self._write()  # first: it makes the folder one of seeds
         if others := sorted(set(folder.begun()) - set(self.seeds)):
@@ -123,11 +128,19 @@ class TrainSeeds:
         if result is None:
             self.failed[seed] = code if code >= 0 else 128 - code
             if not self.folder.begun():
-                raise StoppedError(f"no seed could be started{self._last_words(seed)}", self.failed[seed])
+                words = f"no seed could be started{self._last_words(seed)}"
+                if self.failed[seed] in CODES:  # else the log may have a traceback
+                    self._withdraw()
+                raise StoppedError(words, self.failed[seed])
             self.console.say(f"{failed_line(self._failure(seed))}{self._last_words(seed)}")
         else:
             self.console.say(f"{seed_line(result.row())} ({in_words(self._took[-1])})")
         self._write()
+
+    def _withdraw(self) -> None:
+        """Remove what this command has written of itself, where not even one run has begun."""
+        for path in (self.folder.path / SEEDS, *map(self.folder.log_of, self.seeds)):
+            path.unlink(missing_ok=True)
 
     def _last_words(self, seed: int) -> str:
         """The last line that a run has printed; empty if that is on the terminal."""
@@ -170,6 +183,8 @@ class TrainSeeds:
 
     def _stopped(self, stopped: SignalledError) -> StoppedError:
         done = sum(self.folder.result(seed) is not None for seed in self.seeds)
+        if not self.folder.begun():
+            self._withdraw()
         name = signal.Signals(stopped.number).name
         return StoppedError(
             f"{name}: stopped with {done} of {len(self.seeds)} seeds finished; the same command goes on",

@@ -58,7 +58,8 @@ function overSeeds(seeds) {
   const tile = (value, label) => make("div", { class: "tile" }, make("b", {}, value), make("span", {}, label));
   const several = [
     tile(`${v.gained} of ${runs.length}`, "seeds gained significantly"),
-    tile(`${v.unchanged}, ${v.lost}`, "seeds without a significant change, and with a loss"),
+    tile(String(v.unchanged), "did not change significantly"),
+    tile(String(v.lost), "lost significantly"),
     tile(`${(100 * v.sd).toFixed(1)} points`, "standard deviation over seeds"),
     tile(percent(after[v.best]), `the best, seed ${v.best}`),
     tile(percent(after[v.worst]), `the worst, seed ${v.worst}`),
