@@ -11,8 +11,8 @@ from tiny_math_solver.evaluation.over_seeds import SeedResult, crossed_interval,
 
 def result(seed: int, before: str, after: str, earned: bool = True) -> SeedResult:
     """A result from answers as `+` right, `-` wrong."""
-    marks = [[mark == "+" for mark in answers] for answers in (before, after)]
-    return SeedResult(seed, [f"p{i}" for i in range(len(before))], *marks, earned, 1.0)
+    right = [[mark == "+" for mark in answers] for answers in (before, after)]
+    return SeedResult(seed, [f"p{i}" for i in range(len(before))], right[0], right[1], earned, 1.0)
 
 
 # -- The interval -----------------------------------------------------------------------------------------------
@@ -55,8 +55,14 @@ def test_the_components_are_those_of_the_crossed_analysis_of_variance():
 
 def test_an_interval_ends_where_gains_end():
     assert crossed_interval(np.array([[1.0] * 9 + [0.0], [0.0] * 10])) [1] == 1.0  # fmt: skip
-    assert crossed_interval(np.zeros((3, 10))) == (0.0, 0.0)
     assert crossed_interval(np.array([[1.0], [1.0]])) == (-1.0, 1.0)  # one problem tells nothing
+
+
+def test_answers_that_all_stayed_as_they_were_do_not_prove_a_gain_of_exactly_zero():
+    """Catches an interval of no width: of 100 problems that all stayed, 3.7 in 100 others may not."""
+    assert crossed_interval(np.zeros((3, 100))) == pytest.approx((-0.037, 0.037), abs=2e-4)
+    assert crossed_interval(np.zeros((1, 4))) == pytest.approx((-0.4899, 0.4899), abs=1e-4)
+    assert crossed_interval(np.ones((2, 100))) == pytest.approx((1 - 0.037, 1.0), abs=2e-4)
 
 
 # What a run may be: (spread of skill between seeds, of ease between problems, gain, skill before), all in logits
@@ -161,7 +167,7 @@ def test_seeds_without_a_result_are_named_and_said_to_be_in_no_figure():
     failed = [{"seed": 3, "exit_code": 3, "why": "stopped by a guard (exit code 3)"}]
     record = {"verdict": verdict_over(runs), "runs": [run.row() for run in runs], "failed": failed}
     lines = seeds_lines(record)
-    assert lines[1].endswith("over seeds and problems; rough, as 2 seeds say little about others")
+    assert lines[1].endswith("over seeds and problems: rough, as 2 seeds say little about others")
     assert lines[2] == "  2 of 2 gained significantly, 0 did not change, 0 lost"
     assert lines[4] == (
         "  the mean is over the 2 seeds with a result; 1 of 3 ended without one, which no figure above counts"

@@ -569,6 +569,7 @@ COMMANDS = [
         {"o/photo.jpg": b"mine"},
     ),
     Case("seeds: none", f"seeds {QUICKSTART} --seeds 0", "--seeds: '0' is not a whole number of 1 or more"),
+    Case("seeds: one by its name", f"seeds {QUICKSTART} --seed 3", "argument '--seed'; did you mean --seeds?"),
     Case("seeds: a word", f"seeds {QUICKSTART} --seeds few", "--seeds: 'few' is not a whole number of 1 or more"),
     Case("seeds: one twice", f"seeds {QUICKSTART} --seeds 1,2,1", "--seeds: '1,2,1': name each seed once"),
     Case("seeds: below 0", f"seeds {QUICKSTART} --seeds=-1,2", "--seeds: '-1' is not a whole number from 0"),

@@ -204,7 +204,8 @@ def test_the_page_of_seeds_has_their_one_verdict_at_its_top(watched: Any, tmp_pa
     ]
     verdict = {
         "n": 4, "before": 0.25, "after": 0.75, "gain": 0.5, "ci95": [-0.2, 1.0], "interval_over": "seeds and problems",
-        "sd": 0.354, "gained": 0, "unchanged": 2, "lost": 0, "best": 2, "worst": 1, "same_before": True,
+        "caution": "rough", "sd": 0.354, "gained": 0, "unchanged": 2, "lost": 0, "best": 2, "worst": 1,
+        "same_before": True,
     }  # fmt: skip
     failed = [{"seed": 3, "exit_code": 3, "why": HOSTILE}]
     seeds = {"title": "mine-seeds", "verdict": verdict, "runs": rows, "failed": failed, "unfinished": [4]}
@@ -214,7 +215,8 @@ def test_the_page_of_seeds_has_their_one_verdict_at_its_top(watched: Any, tmp_pa
     section = watched.locator("#verdict")
     assert section.locator(".big").inner_text() == "+50.0 points"
     assert (
-        "95 % interval -20.0 to +100.0 points, over seeds and problems" in section.locator(".note").first.inner_text()
+        "95 % interval -20.0 to +100.0 points, over seeds and problems: rough."
+        in section.locator(".note").first.inner_text()
     )
     tiles = section.locator(".tile").all_inner_texts()
     assert [" ".join(tile.split()) for tile in tiles] == [
@@ -222,8 +224,7 @@ def test_the_page_of_seeds_has_their_one_verdict_at_its_top(watched: Any, tmp_pa
         "2 did not change significantly",
         "0 lost significantly",
         "35.4 points standard deviation over seeds",
-        "100.0% the best, seed 2",
-        "50.0% the worst, seed 1",
+        "50.0%–100.0% from the worst, seed 1, to the best, 2",
     ]
     assert section.locator("li").all_inner_texts() == [f"seed 3: no result, {HOSTILE}", "seed 4: not finished"]
     assert section.locator("table").count() == 1  # no pairs, no settings

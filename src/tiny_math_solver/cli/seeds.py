@@ -16,6 +16,7 @@ MOST_SEEDS = 1000  # more is a seed that was meant as one
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.allow_abbrev = False  # --seed 3 is not --seeds 3
     parser.epilog = "Takes the same --section.key overrides as train. The runs go to <grpo.output_dir>-seeds."
     parser.add_argument("config", type=Path, help="YAML file, such as configs/quickstart.yaml")
     parser.add_argument(

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import t as student
 
-from tiny_math_solver.evaluation.statistics import Paired, mcnemar
+from tiny_math_solver.evaluation.statistics import Paired, mcnemar, wilson_interval
 
 FEW = 5  # seeds, below which an interval is rough
 BOTH, PROBLEMS_ALONE = "seeds and problems", "problems"
@@ -63,7 +63,8 @@ def crossed_interval(gains: np.ndarray, confidence: float = 0.95) -> tuple[float
 
     Variance components of the crossed design without replicates: with the mean squares of seeds (A), problems (B) and
     the rest (E), the mean has the variance (A + B - E) / (S · P), and Student's t as many degrees of freedom as
-    Satterthwaite (1946) gives that sum. No component is taken to be below zero.
+    Satterthwaite (1946) gives that sum. No component is taken to be below zero. Where all gains are equal, which would
+    leave an interval of no width, it is that of Wilson for a share of which none was seen.
 
     The other way is to resample seeds and problems (the pigeonhole bootstrap, Owen 2007). With few seeds its
     percentiles are too narrow where seeds matter: resamples of five vary less than five new ones, and nothing in them
@@ -72,7 +73,10 @@ def crossed_interval(gains: np.ndarray, confidence: float = 0.95) -> tuple[float
     seeds, problems = gains.shape
     if problems < 2:
         return -1.0, 1.0
-    mean, of_seeds, of_problems = gains.mean(), gains.mean(axis=1), gains.mean(axis=0)
+    mean, of_seeds, of_problems = float(gains.mean()), gains.mean(axis=1), gains.mean(axis=0)
+    if (gains == gains[0, 0]).all():
+        unseen = wilson_interval(0, problems, confidence)[1]
+        return max(-1.0, mean - unseen), min(1.0, mean + unseen)
     b = seeds * float(((of_problems - mean) ** 2).sum()) / (problems - 1)
     if seeds == 1:
         variance, freedom = b, float(problems - 1)
@@ -82,9 +86,9 @@ def crossed_interval(gains: np.ndarray, confidence: float = 0.95) -> tuple[float
         e = float((rest**2).sum()) / ((seeds - 1) * (problems - 1))
         variance = max(a + b - e, a, b)
         spread = a**2 / (seeds - 1) + b**2 / (problems - 1) + e**2 / ((seeds - 1) * (problems - 1))
-        freedom = variance**2 / spread if spread else 1.0
+        freedom = variance**2 / spread
     half = float(student.ppf((1 + confidence) / 2, freedom)) * math.sqrt(variance / (seeds * problems))
-    return max(-1.0, float(mean) - half), min(1.0, float(mean) + half)
+    return max(-1.0, mean - half), min(1.0, mean + half)
 
 
 def verdict_over(results: Sequence[SeedResult]) -> dict[str, Any]:
@@ -107,6 +111,7 @@ def verdict_over(results: Sequence[SeedResult]) -> dict[str, Any]:
         "gain": float(gains.mean()),
         "ci95": [low, high],
         "interval_over": BOTH if len(rows) > 1 else PROBLEMS_ALONE,
+        "caution": _caution(len(rows)),
         "sd": float(np.std([row["gain"] for row in rows], ddof=1)) if len(rows) > 1 else None,
         **{name: sum(row["outcome"] == name for row in rows) for name in ("gained", "unchanged", "lost")},
         "best": by_gain[0]["seed"],
@@ -150,7 +155,7 @@ def _verdict_lines(verdict: dict[str, Any], runs: list[dict[str, Any]]) -> list[
         f"verdict over {count} seed{'s' * (count != 1)}: {100 * verdict['gain']:+.1f} points, greedy accuracy "
         f"{verdict['before']:.1%} → {verdict['after']:.1%} on {verdict['n']:,} test problems",
         f"  95 % interval {100 * low:+.1f} to {100 * high:+.1f} points, over {verdict['interval_over']}"
-        + _caution(count),
+        + (f": {verdict['caution']}" if verdict["caution"] else ""),
     ]
     if count > 1:
         after = {row["seed"]: row["after"] for row in runs}
@@ -169,6 +174,7 @@ def _verdict_lines(verdict: dict[str, Any], runs: list[dict[str, Any]]) -> list[
 
 
 def _caution(count: int) -> str:
+    """How an interval over so few seeds is to be taken; empty if there are enough."""
     if count == 1:
-        return ": one seed says nothing about others"
-    return f"; rough, as {count} seeds say little about others" if count < FEW else ""
+        return "one seed says nothing about others"
+    return f"rough, as {count} seeds say little about others" if count < FEW else ""

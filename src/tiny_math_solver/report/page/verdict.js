@@ -61,8 +61,7 @@ function overSeeds(seeds) {
     tile(String(v.unchanged), "did not change significantly"),
     tile(String(v.lost), "lost significantly"),
     tile(`${(100 * v.sd).toFixed(1)} points`, "standard deviation over seeds"),
-    tile(percent(after[v.best]), `the best, seed ${v.best}`),
-    tile(percent(after[v.worst]), `the worst, seed ${v.worst}`),
+    tile(`${percent(after[v.worst])}–${percent(after[v.best])}`, `from the worst, seed ${v.worst}, to the best, ${v.best}`),
   ];
   return [
     make("p", { class: "big" }, `${points(v.gain)} points`),
@@ -71,7 +70,7 @@ function overSeeds(seeds) {
       { class: "note" },
       `Mean gain of ${runs.length === 1 ? "one seed" : `${runs.length} seeds`} on ${count(v.n)} test problems: greedy accuracy ` +
         `${percent(v.before)} → ${percent(v.after)}. 95 % interval ${low} to ${high} points, over ${v.interval_over}` +
-        (runs.length === 1 ? ": one seed says nothing about others." : "."),
+        (v.caution ? `: ${v.caution}.` : "."),
     ),
     ...(runs.length > 1 ? [make("div", { class: "tiles" }, ...several)] : []),
     v.same_before
