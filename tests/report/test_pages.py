@@ -208,7 +208,13 @@ def test_the_page_of_seeds_has_their_one_verdict_at_its_top(watched: Any, tmp_pa
         "same_before": True,
     }  # fmt: skip
     failed = [{"seed": 3, "exit_code": 3, "why": HOSTILE}]
-    seeds = {"title": "mine-seeds", "verdict": verdict, "runs": rows, "failed": failed, "unfinished": [4]}
+    seeds: dict[str, Any] = {
+        "title": "mine-seeds",
+        "verdict": verdict,
+        "runs": rows,
+        "failed": failed,
+        "unfinished": [4],
+    }
     write_report(folders, tmp_path / "seeds.html", seeds)
     watched.goto((tmp_path / "seeds.html").as_uri())
     assert watched.locator("h1").inner_text() == "mine-seeds"

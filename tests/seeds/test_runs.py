@@ -48,6 +48,7 @@ def make(tmp_path: Path) -> Callable[..., SeedRuns]:
             ],
             "log": lambda seed: tmp_path / f"{seed}.log",
             "is_at_work": lambda seed: False,
+            "is_done": lambda seed: False,
             "on_start": lambda seed: None,
             "on_end": lambda seed, code: ended.append((seed, code)),
         } | options  # fmt: skip
@@ -186,3 +187,23 @@ def test_runs_are_stopped_where_the_command_fails(make: Callable[..., Any], tmp_
         runs.run([1, 2])
     assert time.monotonic() - began < 15
     assert told(tmp_path, 2)[3] == 1
+
+
+@pytest.mark.parametrize("passed_on", [True, False])
+def test_a_run_takes_the_same_signal_twice_for_one_where_it_is_passed_on(passed_on: bool, monkeypatch):
+    """Catches a step that is not saved where a cluster signals all processes of a job, and this command its run."""
+    from tiny_math_solver.support.errors import StoppedError
+    from tiny_math_solver.support.signals import PASSED_ON
+    from tiny_math_solver.training.signals import StopOnSignal
+
+    monkeypatch.setenv(PASSED_ON, "1") if passed_on else monkeypatch.delenv(PASSED_ON, raising=False)
+    stop = StopOnSignal()
+    stop.training = True
+    stop._handle(signal.SIGTERM, None)
+    if passed_on:
+        stop._handle(signal.SIGTERM, None)
+        with pytest.raises(StoppedError):
+            stop._handle(signal.SIGINT, None)
+    else:
+        with pytest.raises(StoppedError):
+            stop._handle(signal.SIGTERM, None)

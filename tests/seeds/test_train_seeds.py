@@ -1,8 +1,11 @@
 """Several seeds in one folder: what is kept, what is trained, what is refused. Runs are made up, but processes."""
 
 import json
+import shutil
 import sys
-from collections.abc import Callable, Sequence
+import threading
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +189,31 @@ def test_seeds_are_not_moved_aside_under_a_run_at_work(bench: Bench):
     assert not bench.folder.with_name("out-seeds.1").exists()
 
 
+def test_a_run_that_another_command_finishes_meanwhile_is_counted_and_not_repeated(bench: Bench):
+    """Catches a run left over from a killed command that is waited for, then moved aside and trained once more."""
+    for seed in (7, 8):
+        bench.make(seed)
+    bench.train([8])
+    folder, is_locked = bench.folder / "seed-7", threading.Event()
+
+    def other() -> None:
+        folder.mkdir()
+        with RunFolder(folder).locked():
+            is_locked.set()
+            time.sleep(1)
+            shutil.copytree(bench.made / "7", folder, dirs_exist_ok=True)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    is_locked.wait()
+    record = bench.train([7, 8])
+    thread.join()
+    assert bench.started() == ["8"]
+    assert [row["seed"] for row in record["runs"]] == [7, 8]
+    assert "seed 7: its run, started by another command, is still at work; waiting for its end" in bench.console.lines
+    assert "seed 7: 25.0% → 75.0%, fixed 2, broken 0, p = 0.5 (by another command)" in bench.console.lines
+
+
 def test_a_configuration_that_changes_in_between_is_refused(bench: Bench, tmp_path: Path):
     """Catches seeds of two configurations after an edit of the file, hours into the first."""
     for seed in (7, 8):
@@ -257,18 +285,10 @@ def test_a_folder_without_a_name_has_none_for_seeds(tmp_path: Path, monkeypatch:
         SeedsFolder.beside(Path("/"))
 
 
-def test_the_model_to_start_from_is_not_moved_aside(bench: Bench, make_adapter: Callable[[Path], None]):
+def test_the_model_to_start_from_is_not_moved_aside(bench: Bench):
     """Catches a run from one of the seeds' own adapters, which would move that out of its sight."""
     bench.make(7)
     bench.train([7])
-    make_adapter(bench.folder / "seed-7")
+    (bench.folder / "seed-7" / "adapter_config.json").write_text("{}")
     with pytest.raises(UserError, match="lies in"):
         bench.train([7], "--model.adapter", str(bench.folder / "seed-7"))
-
-
-@pytest.fixture
-def make_adapter() -> Callable[[Path], None]:
-    def made(folder: Path) -> None:
-        (folder / "adapter_config.json").write_text("{}")
-
-    return made

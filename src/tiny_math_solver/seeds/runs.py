@@ -50,13 +50,15 @@ def gpus() -> list[str]:
 class SeedRuns:
     """Starts `command(seed)` for each seed, prints into `log(seed)`, or on the terminal where that is None.
 
-    `is_at_work` says whether another process trains the seed, whose end is waited for. `on_start` and `on_end` are told
-    of each run, the latter with its exit code, negative for the signal that has killed it.
+    `is_at_work` says whether another process trains the seed, whose end is waited for, and `is_done` whether it has a
+    result. `on_start` and `on_end` are told of each run, the latter with its exit code: negative, the signal that has
+    killed it.
     """
 
     command: Callable[[int], list[str]]
     log: Callable[[int], Path | None]
     is_at_work: Callable[[int], bool]
+    is_done: Callable[[int], bool]
     on_start: Callable[[int], Any]
     on_end: Callable[[int, int], Any]
     gpus: Sequence[str] = ()  # with two or more, one run on each
@@ -71,7 +73,6 @@ class SeedRuns:
             with self._passing_signals_on():
                 while waiting or self._running:
                     while self.received is None and free and (seed := self._next(waiting)) is not None:
-                        waiting.remove(seed)
                         self._start(seed, free.pop(0))
                     for seed, code in self._ended():
                         free.append(self._running.pop(seed)[1])
@@ -89,7 +90,14 @@ class SeedRuns:
             self._end_all()
 
     def _next(self, waiting: list[int]) -> int | None:
-        return next((seed for seed in waiting if not self.is_at_work(seed)), None)
+        """Take the next seed to start from `waiting`, and those out that another process has finished meanwhile."""
+        for seed in list(waiting):
+            if not self.is_at_work(seed):
+                waiting.remove(seed)
+                if not self.is_done(seed):
+                    return seed
+                self.on_end(seed, 0)
+        return None
 
     def _start(self, seed: int, gpu: str | None) -> None:
         self.on_start(seed)

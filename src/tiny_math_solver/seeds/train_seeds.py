@@ -63,7 +63,13 @@ class TrainSeeds:
             self._open()
             self._missing = [seed for seed in self.seeds if self._is_missing(seed)]
             runs = SeedRuns(
-                self._command, self._log, self.folder.is_at_work, self._on_start, self._on_end, gpus=self.gpus
+                self._command,
+                self._log,
+                self.folder.is_at_work,
+                lambda seed: self.folder.result(seed) is not None,
+                self._on_start,
+                self._on_end,
+                self.gpus,
             )
             try:
                 runs.run(self._missing)
@@ -123,8 +129,10 @@ class TrainSeeds:
         self._began[seed] = time.monotonic()
 
     def _on_end(self, seed: int, code: int) -> None:
-        self._took.append(time.monotonic() - self._began[seed])
-        result = self.folder.result(seed)
+        result, seconds = self.folder.result(seed), "by another command"
+        if seed in self._began:
+            self._took.append(time.monotonic() - self._began[seed])
+            seconds = in_words(self._took[-1])
         if result is None:
             self.failed[seed] = code if code >= 0 else 128 - code
             if not self.folder.begun():
@@ -134,7 +142,7 @@ class TrainSeeds:
                 raise StoppedError(words, self.failed[seed])
             self.console.say(f"{failed_line(self._failure(seed))}{self._last_words(seed)}")
         else:
-            self.console.say(f"{seed_line(result.row())} ({in_words(self._took[-1])})")
+            self.console.say(f"{seed_line(result.row())} ({seconds})")
         self._write()
 
     def _withdraw(self) -> None:
