@@ -9,7 +9,7 @@ from helpers.paths import ROOT
 PACKAGE = "tiny_math_solver"
 LAYERS = (  # from the top; a module may import its own layer and those below
     ("__main__", "cli", "bench", "playground"),
-    ("train", "export", "harness", "publish"),
+    ("train", "seeds", "export", "harness", "publish"),
     ("preflight",),
     ("training",),
     ("update", "rollouts", "evaluation", "report"),

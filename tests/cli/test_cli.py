@@ -61,6 +61,11 @@ def test_help_loads_no_library_that_takes_seconds():
         (["bench", "--json"], {"parts": [], "json": True}),
         (["eval", "--limit", "3", "embedded", "--json"], {"model": "embedded", "limit": 3, "json": True}),
         (
+            ["seeds", "--grpo.max_steps", "9", "--seeds", "1,7,", "c.yaml"],
+            {"config": Path("c.yaml"), "seeds": [1, 7], "overrides": ["--grpo.max_steps", "9"]},
+        ),
+        (["seeds", "c.yaml", "--seeds", "3", "--force"], {"config": Path("c.yaml"), "seeds": 3, "force": True}),
+        (
             ["train", "--quiet", "c.yaml", "--grpo.max_steps", "-1", "--allow", "lora.r", "--resume"],
             {"config": Path("c.yaml"), "quiet": True, "allow": ["lora.r"], "resume": True,
              "overrides": ["--grpo.max_steps", "-1"]},

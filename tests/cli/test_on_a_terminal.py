@@ -10,6 +10,7 @@ from helpers.terminal import on_terminal
 COMMANDS = {
     "train": ["train", str(QUICKSTART), "--grpo.nowhere", "1"],
     "check": ["check", str(QUICKSTART), "--grpo.nowhere", "1"],
+    "seeds": ["seeds", str(QUICKSTART), "--grpo.nowhere", "1"],
     "fetch": ["fetch", str(QUICKSTART), "--grpo.nowhere", "1"],
     "eval": ["eval", "./nowhere"],
     "solve": ["solve", "./nowhere", "What is 2+2?"],
@@ -46,3 +47,17 @@ def test_a_run_leaves_its_lines_alone_and_no_warning_of_a_library(columns: int, 
     assert not any(character in text for character in "╭│╰━"), "a part of the view or of a bar stays behind"
     assert text.count("verdict: ") == 1
     assert "loading libraries" not in text
+
+
+@pytest.mark.slow
+def test_seeds_show_each_run_as_an_ordinary_one_and_end_with_one_verdict(tmp_path: Path):
+    """Catches runs that print into the view of another, and a view that a process in a group of its own cannot draw."""
+    small = ["--grpo.max_steps", "2", "--problems.dev", "8", "--problems.test", "8", "--evaluation.samples", "0"]
+    seen = on_terminal(["seeds", str(QUICKSTART), "--seeds", "2", *small, "--grpo.output_dir", "run"], tmp_path)
+    text = "\n".join(seen.lines)
+    assert seen.code == 0, text
+    assert text.count("verdict: greedy accuracy") == 2
+    assert text.count("verdict over 2 seeds: ") == 1
+    assert text.index("seed 42, 1 of 2") < text.index("verdict: greedy") < text.index("seed 43, 2 of 2")
+    assert not any(character in text for character in "╭│╰━"), "a part of the view or of a bar stays behind"
+    assert not list(tmp_path.glob("run-seeds/*.log"))

@@ -568,6 +568,27 @@ COMMANDS = [
         "exists and is not a run folder",
         {"o/photo.jpg": b"mine"},
     ),
+    Case("seeds: none", f"seeds {QUICKSTART} --seeds 0", "--seeds: '0' is not a whole number of 1 or more"),
+    Case("seeds: one by its name", f"seeds {QUICKSTART} --seed 3", "argument '--seed'; did you mean --seeds?"),
+    Case("seeds: a word", f"seeds {QUICKSTART} --seeds few", "--seeds: 'few' is not a whole number of 1 or more"),
+    Case("seeds: one twice", f"seeds {QUICKSTART} --seeds 1,2,1", "--seeds: '1,2,1': name each seed once"),
+    Case("seeds: below 0", f"seeds {QUICKSTART} --seeds=-1,2", "--seeds: '-1' is not a whole number from 0"),
+    Case("seeds: only a comma", f"seeds {QUICKSTART} --seeds ,", "--seeds: ',': name each seed once"),
+    Case("seeds: one meant", f"seeds {QUICKSTART} --seeds 20240131", "at most 1000 seeds; seed 20240131 alone is 2024"),
+    Case("seeds: beyond the last", f"seeds {QUICKSTART} --grpo.seed 4294967295 --seeds 2", "from grpo.seed 4294967295"),
+    Case("seeds: unknown key", f"seeds {QUICKSTART} --grpo.nope 1", "unknown key grpo.nope"),
+    Case(
+        "seeds: output is somebody's",
+        f"seeds {QUICKSTART} --grpo.output_dir o",
+        "o-seeds: exists and is not a folder of tiny-math seeds",
+        {"o-seeds/photo.jpg": b"mine"},
+    ),
+    Case("seeds: output below a file", f"seeds {QUICKSTART} --grpo.output_dir o/x", "x-seeds: cannot be", {"o": "x"}),
+    Case(
+        "seeds: a run that cannot start",
+        f"seeds {QUICKSTART} --problems.source nowhere.jsonl",
+        "no seed could be started: no such problem file: nowhere.jsonl",
+    ),
     Case(
         "fields: section",
         "fields nope",
@@ -591,6 +612,13 @@ ENVIRONMENT = [
     Case("LOCAL_RANK is a word", TRAIN, "LOCAL_RANK='x' is not a whole number", {}, {"LOCAL_RANK": "x"}),
     Case(
         "RANK of an evaluation's model", "train c.yaml", "RANK='' is not a whole number", {"c.yaml": ""}, {"RANK": ""}
+    ),
+    Case(
+        "seeds under a launcher",
+        f"seeds {QUICKSTART}",
+        "seeds starts each run itself: start it without torchrun",
+        {},
+        {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"},
     ),
     Case("OMP_NUM_THREADS", "eval embedded", "OMP_NUM_THREADS='abc' is not a whole", {}, {"OMP_NUM_THREADS": "abc"}),
     Case("OMP_NUM_THREADS 0", "eval embedded", "OMP_NUM_THREADS='0' is not a whole", {}, {"OMP_NUM_THREADS": "0"}),

@@ -218,6 +218,54 @@ def test_several_runs_stand_side_by_side(watched: Any, tmp_path: Path):
     ]
 
 
+def test_the_page_of_seeds_has_their_one_verdict_at_its_top(watched: Any, tmp_path: Path):
+    """Catches pairs of seeds in place of the verdict, and a seed without a result that the page leaves out."""
+    folders = [write_run(tmp_path / f"seed-{seed}", after_right=right) for seed, right in ((1, 2), (2, 4))]
+    folders.append(write_run(tmp_path / "seed-3", finished=False))
+    rows = [
+        {"seed": 1, "before": 0.25, "after": 0.5, "gain": 0.25},
+        {"seed": 2, "before": 0.25, "after": 1.0, "gain": 0.75},
+    ]
+    verdict = {
+        "n": 4, "before": 0.25, "after": 0.75, "gain": 0.5, "ci95": [-0.2, 1.0], "interval_over": "seeds and problems",
+        "caution": "rough", "sd": 0.354, "gained": 0, "unchanged": 2, "lost": 0, "best": 2, "worst": 1,
+        "same_before": True,
+    }  # fmt: skip
+    failed = [{"seed": 3, "exit_code": 3, "why": HOSTILE}]
+    seeds: dict[str, Any] = {
+        "title": "mine-seeds",
+        "verdict": verdict,
+        "runs": rows,
+        "failed": failed,
+        "unfinished": [4],
+    }
+    write_report(folders, tmp_path / "seeds.html", seeds)
+    watched.goto((tmp_path / "seeds.html").as_uri())
+    assert watched.locator("h1").inner_text() == "mine-seeds"
+    section = watched.locator("#verdict")
+    assert section.locator(".big").inner_text() == "+50.0 points"
+    assert (
+        "95 % interval -20.0 to +100.0 points, over seeds and problems: rough."
+        in section.locator(".note").first.inner_text()
+    )
+    tiles = section.locator(".tile").all_inner_texts()
+    assert [" ".join(tile.split()) for tile in tiles] == [
+        "0 of 2 seeds gained significantly",
+        "2 did not change significantly",
+        "0 lost significantly",
+        "35.4 points standard deviation over seeds",
+        "50.0%–100.0% from the worst, seed 1, to the best, 2",
+    ]
+    assert section.locator("li").all_inner_texts() == [f"seed 3: no result, {HOSTILE}", "seed 4: not finished"]
+    assert section.locator("table").count() == 1  # no pairs, no settings
+    assert section.locator("tbody tr").count() == 3
+
+    none = seeds | {"verdict": None, "runs": []}
+    write_report(folders[2:], tmp_path / "none.html", none)
+    watched.goto((tmp_path / "none.html").as_uri())
+    assert "No seed has a result:" in section.inner_text()
+
+
 def test_settings_that_differ_are_listed(watched: Any, tmp_path: Path):
     folders = [write_run(tmp_path / name) for name in ("first", "second")]
     for folder, rate in zip(folders, ("0.001", "0.002"), strict=True):

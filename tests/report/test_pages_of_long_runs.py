@@ -36,7 +36,7 @@ def opened(watched: Any, tmp_path: Path) -> Callable[[Path], Any]:
     """Opens the page of a run folder from its file, drawn."""
 
     def open_page(*folders: Path, room: int | None = None) -> Any:
-        data = page_data(list(folders), **({} if room is None else {"room": room}))
+        data = page_data(list(folders), room)
         (tmp_path / "report.html").write_text(page(data), encoding="utf-8")
         watched.goto((tmp_path / "report.html").as_uri())
         drawn(watched)

@@ -25,6 +25,7 @@ from tiny_math_solver.cli import (
     push,
     quickstart,
     report,
+    seeds,
     solve,
     train,
     watch,
@@ -47,6 +48,7 @@ COMMANDS = {
     "init": init,
     "train": train,
     "check": check,
+    "seeds": seeds,
     "eval": evaluate,
     "merge": merge,
     "export": export,
@@ -60,7 +62,8 @@ COMMANDS = {
     "fields": fields,
     "fetch": fetch,
 }
-TAKE_OVERRIDES = ("quickstart", "train", "check", "fetch")  # `--section.key value` for any field of the configuration
+# `--section.key value` for any field of the configuration
+TAKE_OVERRIDES = ("quickstart", "train", "seeds", "check", "fetch")
 COMPUTE = ("quickstart", "train", "check", "eval", "export", "solve", "play")
 
 

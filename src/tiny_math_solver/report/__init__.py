@@ -29,17 +29,20 @@ SCRIPTS = (
 )  # fmt: skip
 
 
-def write_report(folders: list[Path], out: Path) -> None:
-    """Write the page of one run, or of several side by side. Raises UserError if a folder is not a run folder."""
-    write_whole(out, page(page_data(folders)))
+def write_report(folders: list[Path], out: Path, seeds: dict[str, Any] | None = None) -> None:
+    """Write the page of one run, or of several side by side; of `seeds`, with the one verdict over them at its top.
+
+    `seeds` is the content of seeds.json with a `title`. Raises UserError if a folder is not a run folder.
+    """
+    write_whole(out, page(page_data(folders, seeds=seeds)))
 
 
-def page_data(folders: list[Path], room: int | None = None) -> dict[str, Any]:
+def page_data(folders: list[Path], room: int | None = None, seeds: dict[str, Any] | None = None) -> dict[str, Any]:
     """The data of the page of `folders`, of at most `room` bytes when packed (default: what the page has left).
 
     Raises UserError if one is no run folder, or a damaged one.
     """
-    return data_of([RunRecords(folder) for folder in folders], room or room_for_data())
+    return data_of([RunRecords(folder) for folder in folders], room or room_for_data(), seeds)
 
 
 @cache

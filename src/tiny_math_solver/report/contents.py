@@ -11,20 +11,24 @@ from tiny_math_solver.runs.records import ABSENT, IGNORED, read_config
 SHARES = {"test": 0.3, "problems": 0.45, "rollouts": 1.0}  # of the room that is taken once these texts are in
 
 
-def data_of(records: list[RunRecords], room: int) -> dict[str, Any]:
+def data_of(records: list[RunRecords], room: int, seeds: dict[str, Any] | None = None) -> dict[str, Any]:
     """The data of the page of one or several runs, of at most `room` bytes when packed.
+
+    Of runs that differ in their seed alone, `seeds` has the verdict over them; they are not compared in pairs.
 
     Raises UserError if the records are damaged.
     """
     runs = [run.figures(len(records)) for run in records]
     unfinished = [run["name"] for run in runs if run["summary"] is None]
-    data = {
+    data: dict[str, Any] = {
         "title": " · ".join(run["name"] for run in runs),
         "state": f"not finished: {', '.join(unfinished)}" if unfinished else "",
         "runs": runs,
-        "comparisons": compare(records),
-        "settings": differing_settings([record.folder for record in records]),
+        "comparisons": compare(records) if seeds is None else [],
+        "settings": differing_settings([record.folder for record in records]) if seeds is None else [],
     }
+    if seeds is not None:
+        data |= {"title": seeds["title"], "seeds": seeds}
     if len(records) == 1:
         with records[0].damage_named():
             kinds: dict[str, Texts] = {

@@ -32,6 +32,8 @@ class RunFolder:
     A write that fails raises UserError and leaves the earlier file as it was.
     """
 
+    mark, kind = CONFIG, "a run folder"  # the file by which such a folder is known, and its name in messages
+
     def __init__(self, path: Path):
         self.path = path
         self.writes = processes.is_main()
@@ -39,7 +41,7 @@ class RunFolder:
 
     @property
     def holds_run(self) -> bool:
-        return (self.path / CONFIG).is_file()
+        return (self.path / self.mark).is_file()
 
     @property
     def finished(self) -> bool:
@@ -48,7 +50,7 @@ class RunFolder:
     def check(self) -> None:
         """Raise UserError if a run cannot go here: the folder holds something else, or cannot be written."""
         if (occupied(self.path) and not self.holds_run) or (self.path.is_symlink() and not self.path.exists()):
-            raise UserError(f"{self.path}: exists and is not a run folder; choose another grpo.output_dir")
+            raise UserError(f"{self.path}: exists and is not {self.kind}; choose another grpo.output_dir")
         check_writable(self.path, "choose another grpo.output_dir")
 
     @contextlib.contextmanager

@@ -58,7 +58,7 @@ def starting_point(run: RunFolder, config: Config, problems: str, options: Resum
     new = as_recorded(config)
     changes = dict(differences(read_config(run.path) or {}, new))
     if changes and not options.resume:
-        console.say(f"the run in {run.path} has another configuration ({_listed(changes)}) and will be moved aside")
+        console.say(f"the run in {run.path} has another configuration ({listed(changes)}) and will be moved aside")
         return Start()
     _refuse(run.path, changes, options.allow)
     if run.finished and not changes:
@@ -176,16 +176,17 @@ def _refuse(folder: Path, changes: dict[str, str], allow: tuple[str, ...]) -> No
     sections = {key: key.partition(".")[0] for key in changes}
     if never := {key: changes[key] for key in changes if {key, sections[key]} & set(FIXED)}:
         raise UserError(
-            f"{folder}: holds a run with {_listed(never)}, which cannot change within a run; "
+            f"{folder}: holds a run with {listed(never)}, which cannot change within a run; "
             "choose another grpo.output_dir"
         )
     if refused := {key: changes[key] for key in changes if not {key, sections[key]} & set(allow)}:
         allowing = " ".join(f"--allow {key}" for key in refused)
         raise UserError(
-            f"{folder}: holds a run of another configuration ({_listed(refused)}); "
+            f"{folder}: holds a run of another configuration ({listed(refused)}); "
             f"to resume it with these changes, add {allowing}"
         )
 
 
-def _listed(changes: dict[str, str]) -> str:
+def listed(changes: dict[str, str]) -> str:
+    """The `differences` of two configurations on one line."""
     return ", ".join(f"{key}: {change}" for key, change in changes.items())

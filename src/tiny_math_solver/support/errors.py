@@ -1,6 +1,7 @@
 """The two ways in which a command fails, and the exit codes of the shell."""
 
-EXIT_BAD_INPUT, EXIT_LEARNED_NOTHING, EXIT_PROOF_FAILED, EXIT_INTERRUPTED, EXIT_NO_READER = 2, 3, 4, 130, 141
+EXIT_BAD_INPUT, EXIT_LEARNED_NOTHING, EXIT_PROOF_FAILED, EXIT_SEED_FAILED = 2, 3, 4, 5
+EXIT_INTERRUPTED, EXIT_NO_READER = 130, 141
 
 
 class UserError(Exception):

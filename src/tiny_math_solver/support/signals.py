@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from types import FrameType
 
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")  # Windows has no SIGHUP, and sends SIGBREAK instead
+PASSED_ON = "TINY_MATH_SIGNALS_PASSED_ON"  # set for a run whose signals come from the command that started it as well
 SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
 
 

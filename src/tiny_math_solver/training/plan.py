@@ -235,7 +235,7 @@ def prepare(config: Config, date: str | None = None) -> Prepared:
     section, adapter = starting_adapter(config.model)
     if adapter:
         config = config.with_sections(model=section)
-    _refuse_own_output(config)
+    refuse_own_output(config)
     grader = Grader.of(config)
     options = replace(read_options(config.problems), keeps_columns=bool(grader.own))
     splits = load_splits(config.problems, options, config.evaluation.also)
@@ -271,7 +271,7 @@ def prompt_date(config: Config, options: ResumeOptions = ResumeOptions()) -> str
     return recorded_date(RunFolder(config.output_dir), config, options) or today()
 
 
-def _refuse_own_output(config: Config) -> None:
+def refuse_own_output(config: Config) -> None:
     """Raise UserError if the run would move aside or overwrite the model or the adapter that it starts from."""
     out = config.output_dir.resolve()
     for key, name in (("model.name", config.model.name), ("model.adapter", config.model.adapter)):

@@ -15,9 +15,9 @@ from transformers.trainer_utils import SaveStrategy
 from tiny_math_solver.support import processes
 from tiny_math_solver.support.errors import StoppedError
 from tiny_math_solver.support.processes import EndedElsewhereError
-from tiny_math_solver.support.signals import SIGNALS
+from tiny_math_solver.support.signals import PASSED_ON, SIGNALS
 
-ECHO = 5  # seconds in which a launcher passes on a signal that the terminal has sent to all processes
+ECHO = 5  # seconds in which a launcher, or `tiny-math seeds`, passes on a signal that all processes have received
 
 
 class StopOnSignal(TrainerCallback):
@@ -52,7 +52,8 @@ class StopOnSignal(TrainerCallback):
         name = signal.Signals(number).name
         if processes.is_failed():  # the launcher ends the others
             raise EndedElsewhereError(1)
-        if self.received == number and processes.is_launched() and time.monotonic() < self._received_at + ECHO:
+        may_be_echo = processes.is_launched() or PASSED_ON in os.environ
+        if self.received == number and may_be_echo and time.monotonic() < self._received_at + ECHO:
             return
         if not self.training or self.received is not None:
             raise StoppedError(

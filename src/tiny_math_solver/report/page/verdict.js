@@ -1,7 +1,7 @@
 // The verdict of a run, or a table of several.
 
 function drawVerdict(runs, comparisons, settings) {
-  const parts = [make("h2", {}, "Verdict")];
+  const parts = [make("h2", {}, "Verdict"), ...overSeeds(data.seeds)];
   if (runs.length > 1) {
     const rescued = runs.some(({ rescues }) => rescues.length);
     parts.push(
@@ -36,6 +36,49 @@ function drawVerdict(runs, comparisons, settings) {
     parts.push(...verdictOf(runs[0]), ...rescuesOf(runs[0]), ...eventsOf(runs[0]));
   }
   section("verdict").replaceChildren(...parts);
+}
+
+/** The one verdict over runs that differ in their seed alone; nothing of other runs. */
+function overSeeds(seeds) {
+  if (!seeds) return [];
+  const { verdict: v, runs, failed, unfinished } = seeds;
+  const without = [
+    ...failed.map(({ seed, why }) => `seed ${seed}: no result, ${why}`),
+    ...unfinished.map((seed) => `seed ${seed}: not finished`),
+  ];
+  const missing = without.length
+    ? [
+        make("p", {}, v ? "Without a result, and in none of these figures:" : "No seed has a result:"),
+        make("ul", { class: "causes" }, ...without.map((text) => make("li", {}, text))),
+      ]
+    : [];
+  if (!v) return missing;
+  const [low, high] = v.ci95.map(points),
+    after = Object.fromEntries(runs.map((run) => [run.seed, run.after]));
+  const tile = (value, label) => make("div", { class: "tile" }, make("b", {}, value), make("span", {}, label));
+  const several = [
+    tile(`${v.gained} of ${runs.length}`, "seeds gained significantly"),
+    tile(String(v.unchanged), "did not change significantly"),
+    tile(String(v.lost), "lost significantly"),
+    tile(`${(100 * v.sd).toFixed(1)} points`, "standard deviation over seeds"),
+    tile(`${percent(after[v.worst])}–${percent(after[v.best])}`, `from the worst, seed ${v.worst}, to the best, ${v.best}`),
+  ];
+  return [
+    make("p", { class: "big" }, `${points(v.gain)} points`),
+    make(
+      "p",
+      { class: "note" },
+      `Mean gain of ${runs.length === 1 ? "one seed" : `${runs.length} seeds`} on ${count(v.n)} test problems: greedy accuracy ` +
+        `${percent(v.before)} → ${percent(v.after)}. 95 % interval ${low} to ${high} points, over ${v.interval_over}` +
+        (v.caution ? `: ${v.caution}.` : "."),
+    ),
+    ...(runs.length > 1 ? [make("div", { class: "tiles" }, ...several)] : []),
+    v.same_before
+      ? ""
+      : make("p", { class: "note" }, "The answers before training differ between seeds; each is compared with its own."),
+    ...missing,
+    make("h3", {}, "Each seed"),
+  ];
 }
 
 /** The cells of a run in the table of several. */
