@@ -87,9 +87,7 @@ def test_a_commit_that_is_never_answered_ends_in_one_line_and_the_same_command_g
     hub.faults = [Fault("/api/models/ada/sums/commit", cut_after=0, times=-1)]
     assert push(finished, "ada/sums", "--yes") == 2
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.endswith(
-        "(the commit was not answered; tries: 4); the same command goes on, and sends only what is missing"
-    )
+    assert "(connection cut; tries: 4); the same command goes on, and sends only what is missing" in last
     assert len(commits(repository(hub))) == 1
     hub.faults = []
     assert push(finished, "ada/sums", "--yes") == 0
@@ -104,6 +102,12 @@ def test_a_commit_that_is_made_only_after_the_next_try_has_begun_is_not_made_twi
     time.sleep(0.5)
     assert len(commits(repository(hub))) == 2
     assert set(files(hub)) == PUBLISHED
+
+
+def test_a_commit_waits_for_another_that_is_being_made(finished: Path, hub: HubStandin):
+    hub.faults = [Fault("/api/models/ada/sums/commit", status=409, times=2)]
+    assert push(finished, "ada/sums", "--yes") == 0
+    assert len(commits(repository(hub))) == 2
 
 
 @pytest.mark.parametrize("status", [429, 503])
@@ -340,6 +344,7 @@ def test_a_summary_that_claims_what_the_answers_do_not_show(
         (["--out", "x", "--yes"], "--out goes with --dry-run"),
         (["--dtype", "float32", "--yes"], "--dtype goes with --merged"),
         (["--token", TOKEN], "unknown argument '--token'"),
+        (["--revision", "a b", "--yes"], "--revision 'a b': no name of a branch"),
     ],
 )
 def test_arguments_that_do_not_go_together(arguments: list[str], said: str, finished: Path, hub: HubStandin, capsys):
