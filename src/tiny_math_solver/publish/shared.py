@@ -31,7 +31,7 @@ class Shareable:
 
     def __init__(self, folder: Path, secrets: Sequence[str] = ()):
         self._config = read_config(folder) or {}
-        self.secrets = sorted({*secrets, *secret_values()}, key=len, reverse=True)
+        self.secrets = sorted({*filter(None, secrets), *secret_values()}, key=len, reverse=True)
         paths = {str(folder), str(folder.absolute()), str(folder.resolve())}
         for key, value in _leaves(self._config):
             if key not in AS_WRITTEN and isinstance(value, str) and is_local(value):
