@@ -144,7 +144,8 @@ def test_further_test_sets_have_a_row_each(finished: Path):
     (finished / "summary.json").write_text(json.dumps(summary))
     text = card_of(finished).text
     assert cells(text)["hard|ones"] == ["4", "25.0%", "75.0%", "2", "0", "0.5"]
-    assert [r.dataset_name for r in HubCard(text).data.eval_results][-1] == "hard|ones"  # type: ignore[union-attr]
+    data: Any = HubCard(text).data
+    assert data.eval_results[-1].dataset_name == "hard|ones"
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,8 @@ def test_a_busy_hub_is_asked_again(status: int, finished: Path, hub: HubStandin)
 
 
 def test_a_commit_of_somebody_else_in_between_is_kept(finished: Path, hub: HubStandin, monkeypatch: pytest.MonkeyPatch):
-    look, others = Uploader._holds, []
+    look = Uploader._holds
+    others: list[str] = []
 
     def look_while_another_commits(self, *arguments) -> bool:
         held = look(self, *arguments)
