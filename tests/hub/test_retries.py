@@ -6,7 +6,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 
-from tiny_math_solver.hub.retries import UnreachableError, retrying
+from tiny_math_solver.hub.retries import CutError, UnreachableError, retrying
 
 ADDRESS = "http://hub.example/api"
 
@@ -54,3 +54,17 @@ def test_the_client_stays_after_trouble_too(requests: list[int]):
     assert huggingface_hub.get_session() is before
     assert before.send is own
     assert requests == []
+
+
+def test_a_commit_is_left_to_the_caller_and_counted_whatever_succeeds_in_between(requests: list[int], capsys):
+    """Catches: a commit that is made twice, since only its answer was lost, and tries without end."""
+    requests += [503, 200, 503, 200, 503]
+    with retrying((0.0, 0.01)):
+        client = huggingface_hub.get_session()
+        for _ in range(2):
+            with pytest.raises(CutError, match="503 Service Unavailable"):
+                client.post(f"{ADDRESS}/commit/main", content=b"{}")
+            assert client.get(ADDRESS).status_code == 200
+        with pytest.raises(UnreachableError, match="503 Service Unavailable; tries: 3"):
+            client.post(f"{ADDRESS}/commit/main", content=b"{}")
+    assert [line.rpartition(" in ")[2] for line in capsys.readouterr().err.splitlines()] == ["0 s", "0.01 s"]

@@ -162,12 +162,13 @@ def test_a_run_that_gained_nothing_says_so(
 ):
     summary = json.loads((finished / "summary.json").read_text())
     summary["paired"] = dict(zip(("fixed", "broken", "p_value"), paired, strict=True))
-    summary |= {"best_step": best_step, "causes": ["the learning rate is 0"]}
+    summary |= {"best_step": best_step, "causes": ["the learning rate is 0"], "rescues": [{"step": 3}]}
     (finished / "summary.json").write_text(json.dumps(summary))
     card = card_of(finished)
     assert f"**{said}" in card.text
     assert ("It is no better than its base" in card.text) == bool(limit)
     assert "- the learning rate is 0" in card.text
+    assert "it collapsed, which was undone 1 time." in card.text
     assert ("a significant gain" in card.message) == (not limit)
 
 
@@ -176,12 +177,13 @@ def test_prompt_decoding_and_answers_are_told(tmp_path: Path):
         "model:\n  name: embedded\n"
         "prompt:\n  system: |-\n    Work it out.\n    ```\n    Then ####.\n  date: 2026-01-31\n"
         "problems:\n  source: embedded\n  answer_kind: math\nrewards:\n  use: [correctness, boxed]\n"
-        "grpo:\n  max_completion_length: 77\n  generation_kwargs: {stop_strings: ['Q:']}\n"
+        "grpo:\n  temperature: 0.7\n  max_completion_length: 77\n  generation_kwargs: {stop_strings: ['Q:']}\n"
         "  chat_template_kwargs: {enable_thinking: false}\n"
     )
     text = card_of(make_up(tmp_path / "run", config=config)).text
     assert "````text\nWork it out.\n```\nThen ####.\n````" in text
-    assert "at most 77 new tokens" in text
+    assert "at most 77 new tokens; a completion ends where the model ends its turn, and at `Q:`; for pass@k" in text
+    assert "8 samples at temperature 0.7." in text
     assert "of the kind `math`, compared exactly" in text
     assert "2026-01-31 was put in" in text
     assert "enable_thinking=False" in text

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -88,9 +87,7 @@ def test_a_commit_that_is_never_answered_ends_in_one_line_and_the_same_command_g
     hub.faults = [Fault("/api/models/ada/sums/commit", cut_after=0, times=-1)]
     assert push(finished, "ada/sums", "--yes") == 2
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.endswith(
-        "(the commit was not answered; tries: 4); the same command goes on, and sends only what is missing"
-    )
+    assert "(connection cut; tries: 4); the same command goes on, and sends only what is missing" in last
     assert len(commits(repository(hub))) == 1
     hub.faults = []
     assert push(finished, "ada/sums", "--yes") == 0
@@ -107,6 +104,12 @@ def test_a_commit_that_is_made_only_after_the_next_try_has_begun_is_not_made_twi
     assert set(files(hub)) == PUBLISHED
 
 
+def test_a_commit_waits_for_another_that_is_being_made(finished: Path, hub: HubStandin):
+    hub.faults = [Fault("/api/models/ada/sums/commit", status=409, times=2)]
+    assert push(finished, "ada/sums", "--yes") == 0
+    assert len(commits(repository(hub))) == 2
+
+
 @pytest.mark.parametrize("status", [429, 503])
 def test_a_busy_hub_is_asked_again(status: int, finished: Path, hub: HubStandin):
     hub.faults = [
@@ -120,7 +123,7 @@ def test_a_busy_hub_is_asked_again(status: int, finished: Path, hub: HubStandin)
 
 def test_a_commit_of_somebody_else_in_between_is_kept(finished: Path, hub: HubStandin, monkeypatch: pytest.MonkeyPatch):
     look = Uploader._holds
-    others: list[Any] = []
+    others: list[str] = []
 
     def look_while_another_commits(self, *arguments) -> bool:
         held = look(self, *arguments)
@@ -342,6 +345,7 @@ def test_a_summary_that_claims_what_the_answers_do_not_show(
         (["--out", "x", "--yes"], "--out goes with --dry-run"),
         (["--dtype", "float32", "--yes"], "--dtype goes with --merged"),
         (["--token", TOKEN], "unknown argument '--token'"),
+        (["--revision", "a b", "--yes"], "--revision 'a b': no name of a branch"),
     ],
 )
 def test_arguments_that_do_not_go_together(arguments: list[str], said: str, finished: Path, hub: HubStandin, capsys):

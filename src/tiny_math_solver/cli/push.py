@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, console: Console) -> int:
     check_arguments(args)
     with loading():
-        from tiny_math_solver.hub.uploads import Uploader, check_name, hub_token
+        from tiny_math_solver.hub.uploads import Uploader, check_branch, check_name, hub_token
         from tiny_math_solver.models.adapter import check_adapter_files
         from tiny_math_solver.publish.claims import check_publishable
         from tiny_math_solver.publish.metadata import Published
@@ -42,6 +42,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         from tiny_math_solver.report.records import RunRecords
         from tiny_math_solver.runs.records import read_config
 
+    check_branch(args.revision)
     repository, records = check_name(args.repository), RunRecords(args.run)
     check_publishable(records)
     is_whole = (read_config(args.run) or {}).get("lora", {}) is None

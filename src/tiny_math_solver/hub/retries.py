@@ -62,10 +62,16 @@ class RetryPolicy:
         # seconds without an answer, or without a byte of it
         self.timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT if patience is None else patience
         self.failures = 0  # in a row
+        self.lost_commits = 0  # whatever succeeds between them
         self.given_up: UnreachableError | None = None
 
     def succeeded(self) -> None:
         self.failures = 0
+
+    def lost_commit(self) -> None:
+        """Count a commit that is about to be `failed`."""
+        self.failures = max(self.failures, self.lost_commits)
+        self.lost_commits += 1
 
     def failed(self, host: str, reason: str, *, retry_after: float = 0, retry: bool = True) -> None:
         """Wait until the next try is due. Raises UnreachableError if there is none."""
@@ -86,6 +92,17 @@ def _send_with_retries(client: Any, policy: RetryPolicy) -> Callable[..., Any]:
     http = _library(client)
     send_once, download, transient = client.send, _download_class(http), _transient(http)
 
+    def failed(request: Any, reason: str, **options: Any) -> None:
+        """Sit out the wait. Raises where the request is not to be sent again as it is."""
+        is_commit = request.method == "POST" and "/commit/" in request.url.path
+        if is_commit:
+            policy.lost_commit()
+        policy.failed(request.url.host, reason, **options)
+        if is_commit:
+            raise CutError(reason)
+        if not isinstance(request.stream, http.ByteStream):  # a file, read up to somewhere: huggingface_hub rewinds it
+            raise http.ReadError(reason, request=request)
+
     def send(request: Any, *, stream: bool = False, **options: Any) -> Any:
         host = request.url.host
         if policy.given_up:
@@ -96,16 +113,14 @@ def _send_with_retries(client: Any, policy: RetryPolicy) -> Callable[..., Any]:
                 response = send_once(request, stream=stream, **options)
             except transient as error:
                 refused = isinstance(error, http.ConnectError)
-                policy.failed(host, _reason(http, error, policy), retry=policy.connecting or not refused)
-                _leave_to_caller(http, request)
+                failed(request, _reason(http, error, policy), retry=policy.connecting or not refused)
                 continue
             if response.status_code not in RETRY_STATUS:
                 break
             response.close()
             asked = response.headers.get("Retry-After", "")
             reason = f"{response.status_code} {response.reason_phrase}" + (f" (asks for {asked} s)" * bool(asked))
-            policy.failed(host, reason, retry_after=float(asked) if asked.isdigit() else 0)
-            _leave_to_caller(http, request)
+            failed(request, reason, retry_after=float(asked) if asked.isdigit() else 0)
         if stream:
             response.stream = download(response.stream, host, policy)
         else:
@@ -113,14 +128,6 @@ def _send_with_retries(client: Any, policy: RetryPolicy) -> Callable[..., Any]:
         return response
 
     return send
-
-
-def _leave_to_caller(http: Any, request: Any) -> None:
-    """Raise where a failed request is not to be sent again as it is."""
-    if request.method == "POST" and "/commit/" in request.url.path:
-        raise CutError("the commit was not answered")
-    if not isinstance(request.stream, http.ByteStream):  # a file, read up to somewhere: huggingface_hub rewinds it
-        raise http.ReadError("sent again from its beginning", request=request)
 
 
 def _library(client: Any) -> Any:

@@ -6,13 +6,15 @@ follows, so the Hub refuses a second of its kind, and the head of the branch is 
 The token is the one of HF_TOKEN or of the Hub's own login. It goes into the requests and nowhere else.
 """
 
+import re
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tiny_math_solver.hub.retries import WAITS, CutError, UnreachableError, retrying
+from tiny_math_solver.hub.retries import WAITS, CutError, retrying
 from tiny_math_solver.hub.snapshots import causes, content_hash, endpoint, is_network_trouble, online
 from tiny_math_solver.support.errors import UserError
 from tiny_math_solver.support.redaction import without_secrets
@@ -20,7 +22,7 @@ from tiny_math_solver.support.redaction import without_secrets
 MAIN = "main"
 PATIENCE = 60.0  # seconds: the Hub checks a large file, and the card of a commit, before it answers
 LARGE = 1_000_000  # bytes of a file that takes a while
-PRECONDITION_FAILED = 412  # the head of the branch is not the parent that a commit names
+OVERTAKEN = (409, 412)  # another commit is being made; the head of the branch is not the parent that a commit names
 WHERE_TOKENS_ARE = "https://huggingface.co/settings/tokens"
 # a model is loaded from these, so those of another one must not lie beside it
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "adapter_config.json", "config.json")
@@ -71,6 +73,12 @@ def check_name(name: str) -> str:
             "'.', neither beginning nor ending with '-' or '.', without '--' and '..', and not ending with .git"
         ) from None
     return name
+
+
+def check_branch(name: str) -> None:
+    """Raise UserError if no branch can be called so."""
+    if not re.fullmatch(r"\w[\w./-]*", name, re.ASCII) or re.search(r"\.\.|//|[./]$|\.lock$", name):
+        raise UserError(f"--revision {name!r}: no name of a branch; letters, digits, '-', '_', '.' and '/'")
 
 
 def hub_token() -> str | None:
@@ -160,23 +168,21 @@ class Uploader:
         """Commit once: a try whose answer is lost may have succeeded, so the head of the branch is looked at first."""
         from huggingface_hub import errors
 
-        name, tries = self.repository.name, len(WAITS) + 1
-        for tried in range(tries):
+        name, tried = self.repository.name, 0
+        while True:
             head = self.api.model_info(name, revision=self.repository.branch).sha or ""
             if self._holds(head, files):
                 return Uploaded(head, is_new=tried > 0)
+            tried += 1
             try:
                 done = self.api.create_commit(name, additions, commit_message=message, parent_commit=head, **options)
                 return Uploaded(done.oid, is_new=True)
             except CutError:
-                pass
+                continue  # retries.py waits, and raises UnreachableError after the last try
             except errors.HfHubHTTPError as error:  # an earlier try has arrived after all, or somebody else's commit
-                if error.response.status_code != PRECONDITION_FAILED:
+                if error.response.status_code not in OVERTAKEN or tried > len(WAITS):
                     raise
-        head = self.api.model_info(name, revision=self.repository.branch).sha or ""
-        if self._holds(head, files):
-            return Uploaded(head, is_new=True)
-        raise UnreachableError(f"the commit was not answered; tries: {tries}")
+                time.sleep(WAITS[tried - 1])
 
     def _holds(self, commit: str, files: Mapping[str, Path]) -> bool:
         """True if these very files are in a commit."""

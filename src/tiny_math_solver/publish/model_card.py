@@ -128,6 +128,7 @@ class ModelCard:
             "template": self._template_line(),
             "max_tokens": grpo.get("max_completion_length", NOT_RECORDED),
             "ends": f"a completion ends where the model ends its turn{stops}",
+            "sampled": self._sampled_line(),
             "answers": self._answers_line(),
             "training": list(self._training()),
             "licences": list(self._licences()),
@@ -192,6 +193,12 @@ class ModelCard:
             line += f"; where it puts in today's date, {date} was put in"
         variables = (self.config.get("grpo") or {}).get("chat_template_kwargs")
         return f"{line}, with {code(str(variables))}" if variables else line
+
+    def _sampled_line(self) -> str:
+        after, temperature = self.summary["after"], (self.config.get("grpo") or {}).get("temperature")
+        if not after["pass_at_k"] or temperature is None:
+            return ""
+        return f"; for pass@k and maj@k {max(map(int, after['pass_at_k']))} samples at temperature {temperature:g}"
 
     def _answers_line(self) -> str:
         names, place = self._rewards, plain(self.summary.get("place", AFTER_HASHES))
@@ -258,6 +265,8 @@ class ModelCard:
                 "The generated problems are a small world: on kinds it was not trained on it answers "
                 f"{unseen['after']['accuracy']:.1%}."
             )
+        if rescues := len(self.summary.get("rescues") or []):
+            yield f"While it was trained it collapsed, which was undone {rescues} time{'s' * (rescues > 1)}."
         if self.base.is_shipped:
             yield "The base is a model of a million parameters for learning about GRPO, not for use."
         if not self.paired.has_gained:

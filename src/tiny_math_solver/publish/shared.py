@@ -12,7 +12,7 @@ from tiny_math_solver.report import page, room_for_data
 from tiny_math_solver.report.contents import data_of
 from tiny_math_solver.report.records import RunRecords
 from tiny_math_solver.runs.records import CONFIG, read_config
-from tiny_math_solver.support.redaction import HIDDEN, NAMES, without_secrets
+from tiny_math_solver.support.redaction import HIDDEN, NAMES, secret_values, without_secrets
 
 SHORTEST = 5  # characters of a path that is looked for in a text: a shorter one stands in too many
 AS_WRITTEN = {"prompt.system", "grpo.generation_kwargs", "grpo.chat_template_kwargs"}  # texts, not paths
@@ -31,7 +31,7 @@ class Shareable:
 
     def __init__(self, folder: Path, secrets: Sequence[str] = ()):
         self._config = read_config(folder) or {}
-        self.secrets = [secret for secret in secrets if secret]
+        self.secrets = sorted({*filter(None, secrets), *secret_values()}, key=len, reverse=True)
         paths = {str(folder), str(folder.absolute()), str(folder.resolve())}
         for key, value in _leaves(self._config):
             if key not in AS_WRITTEN and isinstance(value, str) and is_local(value):
@@ -43,9 +43,7 @@ class Shareable:
 
     def words(self, text: str) -> str:
         """What somebody said, a model or a prompt: without secrets, and otherwise as it is."""
-        for secret in self.secrets:
-            text = text.replace(secret, HIDDEN)
-        return QUERY.sub(rf"\1{HIDDEN}", TOKEN.sub(HIDDEN, without_secrets(text)))
+        return QUERY.sub(rf"\1{HIDDEN}", TOKEN.sub(HIDDEN, without_secrets(text, self.secrets)))
 
     def text(self, text: str) -> str:
         """What was recorded about a run: without secrets and local paths."""
