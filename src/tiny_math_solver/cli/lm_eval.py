@@ -2,8 +2,6 @@
 
 import argparse
 import json
-import time
-from collections.abc import Sequence
 from importlib import metadata
 from importlib.util import find_spec
 from typing import Any
@@ -64,9 +62,8 @@ def run(args: argparse.Namespace, named: str | None, console: Console) -> int:
     if processes.count() > 1:
         raise UserError("--lm-eval runs in one process: leave out GPUS or torchrun")
     with loading():
-        from tiny_math_solver.evaluation.verdict import evaluation_lines
         from tiny_math_solver.harness.lines import comparison_lines, comparison_summary
-        from tiny_math_solver.harness.model import settings_of_its_own
+        from tiny_math_solver.harness.sides import Sides
         from tiny_math_solver.harness.tasks import find_task, quiet, read_test, read_train
         from tiny_math_solver.models.load import load_model, locate
         from tiny_math_solver.support.files import json_lines, write_whole
@@ -74,8 +71,7 @@ def run(args: argparse.Namespace, named: str | None, console: Console) -> int:
     notes: Console = NotesConsole()
     check_model(args)
     quiet()
-    task = find_task(args.lm_eval)
-    settings = settings_of(args)
+    task, settings = find_task(args.lm_eval), settings_of(args)
     grader = settings.grader("number", "correctness")
     options = read_options(args, settings, grader)
     examples = task.examples if args.num_fewshot is None else args.num_fewshot
@@ -90,101 +86,47 @@ def run(args: argparse.Namespace, named: str | None, console: Console) -> int:
     loaded = load_model(args.model, adapter=args.adapter, revision=args.revision, dtype=args.dtype)
     check_prompt(args, loaded, settings, notes)
 
-    ours, asked = _ask_ours(args, loaded, problems, settings, grader, notes)
-    scores, comparison, theirs = _ask_theirs(args, built, examples, loaded, problems, settings, grader, ours, notes)
-    source, version = named or task.source(task.test_split), metadata.version("lm-eval")
+    sides = Sides(loaded, settings, problems, grader, args.batch_size, notes)
+    ours, asked = sides.ours()
+    scores, comparison, theirs = sides.theirs(built, ours, examples, chat_template=args.apply_chat_template)
     summary: dict[str, Any] = {
         **ours.summary(),
         "model": args.model,
         "adapter": args.adapter,
-        "problems": {"source": source, "n": len(problems), "of": len(read.problems)},
+        "problems": {"source": named or task.source(task.test_split), "n": len(problems), "of": len(read.problems)},
         "lm_eval": {
             "task": task.name,
-            "version": version,
+            "version": metadata.version("lm-eval"),
             "scores": scores,
             **comparison_summary(comparison, theirs, asked),
         },
     }
-    name = f"{args.model} with {args.adapter}" if args.adapter else args.model
-    listed = ", ".join(f"{filter} {score:.1%}" for filter, score in scores.items())
-    lines = [
-        f"problems: {len(problems):,} of the {len(read.problems):,} in {source}",
-        *evaluation_lines(name, summary),
-        f"{task.name} of lm-evaluation-harness {version}: {listed}",
-        "  prompts, examples, filters and metric are its own; completions by our rollouts, as transformers gives them",
-        *comparison_lines(comparison, theirs, asked),
-    ]
-    if own := settings_of_its_own(loaded.model):
-        listed = ", ".join(f"{setting} {value}" for setting, value in own.items())
-        lines.append(f"lm_eval --model hf would also apply {listed} of generation_config.json; here nothing does")
+    lines = [*_score_lines(summary), *comparison_lines(comparison, theirs, asked), *_own_lines(loaded.model)]
     console.say(json.dumps(summary, indent=2) if args.json else "\n".join(lines))
     if args.out:
         write_whole(args.out, json_lines(comparison.rows()))
     return 0
 
 
-def _ask_ours(
-    args: argparse.Namespace, loaded: Any, problems: Sequence[Any], settings: Any, grader: Any, notes: Console
-) -> tuple[Any, Any]:
-    """Our Evaluation of the problems, and how they were asked."""
-    from tiny_math_solver.evaluation.evaluate import evaluate
-    from tiny_math_solver.harness.lines import Asked
-    from tiny_math_solver.rollouts import make_rollouts
+def _score_lines(summary: dict[str, Any]) -> list[str]:
+    """Our accuracy and the harness's scores."""
+    from tiny_math_solver.evaluation.verdict import evaluation_lines
 
-    started, limit = time.monotonic(), settings.max_new_tokens
-    stops = settings.stop_strings
-    rollouts = make_rollouts(loaded.model, loaded.tokenizer, args.batch_size, console=notes, stop_strings=stops)
-    with notes.progress("our prompt", len(problems)) as advance:
-        ours = evaluate(
-            rollouts, problems, prompt=settings.prompt, max_new_tokens=limit, grader=grader, on_done=advance
-        )
-    cut = [record for record in ours.greedy if not record.finished]
-    return ours, Asked(
-        examples=0,
-        chat_template=True,
-        system=bool(settings.prompt.system),
-        limits=[limit],
-        stops=stops,
-        cut=len(cut),
-        cut_wrong=sum(not record.correct for record in cut),
-        shortened=0,
-        seconds=time.monotonic() - started,
-    )
+    problems, theirs, adapter = summary["problems"], summary["lm_eval"], summary["adapter"]
+    scores = ", ".join(f"{filter} {score:.1%}" for filter, score in theirs["scores"].items())
+    return [
+        f"problems: {problems['n']:,} of the {problems['of']:,} in {problems['source']}",
+        *evaluation_lines(f"{summary['model']} with {adapter}" if adapter else summary["model"], summary),
+        f"{theirs['task']} of lm-evaluation-harness {theirs['version']}: {scores}",
+        "  prompts, examples, filters and metric are its own; completions by our rollouts, as transformers gives them",
+    ]
 
 
-def _ask_theirs(
-    args: argparse.Namespace,
-    task: Any,
-    examples: int,
-    loaded: Any,
-    problems: Sequence[Any],
-    settings: Any,
-    grader: Any,
-    ours: Any,
-    notes: Console,
-) -> tuple[dict[str, float], Any, Any]:
-    """The harness's scores, the Comparison with `ours`, and how the harness asked."""
-    from tiny_math_solver.harness.comparison import LENIENT, ask, compare
-    from tiny_math_solver.harness.lines import Asked
-    from tiny_math_solver.harness.model import RolloutsLM
+def _own_lines(model: Any) -> list[str]:
+    """What the harness's own model would do besides, if there is anything."""
+    from tiny_math_solver.harness.model import settings_of_its_own
 
-    with notes.progress("lm-eval's prompt", len(problems)) as advance:
-        model = RolloutsLM(loaded.model, loaded.tokenizer, settings.prompt, args.batch_size, notes, advance)
-        scores, seconds = ask(task, model, args.apply_chat_template)
-    comparison = compare(task, problems, ours, grader)
-    cut = [comparison.theirs[place] for place in sorted(model.cut)]
+    listed = ", ".join(f"{setting} {value}" for setting, value in settings_of_its_own(model).items())
     return (
-        scores,
-        comparison,
-        Asked(
-            examples=examples,
-            chat_template=args.apply_chat_template,
-            system=False,
-            limits=sorted(model.limits),
-            stops=sorted(model.stops),
-            cut=len(cut),
-            cut_wrong=sum(not each.readings[LENIENT].right for each in cut),
-            shortened=model.shortened,
-            seconds=seconds,
-        ),
+        [f"lm_eval --model hf would also apply {listed} of generation_config.json; here nothing does"] if listed else []
     )

@@ -87,7 +87,8 @@ class Truth:
             return None
 
     def __str__(self) -> str:
-        return f"forecast: {'; '.join(map(str, self.expected))}"
+        hint = "" if self.learned_from else "; the next run beside this one learns from it"
+        return f"forecast: {'; '.join(map(str, self.expected))}{hint}"
 
 
 def measured(

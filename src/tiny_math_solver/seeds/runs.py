@@ -9,16 +9,15 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from tiny_math_solver.support.files import IS_WINDOWS
-from tiny_math_solver.support.signals import PASSED_ON, SIGNALS
+from tiny_math_solver.support.signals import PASSED_ON, SIGNALS, handled
 
 LOOK_SECONDS = 0.1  # between two looks at the runs
 STOPPED = {128 + number for number in SIGNALS}  # exit codes of a run that a signal has stopped
@@ -70,7 +69,7 @@ class SeedRuns:
         waiting = list(seeds)
         free: list[str | None] = list(self.gpus) if len(self.gpus) > 1 else [None]
         try:
-            with self._passing_signals_on():
+            with handled(self._pass_on):
                 while waiting or self._running:
                     while self.received is None and free and (seed := self._next(waiting)) is not None:
                         self._start(seed, free.pop(0))
@@ -121,22 +120,6 @@ class SeedRuns:
         self.received = number
         for process, _ in list(self._running.values()):
             _send(process, number)
-
-    @contextlib.contextmanager
-    def _passing_signals_on(self) -> Iterator[None]:
-        """Pass signals on to the runs inside the block, in the main thread; one that is ignored stays so."""
-        if threading.current_thread() is not threading.main_thread():
-            yield  # Python delivers signals to the main thread alone
-            return
-        before = {number: signal.getsignal(number) for number in SIGNALS}
-        for number, handler in before.items():
-            if handler != signal.SIG_IGN:
-                signal.signal(number, self._pass_on)
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def _end_all(self) -> None:
         """Stop the runs that are left, where this command fails."""

@@ -3,7 +3,7 @@
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")  # Windows has no SIGHUP, and sends SIGBREAK instead
@@ -46,6 +46,23 @@ def ended_by_signals() -> Iterator[None]:
         for number, handler in before.items():
             if handler == signal.SIG_DFL:
                 signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def handled(handle: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Have `handle` called at each of SIGNALS inside the block, in the main thread; one that is ignored stays so."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python delivers signals to the main thread alone
+        return
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    for number, handler in before.items():
+        if handler != signal.SIG_IGN:
+            signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class OverTimeError(BaseException):

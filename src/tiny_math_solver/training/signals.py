@@ -3,9 +3,7 @@
 import contextlib
 import os
 import signal
-import threading
 import time
-from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
@@ -15,7 +13,7 @@ from transformers.trainer_utils import SaveStrategy
 from tiny_math_solver.support import processes
 from tiny_math_solver.support.errors import StoppedError
 from tiny_math_solver.support.processes import EndedElsewhereError
-from tiny_math_solver.support.signals import PASSED_ON, SIGNALS
+from tiny_math_solver.support.signals import PASSED_ON, handled
 
 ECHO = 5  # seconds in which a launcher, or `tiny-math seeds`, passes on a signal that all processes have received
 
@@ -32,21 +30,9 @@ class StopOnSignal(TrainerCallback):
         self._received_at = 0.0
         self.training = False
 
-    @contextlib.contextmanager
-    def listening(self) -> Iterator[None]:
+    def listening(self) -> contextlib.AbstractContextManager[None]:
         """Handle the signals inside the block, in the main thread."""
-        if threading.current_thread() is not threading.main_thread():
-            yield  # Python delivers signals to the main thread alone
-            return
-        before = {number: signal.getsignal(number) for number in SIGNALS}
-        for number in SIGNALS:
-            if before[number] != signal.SIG_IGN:
-                signal.signal(number, self._handle)
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        return handled(self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
