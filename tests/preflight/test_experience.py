@@ -14,6 +14,7 @@ from tiny_math_solver.preflight.outlook import Compared, Outlook, compared
 from tiny_math_solver.preflight.pace import Course, Duration
 from tiny_math_solver.preflight.run_forecast import Truth
 from tiny_math_solver.runs.environment import machine
+from tiny_math_solver.runs.records import as_recorded
 
 CONFIG: dict[str, Any] = {
     "model": {"name": "embedded"},
@@ -178,3 +179,21 @@ def test_forecasts_of_nothing_is_one_line(tmp_path: Path, capsys: pytest.Capture
     shutil.rmtree(earlier_run(tmp_path / "a") / "none", ignore_errors=True)
     (tmp_path / "a" / "summary.json").write_text("{}")  # of an earlier version
     assert main(["forecasts", str(tmp_path / "a")]) == 2
+
+
+def test_a_run_that_logs_no_step_ends_as_well(tmp_path: Path):
+    """The end of a run must not fail for want of metrics."""
+    result = run(tmp_path / "run", *SHORT, "--grpo.logging_steps", "5")
+    assert result.summary["measured"]["tokens"] is None
+    truth = Truth.of(result.folder)
+    assert truth
+    assert [each.name for each in truth.expected] == ["time", "memory"]
+    assert experience_for(tmp_path / "next", as_recorded(result.config), machine()).names == []
+
+
+def test_steps_that_learn_again_from_earlier_completions_have_no_length(tmp_path: Path):
+    folder = earlier_run(tmp_path / "a", lengths=(20.0, 40.0))
+    again = [json.dumps({"step": step, "loss": 0.1}) for step in (3, 4)]
+    (folder / "metrics.jsonl").write_text((folder / "metrics.jsonl").read_text() + "\n".join([*again, ""]))
+    course = experience_for(tmp_path / "run", CONFIG, machine()).course(BASE, steps=4)
+    assert (course.training, course.after) == (30.0, 30.0)

@@ -6,8 +6,9 @@ forecast and a summary. Of these the MOST whose settings differ least are taken,
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
+from math import isfinite
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 from tiny_math_solver.preflight.outlook import Outlook, outlook_of
@@ -45,14 +46,14 @@ class EarlierRun:
     differences: int  # of its settings from those of the run that is to start
     has_same_problems: bool
 
-    def over(self, name: str, steps: int) -> list[float]:
-        """A metric in the first `steps` steps; the last values stand for the steps that this run did not have."""
-        values = [value for value in self.columns[name][:steps] if value == value]
-        return values + [self.last(name, steps)] * (steps - len(values))
+    def over(self, name: str, steps: int) -> float:
+        """The mean of a metric in the first `steps` steps; the last values stand for steps that there were not."""
+        values = known(self.columns, name)
+        return mean([*values[:steps], *[ending(values)] * (steps - len(values))])
 
-    def last(self, name: str, steps: int) -> float:
-        values = [value for value in self.columns[name][:steps] if value == value][-LAST:]
-        return sum(values) / len(values)
+    def at_end(self, name: str, steps: int) -> float:
+        """The metric after `steps` steps."""
+        return ending(known(self.columns, name)[:steps])
 
 
 @dataclass(frozen=True)
@@ -70,13 +71,13 @@ class Experience:
         runs = [run for run in self.runs if run.has_same_problems and run.computed.tokens]
         if not runs:
             return base
-        means = [_mean(run.over(TOKENS, steps)) / (run.computed.tokens or 1) for run in runs]
-        ends = [run.last(TOKENS, steps) / (run.computed.tokens or 1) for run in runs]
+        means = [run.over(TOKENS, steps) / (run.computed.tokens or 1) for run in runs]
+        ends = [run.at_end(TOKENS, steps) / (run.computed.tokens or 1) for run in runs]
         return replace(
             base,
             training=base.training * median(means),
             after=base.after * median(ends),
-            dead=median(_mean(run.over(DEAD, steps)) for run in runs),
+            dead=median(run.over(DEAD, steps) for run in runs),
         )
 
     def duration(self, computed: Duration, steps: int) -> Duration:
@@ -102,8 +103,14 @@ def _ratio(ratios: Iterable[float]) -> float:
     return median(found) if found else 1.0
 
 
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
+def known(columns: Columns, name: str) -> list[float]:
+    """The values of a metric, without the steps that have none: those that learn again from earlier completions."""
+    return [value for value in columns.get(name, ()) if isfinite(value)]
+
+
+def ending(values: list[float]) -> float:
+    """The mean of the LAST of them."""
+    return mean(values[-LAST:])
 
 
 def experience_for(run: Path, config: Mapping[str, Any], machine: Mapping[str, Any]) -> Experience:
@@ -137,6 +144,6 @@ def _earlier(folder: Path, config: Mapping[str, Any], machine: Mapping[str, Any]
             len(changed),
             "problems.source" not in changed,
         )
-        return earlier if summary["steps"] and all(len(columns[name]) for name in (TOKENS, DEAD)) else None
+        return earlier if summary["steps"] and all(known(columns, name) for name in (TOKENS, DEAD)) else None
     except (UserError, OSError, LookupError, TypeError, ValueError, AttributeError):
         return None

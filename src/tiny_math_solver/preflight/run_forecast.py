@@ -5,10 +5,11 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from tiny_math_solver.evaluation.kept import Evaluator
-from tiny_math_solver.preflight.experience import DEAD, LAST, TOKENS, Experience
+from tiny_math_solver.preflight.experience import DEAD, TOKENS, Experience, ending, known
 from tiny_math_solver.preflight.outlook import Compared, Outlook, compared, outlook_of
 from tiny_math_solver.preflight.pace import Course, Duration, Pace
 from tiny_math_solver.report.curves import read_columns, total
@@ -106,14 +107,14 @@ def measured(
         "dev": total(columns, "time/evaluation"),
     }
     tests = {when: evaluator.seconds_of(when) for when in ("before", "after")}
+    tokens, dead = known(columns, TOKENS), known(columns, DEAD)  # none of a run that is shorter than grpo.logging_steps
     outlook = Outlook(
         {**tests, **parts, "rest": max(0.0, elapsed - sum(parts.values()))},
         peak_gpu_memory() or peak_resident(),
-        total(columns, TOKENS) / plan.steps,
-        total(columns, DEAD) / plan.steps,
+        mean(tokens) if tokens else None,
+        mean(dead) if dead else None,
     )
     hindsight = None
     if course and outlook.tokens and outlook.dead is not None:
-        ends = list(columns[TOKENS])[-LAST:]
-        hindsight = pace.run(plan, Course(course.before, outlook.tokens, sum(ends) / len(ends), outlook.dead))
+        hindsight = pace.run(plan, Course(course.before, outlook.tokens, ending(tokens), outlook.dead))
     return {**asdict(outlook), "hindsight": asdict(hindsight) if hindsight else None}
