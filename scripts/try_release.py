@@ -3,7 +3,7 @@
     python scripts/try_release.py [FOLDER]     FOLDER: where the two files are left (default: dist)
 
 Both are installed into an empty virtual environment, with the tested versions of constraints.txt, and run in an empty
-folder. Exit code 1 if a run gains less than LEAST.
+folder. Exit code 1 if the accuracy after training is below LEAST.
 """
 
 import json

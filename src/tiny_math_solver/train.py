@@ -102,9 +102,7 @@ def _run(
         with wandb_defaults(run, resumed=checkpoint is not None):
             _loop(training, console, fresh=checkpoint is None)
         after = _after(prepared, run, training, before, replace(evaluator, kept=None))
-        taken = _taken(prepared, run, training, found, evaluator)
-        summary = _summary(prepared, training, found, before, after) | {"measured": taken}
-        processes.on_main(lambda: run.write_json(SUMMARY, summary))
+        processes.on_main(lambda: _conclude(prepared, run, training, found, evaluator, before, after))
 
 
 def _outcome(run: RunFolder) -> Outcome:
@@ -216,12 +214,19 @@ def _best_policy(run: RunFolder, trainer: MathGRPOTrainer) -> Iterator[Path]:
         yield Path(folder)
 
 
-def _taken(
-    prepared: Prepared, run: RunFolder, training: Training, found: Preflight, evaluator: Evaluator
-) -> dict[str, Any]:
-    """What the run took, for comparison with its forecast."""
+def _conclude(
+    prepared: Prepared,
+    run: RunFolder,
+    training: Training,
+    found: Preflight,
+    evaluator: Evaluator,
+    before: TestResult,
+    after: TestResult,
+) -> None:
+    """Write summary.json, with what the run took for comparison with its forecast."""
     course, elapsed = found.forecast.course if found.forecast else None, training.metrics.elapsed()
-    return processes.on_main(lambda: measured(run.path, prepared.plan, found.pace, course, elapsed, evaluator))
+    taken = measured(run.path, prepared.plan, found.pace, course, elapsed, evaluator)
+    run.write_json(SUMMARY, _summary(prepared, training, found, before, after) | {"measured": taken})
 
 
 def _summary(

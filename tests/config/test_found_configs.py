@@ -24,7 +24,7 @@ def test_a_file_of_ones_own_goes_first(tmp_path: Path, monkeypatch: pytest.Monke
     assert shipped_config(Path("configs/quickstart.yaml")) == Path("configs/quickstart.yaml")
 
 
-@pytest.mark.parametrize("name", ["other/quickstart.yaml", "/configs/quickstart.yaml", "configs/mine.yaml"])
+@pytest.mark.parametrize("name", ["other/quickstart.yaml", "/configs/quickstart.yaml", "configs/mine.yaml", "a" * 300])
 def test_another_path_is_taken_at_its_word(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A typing error in a folder's name must not train something else."""
     monkeypatch.chdir(tmp_path)

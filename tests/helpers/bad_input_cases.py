@@ -432,7 +432,7 @@ def edited_run(folder: Path) -> None:
 
 
 COMMANDS = [
-    Case("no command", "", "name a command: init, train, check"),
+    Case("no command", "", "name a command: quickstart, init, train, check"),
     Case("unknown command", "trian x", "invalid choice: 'trian'"),
     Case("command nearly right", "trian x", "; did you mean train?; see tiny-math --help"),
     Case("option nearly right", f"train {QUICKSTART} --dryrun", "unknown argument '--dryrun'; did you mean --dry-run?"),

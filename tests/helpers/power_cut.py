@@ -1,5 +1,6 @@
 """Runs that end as at a power cut, and the records of runs without what the clock puts into them."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,3 +37,11 @@ def timeless(path: Path) -> list[dict[str, Any]]:
     """Metrics without timings, and without what Trainer sums up since it was started."""
     ours = ("time", "per_second", "train_loss")
     return [{k: v for k, v in row.items() if k != "seconds" and not any(o in k for o in ours)} for row in rows(path)]
+
+
+def timeless_summary(folder: Path) -> dict[str, Any]:
+    """A run's summary.json without seconds and bytes."""
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    del summary["train_seconds"]
+    summary["measured"] = {name: summary["measured"][name] for name in ("tokens", "dead")}
+    return summary

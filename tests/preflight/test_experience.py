@@ -12,7 +12,7 @@ from tiny_math_solver.cli import main
 from tiny_math_solver.preflight.experience import DEAD, TOKENS, experience_for
 from tiny_math_solver.preflight.outlook import Compared, Outlook, compared
 from tiny_math_solver.preflight.pace import Course, Duration
-from tiny_math_solver.preflight.run_forecast import Truth
+from tiny_math_solver.preflight.run_forecast import RunForecast, Truth
 from tiny_math_solver.runs.environment import machine
 from tiny_math_solver.runs.records import as_recorded
 
@@ -24,6 +24,7 @@ CONFIG: dict[str, Any] = {
 PARTS = {"before": 2.0, "rollouts": 10.0, "update": 20.0, "dev": 4.0, "after": 4.0, "rest": 0.0}
 DURATION = Duration(**PARTS)
 BASE = Course.unchanged(20.0, dead=0.1)
+NOTHING = Outlook(dict.fromkeys(PARTS))
 
 
 def earlier_run(
@@ -47,7 +48,7 @@ def earlier_run(
     rows = [{"step": step, TOKENS: length, DEAD: 0.1 * step} for step, length in enumerate(lengths, 1)]
     (folder / "config.yaml").write_text(json.dumps(config))
     (folder / "environment.json").write_text(json.dumps(environment))
-    run_forecast = {"computed": computed, "expected": computed, "learned_from": []}
+    run_forecast = {"computed": computed, "expected": computed, "learned_from": [], "steps": len(lengths)}
     (folder / "forecast.json").write_text(json.dumps({"run": run_forecast}))
     (folder / "summary.json").write_text(json.dumps({"steps": len(lengths), "measured": measured}))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -95,8 +96,10 @@ def test_the_runs_that_differ_least_are_learned_from(tmp_path: Path):
 def test_lengths_on_other_problems_tell_nothing_and_speeds_do(tmp_path: Path):
     earlier_run(tmp_path / "a", CONFIG | {"problems": {"source": "countdown"}}, times=2.0)
     experience = experience_for(tmp_path / "run", CONFIG, machine())
-    assert experience.course(BASE, 3) == BASE
+    assert experience.course(BASE, 3) is BASE
     assert experience.duration(DURATION, 3).update == pytest.approx(40.0)
+    basis = RunForecast(NOTHING, NOTHING, experience.names, 3, has_learned_course=False).basis
+    assert basis == "if completions stay as long (speeds as in 1 earlier run beside it)"
 
 
 @pytest.mark.parametrize(
@@ -128,12 +131,12 @@ def test_only_what_both_know_is_compared():
     assert (time.forecast, time.measured) == (38.0, 28.0)
     assert memory.error == pytest.approx(0.25)
     assert (dead.error, dead.off) == (-0.25, "-25 points")
-    assert str(Compared("tokens", 30.0, 40.0)) == "tokens 30, was 40 (-25 %)"
+    assert str(Compared("tokens", 30.0, 40.0)) == "tokens 30, measured 40 (-25 %)"
 
 
 def test_nothing_measured_is_no_division_by_zero():
-    nothing = Outlook(dict.fromkeys(PARTS), None, 0.0, 0.0)
-    assert [each.name for each in compared(Outlook(PARTS, 1, 1.0, 0.0), nothing)] == ["dead groups"]
+    found = Outlook(dict.fromkeys(PARTS), None, 0.0, 0.0)
+    assert [each.name for each in compared(Outlook(PARTS, 1, 1.0, 0.0), found)] == ["dead groups"]
 
 
 def test_a_run_ends_with_what_it_had_forecast_and_the_next_one_learns_from_it(tmp_path: Path):
@@ -197,3 +200,37 @@ def test_steps_that_learn_again_from_earlier_completions_have_no_length(tmp_path
     (folder / "metrics.jsonl").write_text((folder / "metrics.jsonl").read_text() + "\n".join([*again, ""]))
     course = experience_for(tmp_path / "run", CONFIG, machine()).course(BASE, steps=4)
     assert (course.training, course.after) == (30.0, 30.0)
+
+
+def test_a_row_of_several_steps_stands_for_all_of_them(tmp_path: Path):
+    """With grpo.logging_steps 10 a run has a tenth of the rows; counting these for steps made the end weigh most."""
+    folder = earlier_run(tmp_path / "a", lengths=(20.0, 30.0, 40.0, 50.0))
+    rows = [{"step": 2, TOKENS: 25.0, DEAD: 0.1}, {"step": 4, TOKENS: 45.0, DEAD: 0.3}]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    experience = experience_for(tmp_path / "run", CONFIG, machine())
+    assert experience.course(BASE, steps=4).training == pytest.approx(35.0)
+    assert experience.course(BASE, steps=2).after == pytest.approx(25.0)
+    assert experience.course(BASE, steps=4).dead == pytest.approx(0.2)
+
+
+def test_dead_groups_are_learned_before_they_are_replaced(tmp_path: Path):
+    """Metrics have the share that is left after replacing, from which another number of rounds leaves another."""
+    folder = earlier_run(tmp_path / "a", CONFIG | {"rollouts": {"replace_dead": 1}})
+    rows = [{"step": step, TOKENS: 20.0, DEAD: 0.25} for step in (1, 2, 3)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert experience_for(tmp_path / "run", CONFIG, machine()).course(BASE, 3).dead == pytest.approx(0.5)
+
+
+def test_a_run_that_went_on_beyond_its_forecast_is_not_compared_with_it(tmp_path: Path):
+    folder = earlier_run(tmp_path / "a")
+    assert Truth.of(folder)
+    summary = json.loads((folder / "summary.json").read_text()) | {"steps": 48}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    assert Truth.of(folder) is None
+    assert experience_for(tmp_path / "run", CONFIG, machine()).names == []
+
+
+def test_without_samples_of_the_base_model_memory_alone_is_forecast(tmp_path: Path):
+    result = run(tmp_path / "run", *SHORT, "--evaluation.forecast_seconds", "0")
+    line = next(line for line in result.lines if line.startswith("expected: "))
+    assert line.endswith(" of memory")

@@ -22,8 +22,16 @@ def test_the_update_takes_the_rows_that_have_a_gradient_and_are_learned_from():
     whole = duration(dead=0.0)
     assert duration().update == pytest.approx(whole.update / 2)
     assert duration("--update.share", "0.5").update == pytest.approx(whole.update / 4)
-    assert duration("--grpo.num_iterations", "2").update == pytest.approx(whole.update)
     assert duration().rollouts == whole.rollouts
+
+
+def test_a_batch_that_is_learned_from_twice_is_sampled_once():
+    """24 steps are 24 updates in any case, with completions of 12 batches."""
+    once, twice = duration(), duration("--grpo.num_iterations", "2")
+    assert twice.update == pytest.approx(once.update)
+    assert twice.rollouts == pytest.approx(once.rollouts / 2)
+    large = duration("--grpo.steps_per_generation", "4")  # a batch for two steps of two micro-batches
+    assert large.rollouts == pytest.approx(once.rollouts)
 
 
 def test_each_round_asks_as_many_problems_as_groups_are_dead():

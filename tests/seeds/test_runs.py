@@ -110,9 +110,12 @@ def test_the_gpus_are_those_that_are_visible(monkeypatch):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_reaches_each_run_once_and_no_other_is_started(
-    make: Callable[..., Any], tmp_path: Path, number: signal.Signals
+    make: Callable[..., Any], tmp_path: Path, number: signal.Signals, request: pytest.FixtureRequest
 ):
     """Catches a run that is killed with this command, and one that gets two signals, which end it without saving."""
+    default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+    before = signal.signal(number, default)  # a shell has what it starts in the background ignore it
+    request.addfinalizer(lambda: signal.signal(number, before))
     runs = make(seconds=20, gpus=["0", "1"])
 
     def send() -> None:

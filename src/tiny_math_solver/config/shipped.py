@@ -1,5 +1,6 @@
 """What comes with this package: models, generated problems and configurations."""
 
+import os
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
@@ -29,7 +30,7 @@ def shipped_config(path: Path) -> Path:
 
     `configs/quickstart.yaml` is thus found without a checkout too.
     """
-    if path.exists() or path.parent.name not in ("", CONFIGS) or path.is_absolute():
+    if os.path.exists(path) or path.parent.name not in ("", CONFIGS) or path.is_absolute():  # of any length
         return path
     return next((found for found in _configs() if found.name == path.name), path)
 

@@ -6,13 +6,14 @@ forecast and a summary. Of these the MOST whose settings differ least are taken,
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from math import isfinite
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
 from tiny_math_solver.preflight.outlook import Outlook, outlook_of
-from tiny_math_solver.preflight.pace import Course, Duration
+from tiny_math_solver.preflight.pace import Course, Duration, dead_at_first
 from tiny_math_solver.report.curves import Columns, read_columns
 from tiny_math_solver.runs.records import (
     ENVIRONMENT,
@@ -35,25 +36,19 @@ TOKENS, DEAD = "completions/mean_length", "frac_reward_zero_std"  # of metrics.j
 
 @dataclass(frozen=True)
 class EarlierRun:
-    """A finished run: its forecast, what was measured, and its metrics; `hindsight` is the forecast that knew these."""
+    """A finished run: its forecast and what was measured; `hindsight` is the forecast that knew its metrics.
+
+    `tokens` of the mean completion and the share of `dead` groups, before any are replaced, have a value for each step.
+    """
 
     name: str
     computed: Outlook
     measured: Outlook
     hindsight: Mapping[str, float]
-    columns: Columns
+    tokens: list[float]
+    dead: list[float]
     steps: int
-    differences: int  # of its settings from those of the run that is to start
     has_same_problems: bool
-
-    def over(self, name: str, steps: int) -> float:
-        """The mean of a metric in the first `steps` steps; the last values stand for steps that there were not."""
-        values = known(self.columns, name)
-        return mean([*values[:steps], *[ending(values)] * (steps - len(values))])
-
-    def at_end(self, name: str, steps: int) -> float:
-        """The metric after `steps` steps."""
-        return ending(known(self.columns, name)[:steps])
 
 
 @dataclass(frozen=True)
@@ -71,13 +66,13 @@ class Experience:
         runs = [run for run in self.runs if run.has_same_problems and run.computed.tokens]
         if not runs:
             return base
-        means = [run.over(TOKENS, steps) / (run.computed.tokens or 1) for run in runs]
-        ends = [run.at_end(TOKENS, steps) / (run.computed.tokens or 1) for run in runs]
+        means = [mean(over(run.tokens, steps)) / (run.computed.tokens or 1) for run in runs]
+        ends = [ending(run.tokens[:steps]) / (run.computed.tokens or 1) for run in runs]
         return replace(
             base,
             training=base.training * median(means),
             after=base.after * median(ends),
-            dead=median(run.over(DEAD, steps) for run in runs),
+            dead=median(mean(over(run.dead, steps)) for run in runs),
         )
 
     def duration(self, computed: Duration, steps: int) -> Duration:
@@ -103,9 +98,20 @@ def _ratio(ratios: Iterable[float]) -> float:
     return median(found) if found else 1.0
 
 
-def known(columns: Columns, name: str) -> list[float]:
-    """The values of a metric, without the steps that have none: those that learn again from earlier completions."""
-    return [value for value in columns.get(name, ()) if isfinite(value)]
+def by_step(columns: Columns, name: str) -> list[float]:
+    """A metric of each step. A row stands for the steps since the row before; so does the next row with a value for
+    those without one, which learn again from earlier completions.
+    """
+    found: list[float] = []
+    for step, value in zip(columns.get("step", ()), columns.get(name, ()), strict=True):
+        if isfinite(value):
+            found += [value] * (int(step) - len(found))
+    return found
+
+
+def over(values: list[float], steps: int) -> list[float]:
+    """The first `steps` of them; their ending stands for the steps that there were not."""
+    return [*values[:steps], *[ending(values)] * (steps - len(values))]
 
 
 def ending(values: list[float]) -> float:
@@ -119,31 +125,45 @@ def experience_for(run: Path, config: Mapping[str, Any], machine: Mapping[str, A
         folders = [folder for folder in run.absolute().parent.iterdir() if (folder / SUMMARY).is_file()]
     except OSError:
         return Experience([])
-    found = [earlier for folder in folders if (earlier := _earlier(folder, config, machine))]
-    return Experience(sorted(found, key=lambda earlier: (earlier.differences, earlier.name))[:MOST])
+    comparable = [(count, folder.name, folder) for folder in folders if (count := _distance(folder, config, machine))]
+    found = (earlier for *_, folder in sorted(comparable) if (earlier := _earlier(folder, config)))
+    return Experience(list(islice(found, MOST)))
 
 
-def _earlier(folder: Path, config: Mapping[str, Any], machine: Mapping[str, Any]) -> EarlierRun | None:
-    """The run in a folder; None for one of another machine or model, of an earlier version, or damaged."""
+def _distance(folder: Path, config: Mapping[str, Any], machine: Mapping[str, Any]) -> int | None:
+    """One more than the settings in which the run in a folder differs; None for one of another machine or model."""
     try:
         environment, own = read_json(folder / ENVIRONMENT), read_config(folder) or {}
         if any(environment.get(name) != machine.get(name) for name in HARDWARE):
             return None
         changed = dict(differences(own, dict(config)))
-        if not set(SAME_SPEED).isdisjoint(changed) or (own.get("lora") is None) != (config.get("lora") is None):
+    except (UserError, OSError, TypeError, AttributeError):  # damaged
+        return None
+    is_same = set(SAME_SPEED).isdisjoint(changed) and (own.get("lora") is None) == (config.get("lora") is None)
+    return 1 + len(changed) if is_same else None
+
+
+def _earlier(folder: Path, config: Mapping[str, Any]) -> EarlierRun | None:
+    """The run in a folder; None for one of an earlier version, one that went on beyond its forecast, or damaged."""
+    try:
+        own, forecast, summary = (
+            read_config(folder) or {},
+            read_json(folder / FORECAST)["run"],
+            read_json(folder / SUMMARY),
+        )
+        columns, rounds = read_columns(folder / METRICS), own.get("rollouts", {}).get("replace_dead", 0)
+        tokens, dead = by_step(columns, TOKENS), by_step(columns, DEAD)
+        if not tokens or not dead or forecast["steps"] != summary["steps"]:
             return None
-        forecast, summary = read_json(folder / FORECAST)["run"], read_json(folder / SUMMARY)
-        columns = read_columns(folder / METRICS)
-        earlier = EarlierRun(
+        return EarlierRun(
             folder.name,
             outlook_of(forecast["computed"]),
             outlook_of(summary["measured"]),
             summary["measured"]["hindsight"] or {},
-            columns,
+            tokens,
+            [dead_at_first(share, rounds) for share in dead],
             summary["steps"],
-            len(changed),
-            "problems.source" not in changed,
+            "problems.source" not in dict(differences(own, dict(config))),
         )
-        return earlier if summary["steps"] and all(known(columns, name) for name in (TOKENS, DEAD)) else None
-    except (UserError, OSError, LookupError, TypeError, ValueError, AttributeError):
+    except (UserError, OSError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
         return None

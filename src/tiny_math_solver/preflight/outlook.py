@@ -67,11 +67,11 @@ class Compared:
     @property
     def off(self) -> str:
         """The error in words: `+10 %`."""
-        return f"{100 * self.error:+.0f}{' points' if self.name == DEAD_GROUPS else ' %'}"
+        return f"{round(100 * self.error):+}{' points' if self.name == DEAD_GROUPS else ' %'}"
 
     def __str__(self) -> str:
         show = SHOWN[self.name]
-        return f"{self.name} {show(self.forecast)}, was {show(self.measured)} ({self.off})"
+        return f"{self.name} {show(self.forecast)}, measured {show(self.measured)} ({self.off})"
 
 
 def compared(forecast: Outlook, measured: Outlook) -> Iterator[Compared]:

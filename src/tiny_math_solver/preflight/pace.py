@@ -19,7 +19,7 @@ class Course:
     """What the policy does in the course of a run.
 
     Tokens of its mean completion before training, in the mean of all steps, and after the last; and the mean share of
-    groups without a gradient.
+    groups without a gradient, before `rollouts.replace_dead` replaces any.
     """
 
     before: float
@@ -100,17 +100,28 @@ class Pace:
         course = course or Course.unchanged(self.completion)
         decode, share = self.decode, self._share
         config, steps, tested = plan.config, plan.steps, plan.tested
-        per_step, settings, dev = config.completions_per_step, config.evaluation, len(plan.splits.dev)
+        settings, dev, batch = config.evaluation, len(plan.splits.dev), config.generation_batch
         greedy = sum(map(len, tested.tested.values()))
         test = greedy + completions_of(len(tested.test), settings.samples, settings.sampled_problems) - len(tested.test)
         rounds, samples = config.rollouts.replace_dead, config.num_generations
-        asked = sum(course.dead**number for number in range(rounds + 1))
-        learned = steps * per_step * (1 - course.dead ** (rounds + 1)) * config.grpo_config.num_iterations
-        learned *= kept_rows(samples, config.update.share) / samples
+        learned = steps * config.completions_per_step * kept_rows(samples, config.update.share) / samples
+        learned *= 1 - dead_in_the_end(course.dead, rounds)
+        batches = steps * config.completions_per_step / (batch * config.grpo_config.num_iterations)
+        batches *= sum(course.dead**number for number in range(rounds + 1))
         return Duration(
             before=decode.seconds(share(test + dev), course.before),  # dev with it
-            rollouts=steps * asked * decode.seconds(share(per_step), course.training),
+            rollouts=batches * decode.seconds(share(batch), course.training),
             update=learned * (course.training + self.prompt) / (self.update * self.processes),
             dev=math.ceil(steps / settings.every) * decode.seconds(share(dev), course.training),
             after=decode.seconds(share(test), course.after),
         )
+
+
+def dead_in_the_end(dead: float, rounds: int) -> float:
+    """The share of groups without a gradient after `rounds` of replacing them by others, of which as many are dead."""
+    return dead ** (rounds + 1)
+
+
+def dead_at_first(dead: float, rounds: int) -> float:
+    """The share before `rounds` of replacing, of which `dead` was left."""
+    return dead ** (1 / (rounds + 1))

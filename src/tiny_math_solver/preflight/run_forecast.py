@@ -9,9 +9,9 @@ from statistics import mean
 from typing import Any
 
 from tiny_math_solver.evaluation.kept import Evaluator
-from tiny_math_solver.preflight.experience import DEAD, TOKENS, Experience, ending, known
+from tiny_math_solver.preflight.experience import DEAD, TOKENS, Experience, by_step, ending
 from tiny_math_solver.preflight.outlook import Compared, Outlook, compared, outlook_of
-from tiny_math_solver.preflight.pace import Course, Duration, Pace
+from tiny_math_solver.preflight.pace import Course, Duration, Pace, dead_at_first, dead_in_the_end
 from tiny_math_solver.report.curves import read_columns, total
 from tiny_math_solver.runs.records import FORECAST, METRICS, SUMMARY, read_json
 from tiny_math_solver.support.device import peak_gpu_memory
@@ -27,6 +27,8 @@ class RunForecast:
     computed: Outlook
     expected: Outlook
     learned_from: list[str]
+    steps: int
+    has_learned_course: bool = False
 
     @property
     def duration(self) -> Duration | None:
@@ -38,10 +40,13 @@ class RunForecast:
     def basis(self) -> str:
         """The assumption that the forecast rests on."""
         count = len(self.learned_from)
-        return f"as in {count} earlier run{'s' * (count != 1)} beside it" if count else "if completions stay as long"
+        runs = f"{count} earlier run{'s' * (count != 1)} beside it"
+        if self.has_learned_course:
+            return f"as in {runs}"
+        return "if completions stay as long" + f" (speeds as in {runs})" * bool(count)
 
     def __str__(self) -> str:
-        return f"{self.expected}, {self.basis}"
+        return f"{self.expected}, {self.basis}" if self.duration else str(self.expected)
 
     def to_dict(self) -> dict[str, Any]:
         """The content of `run` in forecast.json."""
@@ -55,14 +60,17 @@ def forecast_run(plan: Plan, pace: Pace, course: Course | None, memory: int, exp
             Outlook.of(None, memory, None, None),
             Outlook.of(None, experience.memory(memory), None, None),
             experience.names,
+            plan.steps,
         )
-    learned = experience.course(course, plan.steps)
+    rounds, learned = plan.config.rollouts.replace_dead, experience.course(course, plan.steps)
     duration = pace.run(plan, learned)
     expected = experience.duration(duration, plan.steps) if duration else None
     return RunForecast(
-        Outlook.of(pace.run(plan, course), memory, course.training, course.dead),
-        Outlook.of(expected, experience.memory(memory), learned.training, learned.dead),
+        Outlook.of(pace.run(plan, course), memory, course.training, dead_in_the_end(course.dead, rounds)),
+        Outlook.of(expected, experience.memory(memory), learned.training, dead_in_the_end(learned.dead, rounds)),
         experience.names,
+        plan.steps,
+        learned is not course,
     )
 
 
@@ -77,9 +85,12 @@ class Truth:
 
     @classmethod
     def of(cls, run: Path) -> "Truth | None":
-        """That of the run in a folder; None if it left no forecast, or is not finished."""
+        """That of the run in a folder; None if it left no forecast, is not finished, or went on beyond its forecast."""
         try:
-            forecast, found = read_json(run / FORECAST)["run"], outlook_of(read_json(run / SUMMARY)["measured"])
+            forecast, summary = read_json(run / FORECAST)["run"], read_json(run / SUMMARY)
+            if forecast["steps"] != summary["steps"]:
+                return None
+            found = outlook_of(summary["measured"])
             expected, computed = (
                 list(compared(outlook_of(forecast[name]), found)) for name in ("expected", "computed")
             )
@@ -107,14 +118,18 @@ def measured(
         "dev": total(columns, "time/evaluation"),
     }
     tests = {when: evaluator.seconds_of(when) for when in ("before", "after")}
-    tokens, dead = known(columns, TOKENS), known(columns, DEAD)  # none of a run that is shorter than grpo.logging_steps
+    tokens, dead = (
+        by_step(columns, TOKENS),
+        by_step(columns, DEAD),
+    )  # none of a run that is shorter than grpo.logging_steps
     outlook = Outlook(
         {**tests, **parts, "rest": max(0.0, elapsed - sum(parts.values()))},
         peak_gpu_memory() or peak_resident(),
         mean(tokens) if tokens else None,
         mean(dead) if dead else None,
     )
-    hindsight = None
+    hindsight, rounds = None, plan.config.rollouts.replace_dead
     if course and outlook.tokens and outlook.dead is not None:
-        hindsight = pace.run(plan, Course(course.before, outlook.tokens, ending(tokens), outlook.dead))
+        at_first = dead_at_first(outlook.dead, rounds)
+        hindsight = pace.run(plan, Course(course.before, outlook.tokens, ending(tokens), at_first))
     return {**asdict(outlook), "hindsight": asdict(hindsight) if hindsight else None}
