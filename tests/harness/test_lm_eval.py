@@ -214,11 +214,9 @@ def test_each_kind_of_difference_is_counted_and_shown(comparison: Comparison):
         ["ours", "60.0%", "80.0%", "60.0%", "80.0%"],
     ]
     text = "\n".join(lines)
-    assert (
-        "lm-eval's prompt: 5 worked examples, no chat template; greedy, at most 256 tokens (3 reached that, 2 of"
-        in text
-    )
-    assert "our prompt: no worked examples, system prompt, chat template;" in text
+    decoding = "greedy, max 256 tokens (3 truncated, 2 of them wrong), stop at 'Question:'"
+    assert f"  lm-eval's prompt: 5-shot, no chat template; {decoding}; " in text
+    assert f"  our prompt: 0-shot, system prompt, chat template; {decoding}; " in text
     assert "from lm-eval's strict-match 40.0% to our strict 60.0%: +1 of 5 problems, of which" in text
     assert "1 of lm-eval's completions right by strict-match, not by strict: such as test-4, gold 14" in text
     assert "    strict-match took 14, strict nothing: #### 14 or 15" in text
@@ -231,6 +229,9 @@ def test_each_kind_of_difference_is_counted_and_shown(comparison: Comparison):
         "    with it took 12: #### 12",
         "    without took 12: It is 12, not 3",
     ]
+    for count, said in ((1, "1 prompt"), (3, "3 prompts")):
+        line = replace(theirs, shortened=count).line("x")
+        assert f"; {said} truncated on the left to fit the context; " in line
     summary = comparison_summary(comparison, theirs, ours)
     assert summary["accuracy"]["lm-eval"]["strict-match"] == 0.4
     assert summary["accuracy"]["ours"][LENIENT] == 0.8

@@ -87,7 +87,7 @@ def test_what_is_not_known_is_said_to_be_so(tmp_path: Path):
     assert "`sums.jsonl`, a local file: not stated in what was at hand" in text
     assert "this repository: not stated: it is bound by the base model's licence" in text
     other = card_of(make_up(tmp_path / "other", config="model:\n  name: some/base\n", base="some/base")).text
-    assert cells(other)["base model"] == ["some/base, its main branch at the time, commit not recorded"]
+    assert cells(other)["base model"] == ["some/base, main branch (commit not recorded)"]
 
 
 def test_a_licence_is_taken_from_the_card_of_a_local_base(tmp_path: Path):
@@ -120,6 +120,8 @@ def test_the_tables_hold_the_figures_of_the_summary(finished: Path):
         "25.0%, 1 of 4 (95 % interval 10.0%–90.0%)", "75.0%, 3 of 4 (95 % interval 10.0%–90.0%)",
     ]  # fmt: skip
     assert table["strict: the answer stands after ####"] == ["25.0%", "75.0%"]
+    assert "| strict: the answer stands after `####` |" in text
+    assert "*strict* only after `####`." in text
     assert table["pass@8"] == ["40.0%", "80.0%"]
     assert table["maj@8"] == ["25.0%", "75.0%"]
     assert table["200 problems of kinds not trained on"] == ["0.0%", "2.0%"]
@@ -168,7 +170,9 @@ def test_a_run_that_gained_nothing_says_so(
     assert f"**{said}" in card.text
     assert ("It is no better than its base" in card.text) == bool(limit)
     assert "- the learning rate is 0" in card.text
-    assert "it collapsed, which was undone 1 time." in card.text
+    header = "What the records show:" if limit else "What limited the gain, according to the run's records:"
+    assert f"{header}\n\n- the learning rate is 0" in card.text
+    assert "- Training collapsed and was rolled back 1 time.\n" in card.text
     assert ("a significant gain" in card.message) == (not limit)
 
 
@@ -188,6 +192,32 @@ def test_prompt_decoding_and_answers_are_told(tmp_path: Path):
     assert "2026-01-31 was put in" in text
     assert "enable_thinking=False" in text
     assert "stop_strings=['Q:'], tokenizer=tokenizer" in text
+
+
+ANSWERS_ALONE = "rewards that only check the answer, no reward model"
+
+
+@pytest.mark.parametrize(
+    ("rewards", "rewarded", "checked"),
+    [
+        ("", ANSWERS_ALONE, "Only the answer was rewarded and checked"),
+        ("use: [correctness, boxed]", ANSWERS_ALONE, "Only the answer was rewarded and checked"),
+        ("use: [correctness, steps]", "the rewards listed below", "Accuracy checks only the answer"),
+        ("use: [correctness, length]", "the rewards listed below", "Accuracy checks only the answer"),
+        ("use: [correctness, 'judge.py:judge']", "the rewards listed below", "Accuracy checks only the answer"),
+        ("use: ['judge.py:judge']", "the rewards listed below", "Accuracy is what `judge.py:judge` counts as right"),
+    ],
+)
+def test_rewards_for_more_than_the_answer_are_not_passed_over(
+    rewards: str, rewarded: str, checked: str, tmp_path: Path
+):
+    """Catches: a card that says "no reward model" of a run whose own function asked one."""
+    config = f"model:\n  name: embedded\nrewards: {{{rewards}}}\n"
+    text = card_of(make_up(tmp_path / "run", config=config)).text
+    assert f", with\n{rewarded}. All figures" in text
+    assert f"\n- {checked}" in text
+    assert ("no reward model" in text) == (rewarded == ANSWERS_ALONE)
+    assert ("Only the answer was rewarded" in text) == (rewarded == ANSWERS_ALONE)
 
 
 def test_whatever_a_record_holds_is_shown_as_text(finished: Path):

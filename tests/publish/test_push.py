@@ -17,8 +17,8 @@ from helpers.paths import ROOT
 from helpers.runs import SHORT, run
 from publish.conftest import READ_TOKEN, TOKEN, make_up
 from tiny_math_solver.cli import main
-from tiny_math_solver.hub.uploads import Uploader
-from tiny_math_solver.support.errors import EXIT_INTERRUPTED
+from tiny_math_solver.hub.uploads import Repository, Uploader
+from tiny_math_solver.support.errors import EXIT_INTERRUPTED, UserError
 
 PUBLISHED = {
     "README.md", "adapter_config.json", "adapter_model.safetensors", "config.yaml", "report.html", "summary.json",
@@ -65,7 +65,7 @@ def test_three_cuts_and_all_of_it_arrives_in_one_commit(finished: Path, hub: Hub
     assert hub.uploads.received == [sent]
     assert is_private(repository(hub))
     printed = capsys.readouterr()
-    assert "ada/sums is made, private" in printed.out
+    assert "ada/sums will be created (private)" in printed.out
     assert printed.err.count("connection cut; trying again") == 3
     assert not hub.foreign
 
@@ -181,7 +181,7 @@ def test_a_branch(finished: Path, hub: HubStandin):
 
 def test_public_only_if_asked_for_and_never_changed_afterwards(finished: Path, hub: HubStandin, capsys):
     assert push(finished, "sums/open", "--yes", "--public") == 0
-    assert "sums/open is made, public" in capsys.readouterr().out
+    assert "sums/open will be created (public)" in capsys.readouterr().out
     assert push(make_up(finished.parent / "other", after_right=2), "sums/open", "--yes") == 0
     assert "sums/open exists and stays public" in capsys.readouterr().out
     assert not is_private(repository(hub, "sums/open"))
@@ -194,7 +194,7 @@ def test_public_only_if_asked_for_and_never_changed_afterwards(finished: Path, h
 def test_without_a_terminal_nothing_is_uploaded_unasked(finished: Path, hub: HubStandin, capsys):
     assert push(finished, "ada/sums") == 2
     printed = capsys.readouterr()
-    assert printed.err.startswith("tiny-math: nothing is uploaded unasked")
+    assert printed.err.startswith("tiny-math: push asks for confirmation and there is no terminal: add --yes")
     assert (printed.err.count("\n"), printed.out, hub.requests) == (1, "", [])
 
 
@@ -240,7 +240,7 @@ def refused(capsys: pytest.CaptureFixture[str], hub: HubStandin, *said: str) -> 
         ("", "no token: log in once with `hf auth login`, or set HF_TOKEN"),
         ("hf_Zz12Cd34Ef56Gh78Ij90Kl12Mn34Op56", "does not know this token"),
         (READ_TOKEN, "the token of ada may only read"),
-        ("hf_é", "holds characters that no token has"),
+        ("hf_é", "the token contains invalid characters"),
     ],
 )
 def test_no_token_a_wrong_one_and_one_that_may_only_read(
@@ -265,7 +265,7 @@ def test_the_token_of_the_hubs_login_will_do(
 )
 def test_names_that_no_repository_has(name: str, finished: Path, hub: HubStandin, capsys):
     assert main(["push", str(finished), "--yes", "--", name]) == 2
-    refused(capsys, hub, "is no name of a repository")
+    refused(capsys, hub, "is not a valid repository name")
     assert hub.requests == []
 
 
@@ -300,6 +300,32 @@ def test_weights_of_another_kind_are_not_mixed_with(finished: Path, hub: HubStan
     commit(repository(hub), "main", {"model.safetensors": b"of another"}, "initial commit")
     assert push(finished, "ada/sums", "--yes") == 2
     refused(capsys, hub, "ada/sums holds model.safetensors, which would stay beside these files")
+
+
+@pytest.mark.parametrize(
+    ("there", "is_refused"),
+    [
+        ("training_args.bin", False),
+        ("optimizer.bin", False),
+        ("checkpoint-500/adapter_model.safetensors", False),
+        ("onnx/config.json", False),
+        ("adapter_model.bin", True),
+        ("config.json", True),
+        ("model-00001-of-00002.safetensors", True),
+        ("model.safetensors.index.json", True),
+        ("pytorch_model-00001-of-00002.bin", True),
+        ("adapter_model.safetensors", False),  # overwritten
+    ],
+)
+def test_only_what_would_be_loaded_with_the_files_is_in_their_way(there: str, is_refused: bool):
+    """Catches: a Trainer's own files, and those of subfolders, that keep a repository from being pushed to."""
+    repository = Repository("ada/sums", "main", True, ("README.md", there))
+    published = {"adapter_config.json": Path("a"), "adapter_model.safetensors": Path("b")}
+    if is_refused:
+        with pytest.raises(UserError, match=f"ada/sums holds {there}, which would stay beside"):
+            repository.refuse_mixture(published)
+    else:
+        repository.refuse_mixture(published)
 
 
 # -- What is no run ---------------------------------------------------------------------------------------------
@@ -345,7 +371,7 @@ def test_a_summary_that_claims_what_the_answers_do_not_show(
         (["--out", "x", "--yes"], "--out goes with --dry-run"),
         (["--dtype", "float32", "--yes"], "--dtype goes with --merged"),
         (["--token", TOKEN], "unknown argument '--token'"),
-        (["--revision", "a b", "--yes"], "--revision 'a b': no name of a branch"),
+        (["--revision", "a b", "--yes"], "--revision 'a b': not a valid branch name"),
     ],
 )
 def test_arguments_that_do_not_go_together(arguments: list[str], said: str, finished: Path, hub: HubStandin, capsys):
@@ -451,6 +477,25 @@ def test_a_run_that_trained_all_weights_has_no_adapter_to_merge(finished: Path, 
     assert json.loads(there["config.json"]) == {"_name_or_path": "base", "model_type": "qwen2"}
     assert b"of which all weights were trained." in there["README.md"]
     assert b"PeftModel" not in there["README.md"]
+
+
+@pytest.mark.parametrize("arguments", [["--yes"], ["--dry-run"]])
+def test_a_model_whose_weights_are_gone_is_not_published(
+    arguments: list[str], finished: Path, hub: HubStandin, capsys: pytest.CaptureFixture[str]
+):
+    """Catches: a card and a tokenizer without a model behind them."""
+    (finished / "config.yaml").write_text("model:\n  name: embedded\nlora: null\n")
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (finished / name).unlink()
+    (finished / "config.json").write_text(json.dumps({"model_type": "qwen2"}))
+    assert push(finished, "ada/sums", *arguments) == 2
+    refused(capsys, hub, "run: no model.safetensors: the weights are missing")
+    (finished / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": {"weight": "model-00001-of-00001.safetensors"}})
+    )
+    assert push(finished, "ada/sums", *arguments) == 2
+    refused(capsys, hub, "names model-00001-of-00001.safetensors, which is not in this folder")
+    assert hub.requests == []
 
 
 def test_the_merged_model_is_proved_and_loads_without_peft(

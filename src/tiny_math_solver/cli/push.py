@@ -34,6 +34,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     with loading():
         from tiny_math_solver.hub.uploads import Uploader, check_branch, check_name, hub_token
         from tiny_math_solver.models.adapter import check_adapter_files
+        from tiny_math_solver.models.folder import check_model_folder
         from tiny_math_solver.publish.claims import check_publishable
         from tiny_math_solver.publish.metadata import Published
         from tiny_math_solver.publish.model_card import ModelCard
@@ -48,7 +49,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
     is_whole = (read_config(args.run) or {}).get("lora", {}) is None
     if args.merged and is_whole:
         raise UserError(f"{args.run}: all weights were trained, so there is no adapter to merge: leave --merged out")
-    if not is_whole:
+    if is_whole:
+        check_model_folder(args.run)
+    else:
         check_adapter_files(args.run)
     uploader = None if args.dry_run else Uploader(repository, args.revision)
     repository = uploader.repository.name if uploader else repository
@@ -86,12 +89,12 @@ def check_arguments(args: argparse.Namespace) -> None:
     if args.dtype and not args.merged:
         raise UserError("--dtype goes with --merged: an adapter is uploaded as it is")
     if not (args.dry_run or args.yes or (sys.stdin and sys.stdin.isatty())):
-        raise UserError("nothing is uploaded unasked, and there is no terminal to ask: --yes agrees, --dry-run shows")
+        raise UserError("push asks for confirmation and there is no terminal: add --yes (or --dry-run to look)")
 
 
 def visibility_line(repository: Any, args: argparse.Namespace) -> str:
     if repository.is_private is None:
-        return f"{repository.name} is made, {'public' if args.public else 'private'}"
+        return f"{repository.name} will be created ({'public' if args.public else 'private'})"
     seen = "private" if repository.is_private else "public"
     hint = ": its settings page makes it public" if args.public and repository.is_private else ""
     return f"{repository.name} exists and stays {seen}{hint}"

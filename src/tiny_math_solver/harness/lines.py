@@ -29,14 +29,15 @@ class Asked:
 
     def line(self, name: str) -> str:
         prompt = [
-            f"{self.examples or 'no'} worked example{'s' * (self.examples != 1)}",
+            f"{self.examples}-shot",
             *["system prompt"] * self.system,
             "chat template" if self.chat_template else "no chat template",
         ]
-        limit = f"at most {' or '.join(map(str, self.limits))} tokens"
-        limit += f" ({self.cut} reached that, {self.cut_wrong} of them wrong)" * bool(self.cut)
-        stops = f", up to {', '.join(map(repr, self.stops))}" if self.stops else ""
-        short = f"; {self.shortened} of the prompts cut in front to fit into the model" if self.shortened else ""
+        limit = f"max {' or '.join(map(str, self.limits))} tokens"
+        limit += f" ({self.cut} truncated, {self.cut_wrong} of them wrong)" * bool(self.cut)
+        stops = f", stop at {', '.join(map(repr, self.stops))}" if self.stops else ""
+        prompts = f"{self.shortened} prompt{'s' * (self.shortened > 1)}"
+        short = f"; {prompts} truncated on the left to fit the context" if self.shortened else ""
         return f"  {name}: {', '.join(prompt)}; greedy, {limit}{stops}{short}; {in_words(self.seconds)}"
 
 

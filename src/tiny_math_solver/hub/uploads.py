@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,11 @@ PATIENCE = 60.0  # seconds: the Hub checks a large file, and the card of a commi
 LARGE = 1_000_000  # bytes of a file that takes a while
 OVERTAKEN = (409, 412)  # another commit is being made; the head of the branch is not the parent that a commit names
 WHERE_TOKENS_ARE = "https://huggingface.co/settings/tokens"
-# a model is loaded from these, so those of another one must not lie beside it
-WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "adapter_config.json", "config.json")
+# transformers and PEFT load a model from these at the top of a repository: those of another must not lie beside it
+LOADED = (
+    "config.json", "model*.safetensors", "model*.safetensors.index*.json", "pytorch_model*.bin",
+    "pytorch_model*.bin.index*.json", "adapter_config.json", "adapter_model*.safetensors", "adapter_model*.bin",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,8 @@ class Repository:
 
     def refuse_mixture(self, names: Mapping[str, Path]) -> None:
         """Raise UserError if weights of another kind would stay beside the new ones, and be loaded with them."""
-        left = [file for file in self.files if any(Path(file).match(kind) for kind in WEIGHTS) and file not in names]
+        top = [file for file in self.files if "/" not in file and file not in names]
+        left = [file for file in top if any(fnmatchcase(file, kind) for kind in LOADED)]
         if left:
             raise UserError(
                 f"{self.name} holds {left[0]}, which would stay beside these files and be loaded with them: choose "
@@ -69,8 +74,8 @@ def check_name(name: str) -> str:
         validate_repo_id(name)
     except HFValidationError:
         raise UserError(
-            f"{name[:120]!r} is no name of a repository: OWNER/NAME, each of at most 96 letters, digits, '-', '_' and "
-            "'.', neither beginning nor ending with '-' or '.', without '--' and '..', and not ending with .git"
+            f"{name[:120]!r} is not a valid repository name: OWNER/NAME, each of at most 96 letters, digits, '-', '_' "
+            "and '.', neither beginning nor ending with '-' or '.', without '--' and '..', and not ending with .git"
         ) from None
     return name
 
@@ -78,7 +83,7 @@ def check_name(name: str) -> str:
 def check_branch(name: str) -> None:
     """Raise UserError if no branch can be called so."""
     if not re.fullmatch(r"\w[\w./-]*", name, re.ASCII) or re.search(r"\.\.|//|[./]$|\.lock$", name):
-        raise UserError(f"--revision {name!r}: no name of a branch; letters, digits, '-', '_', '.' and '/'")
+        raise UserError(f"--revision {name!r}: not a valid branch name; letters, digits, '-', '_', '.' and '/'")
 
 
 def hub_token() -> str | None:
@@ -103,7 +108,7 @@ class Uploader:
                 "write"
             )
         if not (token.isascii() and token.isprintable()):
-            raise UserError("the token holds characters that no token has: set HF_TOKEN again, without anything else")
+            raise UserError("the token contains invalid characters: set HF_TOKEN to the token alone")
         self.api = HfApi(token=token)
         name = check_name(name)
         with self._requests(name):

@@ -22,6 +22,7 @@ from tiny_math_solver.support.progress import in_words
 
 Block = dict[str, Any]  # `before` or `after` of summary.json
 NOT_RECORDED = "not recorded"
+LIMITED = "What limited the gain, according to the run's records"
 
 
 class ModelCard:
@@ -112,6 +113,7 @@ class ModelCard:
             "title": self.published.repository.rpartition("/")[2],
             "what": self._what(),
             "problems": self.train_set,
+            "rewarded": self._rewarded,
             "verdict": self.verdict,
             "tested": f"{after['n']:,} test problems{few} ({self.test_set.link})",
             "results": list(self._results(before, after)),
@@ -120,7 +122,7 @@ class ModelCard:
             "chosen": self._chosen_line(),
             "has_page": self.published.has_page,
             "causes": summary.get("causes", []),
-            "causes_header": "What held it back, by the records" if self.paired.has_gained else "What the records show",
+            "causes_header": LIMITED if self.paired.has_gained else "What the records show",
             "code": usage.code,
             "merging": usage.merging,
             "use_note": usage.note,
@@ -145,8 +147,6 @@ class ModelCard:
         return f"A LoRA adapter for {self.base.link}{held}."
 
     def _results(self, before: Block, after: Block) -> Any:
-        place = self.summary.get("place", AFTER_HASHES)
-
         def accuracy(block: Block) -> str:
             low, high = block["ci95"]
             return (
@@ -155,7 +155,7 @@ class ModelCard:
             )
 
         yield "accuracy", accuracy(before), accuracy(after)
-        yield f"strict: the answer stands {plain(place)}", *(f"{b['strict_accuracy']:.1%}" for b in (before, after))
+        yield f"strict: the answer stands {self._place}", *(f"{b['strict_accuracy']:.1%}" for b in (before, after))
         where = ""
         if after.get("sampled_problems", 0) < after["n"]:
             where = f", sampled, {after.get('sampled_problems', 0):,} problems"
@@ -201,7 +201,7 @@ class ModelCard:
         return f"; for pass@k and maj@k {max(map(int, after['pass_at_k']))} samples at temperature {temperature:g}"
 
     def _answers_line(self) -> str:
-        names, place = self._rewards, plain(self.summary.get("place", AFTER_HASHES))
+        names, place = self._rewards, self._place
         if names.has_own_measure:
             used = names.used[names.measure]
             least = (self.config.get("rewards") or {}).get("right_from", 1.0)
@@ -259,18 +259,44 @@ class ModelCard:
             + (" and the further sets above" if self._further else "")
             + "; what it does on other kinds, or in other languages, was not measured."
         )
-        yield "Only the answer was rewarded and checked: the steps before a right answer may be wrong."
+        yield self._checked
         if unseen := self.summary.get("unseen"):
             yield (
                 "The generated problems are a small world: on kinds it was not trained on it answers "
                 f"{unseen['after']['accuracy']:.1%}."
             )
         if rescues := len(self.summary.get("rescues") or []):
-            yield f"While it was trained it collapsed, which was undone {rescues} time{'s' * (rescues > 1)}."
+            yield f"Training collapsed and was rolled back {rescues} time{'s' * (rescues > 1)}."
         if self.base.is_shipped:
             yield "The base is a model of a million parameters for learning about GRPO, not for use."
         if not self.paired.has_gained:
             yield "It is no better than its base, as far as this run can tell."
+
+    @property
+    def _rewards_answers_alone(self) -> bool:
+        return self._rewards.are_known and not self._rewards.has_own_measure
+
+    @property
+    def _rewarded(self) -> str:
+        if self._rewards_answers_alone:
+            return "rewards that only check the answer, no reward model"
+        return "the rewards listed below"
+
+    @property
+    def _checked(self) -> str:
+        """What a right answer is no proof of."""
+        names = self._rewards
+        if self._rewards_answers_alone:
+            return "Only the answer was rewarded and checked: the steps before a right answer may be wrong."
+        if names.has_own_measure:
+            return f"Accuracy is what {code(names.used[names.measure])} counts as right; nothing else was checked."
+        return "Accuracy checks only the answer: the steps before a right answer may be wrong."
+
+    @property
+    def _place(self) -> str:
+        """Where the prompt asks for the answer, the mark as code: after `####`."""
+        word, _, mark = self.summary.get("place", AFTER_HASHES).partition(" ")
+        return f"{plain(word)} {code(mark)}"
 
     @property
     def _further(self) -> list[tuple[str, dict[str, Any]]]:

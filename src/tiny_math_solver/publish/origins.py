@@ -51,7 +51,7 @@ class Origin:
     @property
     def revision_words(self) -> str:
         if self.is_on_hub:
-            return f"commit `{self.revision}`" if self.revision else "its main branch at the time, commit not recorded"
+            return f"commit `{self.revision}`" if self.revision else "main branch (commit not recorded)"
         return "shipped with Tiny-Math-Solver" if self.is_shipped else "of which no more is recorded than the name"
 
     @property
