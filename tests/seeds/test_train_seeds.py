@@ -23,7 +23,7 @@ from tiny_math_solver.support.errors import StoppedError, UserError
 
 # in the place of `tiny-math train`: takes the run that was made for the seed to the output folder, and its exit code
 CHILD = """
-import shutil, sys
+import shutil, sys, time
 from pathlib import Path
 made = Path(sys.argv[1])
 typed = dict(zip(sys.argv[2::2], sys.argv[3::2]))
@@ -31,6 +31,8 @@ source = made / typed["--grpo.seed"]
 print("tiny-math: the last words of", typed["--grpo.seed"])
 with (made / "started").open("a", encoding="utf-8") as file:
     file.write(" ".join(sys.argv[2:]) + "\\n")
+if (made / f"{typed['--grpo.seed']}.late").exists():
+    time.sleep(2)
 if source.exists():
     shutil.copytree(source, typed["--grpo.output_dir"], dirs_exist_ok=True)
 code = made / f"{typed['--grpo.seed']}.code"
@@ -163,6 +165,30 @@ def test_where_no_run_can_start_the_command_ends_and_leaves_nothing(bench: Bench
     assert stopped.value.exit_code == code
     assert bench.started() == ["7"]
     assert bench.folder.exists() == (code == 1)
+
+
+def test_a_configuration_that_cannot_start_leaves_earlier_seeds_where_they_were(bench: Bench):
+    """Catches five good seeds that are aside, and would all be trained anew, for one bad setting."""
+    bench.make(7)
+    bench.train([7])
+    (bench.made / "7.code").write_text("2")
+    shutil.rmtree(bench.made / "7")
+    with pytest.raises(StoppedError, match="no seed could be started"):
+        bench.train([7], "--grpo.learning_rate", "0.5")
+    assert not bench.folder.with_name(f"{bench.folder.name}.1").exists()
+    assert f"the earlier seeds are back in {bench.folder}" in bench.console.lines
+    assert [row["seed"] for row in bench.train([7])["runs"]] == [7]
+    assert bench.started() == ["7", "7"]
+
+
+def test_a_run_on_one_gpu_may_fail_before_that_on_the_other_has_begun(bench: Bench):
+    """Catches healthy runs that are stopped because the first one found its GPU taken."""
+    (bench.made / "7.code").write_text("2")
+    bench.make(8)
+    (bench.made / "8.late").write_text("")
+    record = bench.train([7, 8], gpus=["0", "1"])
+    assert [row["seed"] for row in record["runs"]] == [8]
+    assert [row["seed"] for row in record["failed"]] == [7]
 
 
 def test_a_folder_of_something_else_is_refused(bench: Bench):

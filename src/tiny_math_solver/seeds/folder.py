@@ -9,18 +9,15 @@ import re
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from tiny_math_solver.config.schema import Config
 from tiny_math_solver.evaluation.evaluate import Evaluation
 from tiny_math_solver.evaluation.over_seeds import SeedResult
 from tiny_math_solver.models.starting_adapter import starting_adapter
 from tiny_math_solver.runs.folder import RunFolder
 from tiny_math_solver.runs.lock import take_lock
-from tiny_math_solver.runs.records import SUMMARY, read_config, read_json, read_jsonl
+from tiny_math_solver.runs.records import SUMMARY, as_recorded, read_config, read_json, read_jsonl
 from tiny_math_solver.runs.resume import differences
 from tiny_math_solver.support.errors import UserError
-from tiny_math_solver.support.redaction import without_secrets
 
 SEEDS = "seeds.json"
 
@@ -82,7 +79,7 @@ class SeedsFolder(RunFolder):
         if not (begun := self.begun()):
             return {}
         config = config.with_sections(model=starting_adapter(config.model)[0])  # as runs record it
-        new = yaml.safe_load(without_secrets(config.to_yaml()))
+        new = as_recorded(config)
         changes: dict[str, str] = {}
         for seed in begun:
             old = read_config(self.run_of(seed)) or {}

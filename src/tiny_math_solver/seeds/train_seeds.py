@@ -44,6 +44,8 @@ class TrainSeeds:
     on_terminal: bool = False
     fresh: bool = False
     failed: dict[int, int] = field(default_factory=dict)  # exit code by seed
+    _aside: Path | None = None  # where earlier seeds of another configuration are
+    _under_way: set[int] = field(default_factory=set)
     _missing: list[int] = field(default_factory=list)
     _began: dict[int, float] = field(default_factory=dict)
     _took: list[float] = field(default_factory=list)  # seconds of each run that has ended
@@ -85,15 +87,14 @@ class TrainSeeds:
         """Go on in the folder that is there, or make it; one of another configuration is moved aside."""
         folder = self.folder
         changes = folder.changes(self.config) if folder.holds_run and not self.fresh else {}
-        aside = None
         if changes:
             self.console.say(f"the seeds in {folder.path} have another configuration ({listed(changes)})")
         if self.fresh or changes or not folder.holds_run:
             if at_work := [seed for seed in folder.begun() if folder.is_at_work(seed)]:
                 raise UserError(f"{folder.run_of(at_work[0])}: its run is still at work; stop it, or wait for its end")
-            aside = folder.create()
-        if aside:
-            self.console.say(f"the earlier seeds in {folder.path} are now in {aside}")
+            self._aside = folder.create()
+        if self._aside:
+            self.console.say(f"the earlier seeds in {folder.path} are now in {self._aside}")
         self._write()  # first: it makes the folder one of seeds
         if others := sorted(set(folder.begun()) - set(self.seeds)):
             self.console.say(f"not asked for, and not counted: seed {', '.join(map(str, others))} in {folder.path}")
@@ -127,15 +128,17 @@ class TrainSeeds:
             words += f", {about(left / max(1, len(self.gpus)) * sum(self._took) / len(self._took))} to go"
         self.console.say(words + (f": see {self._log(seed)}" if self._log(seed) else ""))
         self._began[seed] = time.monotonic()
+        self._under_way.add(seed)
 
     def _on_end(self, seed: int, code: int) -> None:
+        self._under_way.discard(seed)
         result, seconds = self.folder.result(seed), "by another command"
         if seed in self._began:
             self._took.append(time.monotonic() - self._began[seed])
             seconds = in_words(self._took[-1])
         if result is None:
             self.failed[seed] = code if code >= 0 else 128 - code
-            if not self.folder.begun():
+            if not self.folder.begun() and not self._under_way:  # on another GPU a run may yet begin
                 words = f"no seed could be started{self._last_words(seed)}"
                 if self.failed[seed] in CODES:  # else the log may have a traceback
                     self._withdraw()
@@ -146,9 +149,14 @@ class TrainSeeds:
         self._write()
 
     def _withdraw(self) -> None:
-        """Remove what this command has written of itself, where not even one run has begun."""
+        """Remove what this command has written where not even one run has begun, and put earlier seeds back."""
         for path in (self.folder.path / SEEDS, *map(self.folder.log_of, self.seeds)):
             path.unlink(missing_ok=True)
+        if self._aside:
+            for path in self._aside.iterdir():
+                path.rename(self.folder.path / path.name)
+            self._aside.rmdir()
+            self.console.say(f"the earlier seeds are back in {self.folder.path}")
 
     def _last_words(self, seed: int) -> str:
         """The last line that a run has printed; empty if that is on the terminal."""
