@@ -167,18 +167,44 @@ def test_where_no_run_can_start_the_command_ends_and_leaves_nothing(bench: Bench
     assert bench.folder.exists() == (code == 1)
 
 
-def test_a_configuration_that_cannot_start_leaves_earlier_seeds_where_they_were(bench: Bench):
+@pytest.mark.parametrize("code", [2, 137, 1])
+def test_a_configuration_that_cannot_start_leaves_earlier_seeds_where_they_were(bench: Bench, code: int):
     """Catches five good seeds that are aside, and would all be trained anew, for one bad setting."""
     bench.make(7)
     bench.train([7])
-    (bench.made / "7.code").write_text("2")
+    log = (bench.folder / "seed-7.log").read_text()
+    (bench.made / "7.code").write_text(f"{code}")
     shutil.rmtree(bench.made / "7")
-    with pytest.raises(StoppedError, match="no seed could be started"):
+    if code == 137:
+        (bench.made / "7").mkdir()  # killed when it had made its folder
+    with pytest.raises(StoppedError, match="no seed could be started: the last words of 7"):
         bench.train([7], "--grpo.learning_rate", "0.5")
-    assert not bench.folder.with_name(f"{bench.folder.name}.1").exists()
     assert f"the earlier seeds are back in {bench.folder}" in bench.console.lines
+    assert not bench.folder.with_name("out-seeds.1").exists()
+    rest = bench.folder.with_name("out-seeds.2")
+    assert rest.exists() == (code == 1)
+    if code == 1:
+        assert (rest / "seed-7.log").read_text() == "tiny-math: the last words of 7\n"
+        assert bench.console.lines[-1] == f"the log of the failure is in {rest}"
+    assert (bench.folder / "seed-7.log").read_text() == log
     assert [row["seed"] for row in bench.train([7])["runs"]] == [7]
     assert bench.started() == ["7", "7"]
+
+
+def test_an_edit_before_the_first_run_puts_earlier_seeds_back(bench: Bench):
+    """Catches seeds that stay aside where another error than a refused run has kept the first from starting."""
+    bench.make(7)
+    bench.train([7])
+    rates = iter(["2e-3", "3e-3"])
+
+    def load() -> Any:
+        return load_config(QUICKSTART, [*bench.overrides, "--grpo.learning_rate", next(rates)])
+
+    with pytest.raises(UserError, match="changed while its seeds were being trained"):
+        TrainSeeds(load, bench.overrides, [7], CollectingConsole()).run()
+    assert [path.name for path in bench.folder.parent.glob("out-seeds*")] == ["out-seeds"]
+    bench.train([7])
+    assert bench.started() == ["7"]
 
 
 def test_a_run_on_one_gpu_may_fail_before_that_on_the_other_has_begun(bench: Bench):
@@ -187,6 +213,40 @@ def test_a_run_on_one_gpu_may_fail_before_that_on_the_other_has_begun(bench: Ben
     bench.make(8)
     (bench.made / "8.late").write_text("")
     record = bench.train([7, 8], gpus=["0", "1"])
+    assert [row["seed"] for row in record["runs"]] == [8]
+    assert [row["seed"] for row in record["failed"]] == [7]
+
+
+def test_where_the_runs_of_all_gpus_fail_the_command_ends_once_and_leaves_nothing(bench: Bench):
+    """Catches a withdrawal under a run that is still at work, and one that never comes."""
+    for seed in (7, 8):
+        (bench.made / f"{seed}.code").write_text("2")
+    (bench.made / "8.late").write_text("")
+    with pytest.raises(StoppedError, match="no seed could be started: the last words of 8"):
+        bench.train([7, 8], gpus=["0", "1"])
+    assert "seed 7: no result, stopped by an error (exit code 2): the last words of 7" in bench.console.lines
+    assert not bench.folder.exists()
+
+
+def test_a_run_of_another_command_that_is_yet_to_begin_keeps_its_folder(bench: Bench):
+    """Catches seeds.json withdrawn under a run that a killed command has left, whose folder no command takes then."""
+    (bench.made / "7.code").write_text("2")
+    folder, is_locked = bench.folder / "seed-8", threading.Event()
+
+    def other() -> None:
+        folder.mkdir(parents=True)
+        (bench.folder / "seeds.json").write_text("{}")
+        with RunFolder(folder).locked():
+            is_locked.set()
+            time.sleep(2)
+            shutil.copytree(bench.made / "8", folder, dirs_exist_ok=True)
+
+    bench.make(8)
+    thread = threading.Thread(target=other)
+    thread.start()
+    is_locked.wait()
+    record = bench.train([7, 8])
+    thread.join()
     assert [row["seed"] for row in record["runs"]] == [8]
     assert [row["seed"] for row in record["failed"]] == [7]
 

@@ -18,6 +18,7 @@ from tiny_math_solver.runs.lock import take_lock
 from tiny_math_solver.runs.records import SUMMARY, as_recorded, read_config, read_json, read_jsonl
 from tiny_math_solver.runs.resume import differences
 from tiny_math_solver.support.errors import UserError
+from tiny_math_solver.support.files import free_name
 
 SEEDS = "seeds.json"
 
@@ -90,6 +91,20 @@ class SeedsFolder(RunFolder):
     def date(self) -> str | None:
         """The date in the prompts of the runs that are here; None if their chat template puts in none."""
         return next(filter(None, (_date(read_config(self.run_of(seed)) or {}) for seed in self.begun())), None)
+
+    def put_back(self, aside: Path) -> Path | None:
+        """Undo `create`: what it moved to `aside` has this path again.
+
+        Returns where the rest of the folder made since is, None if that was empty.
+        """
+        rest = free_name(self.path) if any(self.path.iterdir()) else None
+        with self._writing(self.path):
+            if rest:
+                self.path.rename(rest)
+            else:
+                self.path.rmdir()
+            aside.rename(self.path)
+        return rest
 
     def is_at_work(self, seed: int) -> bool:
         """True if a process trains this seed: one that outlived the command that had started it, or somebody else's."""

@@ -1,5 +1,6 @@
 """Several seeds of one configuration: what is there is kept, the rest is trained, and one verdict is given over all."""
 
+import contextlib
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -44,8 +45,8 @@ class TrainSeeds:
     on_terminal: bool = False
     fresh: bool = False
     failed: dict[int, int] = field(default_factory=dict)  # exit code by seed
-    _aside: Path | None = None  # where earlier seeds of another configuration are
-    _under_way: set[int] = field(default_factory=set)
+    _aside: Path | None = None  # where earlier seeds have been moved
+    _under_way: set[int] = field(default_factory=set)  # seeds whose run was started and has not ended
     _missing: list[int] = field(default_factory=list)
     _began: dict[int, float] = field(default_factory=dict)
     _took: list[float] = field(default_factory=list)  # seconds of each run that has ended
@@ -75,8 +76,11 @@ class TrainSeeds:
             )
             try:
                 runs.run(self._missing)
-            except SignalledError as stopped:
-                raise self._stopped(stopped) from None
+            except (SignalledError, StoppedError, UserError) as error:  # every run has ended
+                stopped = self._stopped(error.number) if isinstance(error, SignalledError) else error
+                if not self._has_begun():
+                    self._withdraw()
+                raise stopped from None
             record = self._write()
             begun = set(self.folder.begun())
             if shown := [self.folder.run_of(seed) for seed in self.seeds if seed in begun]:
@@ -138,25 +142,29 @@ class TrainSeeds:
             seconds = in_words(self._took[-1])
         if result is None:
             self.failed[seed] = code if code >= 0 else 128 - code
-            if not self.folder.begun() and not self._under_way:  # on another GPU a run may yet begin
-                words = f"no seed could be started{self._last_words(seed)}"
-                if self.failed[seed] in CODES:  # else the log may have a traceback
-                    self._withdraw()
-                raise StoppedError(words, self.failed[seed])
+            if not self._under_way and not self._has_begun():  # on another GPU a run may yet begin
+                raise StoppedError(f"no seed could be started{self._last_words(seed)}", self.failed[seed])
             self.console.say(f"{failed_line(self._failure(seed))}{self._last_words(seed)}")
         else:
             self.console.say(f"{seed_line(result.row())} ({seconds})")
         self._write()
 
+    def _has_begun(self) -> bool:
+        return bool(self.folder.begun()) or any(map(self.folder.is_at_work, self.seeds))
+
     def _withdraw(self) -> None:
         """Remove what this command has written where not even one run has begun, and put earlier seeds back."""
-        for path in (self.folder.path / SEEDS, *map(self.folder.log_of, self.seeds)):
-            path.unlink(missing_ok=True)
+        if CODES.keys() >= set(self.failed.values()):  # else a log may have a traceback
+            for seed in self.seeds:
+                self.folder.log_of(seed).unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # it is not there, or not empty
+                    self.folder.run_of(seed).rmdir()
+            (self.folder.path / SEEDS).unlink(missing_ok=True)
         if self._aside:
-            for path in self._aside.iterdir():
-                path.rename(self.folder.path / path.name)
-            self._aside.rmdir()
+            rest = self.folder.put_back(self._aside)
             self.console.say(f"the earlier seeds are back in {self.folder.path}")
+            if rest:
+                self.console.say(f"the log of the failure is in {rest}")
 
     def _last_words(self, seed: int) -> str:
         """The last line that a run has printed; empty if that is on the terminal."""
@@ -197,12 +205,10 @@ class TrainSeeds:
         code = self.failed[seed]
         return {"seed": seed, "exit_code": code, "why": f"{CODES.get(code, 'failed')} (exit code {code})"}
 
-    def _stopped(self, stopped: SignalledError) -> StoppedError:
+    def _stopped(self, number: int) -> StoppedError:
         done = sum(self.folder.result(seed) is not None for seed in self.seeds)
-        if not self.folder.begun():
-            self._withdraw()
-        name = signal.Signals(stopped.number).name
+        name = signal.Signals(number).name
         return StoppedError(
             f"{name}: stopped with {done} of {len(self.seeds)} seeds finished; the same command goes on",
-            128 + stopped.number,
+            128 + number,
         )
