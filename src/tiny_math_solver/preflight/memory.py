@@ -22,7 +22,7 @@ from tiny_math_solver.update.torch_scorer import FLOAT32_BYTES, torch_pass_bytes
 LARGE_PASS = 1 << 30  # bytes
 EFFICIENT_PASS = 2048  # tokens, beyond which a CPU is no faster
 STATE = 3  # sizes of what is trained: weights, and the two moments of Adam
-KERNELS_AT_WORK, TORCH_AT_WORK = 200_000_000, 450_000_000  # compiled operators, threads, late imports; measured
+KERNELS_AT_WORK, TORCH_AT_WORK = 200_000_000, 250_000_000  # compiled operators, threads, late imports; measured
 ROLLOUTS, UPDATE = "rollouts", "update"  # phases
 WEIGHTS, COPY, MERGED, PASS = "weights", "the rollouts' copy", "gradients of merged weights", "a pass of the update"
 
