@@ -198,6 +198,25 @@ def read_options(args: argparse.Namespace, settings: Any, grader: Any) -> Any:
     return options
 
 
+def proof_problems(args: argparse.Namespace, model: str, console: Console) -> tuple[Any, Any, list[Any]]:
+    """The settings of a model, its grader, and the problems on which it is compared with what is made of it.
+
+    Any questions will do for that: a model of another program needs no dataset.
+    """
+    from tiny_math_solver.config.sections import EMBEDDED
+    from tiny_math_solver.config.shipped import SHIPPED_MODELS
+    from tiny_math_solver.evaluation.prompt_settings import evaluation_problems, prompt_settings, run_config
+
+    settings = prompt_settings(model)
+    grader = settings.grader(answer_kind_of(args, args.problems), "correctness")
+    is_ours = run_config(Path(model)) or model in SHIPPED_MODELS
+    source = EMBEDDED if args.problems is None and not is_ours else args.problems
+    problems, notes, _ = evaluation_problems(source, settings, read_options(args, settings, grader))
+    for note in notes:
+        console.note(note)
+    return settings, grader, problems
+
+
 def add_port_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=port, default=0, help="port to serve on (default: any free one)")
 

@@ -7,11 +7,10 @@ from pathlib import Path
 from tiny_math_solver.cli.arguments import (
     add_answer_kind,
     add_problem_arguments,
-    answer_kind_of,
     check_problem_arguments,
     fraction,
     positive,
-    read_options,
+    proof_problems,
 )
 from tiny_math_solver.support.console import Console
 from tiny_math_solver.support.errors import UserError
@@ -42,10 +41,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
     if find_spec("gguf") is None:
         raise UserError("export needs the gguf library: pip install 'tiny-math-solver[gguf]', or pip install gguf")
     with loading():
-        from tiny_math_solver.config.sections import EMBEDDED
         from tiny_math_solver.config.shipped import SHIPPED_MODELS
         from tiny_math_solver.evaluation.merge import refuse_occupied
-        from tiny_math_solver.evaluation.prompt_settings import evaluation_problems, prompt_settings, run_config
         from tiny_math_solver.evaluation.verdict import evaluation_lines, paired_line
         from tiny_math_solver.export.export import Export, ProofFailedError
         from tiny_math_solver.models.load import locate, resolve
@@ -58,14 +55,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     refuse_occupied(args.out)
     check_writable(args.out, "choose another folder")
     locate(args.model)
-    settings = prompt_settings(args.model)
-    grader = settings.grader(answer_kind_of(args, args.problems), "correctness")
-    # any questions will do to compare two models: one of another program needs no dataset
-    is_ours = run_config(Path(args.model)) or args.model in SHIPPED_MODELS
-    source = EMBEDDED if args.problems is None and not is_ours else args.problems
-    found, notes, _ = evaluation_problems(source, settings, read_options(args, settings, grader))
-    for note in notes:
-        console.note(note)
+    settings, grader, found = proof_problems(args, args.model, console)
     problems = found[: args.limit]
     with console.part(f"loading {args.model} and merging its adapter in float32"):
         export = Export(args.model, settings)

@@ -6,9 +6,8 @@ from pathlib import Path
 from tiny_math_solver.cli.arguments import (
     add_answer_kind,
     add_problem_arguments,
-    answer_kind_of,
     check_problem_arguments,
-    read_options,
+    proof_problems,
 )
 from tiny_math_solver.support.console import Console
 from tiny_math_solver.support.errors import EXIT_PROOF_FAILED
@@ -44,7 +43,6 @@ def merge_and_prove(
     with loading():
         import torch
 
-        from tiny_math_solver.config.sections import EMBEDDED
         from tiny_math_solver.evaluation.merge import (
             FLOAT32_TOLERANCE,
             PROOF_PROBLEMS,
@@ -52,19 +50,12 @@ def merge_and_prove(
             prove_merge,
             refuse_occupied,
         )
-        from tiny_math_solver.evaluation.prompt_settings import evaluation_problems, prompt_settings, run_config
         from tiny_math_solver.models.adapter import check_adapter_files
 
     check_problem_arguments(args)
     refuse_occupied(out)
     check_adapter_files(adapter)
-    settings = prompt_settings(str(adapter))
-    # any questions will do to compare two models: an adapter of another program needs no dataset
-    source = EMBEDDED if args.problems is None and not run_config(adapter) else args.problems
-    grader = settings.grader(answer_kind_of(args, args.problems), "correctness")
-    problems, notes, _ = evaluation_problems(source, settings, read_options(args, settings, grader))
-    for note in notes:
-        console.note(note)
+    settings, grader, problems = proof_problems(args, str(adapter), console)
     with console.part("merging base and adapter in float32"):
         dtype = merge_adapter(adapter, out, args.dtype, base)
     compared = problems[:PROOF_PROBLEMS]

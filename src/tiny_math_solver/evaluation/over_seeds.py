@@ -52,7 +52,7 @@ class SeedResult:
             "after": sum(self.after) / n,
             "gain": (paired.fixed - paired.broken) / n,
             **paired.to_dict(),
-            "outcome": "gained" if paired.has_gained else "lost" if paired.is_significant else "unchanged",
+            "outcome": paired.outcome,
             "earned": self.earned,
             "train_seconds": self.train_seconds,
         }

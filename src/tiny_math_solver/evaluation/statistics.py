@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass
+from typing import Literal
 
 from scipy.stats import binomtest, norm
 
@@ -49,6 +50,11 @@ class Paired:
     def has_gained(self) -> bool:
         """True if the second is better, beyond chance."""
         return self.is_significant and self.fixed > self.broken
+
+    @property
+    def outcome(self) -> Literal["gained", "lost", "unchanged"]:
+        """What the second has become, beyond chance."""
+        return "gained" if self.has_gained else "lost" if self.is_significant else "unchanged"
 
     def to_dict(self) -> dict[str, float]:
         return asdict(self)

@@ -13,6 +13,7 @@ from tiny_math_solver.support.console import printable
 
 AFTER_HASHES = PLACES[How.HASHES]
 SHOWN = 400  # characters of a question or an answer in an example
+JUDGEMENTS = {"gained": "a significant gain", "lost": "a significant loss", "unchanged": "no significant gain"}
 Block = dict[str, Any]  # `before` or `after` of summary.json
 
 
@@ -153,8 +154,7 @@ def why_lines(summary: dict[str, Any]) -> list[str]:
     if paired.has_gained:
         header = "what held it back"
     else:
-        loss = "a significant loss" if paired.is_significant else "no significant gain"
-        header = f"{loss} on test; what the records show"
+        header = f"{JUDGEMENTS[paired.outcome]} on test; what the records show"
         causes = causes or ["none of the known causes: read some wrong completions in the page's rollouts"]
     return [f"  {header}:", *(f"  - {cause}" for cause in causes)] if causes else []
 

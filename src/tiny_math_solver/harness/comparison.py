@@ -12,7 +12,7 @@ import contextlib
 import io
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lm_eval import evaluator
@@ -161,7 +161,7 @@ def _read_by_filters(task: Task, filters: Sequence[str]) -> list[dict[str, Readi
 def _graded_by_us(read: Read, question: str, grader: Grader) -> Read:
     graded = grader.grade(question, read.completion, read.gold)
     own = {STRICT: Reading(graded.answer, graded.strict), LENIENT: Reading(graded.answer, graded.correct)}
-    return Read(read.id, read.question, read.gold, read.completion, read.readings | own)
+    return replace(read, readings=read.readings | own)
 
 
 def _metric(task: Task) -> str:

@@ -10,19 +10,12 @@ from itertools import islice
 from math import isfinite
 from pathlib import Path
 from statistics import mean, median
-from typing import Any
+from typing import Any, NamedTuple
 
-from tiny_math_solver.preflight.outlook import Outlook, outlook_of
+from tiny_math_solver.preflight.outlook import Outlook, forecast_and_summary, outlook_of
 from tiny_math_solver.preflight.pace import Course, Duration, dead_at_first
 from tiny_math_solver.report.curves import Columns, read_columns
-from tiny_math_solver.runs.records import (
-    ENVIRONMENT,
-    FORECAST,
-    METRICS,
-    SUMMARY,
-    read_config,
-    read_json,
-)
+from tiny_math_solver.runs.records import ENVIRONMENT, METRICS, SUMMARY, read_config, read_json
 from tiny_math_solver.runs.resume import differences
 from tiny_math_solver.support.errors import UserError
 
@@ -125,13 +118,21 @@ def experience_for(run: Path, config: Mapping[str, Any], machine: Mapping[str, A
         folders = [folder for folder in run.absolute().parent.iterdir() if (folder / SUMMARY).is_file()]
     except OSError:
         return Experience([])
-    comparable = [(count, folder.name, folder) for folder in folders if (count := _distance(folder, config, machine))]
-    found = (earlier for *_, folder in sorted(comparable) if (earlier := _earlier(folder, config)))
-    return Experience(list(islice(found, MOST)))
+    comparable = [each for folder in folders if (each := _comparable(folder, config, machine))]
+    comparable.sort(key=lambda each: (len(each.changed), each.folder.name))
+    return Experience(list(islice(filter(None, map(_earlier, comparable)), MOST)))
 
 
-def _distance(folder: Path, config: Mapping[str, Any], machine: Mapping[str, Any]) -> int | None:
-    """One more than the settings in which the run in a folder differs; None for one of another machine or model."""
+class _Comparable(NamedTuple):
+    """A run of the same machine and model: its configuration, and what sets it apart from that of the run to start."""
+
+    folder: Path
+    config: dict[str, Any]
+    changed: dict[str, str]
+
+
+def _comparable(folder: Path, config: Mapping[str, Any], machine: Mapping[str, Any]) -> _Comparable | None:
+    """The run in a folder; None for one of another machine or model, or damaged."""
     try:
         environment, own = read_json(folder / ENVIRONMENT), read_config(folder) or {}
         if any(environment.get(name) != machine.get(name) for name in HARDWARE):
@@ -140,30 +141,26 @@ def _distance(folder: Path, config: Mapping[str, Any], machine: Mapping[str, Any
     except (UserError, OSError, TypeError, AttributeError):  # damaged
         return None
     is_same = set(SAME_SPEED).isdisjoint(changed) and (own.get("lora") is None) == (config.get("lora") is None)
-    return 1 + len(changed) if is_same else None
+    return _Comparable(folder, own, changed) if is_same else None
 
 
-def _earlier(folder: Path, config: Mapping[str, Any]) -> EarlierRun | None:
-    """The run in a folder; None for one of an earlier version, one that went on beyond its forecast, or damaged."""
+def _earlier(run: _Comparable) -> EarlierRun | None:
+    """What a run shows; None for one of an earlier version, one that went on beyond its forecast, or damaged."""
     try:
-        own, forecast, summary = (
-            read_config(folder) or {},
-            read_json(folder / FORECAST)["run"],
-            read_json(folder / SUMMARY),
-        )
-        columns, rounds = read_columns(folder / METRICS), own.get("rollouts", {}).get("replace_dead", 0)
+        columns, rounds = read_columns(run.folder / METRICS), run.config.get("rollouts", {}).get("replace_dead", 0)
         tokens, dead = by_step(columns, TOKENS), by_step(columns, DEAD)
-        if not tokens or not dead or forecast["steps"] != summary["steps"]:
+        if not tokens or not dead or (found := forecast_and_summary(run.folder)) is None:
             return None
+        forecast, summary = found
         return EarlierRun(
-            folder.name,
+            run.folder.name,
             outlook_of(forecast["computed"]),
             outlook_of(summary["measured"]),
             summary["measured"]["hindsight"] or {},
             tokens,
             [dead_at_first(share, rounds) for share in dead],
             summary["steps"],
-            "problems.source" not in dict(differences(own, dict(config))),
+            "problems.source" not in run.changed,
         )
     except (UserError, OSError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
         return None

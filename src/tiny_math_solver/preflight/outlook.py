@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from tiny_math_solver.preflight.pace import Duration
+from tiny_math_solver.runs.records import FORECAST, SUMMARY, read_json
 from tiny_math_solver.support.memory import readable
 from tiny_math_solver.support.progress import about, in_words
 
@@ -90,6 +92,15 @@ def compared(forecast: Outlook, measured: Outlook) -> Iterator[Compared]:
     for name, (before, after) in pairs.items():
         if before is not None and after is not None and (name == DEAD_GROUPS or after > 0):
             yield Compared(name, before, after)
+
+
+def forecast_and_summary(run: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """The forecast of the whole run in a folder, and its summary; None where the run went on beyond its forecast.
+
+    Raises UserError or LookupError where one of them is missing or damaged.
+    """
+    forecast, summary = read_json(run / FORECAST)["run"], read_json(run / SUMMARY)
+    return (forecast, summary) if forecast["steps"] == summary["steps"] else None
 
 
 def outlook_of(record: Mapping[str, Any]) -> Outlook:

@@ -10,10 +10,10 @@ from typing import Any
 
 from tiny_math_solver.evaluation.kept import Evaluator
 from tiny_math_solver.preflight.experience import DEAD, TOKENS, Experience, by_step, ending
-from tiny_math_solver.preflight.outlook import Compared, Outlook, compared, outlook_of
+from tiny_math_solver.preflight.outlook import Compared, Outlook, compared, forecast_and_summary, outlook_of
 from tiny_math_solver.preflight.pace import Course, Duration, Pace, dead_at_first, dead_in_the_end
 from tiny_math_solver.report.curves import read_columns, total
-from tiny_math_solver.runs.records import FORECAST, METRICS, SUMMARY, read_json
+from tiny_math_solver.runs.records import METRICS
 from tiny_math_solver.support.device import peak_gpu_memory
 from tiny_math_solver.support.errors import UserError
 from tiny_math_solver.support.memory import peak_resident
@@ -87,10 +87,9 @@ class Truth:
     def of(cls, run: Path) -> "Truth | None":
         """That of the run in a folder; None if it left no forecast, is not finished, or went on beyond its forecast."""
         try:
-            forecast, summary = read_json(run / FORECAST)["run"], read_json(run / SUMMARY)
-            if forecast["steps"] != summary["steps"]:
+            if (records := forecast_and_summary(run)) is None:
                 return None
-            found = outlook_of(summary["measured"])
+            forecast, found = records[0], outlook_of(records[1]["measured"])
             expected, computed = (
                 list(compared(outlook_of(forecast[name]), found)) for name in ("expected", "computed")
             )
@@ -118,10 +117,8 @@ def measured(
         "dev": total(columns, "time/evaluation"),
     }
     tests = {when: evaluator.seconds_of(when) for when in ("before", "after")}
-    tokens, dead = (
-        by_step(columns, TOKENS),
-        by_step(columns, DEAD),
-    )  # none of a run that is shorter than grpo.logging_steps
+    # a run that is shorter than grpo.logging_steps has none of these
+    tokens, dead = by_step(columns, TOKENS), by_step(columns, DEAD)
     outlook = Outlook(
         {**tests, **parts, "rest": max(0.0, elapsed - sum(parts.values()))},
         peak_gpu_memory() or peak_resident(),

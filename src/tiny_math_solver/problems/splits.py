@@ -160,7 +160,7 @@ def _check_counts(section: ProblemsSection) -> None:
 
 def hub_datasets(section: ProblemsSection) -> list[DatasetName]:
     """The Hub datasets that a config reads, each once."""
-    sources = [_train_source(section), *([_test_source(section)] if section.test_source else [])]
+    sources = [_train_source(section), *([named_test_source(section)] if section.test_source else [])]
     found: dict[tuple[str, str | None], DatasetName] = {}
     for source in sources:
         if source.name not in generated.SOURCES and not is_file(source.name):
@@ -172,7 +172,7 @@ def _train_source(section: ProblemsSection) -> Source:
     return Source(section.source, "train", section.subset, section.revision)
 
 
-def _test_source(section: ProblemsSection) -> Source:
+def named_test_source(section: ProblemsSection) -> Source:
     """What `test_source` names; subset and revision of the settings are for it too if it is the same dataset."""
     source, train = Source(section.test_source or "", "evaluation"), _train_source(section)
     if source.dataset.name != train.dataset.name:
@@ -226,7 +226,7 @@ def _named_test(section: ProblemsSection, options: ReadOptions) -> Loaded:
         settings=("problems.test_question", "problems.test_answer", "problems.max_unreadable"),
         fallback=section.test_question is None and section.test_answer is None,
     )
-    return read_source(_test_source(section), options)
+    return read_source(named_test_source(section), options)
 
 
 def _too_few(section: ProblemsSection, left: int, carved: int, dropped: list[str]) -> str:

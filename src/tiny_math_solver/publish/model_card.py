@@ -9,7 +9,7 @@ from tiny_math_solver.config.rewards import RewardNames, names_of
 from tiny_math_solver.config.sections import ProblemsSection
 from tiny_math_solver.config.shipped import kind_of
 from tiny_math_solver.evaluation.statistics import Paired
-from tiny_math_solver.evaluation.verdict import AFTER_HASHES
+from tiny_math_solver.evaluation.verdict import AFTER_HASHES, JUDGEMENTS
 from tiny_math_solver.models.ends import saved_ends
 from tiny_math_solver.publish.markdown import code, fenced, plain
 from tiny_math_solver.publish.metadata import Published, card_metadata
@@ -50,18 +50,16 @@ class ModelCard:
 
     @property
     def judgement(self) -> str:
-        if self.paired.has_gained:
-            return "a significant gain"
-        return "a significant loss" if self.paired.is_significant else "no significant gain"
+        return JUDGEMENTS[self.paired.outcome]
 
     @property
     def verdict(self) -> str:
         before, after = self.summary["before"]["accuracy"], self.summary["after"]["accuracy"]
         said = {
-            "a significant gain": "A significant gain",
-            "a significant loss": "It became significantly worse",
-            "no significant gain": "No significant gain: the change may be chance",
-        }[self.judgement]
+            "gained": "A significant gain",
+            "lost": "It became significantly worse",
+            "unchanged": "No significant gain: the change may be chance",
+        }[self.paired.outcome]
         if self.is_untrained:
             said = (
                 "Nothing was gained: no step was better on dev than the start, so these are the weights it started from"

@@ -10,6 +10,7 @@ from tiny_math_solver.config.shipped import COUNTDOWN, SHIPPED_MODELS
 from tiny_math_solver.hub.datasets import DatasetName
 from tiny_math_solver.hub.snapshots import PINNED_REVISIONS, Kind, pinned
 from tiny_math_solver.models.adapter import base_of_adapter, is_adapter
+from tiny_math_solver.problems.splits import named_test_source
 from tiny_math_solver.publish.shared import is_local, name_of
 
 HUB = "https://huggingface.co/"
@@ -81,11 +82,8 @@ def test_set_of(section: ProblemsSection) -> Origin:
     """Where the test problems come from: a source of their own, else the one of the others."""
     if section.test_source is None:
         return train_set_of(section)
-    test, train = DatasetName.parse(section.test_source), DatasetName.parse(section.source)
-    same = test.name == train.name
-    return _problems(
-        section.test_source, section.subset if same else None, section.revision or train.revision if same else None
-    )
+    source = named_test_source(section)
+    return _problems(source.name, source.subset, source.revision)
 
 
 def _problems(source: str, subset: str | None, revision: str | None) -> Origin:
